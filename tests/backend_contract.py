@@ -1,0 +1,1417 @@
+"""What ``tgext/asyncjob/backend.py`` promises, sentence by sentence, for every backend.
+
+A backend's own test module subclasses ``BackendContract`` and gives the fixtures that raise
+NotImplementedError here. Nothing in this module knows how a backend stores: it enqueues, claims
+and looks. Times pass by ``clock.advance``; where threads wait, they wait for real, and a test
+fails when one is not back after PATIENCE_SECONDS.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, suppress
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tgext.asyncjob.backend import ClaimingBackend
+from tgext.asyncjob.call import Call
+from tgext.asyncjob.job import (
+    CANCELLED,
+    FAILED,
+    NO_PROGRESS,
+    READY,
+    RUNNING,
+    SUCCESSFUL,
+    Claim,
+    Job,
+    Outcome,
+    Progress,
+    TaskError,
+    TaskOptions,
+    TaskResultStatus,
+    WorkerId,
+)
+
+#: How long a thread may take to do what it should do at once, in seconds.
+PATIENCE_SECONDS = 3.0
+
+#: How long a ``wait`` is told to last that is to return for another reason.
+LONG_SECONDS = 15.0
+
+WORKER = WorkerId("w1")
+ERROR = TaskError("builtins.ValueError", "three is not a colour", "Traceback ...")
+OTHER_ERROR = TaskError("builtins.KeyError", "'colour'", "Traceback ...")
+DONE = Outcome(SUCCESSFUL, result=42)
+AGAIN = Outcome(READY, error=ERROR)
+BROKEN = Outcome(FAILED, error=ERROR)
+
+
+def work(*_args: Any) -> None:
+    """What the jobs of this suite would run; nobody runs them."""
+
+
+def a_job(
+    backend: ClaimingBackend, *args: Any, run_after: Any = None, context: Any = None, **options: Any
+) -> Job:
+    """A job that has not been enqueued; *options* are those of ``@task``."""
+    call = Call(work, args, None)
+    return Job(backend.new_uid(), call, TaskOptions(**options), run_after, context)
+
+
+def enqueued(backend: ClaimingBackend, *args: Any, **options: Any) -> str:
+    """The uid of a job that has been."""
+    job = a_job(backend, *args, **options)
+    backend.enqueue([job])
+    return job.uid
+
+
+def claim_one(backend: ClaimingBackend, worker: str = WORKER) -> Claim:
+    [claim] = backend.claim(WorkerId(worker), None, 1)
+    return claim
+
+
+def claimed_uids(
+    backend: ClaimingBackend, limit: int = 100, queues: Collection[str] | None = None
+) -> list[str]:
+    return [claim.job.uid for claim in backend.claim(WORKER, queues, limit)]
+
+
+def status_of(backend: ClaimingBackend, uid: str) -> TaskResultStatus:
+    snapshot = backend.get(uid)
+    assert snapshot is not None, f"{uid} is unknown"
+    return snapshot.status
+
+
+def ended(backend: ClaimingBackend, outcome: Outcome = DONE, **options: Any) -> str:
+    """The uid of a job that has been run to *outcome*."""
+    uid = enqueued(backend, **options)
+    assert backend.finish(claim_one(backend), outcome)
+    return uid
+
+
+def at_once(count: int, act: Callable[[int], Any]) -> list[Any]:
+    """Let *count* threads do ``act(number)`` at one instant; what they returned."""
+    barrier = threading.Barrier(count, timeout=PATIENCE_SECONDS)
+
+    def run(number: int) -> Any:
+        barrier.wait()
+        return act(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(run, range(count)))
+
+
+class Sleeper:
+    """A thread in ``backend.wait``; a context manager, so that it never outlives its test."""
+
+    def __init__(self, backend: ClaimingBackend, queues: Collection[str] | None = None) -> None:
+        self._backend = backend
+        self._queues = queues
+        self._stopping = threading.Event()
+        self._looked = threading.Event()
+        self._thread = threading.Thread(target=self._wait, daemon=True)
+
+    def _wait(self) -> None:
+        self._backend.wait(self._queues, LONG_SECONDS, self._is_stopped)
+
+    def _is_stopped(self) -> bool:
+        self._looked.set()
+        return self._stopping.is_set()
+
+    def __enter__(self) -> Sleeper:
+        """Return once the backend has looked: whatever happens now must wake it."""
+        self._thread.start()
+        assert self._looked.wait(PATIENCE_SECONDS), "wait() never asked whether it is stopped"
+        return self
+
+    def is_back(self, seconds: float = PATIENCE_SECONDS) -> bool:
+        """Whether ``wait`` has returned within *seconds*."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._backend.wake()
+
+    def __exit__(self, *_error: object) -> None:
+        self.stop()
+        self._thread.join(LONG_SECONDS + PATIENCE_SECONDS)
+
+
+class BackendContract:
+    """Subclass it once for each backend."""
+
+    #: Whether work on a ``connection`` can be rolled back. False skips those tests, by name.
+    transactional = True
+
+    #: How often a race is run.
+    ROUNDS = 200
+
+    #: The retention with which ``backend`` was made.
+    RETENTION_SECONDS = 1000.0
+
+    @pytest.fixture
+    def backend(self, clock: Any) -> ClaimingBackend:
+        """An empty backend that goes by *clock* and keeps ended jobs RETENTION_SECONDS."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def clock(self) -> Any:
+        """What the backend goes by: callable, with ``advance(seconds)`` and ``now()``."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def in_transaction(self) -> Callable[[], AbstractContextManager[Any]]:
+        """``with in_transaction() as connection:`` commits, or rolls back what raises."""
+        raise NotImplementedError
+
+    def needs_transactions(self) -> None:
+        if not self.transactional:
+            pytest.skip(f"{type(self).__name__}: its backend has no transactions to join")
+
+    # -- new_uid
+
+    def test_uid_says_whose_it_is_and_is_a_str(self, backend):
+        uid = backend.new_uid()
+
+        assert type(uid) is str
+        assert uid.startswith("asyncjob_")
+
+    def test_uids_made_by_many_threads_never_repeat(self, backend):
+        made = at_once(4, lambda _: [backend.new_uid() for _ in range(500)])
+
+        assert len({uid for uids in made for uid in uids}) == 2000
+
+    def test_uid_cannot_be_guessed_from_the_one_before(self, backend):
+        first, second = backend.new_uid(), backend.new_uid()
+        same = sum(a == b for a, b in zip(first[-32:], second[-32:], strict=True))
+
+        # Of 32 random hexadecimal digits two agree in the mean; 20 in one of 10 ** 15 runs.
+        assert same < 20
+
+    # -- enqueue and get
+
+    def test_enqueued_job_is_ready_and_read_as_it_was_asked(self, backend, clock):
+        job = a_job(backend, 1, "two", priority=7, queue_name="mail", context={"user": 3})
+
+        backend.enqueue([job])
+
+        found = backend.get(job.uid)
+        assert found.job == job
+        assert found.status is READY
+        assert found.enqueued_at == clock.now()
+        assert found.run_at is None
+        assert (found.started_at, found.last_attempted_at, found.finished_at) == (None, None, None)
+        assert (found.attempts, found.errors, found.log) == (0, (), ())
+        assert found.result is None
+        assert found.progress == NO_PROGRESS
+
+    def test_delayed_job_tells_when_it_may_start(self, backend, clock):
+        uid = enqueued(backend, run_after=timedelta(seconds=30))
+
+        assert backend.get(uid).run_at == clock.now() + timedelta(seconds=30)
+
+    def test_job_delayed_until_an_instant_tells_that_instant(self, backend, clock):
+        until = clock.now() + timedelta(hours=2)
+
+        assert backend.get(enqueued(backend, run_after=until)).run_at == until
+
+    def test_get_gives_none_for_a_job_that_was_never_enqueued(self, backend):
+        assert backend.get(backend.new_uid()) is None
+
+    @pytest.mark.parametrize("uid", ["", "asyncjob_", "42", "asyncjob_1_2_3", "ä" * 300])
+    def test_get_gives_none_for_what_is_no_uid(self, backend, uid):
+        assert backend.get(uid) is None
+
+    def test_snapshot_does_not_move_with_the_job(self, backend):
+        uid = enqueued(backend)
+        before = backend.get(uid)
+
+        claim_one(backend)
+
+        assert before.status is READY
+        assert before.attempts == 0
+
+    def test_enqueue_of_nothing_stores_nothing(self, backend):
+        backend.enqueue([])
+
+        assert backend.waiting() == 0
+
+    # -- order of claims
+
+    def test_jobs_of_one_priority_are_claimed_in_the_order_of_their_enqueue(self, backend):
+        jobs = [a_job(backend) for _ in range(5)]
+        backend.enqueue(jobs[:3])
+        backend.enqueue(jobs[3:])
+
+        assert claimed_uids(backend) == [job.uid for job in jobs]
+
+    def test_highest_priority_is_claimed_first(self, backend):
+        low = enqueued(backend, priority=-100)
+        middle = enqueued(backend)
+        high = enqueued(backend, priority=100)
+
+        assert claimed_uids(backend) == [high, middle, low]
+
+    def test_priority_counts_across_queue_names(self, backend):
+        low = enqueued(backend, queue_name="a")
+        high = enqueued(backend, queue_name="b", priority=1)
+        last = enqueued(backend, queue_name="a")
+
+        assert claimed_uids(backend) == [high, low, last]
+
+    def test_order_of_enqueue_counts_across_queue_names(self, backend):
+        uids = [enqueued(backend, queue_name=name) for name in "abcab"]
+
+        assert claimed_uids(backend) == uids
+
+    def test_delayed_job_that_is_due_is_claimed_in_the_order_of_its_enqueue(self, backend, clock):
+        delayed = enqueued(backend, run_after=timedelta(seconds=5))
+        later = enqueued(backend)
+        clock.advance(5)
+
+        assert claimed_uids(backend) == [delayed, later]
+
+    def test_job_that_was_released_stands_where_it_stood(self, backend):
+        first, second = enqueued(backend), enqueued(backend)
+        backend.release([claim_one(backend)])
+
+        assert claimed_uids(backend) == [first, second]
+
+    def test_job_that_tries_again_stands_where_it_stood(self, backend):
+        first, second = enqueued(backend, max_attempts=2), enqueued(backend)
+        backend.finish(claim_one(backend), AGAIN)
+
+        assert claimed_uids(backend) == [first, second]
+
+    # -- delayed jobs
+
+    def test_delayed_job_is_claimed_when_its_time_has_come_and_not_before(self, backend, clock):
+        uid = enqueued(backend, run_after=timedelta(seconds=10))
+
+        clock.advance(9)
+        early = claimed_uids(backend)
+        clock.advance(1)
+
+        assert early == []
+        assert claimed_uids(backend) == [uid]
+
+    def test_job_delayed_until_an_instant_is_claimed_then(self, backend, clock):
+        uid = enqueued(backend, run_after=clock.now() + timedelta(seconds=10))
+
+        early = claimed_uids(backend)
+        clock.advance(10)
+
+        assert early == []
+        assert claimed_uids(backend) == [uid]
+
+    def test_job_delayed_until_the_past_is_due_at_once(self, backend, clock):
+        uid = enqueued(backend, run_after=clock.now() - timedelta(days=1))
+
+        assert claimed_uids(backend) == [uid]
+
+    def test_delayed_job_does_not_hold_up_those_behind_it(self, backend):
+        enqueued(backend, run_after=timedelta(seconds=10), priority=100)
+        uid = enqueued(backend)
+
+        assert claimed_uids(backend) == [uid]
+
+    def test_many_delayed_jobs_come_due_one_after_the_other(self, backend, clock):
+        uids = [enqueued(backend, run_after=timedelta(seconds=9 - number)) for number in range(9)]
+
+        seen = []
+        for _ in range(9):
+            clock.advance(1)
+            seen += claimed_uids(backend)
+
+        assert seen == uids[::-1]
+
+    # -- queue names and limit
+
+    def test_claim_takes_from_the_queues_that_were_named_only(self, backend):
+        enqueued(backend, queue_name="a")
+        wanted = [enqueued(backend, queue_name=name) for name in ("b", "c", "b")]
+
+        assert claimed_uids(backend, queues=("b", "c")) == wanted
+        assert claimed_uids(backend, queues={"b"}) == []
+
+    def test_claim_from_queues_that_nobody_has_used_gives_nothing(self, backend):
+        enqueued(backend)
+
+        assert claimed_uids(backend, queues=["nobody"]) == []
+
+    def test_claim_of_all_queues_takes_names_that_came_later_too(self, backend):
+        enqueued(backend, queue_name="a")
+        claimed_uids(backend)
+        late = enqueued(backend, queue_name="b")
+
+        assert claimed_uids(backend) == [late]
+
+    def test_claim_takes_no_more_than_its_limit(self, backend):
+        uids = [enqueued(backend) for _ in range(5)]
+
+        assert claimed_uids(backend, limit=2) == uids[:2]
+        assert claimed_uids(backend, limit=2) == uids[2:4]
+        assert claimed_uids(backend, limit=2) == uids[4:]
+
+    def test_claim_gives_nothing_and_does_not_wait_when_nothing_is_there(self, backend):
+        assert backend.claim(WORKER, None, 10) == []
+
+    # -- what a claim is
+
+    def test_claimed_job_is_running_one_attempt_more(self, backend, clock):
+        uid = enqueued(backend, max_attempts=3)
+        clock.advance(4)
+
+        claim = claim_one(backend)
+
+        found = backend.get(uid)
+        assert claim.job == found.job
+        assert (claim.attempt, claim.attempts_left) == (1, 2)
+        assert found.status is RUNNING
+        assert found.attempts == 1
+        assert found.started_at == found.last_attempted_at == clock.now()
+
+    def test_second_attempt_keeps_the_start_of_the_first(self, backend, clock):
+        uid = enqueued(backend, max_attempts=3)
+        started_at = clock.now()
+        backend.finish(claim_one(backend), AGAIN)
+        clock.advance(7)
+
+        claim = claim_one(backend)
+
+        found = backend.get(uid)
+        assert (claim.attempt, claim.attempts_left) == (2, 1)
+        assert found.attempts == 2
+        assert found.started_at == started_at
+        assert found.last_attempted_at == clock.now()
+
+    def test_running_job_is_not_claimed_again(self, backend):
+        enqueued(backend)
+        claim_one(backend)
+
+        assert claimed_uids(backend) == []
+
+    def test_lease_is_never_given_twice_for_one_job(self, backend):
+        uid = enqueued(backend, max_attempts=2)
+        leases = []
+        for outcome in (AGAIN, BROKEN):
+            claim = claim_one(backend)
+            leases.append(claim.lease)
+            backend.finish(claim, outcome)
+        backend.retry(uid)
+        claim = claim_one(backend)
+        backend.release([claim])
+        leases += [claim.lease, claim_one(backend).lease]
+
+        assert len(set(leases)) == 4
+
+    def test_each_of_many_jobs_goes_to_one_of_many_claimers(self, backend):
+        jobs = [a_job(backend, queue_name=f"q{number % 3}") for number in range(400)]
+        backend.enqueue(jobs)
+
+        def claim_all(number: int) -> list[str]:
+            seen: list[str] = []
+            while True:
+                claims = backend.claim(WorkerId(f"w{number}"), None, 1 + number)
+                if not claims and not backend.waiting():
+                    return seen
+                seen += [claim.job.uid for claim in claims]
+
+        seen = [uid for uids in at_once(4, claim_all) for uid in uids]
+
+        assert sorted(seen) == sorted(job.uid for job in jobs)
+
+    def test_one_job_goes_to_one_of_many_claimers(self, backend):
+        for _ in range(self.ROUNDS // 10):
+            uid = enqueued(backend)
+
+            claims = at_once(4, lambda number: backend.claim(WorkerId(f"w{number}"), None, 1))
+
+            assert [claim.job.uid for taken in claims for claim in taken] == [uid]
+
+    def test_jobs_enqueued_while_others_claim_are_each_claimed_once(self, backend):
+        expected: list[str] = []
+        lock = threading.Lock()
+
+        def act(number: int) -> list[str]:
+            if number < 2:
+                for _ in range(150):
+                    uid = enqueued(backend)
+                    with lock:
+                        expected.append(uid)
+                return []
+            seen: list[str] = []
+            while len(seen) < 150:
+                seen += claimed_uids(backend, limit=1)
+            return seen
+
+        seen = [uid for uids in at_once(4, act) for uid in uids]
+
+        assert sorted(seen) == sorted(expected)
+
+    # -- finish
+
+    def test_successful_job_has_its_result_and_is_over(self, backend, clock):
+        uid = enqueued(backend)
+        claim = claim_one(backend)
+        clock.advance(3)
+
+        stored = backend.finish(claim, Outcome(SUCCESSFUL, result={"n": [1, 2]}, log=("a", "b")))
+
+        found = backend.get(uid)
+        assert stored is True
+        assert found.status is SUCCESSFUL
+        assert found.result == {"n": [1, 2]}
+        assert found.finished_at == clock.now()
+        assert found.errors == ()
+        assert found.log == ("a", "b")
+        assert claimed_uids(backend) == []
+
+    def test_failed_job_has_its_error_and_is_over(self, backend, clock):
+        uid = ended(backend, BROKEN)
+
+        found = backend.get(uid)
+        assert found.status is FAILED
+        assert found.errors == (ERROR,)
+        assert found.finished_at == clock.now()
+        assert claimed_uids(backend) == []
+
+    def test_job_may_end_as_cancelled_by_its_outcome(self, backend):
+        uid = ended(backend, Outcome(CANCELLED))
+
+        assert status_of(backend, uid) is CANCELLED
+
+    def test_outcome_ready_makes_the_job_wait_again_with_its_error_kept(self, backend):
+        uid = enqueued(backend, max_attempts=2)
+
+        stored = backend.finish(claim_one(backend), AGAIN)
+
+        found = backend.get(uid)
+        assert stored is True
+        assert found.status is READY
+        assert found.attempts == 1
+        assert found.errors == (ERROR,)
+        assert found.finished_at is None
+        assert backend.waiting() == 1
+
+    def test_outcome_ready_with_a_delay_is_due_after_that_delay(self, backend, clock):
+        uid = enqueued(backend, max_attempts=2)
+        backend.finish(claim_one(backend), AGAIN._replace(delay_seconds=10.0))
+        run_at = backend.get(uid).run_at
+
+        clock.advance(9)
+        early = claimed_uids(backend)
+        clock.advance(1)
+
+        assert run_at == clock.now()
+        assert early == []
+        assert claimed_uids(backend) == [uid]
+
+    def test_errors_of_all_attempts_are_kept_in_order(self, backend):
+        uid = enqueued(backend, max_attempts=3)
+        backend.finish(claim_one(backend), AGAIN)
+        backend.finish(claim_one(backend), AGAIN._replace(error=OTHER_ERROR))
+        backend.finish(claim_one(backend), DONE)
+
+        found = backend.get(uid)
+        assert found.errors == (ERROR, OTHER_ERROR)
+        assert found.attempts == 3
+        assert found.status is SUCCESSFUL
+
+    def test_claim_ends_with_its_finish(self, backend):
+        uid = enqueued(backend)
+        claim = claim_one(backend)
+        backend.finish(claim, DONE)
+
+        assert backend.finish(claim, BROKEN) is False
+        assert backend.holds(claim) is False
+        assert status_of(backend, uid) is SUCCESSFUL
+
+    def test_stale_lease_is_refused_and_stores_nothing(self, backend):
+        uid = enqueued(backend)
+        stale = claim_one(backend)
+        backend.release([stale])
+        fresh = claim_one(backend, "w2")
+
+        assert backend.finish(stale, DONE) is False
+        found = backend.get(uid)
+        assert (found.status, found.result, found.finished_at) == (RUNNING, None, None)
+        assert backend.finish(fresh, DONE) is True
+
+    @pytest.mark.parametrize("outcome", [DONE, BROKEN, AGAIN, Outcome(CANCELLED)])
+    def test_lease_of_a_job_that_waits_again_is_refused(self, backend, outcome):
+        uid = enqueued(backend, max_attempts=2)
+        stale = claim_one(backend)
+        backend.release([stale])
+
+        assert backend.finish(stale, outcome) is False
+        assert status_of(backend, uid) is READY
+        assert backend.waiting() == 1
+
+    def test_lease_from_before_a_retry_is_refused(self, backend):
+        uid = enqueued(backend)
+        stale = claim_one(backend)
+        backend.finish(stale, BROKEN)
+        backend.retry(uid)
+        claim_one(backend, "w2")
+
+        assert backend.finish(stale, DONE) is False
+        assert status_of(backend, uid) is RUNNING
+
+    def test_one_of_many_that_finish_one_claim_at_once_is_believed(self, backend):
+        for _ in range(self.ROUNDS // 10):
+            uid = enqueued(backend)
+            claim = claim_one(backend)
+
+            def finish(number: int, claim: Claim = claim) -> bool:
+                return backend.finish(claim, Outcome(SUCCESSFUL, result=number))
+
+            stored = at_once(4, finish)
+
+            assert sorted(stored) == [False, False, False, True]
+            assert backend.get(uid).result == stored.index(True)
+
+    def test_finish_many_finishes_each_and_tells_which_were_refused(self, backend):
+        first, second, third = (enqueued(backend) for _ in range(3))
+        claims = backend.claim(WORKER, None, 3)
+        backend.release([claims[1]])
+
+        stored = backend.finish_many([(claims[0], DONE), (claims[1], DONE), (claims[2], BROKEN)])
+
+        assert stored == [True, False, True]
+        assert status_of(backend, first) is SUCCESSFUL
+        assert status_of(backend, second) is READY
+        assert status_of(backend, third) is FAILED
+
+    def test_finish_many_of_nothing_gives_nothing(self, backend):
+        assert backend.finish_many([]) == []
+
+    # -- release
+
+    def test_release_costs_no_attempt(self, backend):
+        uid = enqueued(backend, max_attempts=1)
+        backend.release([claim_one(backend)])
+        found = backend.get(uid)
+
+        again = claim_one(backend)
+
+        assert (found.status, found.attempts, found.errors) == (READY, 0, ())
+        assert (again.attempt, again.attempts_left) == (1, 0)
+
+    def test_release_ends_a_job_that_was_cancelled_meanwhile(self, backend):
+        uid = enqueued(backend)
+        claim = claim_one(backend)
+        backend.cancel(uid)
+
+        backend.release([claim])
+
+        assert status_of(backend, uid) is CANCELLED
+        assert claimed_uids(backend) == []
+
+    def test_release_passes_over_claims_that_no_longer_hold(self, backend):
+        first, second = enqueued(backend), enqueued(backend)
+        claims = backend.claim(WORKER, None, 2)
+        backend.finish(claims[0], DONE)
+
+        backend.release(iter(claims))
+        backend.release(claims)
+
+        assert status_of(backend, first) is SUCCESSFUL
+        assert claimed_uids(backend) == [second]
+
+    def test_released_claim_no_longer_holds(self, backend):
+        enqueued(backend)
+        claim = claim_one(backend)
+        backend.release([claim])
+
+        assert backend.holds(claim) is False
+        assert backend.fence(claim) is False
+
+    # -- cancel
+
+    def test_cancel_of_a_ready_job_ends_it(self, backend, clock):
+        uid = enqueued(backend)
+
+        assert backend.cancel(uid) is True
+        found = backend.get(uid)
+        assert found.status is CANCELLED
+        assert found.finished_at == clock.now()
+        assert found.attempts == 0
+        assert claimed_uids(backend) == []
+
+    def test_cancel_of_a_delayed_job_ends_it(self, backend, clock):
+        uid = enqueued(backend, run_after=timedelta(seconds=1))
+
+        assert backend.cancel(uid) is True
+        clock.advance(2)
+        assert status_of(backend, uid) is CANCELLED
+        assert claimed_uids(backend) == []
+
+    def test_cancelled_job_does_not_hide_those_behind_it(self, backend):
+        first = enqueued(backend, priority=5)
+        second = enqueued(backend)
+        backend.cancel(first)
+
+        assert claimed_uids(backend, limit=1) == [second]
+
+    def test_cancel_of_a_running_job_asks_it_to_stop(self, backend):
+        uid = enqueued(backend)
+        claim = claim_one(backend)
+
+        assert backend.cancel(uid) is True
+        assert status_of(backend, uid) is RUNNING
+        assert backend.holds(claim) is False
+        assert backend.cancel(uid) is True
+
+    @pytest.mark.parametrize("outcome", [DONE, BROKEN, Outcome(CANCELLED)])
+    def test_cancel_of_an_ended_job_is_false_and_changes_nothing(self, backend, outcome):
+        uid = ended(backend, outcome)
+        before = backend.get(uid)
+
+        assert backend.cancel(uid) is False
+        assert backend.get(uid) == before
+
+    def test_cancel_of_an_unknown_job_is_none(self, backend):
+        assert backend.cancel(backend.new_uid()) is None
+
+    def test_cancelled_job_cannot_finish_as_successful(self, backend):
+        uid = enqueued(backend)
+        claim = claim_one(backend)
+        backend.cancel(uid)
+
+        assert backend.finish(claim, DONE) is False
+        assert backend.get(uid).result is None
+        assert backend.finish(claim, Outcome(CANCELLED)) is True
+        assert status_of(backend, uid) is CANCELLED
+
+    def test_cancelled_job_that_would_try_again_ends_as_cancelled(self, backend):
+        uid = enqueued(backend, max_attempts=2)
+        claim = claim_one(backend)
+        backend.cancel(uid)
+
+        assert backend.finish(claim, AGAIN._replace(delay_seconds=5.0)) is True
+        found = backend.get(uid)
+        assert found.status is CANCELLED
+        assert found.errors == (ERROR,)
+        assert found.finished_at is not None
+        assert backend.waiting() == 0
+
+    def test_cancelled_job_may_end_as_failed(self, backend):
+        uid = enqueued(backend)
+        claim = claim_one(backend)
+        backend.cancel(uid)
+
+        assert backend.finish(claim, BROKEN) is True
+        assert status_of(backend, uid) is FAILED
+
+    def test_either_the_cancellation_or_the_success_is_believed(self, backend):
+        for _ in range(self.ROUNDS // 10):
+            uid = enqueued(backend)
+            claim = claim_one(backend)
+
+            def act(number: int, uid: str = uid, claim: Claim = claim) -> bool:
+                return backend.cancel(uid) if number else backend.finish(claim, DONE)
+
+            finished, cancelled = at_once(2, act)
+
+            assert finished is not cancelled
+
+    def test_either_the_cancellation_or_the_fence_is_believed(self, backend):
+        for _ in range(self.ROUNDS // 10):
+            uid = enqueued(backend)
+            claim = claim_one(backend)
+
+            def act(number: int, uid: str = uid, claim: Claim = claim) -> bool:
+                return backend.cancel(uid) if number else backend.fence(claim)
+
+            fenced, cancelled = at_once(2, act)
+
+            assert fenced is not cancelled
+            assert backend.finish(claim, DONE) is fenced
+
+    # -- holds and fence
+
+    def test_claim_holds_until_the_job_is_cancelled(self, backend):
+        uid = enqueued(backend)
+        claim = claim_one(backend)
+        before = backend.holds(claim)
+        backend.cancel(uid)
+
+        assert before is True
+        assert backend.holds(claim) is False
+
+    def test_stale_claim_does_not_hold_though_its_job_runs(self, backend):
+        enqueued(backend)
+        stale = claim_one(backend)
+        backend.release([stale])
+        fresh = claim_one(backend)
+
+        assert backend.holds(stale) is False
+        assert backend.holds(fresh) is True
+
+    def test_fence_is_refused_to_a_cancelled_job(self, backend):
+        uid = enqueued(backend)
+        claim = claim_one(backend)
+        backend.cancel(uid)
+
+        assert backend.fence(claim) is False
+
+    def test_fence_is_refused_to_a_stale_claim_and_does_not_protect_the_job(self, backend):
+        uid = enqueued(backend)
+        stale = claim_one(backend)
+        backend.release([stale])
+        claim_one(backend)
+
+        assert backend.fence(stale) is False
+        assert backend.cancel(uid) is True
+
+    def test_cancellation_after_the_fence_comes_too_late(self, backend):
+        uid = enqueued(backend)
+        claim = claim_one(backend)
+
+        assert backend.fence(claim) is True
+        assert backend.cancel(uid) is False
+        assert backend.holds(claim) is True
+        assert backend.finish(claim, DONE) is True
+        assert status_of(backend, uid) is SUCCESSFUL
+
+    def test_fence_may_be_asked_for_twice(self, backend):
+        enqueued(backend)
+        claim = claim_one(backend)
+
+        assert backend.fence(claim) is True
+        assert backend.fence(claim) is True
+
+    def test_fence_ends_with_the_finish_that_makes_the_job_wait_again(self, backend):
+        uid = enqueued(backend, max_attempts=2)
+        claim = claim_one(backend)
+        backend.fence(claim)
+        backend.finish(claim, AGAIN)
+
+        assert backend.cancel(uid) is True
+        assert status_of(backend, uid) is CANCELLED
+
+    def test_fence_of_the_attempt_before_does_not_protect_the_next_one(self, backend):
+        uid = enqueued(backend, max_attempts=2)
+        first = claim_one(backend)
+        backend.fence(first)
+        backend.finish(first, AGAIN)
+        second = claim_one(backend)
+
+        assert backend.cancel(uid) is True
+        assert backend.finish(second, DONE) is False
+
+    def test_fence_ends_with_a_release(self, backend):
+        uid = enqueued(backend)
+        claim = claim_one(backend)
+        backend.fence(claim)
+        backend.release([claim])
+
+        assert backend.cancel(uid) is True
+
+    # -- retry
+
+    def test_retry_gives_an_ended_job_a_fresh_budget_and_keeps_its_history(self, backend):
+        uid = enqueued(backend, max_attempts=2)
+        backend.finish(claim_one(backend), AGAIN)
+        backend.finish(claim_one(backend), BROKEN._replace(error=OTHER_ERROR))
+
+        assert backend.retry(uid) is True
+        found = backend.get(uid)
+        assert found.status is READY
+        assert found.finished_at is None
+        assert (found.attempts, found.errors) == (2, (ERROR, OTHER_ERROR))
+        claim = claim_one(backend)
+        assert (claim.attempt, claim.attempts_left) == (3, 1)
+
+    def test_retried_job_can_succeed(self, backend):
+        uid = ended(backend, BROKEN)
+        backend.retry(uid)
+
+        assert backend.finish(claim_one(backend), DONE) is True
+        found = backend.get(uid)
+        assert (found.status, found.result, found.errors) == (SUCCESSFUL, 42, (ERROR,))
+
+    def test_cancelled_job_can_be_retried_and_its_cancellation_is_forgotten(self, backend):
+        uid = enqueued(backend)
+        backend.cancel(uid)
+
+        assert backend.retry(uid) is True
+        assert backend.finish(claim_one(backend), DONE) is True
+        assert status_of(backend, uid) is SUCCESSFUL
+
+    def test_job_cancelled_while_delayed_is_due_at_once_when_retried(self, backend):
+        uid = enqueued(backend, run_after=timedelta(seconds=50))
+        backend.cancel(uid)
+        backend.retry(uid)
+
+        assert claimed_uids(backend) == [uid]
+
+    def test_job_cancelled_while_delayed_and_retried_runs_once(self, backend, clock):
+        uid = enqueued(backend, run_after=timedelta(seconds=50))
+        backend.cancel(uid)
+        backend.retry(uid)
+        backend.finish(claim_one(backend), AGAIN)
+        seen = claimed_uids(backend)
+        clock.advance(60)
+
+        assert seen == [uid]
+        assert claimed_uids(backend) == []
+
+    def test_job_cancelled_and_retried_has_one_place_in_line(self, backend, clock):
+        uid = enqueued(backend, max_attempts=2)
+        backend.cancel(uid)
+        backend.retry(uid)
+        backend.finish(claim_one(backend), AGAIN._replace(delay_seconds=10.0))
+        early = claimed_uids(backend)
+        clock.advance(10)
+
+        assert early == []
+        assert claimed_uids(backend) == [uid]
+
+    def test_retried_job_has_reported_nothing(self, backend):
+        uid = enqueued(backend)
+        claim = claim_one(backend)
+        backend.report(claim, Progress(5))
+        backend.finish(claim, BROKEN)
+        backend.retry(uid)
+
+        assert backend.progress(uid) == NO_PROGRESS
+
+    def test_retry_of_a_job_that_has_not_ended_is_false(self, backend):
+        uid = enqueued(backend)
+        waiting = backend.retry(uid)
+        claim_one(backend)
+
+        assert waiting is False
+        assert backend.retry(uid) is False
+        assert status_of(backend, uid) is RUNNING
+
+    def test_retry_of_an_unknown_job_is_none(self, backend):
+        assert backend.retry(backend.new_uid()) is None
+
+    def test_one_of_many_retries_at_once_is_believed(self, backend):
+        for _ in range(self.ROUNDS // 10):
+            uid = ended(backend, BROKEN)
+
+            retried = at_once(3, lambda _, uid=uid: backend.retry(uid))
+
+            assert sorted(retried) == [False, False, True]
+            assert claimed_uids(backend) == [uid]
+
+    # -- progress and report
+
+    def test_report_is_visible_at_once(self, backend):
+        uid = enqueued(backend)
+        claim = claim_one(backend)
+
+        assert backend.report(claim, Progress(3, "three", 10)) is True
+        assert backend.progress(uid) == Progress(3, "three", 10)
+        assert backend.get(uid).progress == Progress(3, "three", 10)
+
+    def test_last_report_counts(self, backend):
+        uid = enqueued(backend)
+        claim = claim_one(backend)
+        for value in (1, 5, 4):
+            backend.report(claim, Progress(value))
+
+        assert backend.progress(uid) == Progress(4)
+
+    def test_report_of_a_stale_claim_is_refused_and_not_shown(self, backend):
+        uid = enqueued(backend)
+        stale = claim_one(backend)
+        backend.release([stale])
+        fresh = claim_one(backend)
+        backend.report(fresh, Progress(1))
+
+        assert backend.report(stale, Progress(99)) is False
+        assert backend.progress(uid) == Progress(1)
+
+    def test_report_to_a_cancelled_job_is_false(self, backend):
+        uid = enqueued(backend)
+        claim = claim_one(backend)
+        backend.cancel(uid)
+
+        assert backend.report(claim, Progress(1)) is False
+
+    def test_report_after_the_end_is_refused(self, backend):
+        uid = enqueued(backend)
+        claim = claim_one(backend)
+        backend.report(claim, Progress(1))
+        backend.finish(claim, DONE)
+
+        assert backend.report(claim, Progress(2)) is False
+        assert backend.get(uid).progress == Progress(1)
+
+    def test_progress_of_a_job_that_reported_nothing_is_no_progress(self, backend):
+        uid = enqueued(backend)
+        waiting = backend.progress(uid)
+        claim_one(backend)
+
+        assert waiting == NO_PROGRESS
+        assert backend.progress(uid) == NO_PROGRESS
+
+    @pytest.mark.parametrize("outcome", [DONE, BROKEN, Outcome(CANCELLED)])
+    def test_progress_of_an_ended_job_is_none_but_its_snapshot_keeps_it(self, backend, outcome):
+        uid = enqueued(backend)
+        claim = claim_one(backend)
+        backend.report(claim, Progress(3))
+        backend.finish(claim, outcome)
+
+        assert backend.progress(uid) is None
+        assert backend.get(uid).progress == Progress(3)
+
+    def test_progress_of_an_unknown_job_is_none(self, backend):
+        assert backend.progress(backend.new_uid()) is None
+
+    # -- beat and rescue
+
+    def test_worker_that_lost_nothing_is_told_so(self, backend):
+        enqueued(backend)
+        claim_one(backend)
+
+        assert list(backend.beat(WORKER)) == []
+
+    def test_jobs_of_a_worker_that_lives_are_not_rescued(self, backend):
+        enqueued(backend)
+        claim = claim_one(backend)
+        backend.beat(WORKER)
+
+        assert backend.rescue() == 0
+        assert backend.holds(claim) is True
+
+    # -- wait and wake
+
+    def test_wait_returns_at_once_when_something_is_claimable(self, backend):
+        enqueued(backend)
+
+        backend.wait(None, LONG_SECONDS, lambda: False)
+
+    def test_wait_returns_at_once_when_stopped(self, backend):
+        backend.wait(None, LONG_SECONDS, lambda: True)
+
+    def test_wait_returns_after_its_seconds(self, backend):
+        backend.wait(None, 0.01, lambda: False)
+        backend.wait(None, 0, lambda: False)
+
+    def test_wait_returns_when_something_is_enqueued(self, backend):
+        with Sleeper(backend) as sleeper:
+            enqueued(backend)
+
+            assert sleeper.is_back()
+
+    def test_wait_returns_for_a_queue_that_it_named(self, backend):
+        with Sleeper(backend, ["mail"]) as sleeper:
+            enqueued(backend, queue_name="mail")
+
+            assert sleeper.is_back()
+
+    def test_wait_does_not_mind_jobs_of_other_queues_that_were_there_before(self, backend):
+        enqueued(backend, queue_name="other")
+
+        with Sleeper(backend, ["mail"]) as sleeper:
+            assert not sleeper.is_back(0.05)
+
+    def test_wait_returns_when_a_job_is_released(self, backend):
+        enqueued(backend)
+        claim = claim_one(backend)
+        with Sleeper(backend) as sleeper:
+            backend.release([claim])
+
+            assert sleeper.is_back()
+
+    def test_wait_returns_when_a_job_is_to_try_again(self, backend):
+        enqueued(backend, max_attempts=2)
+        claim = claim_one(backend)
+        with Sleeper(backend) as sleeper:
+            backend.finish(claim, AGAIN)
+
+            assert sleeper.is_back()
+
+    def test_wait_returns_when_an_ended_job_is_retried(self, backend):
+        uid = ended(backend)
+        with Sleeper(backend) as sleeper:
+            backend.retry(uid)
+
+            assert sleeper.is_back()
+
+    def test_wait_returns_when_a_delayed_job_comes_due(self, backend):
+        enqueued(backend, run_after=timedelta(seconds=0.02))
+        with Sleeper(backend) as sleeper:
+            assert sleeper.is_back()
+
+    def test_wait_returns_for_the_delay_of_a_job_that_was_enqueued_meanwhile(self, backend):
+        with ExitStack() as stack:
+            sleeper = stack.enter_context(Sleeper(backend))
+            enqueued(backend, run_after=timedelta(seconds=0.02))
+            if sleeper.is_back(PATIENCE_SECONDS):  # it may have been woken to look anew
+                sleeper = stack.enter_context(Sleeper(backend))
+
+            assert sleeper.is_back()
+
+    def test_wait_returns_when_woken_after_a_stop(self, backend):
+        with Sleeper(backend) as sleeper:
+            sleeper.stop()
+
+            assert sleeper.is_back()
+
+    @pytest.mark.parametrize("act", ["wake", "enqueue"])
+    def test_what_happens_while_a_wait_looks_is_not_overlooked(self, backend, act):
+        acts: list[threading.Thread] = []
+
+        def look() -> bool:
+            if not acts:
+                target = backend.wake if act == "wake" else lambda: enqueued(backend)
+                acts.append(threading.Thread(target=target))
+                acts[0].start()
+                acts[0].join(0.1)  # not longer: it may have to wait until this look is over
+            return False
+
+        waiting = threading.Thread(target=backend.wait, args=[None, LONG_SECONDS, look])
+        waiting.start()
+        waiting.join(PATIENCE_SECONDS)
+        overlooked = waiting.is_alive()
+        backend.wake()
+        waiting.join()
+        acts[0].join()
+
+        assert not overlooked
+
+    def test_wake_makes_every_wait_return(self, backend):
+        with ExitStack() as stack:
+            sleepers = [stack.enter_context(Sleeper(backend)) for _ in range(3)]
+
+            backend.wake()
+
+            assert [sleeper.is_back() for sleeper in sleepers] == [True, True, True]
+
+    def test_as_many_waits_return_as_jobs_are_enqueued(self, backend):
+        with ExitStack() as stack:
+            sleepers = [stack.enter_context(Sleeper(backend)) for _ in range(3)]
+
+            backend.enqueue([a_job(backend) for _ in range(3)])
+
+            assert [sleeper.is_back() for sleeper in sleepers] == [True, True, True]
+
+    def test_job_wakes_a_wait_that_serves_its_queue_whoever_else_sleeps(self, backend):
+        with Sleeper(backend, ["mail"]) as mail, Sleeper(backend, ["reports"]):
+            enqueued(backend, queue_name="mail")
+
+            assert mail.is_back()
+
+    def test_delayed_job_is_not_left_to_the_one_wait_that_went_off_with_another(self, backend):
+        with ExitStack() as stack:  # each that leaves wakes the others
+            idle = stack.enter_context(Sleeper(backend))
+            woken = stack.enter_context(Sleeper(backend))
+            enqueued(backend, run_after=timedelta(seconds=0.3))
+            if woken.is_back(0.1):  # it looks, and lies down until the job is due
+                woken = stack.enter_context(Sleeper(backend))
+            enqueued(backend)
+            if woken.is_back():
+                claim_one(backend)  # and is busy from now on
+
+            assert idle.is_back(), "a delayed job is due, and an idle worker sleeps on"
+
+    def test_no_wake_up_is_lost_between_an_enqueue_and_a_wait(self, backend):
+        barrier = threading.Barrier(2, timeout=PATIENCE_SECONDS)
+
+        def produce() -> None:
+            for _ in range(self.ROUNDS):
+                barrier.wait()  # one that sleeps on breaks it
+                enqueued(backend)
+
+        def consume() -> None:
+            for _ in range(self.ROUNDS):
+                barrier.wait()
+                backend.wait(None, LONG_SECONDS, lambda: False)
+                while not claimed_uids(backend):  # it may return for nothing, not sleep on
+                    backend.wait(None, LONG_SECONDS, lambda: False)
+
+        with ThreadPoolExecutor(2) as pool:
+            for act in [pool.submit(produce), pool.submit(consume)]:
+                act.result(LONG_SECONDS + PATIENCE_SECONDS)
+
+    def test_no_wake_up_is_lost_among_many_that_enqueue_and_many_that_wait(self, backend):
+        enough = threading.Event()
+        left = self.ROUNDS * 2
+        lock = threading.Lock()
+
+        def produce() -> None:
+            for _ in range(self.ROUNDS):
+                enqueued(backend)
+
+        def consume(number: int) -> None:
+            nonlocal left
+            while not enough.is_set():
+                claims = backend.claim(WorkerId(f"w{number}"), None, 1)
+                if not claims:
+                    backend.wait(None, LONG_SECONDS, enough.is_set)
+                with lock:
+                    left -= len(claims)
+                    if left == 0:
+                        enough.set()
+                        backend.wake()
+
+        with ThreadPoolExecutor(5) as pool:
+            acts = [pool.submit(consume, number) for number in range(3)]
+            acts += [pool.submit(produce), pool.submit(produce)]
+            in_time = enough.wait(LONG_SECONDS / 2)
+            enough.set()
+            backend.wake()
+            for act in acts:
+                act.result(LONG_SECONDS + PATIENCE_SECONDS)
+
+        assert in_time, f"{left} jobs were not claimed though three threads waited for them"
+
+    def test_no_wake_up_is_lost_between_a_stop_and_many_waits(self, backend):
+        sleepers = 3
+        barrier = threading.Barrier(sleepers + 1, timeout=PATIENCE_SECONDS)
+        stops = [threading.Event() for _ in range(self.ROUNDS)]
+
+        def sleep() -> None:
+            for stop in stops:
+                barrier.wait()  # ends the round before, too: one that sleeps on breaks it
+                backend.wait(None, LONG_SECONDS, stop.is_set)
+
+        def wake() -> None:
+            for stop in stops:
+                barrier.wait()
+                stop.set()
+                backend.wake()
+
+        with ThreadPoolExecutor(sleepers + 1) as pool:
+            acts = [pool.submit(sleep) for _ in range(sleepers)] + [pool.submit(wake)]
+            for act in acts:
+                act.result(timeout=LONG_SECONDS + PATIENCE_SECONDS)
+
+    # -- wait_for_end
+
+    def test_wait_for_end_returns_when_the_job_ends(self, backend):
+        uid = enqueued(backend)
+        claim = claim_one(backend)
+        asked = threading.Event()
+
+        def wait() -> bool:
+            asked.set()
+            while not status_of(backend, uid).is_final:
+                backend.wait_for_end(uid, LONG_SECONDS)
+            return True
+
+        with ThreadPoolExecutor(2) as pool:
+            waits = [pool.submit(wait), pool.submit(wait)]
+            asked.wait(PATIENCE_SECONDS)
+            backend.finish(claim, DONE)
+
+            assert [each.result(PATIENCE_SECONDS) for each in waits] == [True, True]
+
+    def test_wait_for_end_returns_when_a_ready_job_is_cancelled(self, backend):
+        uid = enqueued(backend)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(backend.wait_for_end, uid, LONG_SECONDS)
+            backend.cancel(uid)
+
+            waiting.result(PATIENCE_SECONDS)
+
+    def test_wait_for_end_returns_at_once_for_an_ended_and_for_an_unknown_job(self, backend):
+        backend.wait_for_end(ended(backend), LONG_SECONDS)
+        backend.wait_for_end(backend.new_uid(), LONG_SECONDS)
+
+    def test_wait_for_end_returns_after_its_seconds(self, backend):
+        uid = enqueued(backend)
+
+        backend.wait_for_end(uid, 0.01)
+
+        assert status_of(backend, uid) is READY
+
+    def test_wait_for_the_second_end_of_a_retried_job_does_not_see_the_first(self, backend):
+        uid = enqueued(backend)
+        backend.wait_for_end(uid, 0.001)
+        backend.finish(claim_one(backend), BROKEN)
+        backend.retry(uid)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(backend.wait_for_end, uid, LONG_SECONDS)
+            early = waiting.done()
+            backend.finish(claim_one(backend), DONE)
+            waiting.result(PATIENCE_SECONDS)
+
+        assert early is False
+
+    # -- counts and waiting
+
+    def test_counts_has_every_status_though_there_is_no_job(self, backend):
+        assert backend.counts() == dict.fromkeys(TaskResultStatus, 0)
+
+    def test_counts_tells_how_many_jobs_stand_how(self, backend):
+        ended(backend, DONE)
+        ended(backend, BROKEN)
+        backend.cancel(enqueued(backend))
+        enqueued(backend)
+        claim_one(backend)
+        enqueued(backend)
+        enqueued(backend, run_after=timedelta(seconds=5))
+
+        assert backend.counts() == {READY: 2, RUNNING: 1, SUCCESSFUL: 1, FAILED: 1, CANCELLED: 1}
+
+    def test_waiting_counts_the_ready_jobs_the_delayed_ones_too(self, backend):
+        seen = [backend.waiting()]
+        uid = enqueued(backend, max_attempts=2)
+        delayed = enqueued(backend, run_after=timedelta(seconds=5))
+        seen.append(backend.waiting())
+        claim = claim_one(backend)
+        seen.append(backend.waiting())
+        backend.finish(claim, AGAIN)
+        seen.append(backend.waiting())
+        backend.cancel(uid)
+        seen.append(backend.waiting())
+        backend.retry(uid)
+        seen.append(backend.waiting())
+        backend.release([claim_one(backend)])
+        seen.append(backend.waiting())
+        backend.cancel(delayed)
+        seen.append(backend.waiting())
+
+        assert seen == [0, 2, 1, 2, 1, 2, 2, 1]
+
+    # -- prune
+
+    def test_prune_removes_jobs_that_ended_longer_ago_than_the_retention(self, backend, clock):
+        old = [ended(backend, DONE), ended(backend, BROKEN), ended(backend, Outcome(CANCELLED))]
+        clock.advance(self.RETENTION_SECONDS / 2)
+        young = ended(backend)
+        clock.advance(self.RETENTION_SECONDS / 2 + 1)
+
+        assert backend.prune() == 3
+        assert [backend.get(uid) for uid in old] == [None, None, None]
+        assert status_of(backend, young) is SUCCESSFUL
+        assert backend.prune() == 0
+
+    def test_prune_keeps_jobs_that_have_not_ended_however_old(self, backend, clock):
+        running = enqueued(backend)
+        claim_one(backend)
+        waiting = enqueued(backend)
+        clock.advance(10 * self.RETENTION_SECONDS)
+
+        assert backend.prune() == 0
+        assert status_of(backend, running) is RUNNING
+        assert status_of(backend, waiting) is READY
+
+    def test_prune_goes_by_the_last_end_of_a_retried_job(self, backend, clock):
+        uid = ended(backend, BROKEN)
+        clock.advance(self.RETENTION_SECONDS / 2)
+        backend.retry(uid)
+        backend.finish(claim_one(backend), DONE)
+        clock.advance(self.RETENTION_SECONDS / 2 + 1)
+        early = backend.prune()
+        clock.advance(self.RETENTION_SECONDS / 2)
+
+        assert early == 0
+        assert backend.prune() == 1
+        assert backend.get(uid) is None
+
+    def test_prune_keeps_a_job_that_was_retried_and_waits(self, backend, clock):
+        uid = ended(backend, BROKEN)
+        backend.retry(uid)
+        clock.advance(2 * self.RETENTION_SECONDS)
+
+        assert backend.prune() == 0
+        assert claimed_uids(backend) == [uid]
+
+    def test_prune_counts_a_job_that_ended_twice_in_one_instant_once(self, backend, clock):
+        uid = ended(backend, BROKEN)
+        backend.retry(uid)
+        backend.finish(claim_one(backend), DONE)
+        clock.advance(2 * self.RETENTION_SECONDS)
+
+        assert backend.prune() == 1
+        assert backend.get(uid) is None
+
+    def test_removed_job_is_unknown_to_everybody(self, backend, clock):
+        uid = ended(backend)
+        clock.advance(2 * self.RETENTION_SECONDS)
+        backend.prune()
+
+        assert backend.progress(uid) is None
+        assert backend.cancel(uid) is None
+        assert backend.retry(uid) is None
+        assert backend.counts()[SUCCESSFUL] == 0
+
+    # -- in the caller's transaction
+
+    def test_job_enqueued_in_a_transaction_exists_with_its_commit(self, backend, in_transaction):
+        self.needs_transactions()
+        job = a_job(backend)
+
+        with in_transaction() as connection:
+            backend.enqueue([job], connection)
+            before = backend.get(job.uid)
+
+        assert before is None
+        assert claimed_uids(backend) == [job.uid]
+
+    def test_job_enqueued_in_a_transaction_never_existed_if_rolled_back(
+        self, backend, in_transaction
+    ):
+        self.needs_transactions()
+        job = a_job(backend)
+
+        with suppress(ZeroDivisionError), in_transaction() as connection:
+            backend.enqueue([job], connection)
+            raise ZeroDivisionError
+
+        assert backend.get(job.uid) is None
+        assert claimed_uids(backend) == []
+        assert backend.waiting() == 0
+
+    def test_outcome_stored_in_a_transaction_is_true_with_its_commit(self, backend, in_transaction):
+        self.needs_transactions()
+        uid = enqueued(backend)
+        claim = claim_one(backend)
+
+        with in_transaction() as connection:
+            stored = backend.finish(claim, DONE, connection)
+
+        assert stored is True
+        assert status_of(backend, uid) is SUCCESSFUL
+
+    def test_outcome_stored_in_a_transaction_is_lost_with_its_rollback(
+        self, backend, in_transaction
+    ):
+        self.needs_transactions()
+        uid = enqueued(backend)
+        claim = claim_one(backend)
+
+        with suppress(ZeroDivisionError), in_transaction() as connection:
+            backend.finish(claim, DONE, connection)
+            raise ZeroDivisionError
+
+        assert status_of(backend, uid) is RUNNING
+        assert backend.finish(claim, DONE) is True
+
+    def test_stale_lease_is_refused_in_a_transaction_too(self, backend, in_transaction):
+        self.needs_transactions()
+        enqueued(backend)
+        stale = claim_one(backend)
+        backend.release([stale])
+        fresh = claim_one(backend)
+
+        with in_transaction() as connection:
+            assert backend.fence(stale, connection) is False
+            assert backend.finish(stale, DONE, connection) is False
+        assert backend.finish(fresh, DONE) is True
+
+    def test_fence_in_a_transaction_ends_with_its_rollback(self, backend, in_transaction):
+        self.needs_transactions()
+        uid = enqueued(backend)
+        claim = claim_one(backend)
+
+        with suppress(ZeroDivisionError), in_transaction() as connection:
+            assert backend.fence(claim, connection) is True
+            raise ZeroDivisionError
+
+        assert backend.cancel(uid) is True
+        assert backend.finish(claim, DONE) is False

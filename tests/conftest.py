@@ -1,0 +1,178 @@
+"""Fixtures of all tests, and the rule that a test leaves nothing behind.
+
+A queue that stays open makes "the only open one of the process" wrong for every later test, a
+thread that lives on runs jobs of a test that is over, and an open transaction swallows them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transaction
+
+from tgext.asyncjob import JobQueue
+from tgext.asyncjob.current import open_queues
+
+#: How long a thread that is about to end may take to do so. No test waits for it that is right.
+PATIENCE_SECONDS = 5.0
+
+
+class FakeClock:
+    """Seconds since the epoch that pass when they are told to."""
+
+    def __init__(self, seconds: float = 1_700_000_000.0) -> None:
+        self.seconds = seconds
+
+    def __call__(self) -> float:
+        return self.seconds
+
+    def advance(self, seconds: float) -> None:
+        """Let some seconds pass."""
+        self.seconds += seconds
+
+    def now(self) -> datetime:
+        """The moment as the library shows it: aware UTC."""
+        return datetime.fromtimestamp(self.seconds, timezone.utc)
+
+    def in_seconds(self, seconds: float) -> datetime:
+        """The moment so many seconds from now."""
+        return self.now() + timedelta(seconds=seconds)
+
+
+class Gate:
+    """Holds whatever enters it, in a blocking call, until it is opened."""
+
+    def __init__(self) -> None:
+        self._entered = threading.Semaphore(0)
+        self._opened = threading.Event()
+
+    def enter(self) -> None:
+        """Wait at the gate; no exception raised in this thread ends that."""
+        self._entered.release()
+        if not self._opened.wait(30):
+            raise RuntimeError("nobody opened the gate")
+
+    def wait_for(self, threads: int = 1) -> None:
+        """Return when so many threads more have come to the gate."""
+        for _ in range(threads):
+            assert self._entered.acquire(timeout=PATIENCE_SECONDS), "nobody came to the gate"
+
+    def open(self) -> None:
+        """Let everybody pass, from now on."""
+        self._opened.set()
+
+
+class Database:
+    """A SQLite file of notes, and the application's session on it, as zope.sqlalchemy wants it.
+
+    Note: the mapped class, with ``id`` and a unique ``text``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import sqlalchemy
+        import zope.sqlalchemy
+        from sqlalchemy import orm
+
+        self.url = f"sqlite:///{path}"
+        self.engine = sqlalchemy.create_engine(self.url)
+        base = orm.declarative_base()
+        columns = {
+            "__tablename__": "note",
+            "id": sqlalchemy.Column(sqlalchemy.Integer, primary_key=True),
+            "text": sqlalchemy.Column(sqlalchemy.String, unique=True),
+        }
+        self.Note: Any = type("Note", (base,), columns)
+        base.metadata.create_all(self.engine)
+        self.Session = orm.scoped_session(orm.sessionmaker(bind=self.engine))
+        zope.sqlalchemy.register(self.Session)
+
+    def add(self, text: str) -> None:
+        """Add a note in this thread's session; nobody commits it here."""
+        self.Session.add(self.Note(text=text))
+
+    def add_committed(self, text: str) -> None:
+        """Add a note as another process would: on a connection of its own."""
+        with self.engine.begin() as connection:
+            connection.execute(self.Note.__table__.insert().values(text=text))
+
+    def texts(self) -> list[str]:
+        """What is committed, sorted, read on a connection of its own."""
+        with self.engine.connect() as connection:
+            return sorted(connection.execute(self.Note.__table__.select()).scalars(1))
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    """A database of its own for one test; ask for it before the queue that works on it."""
+    made = Database(tmp_path / "notes.db")
+    yield made
+    made.Session.remove()
+    made.engine.dispose()
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    """A gate that is opened when the test ends; ask for it after the queue."""
+    made = Gate()
+    yield made
+    made.open()
+
+
+@pytest.fixture
+def queue() -> Iterator[JobQueue]:
+    """A queue without a database whose worker runs on two threads."""
+    with JobQueue(threads=2) as made:
+        made.start_worker()
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    """Fail a test that leaves a transaction, a queue or a thread of ours behind.
+
+    Fixtures of a wider scope are set up before and torn down after this one: their queues are
+    left alone, and while one of them is open so are all threads, which may be its.
+    """
+    queues_before, threads_before = set(open_queues), set(_threads())
+    yield
+    left = [*_close_transaction(), *_close_queues(set(open_queues) - queues_before)]
+    if not queues_before:
+        left += _join_threads(set(_threads()) - threads_before)
+    if left:
+        pytest.fail(f"the test leaves behind {', '.join(left)}", pytrace=False)
+
+
+def _threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("asyncjob")]
+
+
+def _close_transaction() -> list[str]:
+    left = transaction.manager.manager._txn
+    if left is None:
+        return []
+    transaction.abort()
+    return [f"an open transaction with {len(left._resources)} participants"]
+
+
+def _close_queues(queues: set[JobQueue]) -> list[str]:
+    for queue in queues:
+        queue.close()
+    return [f"an open queue, {queue!r}" for queue in queues]
+
+
+def _join_threads(threads: set[threading.Thread]) -> list[str]:
+    until = time.monotonic() + PATIENCE_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    return [f"the thread {thread.name!r}" for thread in threads if thread.is_alive()]

@@ -1,0 +1,542 @@
+"""The documentation, held against the package: its programs run, its tables are right.
+
+What README.txt shows first is run as the application that it is, page by page.
+"""
+
+from __future__ import annotations
+
+import builtins
+import concurrent.futures
+import io
+import queue as queue_module
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import docutils.core
+import docutils.nodes
+import pytest
+
+import tgext.asyncjob
+from test_floor_plan import Plan
+from tgext.asyncjob import JobQueue, TaskResult, asyncjob_result, errors, joblog, scope
+from tgext.asyncjob.backends import memory
+from tgext.asyncjob.job import TaskOptions
+from tgext.asyncjob.options import Options
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "tgext" / "asyncjob"
+DOCS = sorted((ROOT / "docs").glob("*.rst"))
+PAGES = [ROOT / "README.txt", ROOT / "CHANGES.txt", ROOT / "sample_app" / "README.rst", *DOCS]
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+
+#: Seconds within which a thread that may go on does so; nobody waits for it that is right.
+PATIENCE_SECONDS = 5.0
+
+
+# -- reading the pages
+
+
+def parse(page: Path) -> tuple[docutils.nodes.document, str]:
+    """Give the document of *page*, and what docutils complains of in it."""
+    complaints = io.StringIO()
+    document = docutils.core.publish_doctree(
+        page.read_text(encoding="utf-8"),
+        settings_overrides={
+            "report_level": 2,
+            "halt_level": 5,
+            "warning_stream": complaints,
+            "file_insertion_enabled": False,
+            "raw_enabled": False,
+        },
+    )
+    return document, complaints.getvalue()
+
+
+def blocks_of(page: Path, language: str = "python") -> list[docutils.nodes.literal_block]:
+    document, _ = parse(page)
+    found = document.findall(docutils.nodes.literal_block)
+    return [block for block in found if language in block["classes"]]
+
+
+def is_marked(block: docutils.nodes.literal_block) -> bool:
+    """Whether the comment ``.. test: run`` stands before a block."""
+    before = block.parent[block.parent.index(block) - 1]
+    return isinstance(before, docutils.nodes.comment) and before.astext() == "test: run"
+
+
+def rows_of(page: Path) -> dict[str, list[str]]:
+    """The rows of all tables of a page, by the text of their first cell."""
+    document, _ = parse(page)
+    rows = [
+        [entry.astext() for entry in row.findall(docutils.nodes.entry)]
+        for row in document.findall(docutils.nodes.row)
+    ]
+    return {first: rest for first, *rest in rows}
+
+
+def run(code: str, name: str, **names: Any) -> ModuleType:
+    module = ModuleType(name)
+    vars(module).update(names)
+    exec(compile(code, name, "exec"), vars(module))
+    return module
+
+
+def docs_text() -> str:
+    return "\n".join(page.read_text(encoding="utf-8") for page in DOCS)
+
+
+def shown(default: object) -> str:
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+# -- README.txt: the page with a bar
+
+
+class Steps:
+    """Stands in for ``sleep``: the job takes its next step when the test lets it."""
+
+    def __init__(self) -> None:
+        self._arrived = threading.Semaphore(0)
+        self._allowed = threading.Semaphore(0)
+
+    def __call__(self, _seconds: float) -> None:
+        self._arrived.release()
+        if not self._allowed.acquire(timeout=30):
+            raise RuntimeError("nobody allowed this step")
+
+    def arrive(self) -> None:
+        """Return when the job stands before its next step."""
+        assert self._arrived.acquire(timeout=PATIENCE_SECONDS), "the job did not come so far"
+
+    def allow(self, number: int = 1) -> None:
+        self._allowed.release(number)
+
+
+class ReadmePage:
+    """The application of README.txt, and how its pages are asked for."""
+
+    def __init__(self) -> None:
+        import tg
+        from webtest import TestApp
+
+        [block] = blocks_of(ROOT / "README.txt")
+        self.steps = Steps()
+        self._module = run(block.astext(), "readme_page")
+        self._module.sleep = self.steps  # type: ignore[attr-defined]
+        self.app = TestApp(self._module.application)
+        self.queue: JobQueue = tg.config["tg.app_globals"].asyncjob_queue
+
+    def press(self, days: str) -> str:
+        """Press a button of the first page; return the uid of the job."""
+        form = self.app.get("/").form
+        page = form.submit("days", value=days).follow()
+        return str(page.request.GET["uid"])
+
+    def show(self, uid: str) -> str:
+        return str(self.app.get("/job", {"uid": uid}).text)
+
+    def show_ended(self, uid: str) -> str:
+        self.queue.result(uid).wait(timeout=PATIENCE_SECONDS)
+        return self.show(uid)
+
+
+@pytest.fixture
+def readme_page() -> Iterator[ReadmePage]:
+    page = ReadmePage()
+    yield page
+    page.steps.allow(1000)
+    page.queue.close()
+
+
+def test_page_of_the_readme_shows_that_a_job_waits(readme_page: ReadmePage) -> None:
+    readme_page.press("10")
+    readme_page.steps.arrive()  # the only thread is busy from here on
+
+    page = readme_page.show(readme_page.press("10"))
+
+    assert "Waiting" in page
+    assert "refresh" in page
+
+
+def test_page_of_the_readme_shows_a_bar_that_moves(readme_page: ReadmePage) -> None:
+    uid = readme_page.press("10")
+    bars = []
+    for _ in range(3):
+        readme_page.steps.arrive()
+        bars += re.findall(r'<progress value="(\d+)" max="10">', readme_page.show(uid))
+        readme_page.steps.allow()
+
+    assert bars == ["0", "1", "2"]
+
+
+def test_page_of_the_readme_shows_that_a_job_is_done(readme_page: ReadmePage) -> None:
+    readme_page.steps.allow(10)
+
+    page = readme_page.show_ended(readme_page.press("10"))
+
+    assert page == "<p>Done: a report of 10 days</p>"
+
+
+def test_page_of_the_readme_shows_why_a_job_failed(readme_page: ReadmePage) -> None:
+    page = readme_page.show_ended(readme_page.press("99"))
+
+    assert page == "<p>Failed: a report has at most 31 days, not 99</p>"
+
+
+def test_make_targets_that_the_readme_names_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    text = (ROOT / "README.txt").read_text(encoding="utf-8") + docs_text()
+
+    named = set(re.findall(r"(?:^ +|``)make (\w+)", text, re.M))
+
+    assert {"demo", "test"} <= named
+    assert [target for target in named if not re.search(rf"^{target}:", makefile, re.M)] == []
+
+
+# -- seed.rst: the example of 0.2
+
+
+@pytest.fixture
+def seed_app() -> Iterator[tuple[Any, Steps]]:
+    """The progress example of seed.rst as an application, and the steps of its job."""
+    import tg
+    from webtest import TestApp
+
+    globals_block, example = (
+        block.astext()
+        for block in blocks_of(ROOT / "docs" / "seed.rst")
+        if "class Globals" in block.astext() or "def async_action" in block.astext()
+    )
+    names = {"expose": tg.expose, "redirect": tg.redirect, "url": tg.url}
+    module: Any = run(example, "seed_example", BaseController=tg.TGController, **names)
+    module.time = SimpleNamespace(sleep=Steps())
+    configurator = tg.MinimalApplicationConfigurator()
+    app_globals = run(globals_block, "seed_globals").Globals
+    configurator.update_blueprint(
+        {"root_controller": module.RootController(), "app_globals": app_globals}
+    )
+    app = TestApp(configurator.make_wsgi_app({}, {}))
+    queue = tg.config["tg.app_globals"].asyncjob_queue
+    yield app, module.time.sleep
+    module.time.sleep.allow(1000)
+    queue.close()
+
+
+def test_example_of_the_seed_shows_all_states(seed_app: tuple[Any, Steps]) -> None:
+    app, steps = seed_app
+    running = app.get("/controller_method").follow()
+    steps.arrive()
+    waiting = app.get("/controller_method").follow()
+
+    assert waiting.text == "Not yet started"
+    assert app.get(running.request.url).text == "0"
+
+    steps.allow()
+    steps.arrive()
+    assert app.get(running.request.url).text == "1"
+
+    steps.allow(100)
+    asyncjob_result(running.request.GET["uid"]).wait(timeout=PATIENCE_SECONDS)
+    assert app.get(running.request.url).text == "Job Completed"
+
+
+# -- start.rst: the application that the tutorial builds
+
+MASTER = """<html>
+<head py:block="head"></head><body py:block="body"></body>
+</html>"""
+
+MODEL = """
+import zope.sqlalchemy
+from sqlalchemy.orm import declarative_base, mapped_column, scoped_session, sessionmaker
+from sqlalchemy.types import Integer, String
+
+DBSession = scoped_session(sessionmaker())
+zope.sqlalchemy.register(DBSession)
+Base = declarative_base()
+
+class User(Base):
+    __tablename__ = "tg_user"
+    user_id = mapped_column(Integer, primary_key=True)
+    display_name = mapped_column(String)
+
+def init_model(engine):
+    DBSession.configure(bind=engine)
+    Base.metadata.create_all(engine)
+"""
+
+#: What a quickstart application has in these files before the tutorial begins.
+BEFORE = {"controllers/root.py": "from tg import TGController as BaseController\n"}
+
+
+class Tutorial:
+    """``myapp``, in a folder of its own, with the files that start.rst writes."""
+
+    def __init__(self, folder: Path) -> None:
+        import tg
+        from tg import FullStackApplicationConfigurator
+        from tg.configuration import milestones
+        from webtest import TestApp
+
+        # An application of an earlier test has reached them; templates that are exposed after
+        # that would be looked up with its renderer.
+        milestones._reset_all()
+        self._write(folder / "myapp")
+        self._module = __import__("myapp.controllers.root", fromlist=["root"])
+        configurator = FullStackApplicationConfigurator()
+        configurator.update_blueprint(
+            {
+                "package": __import__("myapp"),
+                "root_controller": self._module.RootController(),
+                "app_globals": __import__("myapp.lib.app_globals", fromlist=["lib"]).Globals,
+                "model": __import__("myapp.model", fromlist=["model"]),
+                "use_sqlalchemy": True,
+                "sqlalchemy.url": f"sqlite:///{folder}/myapp.db",
+                "renderers": ["kajiki", "json"],
+                "default_renderer": "kajiki",
+                "auth_backend": None,
+                "session.enabled": False,
+                "cache.enabled": False,
+                "i18n.enabled": False,
+                "debug": False,
+            }
+        )
+        self.app = TestApp(configurator.make_wsgi_app({}, {"asyncjob.threads": "0"}))
+        self.queue: JobQueue = tg.config["tg.app_globals"].asyncjob_queue
+        self.engine = tg.config["tg.app_globals"].sa_engine
+        self.model = __import__("myapp.model", fromlist=["model"])
+        with self.engine.begin() as connection:
+            users = self.model.User.__table__.insert()
+            connection.execute(users, [{"display_name": "Ann"}, {"display_name": "Bob"}])
+
+    @staticmethod
+    def _write(folder: Path) -> None:
+        app_globals, jobs, root, _json = blocks_of(ROOT / "docs" / "start.rst")
+        [template] = blocks_of(ROOT / "docs" / "start.rst", "html")
+        files = {
+            "__init__.py": "",
+            "model.py": MODEL,
+            "jobs.py": jobs.astext(),
+            "lib/__init__.py": "",
+            "lib/app_globals.py": app_globals.astext(),
+            "controllers/__init__.py": "",
+            "controllers/root.py": root.astext(),
+            "templates/__init__.py": "",
+            "templates/job.xhtml": template.astext(),
+            "templates/master.xhtml": MASTER,
+        }
+        for name, text in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(BEFORE.get(name, "") + text, encoding="utf-8")
+
+    def start(self, suffix: str) -> Any:
+        return self.app.post("/rename", {"suffix": suffix}).follow()
+
+    def names(self) -> list[str]:
+        with self.engine.connect() as connection:
+            rows = connection.execute(self.model.User.__table__.select())
+            return [row.display_name for row in rows]
+
+
+@pytest.fixture
+def tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tutorial]:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    made = Tutorial(tmp_path)
+    yield made
+    made.queue.close()
+    made.model.DBSession.remove()
+    made.engine.dispose()
+    for name in [name for name in sys.modules if name.split(".")[0] == "myapp"]:
+        del sys.modules[name]
+
+
+def test_tutorial_ends_with_a_page_that_shows_all_states(tutorial: Tutorial) -> None:
+    waiting = tutorial.start("Smith")
+    tutorial.queue.run_pending()
+    done = waiting.goto(waiting.request.url)
+
+    assert "READY" in waiting
+    assert 'http-equiv="refresh"' in waiting
+    assert "2 people renamed" in done
+    assert 'value="2"' in done
+    assert 'http-equiv="refresh"' not in done
+    assert tutorial.names() == ["Ann Smith", "Bob Smith"]
+
+
+def test_tutorial_ends_with_a_page_that_shows_failure(tutorial: Tutorial) -> None:
+    page = tutorial.start("")
+    tutorial.queue.run_pending()
+
+    failed = page.goto(page.request.url)
+
+    assert "FAILED" in failed
+    assert "a suffix is needed" in failed
+    assert tutorial.names() == ["Ann", "Bob"]
+
+
+def test_page_of_the_tutorial_says_that_a_job_is_unknown(tutorial: Tutorial) -> None:
+    tutorial.app.get("/job", {"uid": "asyncjob_nobody_made_this"}, status=404)
+
+
+# -- the other programs
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+def test_python_of_the_page_compiles(page: Path) -> None:
+    for block in blocks_of(page):
+        compile(block.astext(), page.name, "exec")
+
+
+MARKED = [
+    pytest.param(block.astext(), id=f"{page.stem}-{number}")
+    for page in DOCS
+    for number, block in enumerate(blocks_of(page), 1)
+    if is_marked(block)
+]
+
+
+@pytest.mark.parametrize("program", MARKED)
+def test_program_of_the_docs_runs(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    run(program, "program_of_the_docs")
+
+
+# -- what the pages say of the package
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page_is_valid_restructured_text(page: Path) -> None:
+    _, complaints = parse(page)
+
+    assert complaints == ""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_of_the_page_lead_somewhere(page: Path) -> None:
+    document, _ = parse(page)
+    links = [link.get("refuri", "") for link in document.findall(docutils.nodes.reference)]
+
+    dead = [
+        link
+        for link in links
+        if not re.match(r"https?:", link) and not (page.parent / link).is_file()
+    ]
+
+    assert dead == []
+
+
+def test_index_names_every_page() -> None:
+    text = (ROOT / "docs" / "index.rst").read_text(encoding="utf-8")
+
+    assert [page.name for page in DOCS if f"<{page.name}>" not in text] == ["index.rst"]
+
+
+def test_every_option_is_documented_with_its_default() -> None:
+    rows = rows_of(ROOT / "docs" / "options.rst")
+    rows.pop("option")
+
+    documented = {name: default for name, (default, _) in rows.items()}
+
+    assert documented == {option.name: shown(option.default) for option in fields(Options)}
+
+
+def test_every_option_of_a_task_is_documented_with_its_default() -> None:
+    rows = rows_of(ROOT / "docs" / "tasks.rst")
+
+    documented = {
+        option.name: rows.get(option.name, [""])[0].strip('"') for option in fields(TaskOptions)
+    }
+
+    assert documented == {option.name: shown(option.default) for option in fields(TaskOptions)}
+
+
+def test_every_attribute_of_a_result_is_documented() -> None:
+    rows = rows_of(ROOT / "docs" / "tasks.rst")
+    documented = {name for first in rows for name in re.findall(r"\w+(?=\(|,|$)", first)}
+
+    public = {name for name in vars(TaskResult) if not name.startswith("_")}
+
+    assert public - documented == set()
+
+
+def test_every_public_name_is_documented() -> None:
+    text = docs_text()
+    names = [*tgext.asyncjob.__all__, "plugme", "start_async_worker"]
+
+    assert [name for name in names if not re.search(rf"\b{name}\b", text)] == []
+
+
+def test_tree_of_errors_is_that_of_the_package() -> None:
+    text = (ROOT / "docs" / "errors.rst").read_text(encoding="utf-8")
+    drawn = dict(re.findall(r"\+-- (\w+) +([\w.]+)", text))
+    builtin = vars(builtins) | {
+        "queue.Full": queue_module.Full,
+        "concurrent.futures.CancelledError": concurrent.futures.CancelledError,
+    }
+
+    bases = {name: (errors.AsyncJobError, builtin[base]) for name, base in drawn.items()}
+
+    assert bases == {
+        name: found.__bases__
+        for name, found in vars(errors).items()
+        if isinstance(found, type) and issubclass(found, errors.AsyncJobError)
+        if found is not errors.AsyncJobError
+    }
+
+
+def test_numbers_in_the_docs_are_those_of_the_code() -> None:
+    text = " ".join(docs_text().split())
+
+    assert f"the last {memory.MOST_ENDED} at the most" in text
+    assert f"On memory the last {memory.MOST_ERRORS}" in text
+    assert f"the last {joblog.LINES} log lines" in text
+    assert {3: "three"}[scope.TRIES] + " times in all, also with ``max_attempts=1``" in text
+
+
+# -- ARCHITECTURE.md
+
+
+def floors() -> list[str]:
+    """The modules in the table of floors, from the roof down, as paths."""
+    table = ARCHITECTURE.partition("## Floors")[2].partition("##")[0]
+    rows = [line.split("|")[2] for line in table.splitlines() if line.startswith("|")]
+    return [path for row in rows for path in re.findall(r"`([\w/]+\.py)`", row)]
+
+
+def module_of(path: str) -> str:
+    """``backends/memory/__init__.py`` is ``backends.memory``."""
+    module = path.removesuffix(".py").replace("/", ".")
+    return module.removesuffix(".__init__")
+
+
+def test_architecture_names_every_module_once_and_no_other() -> None:
+    there = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")}
+
+    assert sorted(floors()) == sorted(there)
+
+
+def test_architecture_has_the_floors_that_the_imports_are_held_against() -> None:
+    plan = Plan()
+
+    rooms = [plan.room_of(module_of(path)) for path in floors()]
+    heights = [plan.floor_of(room) for room in rooms if room is not None]
+
+    assert None not in rooms
+    assert heights == sorted(heights, reverse=True)
+
+
+def test_every_file_that_the_architecture_names_exists() -> None:
+    named = re.findall(r"`([\w/]+\.(?:py|rst|txt|md))`", ARCHITECTURE)
+
+    missing = [name for name in named if not ((PACKAGE / name).exists() or (ROOT / name).exists())]
+
+    assert missing == []

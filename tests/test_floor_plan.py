@@ -1,0 +1,466 @@
+"""The floor plan of ARCHITECTURE.md, held against every import of the package.
+
+Look down the stairs, never up and never along. Read from the source by ``ast``, so that an
+import counts wherever it stands: in a function, under TYPE_CHECKING, or by importlib.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "tgext.asyncjob"
+SOURCE = Path(__file__).resolve().parent.parent / "tgext" / "asyncjob"
+
+#: From the ground to the roof: a room may import those on the lines above its own. A package is
+#: one room, with a star each module or package in it is one.
+FLOORS = """
+    errors
+    call
+    job
+    current
+    task
+    backend  options
+    backends  backends.*  executors  scope  sessions  joblog  interruption  process  progress
+    attempt  ledger
+    worker
+    runner
+    queue
+    api
+    turbogears
+    __init__
+"""
+
+#: What else than the standard library a room may import.
+THIRD_PARTY = {
+    "scope": {"transaction"},
+    "sessions": {"sqlalchemy", "zope.sqlalchemy"},
+    "turbogears": {"tg", "webob"},
+}
+
+COMPUTED = "a module whose name it computes"
+
+#: What may be imported late, and why.
+LATE = {
+    "backends": {COMPUTED},  # the backend that the options name
+    "queue": {"sessions"},  # only where the application has SQLAlchemy
+    "__init__": {"turbogears"},  # the rest runs without TurboGears
+    "job": {COMPUTED},  # the class of a stored error, if it still is where it was
+}
+
+MOST_LINES = 350
+
+#: Drawers where names go to die.
+NO_NOUNS = {"utils", "util", "helpers", "helper", "common", "base", "misc"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One module imported by another; names without the package's own where they are ours."""
+
+    importer: str
+    target: str
+    line: int
+    ours: bool
+    late: bool
+
+
+class Plan:
+    """Which room is on which floor."""
+
+    def __init__(self, floors: str = FLOORS) -> None:
+        lines = [line.split() for line in floors.split("\n") if line.strip()]
+        self._floors = {room: number for number, line in enumerate(lines) for room in line}
+
+    def room_of(self, module: str) -> str | None:
+        """``backends.memory.line`` is in the room ``backends.memory``."""
+        first, *rest = module.split(".")
+        if rest and f"{first}.*" in self._floors:
+            return f"{first}.{rest[0]}"
+        return first if first in self._floors else None
+
+    def floor_of(self, room: str) -> int:
+        starred = f"{room.split('.')[0]}.*"
+        return self._floors[room] if room in self._floors else self._floors[starred]
+
+    def allows(self, importer: str, target: str) -> bool:
+        """Whether one module may import another as far as floors go."""
+        above, below = self.room_of(importer), self.room_of(target)
+        if above is None or below is None:
+            return False
+        return above == below or self.floor_of(above) > self.floor_of(below)
+
+
+# -- reading
+
+
+def modules_of(source: Path) -> dict[str, Path]:
+    """The modules of the package at *source*, by their names without the package's."""
+    found = {}
+    for path in sorted(source.rglob("*.py")):
+        parts = path.relative_to(source).with_suffix("").parts
+        if parts[-1] == "__init__" and len(parts) > 1:
+            parts = parts[:-1]
+        found[".".join(parts)] = path
+    return found
+
+
+class Reader(ast.NodeVisitor):
+    """Collects the imports of one module."""
+
+    def __init__(self, module: str, path: Path, modules: dict[str, Path]) -> None:
+        self.found: list[Import] = []
+        self._module = module
+        self._modules = modules
+        self._depth = 0
+        full = PACKAGE if module == "__init__" else f"{PACKAGE}.{module}"
+        self._package = full if path.name == "__init__.py" else full.rpartition(".")[0]
+
+    def _deeper(self, node: ast.AST) -> None:
+        self._depth += 1
+        self.generic_visit(node)
+        self._depth -= 1
+
+    visit_FunctionDef = visit_AsyncFunctionDef = visit_Lambda = _deeper
+
+    def visit_Import(self, node: ast.Import) -> None:
+        for name in node.names:
+            self._add(name.name, node)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        origin = self._absolute("." * node.level + (node.module or ""))
+        for name in node.names:
+            whole = f"{origin}.{name.name}"
+            # "from . import joblog" names a module, "from .job import Job" does not
+            is_module = whole.removeprefix(f"{PACKAGE}.") in self._modules
+            is_part = not origin.startswith(PACKAGE) and origin in ("zope", "tgext")
+            self._add(whole if is_module or is_part else origin, node)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        function = node.func
+        name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+        if name in ("import_module", "__import__") and node.args:
+            self._add(self._constant(node.args[0]), node, by_name=True)
+        self.generic_visit(node)
+
+    def _constant(self, node: ast.expr) -> str:
+        """The name of a module that a call of importlib's is given."""
+        if isinstance(node, ast.Constant):
+            return self._absolute(str(node.value))
+        text = ""
+        for part in getattr(node, "values", [None]):
+            if isinstance(part, ast.Constant):
+                text += part.value
+            elif isinstance(part, ast.FormattedValue) and ast.unparse(part.value) == "__package__":
+                text += self._package
+            else:
+                return COMPUTED
+        return text
+
+    def _absolute(self, name: str) -> str:
+        bare = name.lstrip(".")
+        level = len(name) - len(bare)
+        if not level:
+            return bare
+        origin = self._package.split(".")
+        origin = origin[: len(origin) - level + 1]
+        return ".".join([*origin, bare] if bare else origin)
+
+    def _add(self, target: str, node: ast.stmt | ast.expr, *, by_name: bool = False) -> None:
+        ours = target == PACKAGE or target.startswith(f"{PACKAGE}.")
+        if ours:
+            target = target.removeprefix(PACKAGE).removeprefix(".") or "__init__"
+        late = by_name or self._depth > 0
+        self.found.append(Import(self._module, target, node.lineno, ours, late))
+
+
+def imports_of(source: Path) -> Iterator[Import]:
+    """Every import of the package at *source*."""
+    modules = modules_of(source)
+    for module, path in modules.items():
+        reader = Reader(module, path, modules)
+        reader.visit(ast.parse(path.read_text(encoding="utf-8")))
+        yield from reader.found
+
+
+# -- judging
+
+
+def wrong_floors(source: Path, plan: Plan) -> list[str]:
+    homeless = [
+        f"{module} has no room in the plan" for module in modules_of(source)
+        if plan.room_of(module) is None
+    ]  # fmt: skip
+    return homeless + [
+        f"{found.importer} must not import {found.target} (line {found.line})"
+        for found in imports_of(source)
+        if found.ours and not plan.allows(found.importer, found.target)
+    ]
+
+
+def wrong_strangers(source: Path, plan: Plan) -> list[str]:
+    complaints = []
+    for found in imports_of(source):
+        if found.ours or found.target == COMPUTED:
+            continue
+        if found.target.split(".")[0] in sys.stdlib_module_names:
+            continue
+        allowed = THIRD_PARTY.get(plan.room_of(found.importer) or "", set())
+        if not any(found.target == name or found.target.startswith(f"{name}.") for name in allowed):
+            complaints.append(
+                f"{found.importer} must not import {found.target} (line {found.line})"
+            )
+    return complaints
+
+
+def wrong_times(source: Path, plan: Plan) -> list[str]:
+    return [
+        f"{found.importer} must not import {found.target} late (line {found.line})"
+        for found in imports_of(source)
+        if found.late
+        and found.target not in LATE.get(plan.room_of(found.importer) or found.importer, set())
+    ]
+
+
+def circles(source: Path) -> list[str]:
+    """Modules that import each other, over however many others."""
+    targets: dict[str, set[str]] = {}
+    for found in imports_of(source):
+        if found.ours and not found.late and found.importer != "__init__":
+            targets.setdefault(found.importer, set()).add(found.target)
+    complaints = []
+    for module in targets:
+        reached: set[str] = set()
+        waiting = set(targets[module])
+        while waiting:
+            reached.add(target := waiting.pop())
+            waiting |= targets.get(target, set()) - reached
+        if module in reached:
+            complaints.append(f"{module} must not import itself over others")
+    return complaints
+
+
+def wrong_modules(source: Path) -> list[str]:
+    complaints = []
+    for module, path in modules_of(source).items():
+        if module.rpartition(".")[2] in NO_NOUNS:
+            complaints.append(f"{module} must not be called so: give it the noun it is about")
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        if lines > MOST_LINES:
+            complaints.append(f"{module} must not have {lines} lines: {MOST_LINES} at most")
+    if (source.parent / "__init__.py").exists():
+        complaints.append("tgext must not have an __init__.py: it is shared with other packages")
+    return complaints
+
+
+# -- the house
+
+
+def test_rooms_look_down_only():
+    assert wrong_floors(SOURCE, Plan()) == []
+
+
+def test_rooms_know_no_other_packages_than_they_may():
+    assert wrong_strangers(SOURCE, Plan()) == []
+
+
+def test_nothing_is_imported_late_but_what_may_be():
+    assert wrong_times(SOURCE, Plan()) == []
+
+
+def test_no_modules_import_each_other():
+    assert circles(SOURCE) == []
+
+
+def test_modules_are_named_for_what_they_are_and_short_enough_to_read():
+    assert wrong_modules(SOURCE) == []
+
+
+def test_plan_has_no_room_that_is_not_built():
+    rooms = {room.removesuffix(".*") for room in FLOORS.split()}
+    built = {module.split(".")[0] for module in modules_of(SOURCE)}
+
+    assert rooms - built == set()
+
+
+def test_every_exception_in_the_lists_is_needed():
+    plan = Plan()
+    late = {
+        (plan.room_of(found.importer), found.target) for found in imports_of(SOURCE) if found.late
+    }
+    strangers = {
+        (plan.room_of(found.importer), name)
+        for found in imports_of(SOURCE)
+        for name in THIRD_PARTY.get(plan.room_of(found.importer) or "", set())
+        if found.target == name or found.target.startswith(f"{name}.")
+    }
+
+    assert {(room, target) for room in LATE for target in LATE[room]} - late == set()
+    assert {(room, name) for room in THIRD_PARTY for name in THIRD_PARTY[room]} - strangers == set()
+
+
+# -- the test itself: a house that is wrong in one place is told so
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Path:
+    """A small house in which nothing is wrong."""
+    source = tmp_path / "tgext" / "asyncjob"
+    files = {
+        "__init__": "from .api import enqueue\nfrom .job import Job",
+        "errors": "import concurrent.futures, os.path",
+        "job": "from __future__ import annotations\nfrom .errors import Wrong",
+        "backend": "from .job import Job",
+        "scope": "import transaction",
+        "sessions": "import sqlalchemy.orm\nfrom zope.sqlalchemy import register",
+        "backends/__init__": "",
+        "backends/memory": "from ..backend import Backend",
+        "worker": "from . import joblog\nfrom .backend import Backend",
+        "joblog": "import logging",
+        "api": "from tgext.asyncjob.worker import Worker",
+        "turbogears/__init__": "from .plug import plugme",
+        "turbogears/plug": "import tg\nfrom ..api import enqueue\nfrom .wrapper import Wrapper",
+        "turbogears/wrapper": "from webob.request import Request",
+    }
+    for name, text in files.items():
+        path = source / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    return source
+
+
+def all_complaints(source: Path) -> list[str]:
+    plan = Plan()
+    return [
+        *wrong_floors(source, plan),
+        *wrong_strangers(source, plan),
+        *wrong_times(source, plan),
+        *circles(source),
+        *wrong_modules(source),
+    ]
+
+
+def test_right_house_gives_no_complaint(house):
+    assert all_complaints(house) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "text", "complaint"),
+    [
+        ("job", "from .worker import Worker", "job must not import worker (line 1)"),
+        ("job", "from . import worker", "job must not import worker (line 1)"),
+        ("job", "import tgext.asyncjob.worker", "job must not import worker (line 1)"),
+        ("job", "from tgext.asyncjob import worker", "job must not import worker (line 1)"),
+        ("job", "from . import Job", "job must not import __init__ (line 1)"),
+        ("job", "import tgext.asyncjob", "job must not import __init__ (line 1)"),
+        (
+            "job",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .api import enqueue",
+            "job must not import api (line 3)",
+        ),
+        (
+            "job",
+            "try:\n    import tg\nexcept ImportError:\n    tg = None",
+            "job must not import tg (line 2)",
+        ),
+        ("job", "def f():\n    from .worker import Worker", "job must not import worker (line 2)"),
+        ("job", "def f():\n    import os", "job must not import os late (line 2)"),
+        (
+            "job",
+            "def f():\n    from .errors import Wrong",
+            "job must not import errors late (line 2)",
+        ),
+        (
+            "job",
+            "import importlib\nfound = importlib.import_module('.worker', __package__)",
+            "job must not import worker (line 2)",
+        ),
+        (
+            "job",
+            "from importlib import import_module\nimport_module('sqlalchemy.orm')",
+            "job must not import sqlalchemy.orm (line 2)",
+        ),
+        (
+            "job",
+            "import importlib\ndef f():\n    importlib.import_module(f'{__package__}.worker')",
+            "job must not import worker (line 3)",
+        ),
+        ("job", "__import__('tg')", "job must not import tg (line 1)"),
+        (
+            "worker",
+            "import importlib\ndef f(name):\n    importlib.import_module(name)",
+            f"worker must not import {COMPUTED} late (line 3)",
+        ),
+        (
+            "worker",
+            "import importlib\ndef f(name):\n    importlib.import_module(f'{__package__}.{name}')",
+            f"worker must not import {COMPUTED} late (line 3)",
+        ),
+        ("scope", "from .sessions import Sessions", "scope must not import sessions (line 1)"),
+        ("scope", "import sqlalchemy", "scope must not import sqlalchemy (line 1)"),
+        ("scope", "import zope.sqlalchemy", "scope must not import zope.sqlalchemy (line 1)"),
+        (
+            "sessions",
+            "from zope import interface",
+            "sessions must not import zope.interface (line 1)",
+        ),
+        ("sessions", "import transaction", "sessions must not import transaction (line 1)"),
+        ("api", "from tg import request", "api must not import tg (line 1)"),
+        ("api", "from .turbogears import plugme", "api must not import turbogears (line 1)"),
+        ("api", "from .turbogears.plug import p", "api must not import turbogears.plug (line 1)"),
+        (
+            "turbogears/plug",
+            "import sqlalchemy",
+            "turbogears.plug must not import sqlalchemy (line 1)",
+        ),
+        (
+            "turbogears/plug",
+            "from tgext.pluggable import app_model",
+            "turbogears.plug must not import tgext.pluggable (line 1)",
+        ),
+        (
+            "turbogears/wrapper",
+            "from . import plugme",
+            "turbogears.wrapper must not import itself over others",
+        ),
+        (
+            "turbogears/wrapper",
+            "from .plug import p",
+            "turbogears.plug must not import itself over others",
+        ),
+        (
+            "backends/sql/__init__",
+            "from ..memory import Memory",
+            "backends.sql must not import backends.memory (line 1)",
+        ),
+        (
+            "backends/sql/claims",
+            "from ...worker import Worker",
+            "backends.sql.claims must not import worker (line 1)",
+        ),
+        ("schedule", "", "schedule has no room in the plan"),
+        (
+            "backends/sql/utils",
+            "",
+            "backends.sql.utils must not be called so: give it the noun it is about",
+        ),
+        (
+            "turbogears/base",
+            "",
+            "turbogears.base must not be called so: give it the noun it is about",
+        ),
+        ("job", "\n" * 350, "job must not have 351 lines: 350 at most"),
+        ("../__init__", "", "tgext must not have an __init__.py: it is shared with other packages"),
+    ],
+)
+def test_wrong_house_is_told_what_is_wrong(house, module, text, complaint):
+    path = house / f"{module}.py"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"{text}\n")
+
+    assert complaint in all_complaints(house)

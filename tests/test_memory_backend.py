@@ -1,0 +1,392 @@
+"""The memory backend: the contract, and what only it promises about uids, forks and size."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import re
+import subprocess
+import sys
+import threading
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from backend_contract import (
+    BROKEN,
+    DONE,
+    LONG_SECONDS,
+    BackendContract,
+    Sleeper,
+    a_job,
+    claim_one,
+    claimed_uids,
+    ended,
+    enqueued,
+    status_of,
+)
+from tgext.asyncjob import (
+    JobQueue,
+    JobTimeout,
+    Task,
+    UnknownJob,
+    asyncjob_get_progress,
+    asyncjob_running_uid,
+    asyncjob_set_progress,
+)
+from tgext.asyncjob.backends import memory
+from tgext.asyncjob.backends.memory import MemoryBackend, line
+from tgext.asyncjob.backends.memory.sleepers import Sleepers
+from tgext.asyncjob.job import (
+    CANCELLED,
+    FAILED,
+    READY,
+    SUCCESSFUL,
+    Outcome,
+    TaskResultStatus,
+)
+
+UID = re.compile(r"asyncjob_(\d+)_[0-9a-f]{8}_[0-9a-f]{32}", re.ASCII)
+
+ASKING = ("get", "progress", "cancel", "retry")
+
+
+class TestMemoryBackend(BackendContract):
+    transactional = False
+
+    @pytest.fixture
+    def clock(self, clock: Any) -> Any:
+        return clock  # the one of conftest.py, not the contract's placeholder
+
+    @pytest.fixture
+    def backend(self, clock: Any) -> MemoryBackend:
+        return MemoryBackend(retention_seconds=self.RETENTION_SECONDS, clock=clock)
+
+    @pytest.fixture
+    def in_transaction(self) -> Callable[[], AbstractContextManager[Any]]:
+        return lambda: nullcontext(None)
+
+
+@pytest.fixture
+def backend(clock: Any) -> MemoryBackend:
+    return MemoryBackend(retention_seconds=1000, clock=clock)
+
+
+# -- uids
+
+
+def test_uid_tells_the_process_that_made_it(backend):
+    made = UID.fullmatch(backend.new_uid())
+
+    assert made is not None
+    assert int(made[1]) == os.getpid()
+
+
+def test_uids_go_on_when_those_drawn_in_advance_are_used_up(backend):
+    uids = {backend.new_uid() for _ in range(3 * memory.SECRETS + 1)}
+
+    assert len(uids) == 3 * memory.SECRETS + 1
+    assert all(UID.fullmatch(uid) for uid in uids)
+
+
+@pytest.fixture(scope="module")
+def strange_uid() -> str:
+    """A uid that a process which has ended made."""
+    program = (
+        "from tgext.asyncjob.backends.memory import MemoryBackend; print(MemoryBackend().new_uid())"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    return ran.stdout.strip()
+
+
+@pytest.mark.parametrize("ask", ASKING)
+def test_uid_of_another_process_raises_unknown_job_and_names_the_way_out(backend, strange_uid, ask):
+    with pytest.raises(UnknownJob) as raised:
+        getattr(backend, ask)(strange_uid)
+
+    pid = UID.fullmatch(strange_uid)[1]
+    assert str(raised.value) == (
+        f"no job {strange_uid!r}: it was made by process {pid} and this is {os.getpid()}; on the "
+        "memory backend a process knows its own jobs only, set asyncjob.backend = sql"
+    )
+
+
+def test_waiting_for_the_end_of_another_processs_job_raises_unknown_job(backend, strange_uid):
+    with pytest.raises(UnknownJob):
+        backend.wait_for_end(strange_uid, LONG_SECONDS)
+
+
+def test_uid_of_another_backend_of_this_process_is_not_said_to_be_another_processs(backend):
+    uid = enqueued(MemoryBackend())
+
+    try:
+        found = backend.get(uid)
+    except UnknownJob as error:
+        assert f"made by process {os.getpid()} and this is {os.getpid()}" not in str(error)  # noqa: PT017
+    else:
+        assert found is None
+
+
+# -- forks
+
+
+def in_child(act: Callable[[], Any]) -> str:
+    """What ``str(act())`` is in a forked child."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        text = "the child raised"
+        try:
+            text = str(act())
+        finally:
+            os.write(writing, text.encode())
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        text = pipe.read().decode()
+    os.waitpid(pid, 0)
+    return text
+
+
+def test_child_begins_with_no_jobs_and_knows_that_the_parents_are_not_its_own(backend):
+    uid = enqueued(backend)
+
+    def act() -> list[object]:
+        backend.after_fork()
+        seen = [backend.waiting(), claimed_uids(backend), sum(backend.counts().values())]
+        try:
+            backend.get(uid)
+        except UnknownJob:
+            seen.append("UnknownJob")
+        return seen
+
+    assert in_child(act) == str([0, [], 0, "UnknownJob"])
+    assert claimed_uids(backend) == [uid]
+
+
+def test_child_has_uids_of_its_own(backend):
+    before = {backend.new_uid() for _ in range(3)}
+
+    def act() -> str:
+        backend.after_fork()
+        return backend.new_uid()
+
+    uid = in_child(act)
+
+    assert UID.fullmatch(uid)
+    assert UID.fullmatch(uid)[1] != str(os.getpid())
+    assert uid[-32:] not in {made[-32:] for made in before}
+    assert uid[-32:] != backend.new_uid()[-32:]
+
+
+def test_child_of_a_fork_in_the_middle_of_a_claim_does_not_hang(backend):
+    enqueued(backend)
+
+    def act() -> list[str]:
+        backend.after_fork()
+        uid = enqueued(backend)
+        return [str(found == uid) for found in claimed_uids(backend)]
+
+    with backend._lock:  # another thread of the parent's has it
+        seen = in_child(act)
+
+    assert seen == "['True']"
+
+
+# -- growth
+
+
+def test_process_that_runs_for_a_year_keeps_no_more_ended_jobs_than_it_may(backend, monkeypatch):
+    monkeypatch.setattr(memory, "MOST_ENDED", 50)
+
+    uids = [ended(backend) for _ in range(130)]
+
+    assert len(backend._entries) == len(backend._ended) == 50
+    assert backend.get(uids[79]) is None
+    assert backend.get(uids[80]) is not None
+
+
+def test_most_ended_is_some_megabytes():
+    assert memory.MOST_ENDED == 10_000
+
+
+def test_one_job_retried_for_ever_does_not_grow(backend, clock, monkeypatch):
+    monkeypatch.setattr(memory, "MOST_ENDED", 50)
+    uid = ended(backend, BROKEN)
+    for _ in range(200):
+        clock.advance(1)
+        backend.retry(uid)
+        backend.finish(claim_one(backend), BROKEN)
+
+    found = backend.get(uid)
+    assert found.attempts == 201
+    assert len(found.errors) == memory.MOST_ERRORS
+    assert len(backend._ended) <= 50
+
+
+def test_hundred_thousand_cancelled_delayed_jobs_leave_next_to_nothing(backend):
+    delay = timedelta(days=1)
+    keeper = enqueued(backend, run_after=delay)
+    for _ in range(100):
+        jobs = [a_job(backend, run_after=delay) for _ in range(1000)]
+        backend.enqueue(jobs)
+        for job in jobs:
+            backend.cancel(job.uid)
+
+    assert backend.waiting() == 1
+    assert len(backend._line._delayed) <= line.MOST_STALE + 2
+    assert len(backend._entries) <= memory.MOST_ENDED + 1
+    assert status_of(backend, keeper) is READY
+
+
+def test_hundred_thousand_jobs_cancelled_after_all_were_enqueued_are_swept(backend, clock):
+    delay = timedelta(days=1)
+    backend.enqueue(jobs := [a_job(backend, run_after=delay) for _ in range(100_000)])
+    last = jobs.pop()
+    for job in jobs:
+        backend.cancel(job.uid)
+
+    assert len(backend._line._delayed) <= line.MOST_STALE + 2
+    assert len(backend._entries) <= memory.MOST_ENDED + 1
+    clock.advance(delay.total_seconds())
+    assert claimed_uids(backend) == [last.uid]
+
+
+def test_sweeping_keeps_the_order_of_those_that_still_wait(backend, monkeypatch):
+    monkeypatch.setattr(line, "MOST_STALE", 5)
+    uids = [enqueued(backend, priority=number % 3) for number in range(60)]
+    for uid in uids[:50]:
+        backend.cancel(uid)
+
+    expected = sorted(uids[50:], key=lambda uid: (-(uids.index(uid) % 3), uids.index(uid)))
+    assert claimed_uids(backend) == expected
+
+
+def test_queue_names_that_come_and_go_leave_nothing(backend):
+    for number in range(500):
+        enqueued(backend, queue_name=f"album-{number}")
+        backend.finish(claim_one(backend), DONE)
+
+    assert len(backend._line._ready) <= 2
+
+
+def test_sleepers_that_were_woken_or_timed_out_leave_nothing(backend):
+    for _ in range(20):
+        backend.wait(None, 0.0001, lambda: False)
+        with Sleeper(backend) as sleeper:
+            backend.wake()
+            sleeper.is_back()
+
+    assert len(backend._sleepers._beds) == 0
+
+
+@pytest.fixture
+def _traced() -> Iterator[None]:
+    gc.collect()
+    tracemalloc.start()
+    yield
+    tracemalloc.stop()
+
+
+@pytest.mark.usefixtures("_traced")
+def test_queued_job_costs_less_than_a_kibibyte(backend):
+    count = 5_000
+    before, _ = tracemalloc.get_traced_memory()
+
+    for number in range(count):
+        enqueued(backend, number)
+
+    after, _ = tracemalloc.get_traced_memory()
+    assert backend.waiting() == count
+    assert (after - before) / count < 1024
+
+
+# -- waiting
+
+
+def test_waking_all_wakes_each_sleeper_once():
+    sleepers = Sleepers()
+    beds = [sleepers.lie_down(queues, until=60) for queues in (None, ["mail"], None)]
+
+    sleepers.wake_all()
+
+    for bed in beds:
+        bed.sleep(LONG_SECONDS)  # returns at once: it was woken
+        sleepers.get_up(bed)
+    sleepers.wake_all()
+
+
+def test_stopped_worker_may_be_woken_though_nobody_sleeps(backend):
+    backend.wake()
+
+
+def test_wait_for_end_of_a_job_that_leaves_by_the_bound_on_ended_jobs_returns(backend, monkeypatch):
+    monkeypatch.setattr(memory, "MOST_ENDED", 0)
+    uid = enqueued(backend)
+    backend.wait_for_end(uid, 0.001)  # somebody waits, so there is an event
+
+    backend.finish(claim_one(backend), Outcome(CANCELLED))
+
+    backend.wait_for_end(uid, LONG_SECONDS)
+    assert backend.get(uid) is None
+
+
+def test_counting_while_others_enqueue_and_end_raises_nothing(backend):
+    stop = threading.Event()
+
+    def churn() -> None:
+        while not stop.is_set():
+            ended(backend)
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        for _ in range(300):
+            assert set(backend.counts()) == set(TaskResultStatus)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_every_other_job_cancelled_leaves_the_others_in_order(backend):
+    uids = [enqueued(backend) for _ in range(4)]
+    for uid in uids[::2]:
+        backend.cancel(uid)
+
+    assert claimed_uids(backend) == uids[1::2]
+    assert status_of(backend, uids[0]) is CANCELLED
+
+
+# -- interruptions: a timeout raises JobTimeout in the job's thread, wherever that is
+
+
+def test_job_that_times_out_while_it_reports_progress_does_not_keep_the_lock():
+    """It nearly always is in the backend when the timeout comes, mostly with the lock held."""
+
+    def report_for_ever() -> None:
+        for value in itertools.count():
+            asyncjob_set_progress(value)
+
+    def enqueue_for_ever() -> None:
+        while True:
+            asyncjob_get_progress(asyncjob_running_uid())
+
+    with JobQueue(threads=4) as queue, queue.as_current():
+        queue.start_worker()
+        results = [
+            Task(func=function, timeout=0.01).enqueue()
+            for _ in range(30)
+            for function in (report_for_ever, enqueue_for_ever)
+        ]
+
+        for result in results:
+            assert result.wait(LONG_SECONDS).status is FAILED
+            assert result.errors[-1].exception_class is JobTimeout
+        assert queue.result(queue.perform(int)).wait(LONG_SECONDS).status is SUCCESSFUL

@@ -1,0 +1,97 @@
+"""Background jobs for TurboGears2, and any WSGI application, that need nothing else installed.
+
+    uid = asyncjob_perform(make_thumbnails, album_id)      # in a controller: answers at once
+    asyncjob_set_progress(done, total=len(pictures))       # in the job
+    asyncjob_result(uid)                                   # in the page that shows the bar
+
+``docs/`` tells the whole; ``ARCHITECTURE.md`` shows the rooms behind these names.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .api import (
+    asyncjob_get_progress,
+    asyncjob_perform,
+    asyncjob_result,
+    asyncjob_running_uid,
+    asyncjob_session,
+    asyncjob_set_progress,
+    asyncjob_timed_query,
+    asyncjob_track,
+)
+from .errors import (
+    AsyncJobError,
+    BadCall,
+    BadSignature,
+    ConfigError,
+    JobCancelled,
+    JobTimeout,
+    MissingExtra,
+    NotCommitted,
+    NotInJob,
+    NotSerializable,
+    QueueClosed,
+    QueueFull,
+    UnknownJob,
+    WorkerCrashed,
+)
+from .job import Progress, TaskError, TaskResultStatus
+from .queue import JobQueue
+from .task import Task, TaskContext, TaskResult, task
+
+if TYPE_CHECKING:
+    from .turbogears import plugme as plugme
+    from .turbogears import start_async_worker as start_async_worker
+
+__all__ = [
+    "AsyncJobError",
+    "BadCall",
+    "BadSignature",
+    "ConfigError",
+    "JobCancelled",
+    "JobQueue",
+    "JobTimeout",
+    "MissingExtra",
+    "NotCommitted",
+    "NotInJob",
+    "NotSerializable",
+    "Progress",
+    "QueueClosed",
+    "QueueFull",
+    "Task",
+    "TaskContext",
+    "TaskError",
+    "TaskResult",
+    "TaskResultStatus",
+    "UnknownJob",
+    "WorkerCrashed",
+    "asyncjob_get_progress",
+    "asyncjob_perform",
+    "asyncjob_result",
+    "asyncjob_running_uid",
+    "asyncjob_session",
+    "asyncjob_set_progress",
+    "asyncjob_timed_query",
+    "asyncjob_track",
+    "task",
+]
+
+#: Not in ``__all__``: a star import must not need TurboGears.
+_TURBOGEARS = ("plugme", "start_async_worker")
+
+
+def __getattr__(name: str) -> Any:
+    """Load the TurboGears floor when it is first asked for: the rest runs without it."""
+    if name not in _TURBOGEARS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        found = getattr(importlib.import_module(".turbogears", __name__), name)
+    except ModuleNotFoundError as error:
+        if error.name not in ("tg", "webob"):
+            raise
+        raise MissingExtra(f"tgext.asyncjob.{name}", "turbogears") from error
+    globals()[name] = found
+    return found

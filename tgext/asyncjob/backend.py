@@ -1,0 +1,153 @@
+"""The two contracts between the machine and whatever stores jobs.
+
+``Backend`` is what the side that enqueues and asks needs, ``ClaimingBackend`` what a worker
+needs on top. A backend stores: whether, when and how often a job runs again is decided above
+and arrives in the ``Outcome``. What no other machine can decide stays here: who gets a job, and
+whether a claim still holds.
+
+connection: a database connection in the caller's transaction; what is done on it becomes true
+with that transaction's commit and never happened if it is rolled back. None: the backend
+commits by itself before it returns. A backend that is no database is only ever given None.
+``tests/backend_contract.py`` is this page as a test suite; every backend passes it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
+
+from .job import Claim, Job, JobId, Outcome, Progress, Snapshot, TaskResultStatus, WorkerId
+
+
+class Backend(ABC):
+    """Where jobs wait and are asked about. Every method may be called by any thread."""
+
+    #: The name in the .ini file.
+    name: str
+
+    @abstractmethod
+    def new_uid(self) -> JobId:
+        """Return a uid that starts with ``asyncjob_``, was never given and cannot be guessed."""
+
+    @abstractmethod
+    def enqueue(self, jobs: Sequence[Job], connection: Any = None) -> None:
+        """Store *jobs* as READY, in this order."""
+
+    @abstractmethod
+    def get(self, uid: str) -> Snapshot | None:
+        """Read one job; None if nothing is known of it (any more).
+
+        Raises UnknownJob where it can tell that *uid* was made out of this backend's sight.
+        """
+
+    @abstractmethod
+    def progress(self, uid: str) -> Progress | None:
+        """Return the last report of a job that has not ended; None if it has, or is unknown.
+
+        Raises UnknownJob as ``get`` does.
+        """
+
+    @abstractmethod
+    def cancel(self, uid: str) -> bool | None:
+        """Cancel a READY job, or ask a RUNNING one to stop; False if it had ended.
+
+        False too where its work is just being committed. After True no attempt of it can
+        ``finish`` as SUCCESSFUL, nor lead to another. None if nothing is known of it.
+        """
+
+    @abstractmethod
+    def retry(self, uid: str) -> bool | None:
+        """Make an ended job READY with a fresh budget of attempts; False if it has not ended.
+
+        Its errors and its number of attempts are kept. None if nothing is known of it.
+        """
+
+    @abstractmethod
+    def wait_for_end(self, uid: str, seconds: float) -> None:
+        """Return when the job may have ended, after *seconds* at the latest."""
+
+    @abstractmethod
+    def counts(self) -> dict[TaskResultStatus, int]:
+        """Count the jobs by status; every status is there."""
+
+    @abstractmethod
+    def waiting(self) -> int:
+        """Count the READY jobs; cheap enough for every enqueue."""
+
+    @abstractmethod
+    def after_fork(self) -> None:
+        """Begin anew in a child process: no lock, connection or job of the parent's is used."""
+
+
+class ClaimingBackend(Backend):
+    """A backend that hands jobs to workers."""
+
+    @abstractmethod
+    def claim(self, worker_id: WorkerId, queues: Collection[str] | None, limit: int) -> list[Claim]:
+        """Take up to *limit* due READY jobs for this worker; they are RUNNING, one attempt more.
+
+        queues: names to take from; None: all. Highest priority first, then in the order of
+        their enqueue. However many claim at one instant, a job goes to one of them. Never
+        waits; [] when nothing is due.
+        """
+
+    @abstractmethod
+    def holds(self, claim: Claim) -> bool:
+        """Tell whether *claim* still holds and nobody has cancelled the job."""
+
+    @abstractmethod
+    def fence(self, claim: Claim, connection: Any = None) -> bool:
+        """Tell the same, and keep it so: from here on a cancellation comes too late.
+
+        On a *connection* until its transaction ends, else until ``finish``.
+        """
+
+    @abstractmethod
+    def finish(self, claim: Claim, outcome: Outcome, connection: Any = None) -> bool:
+        """Store the outcome and end the claim.
+
+        False, and nothing is stored, when the claim no longer holds, or when the outcome is
+        SUCCESSFUL and the job was cancelled: the caller rolls back. An outcome READY of a
+        cancelled job ends it as CANCELLED.
+        """
+
+    @abstractmethod
+    def finish_many(self, ends: Sequence[tuple[Claim, Outcome]]) -> list[bool]:
+        """``finish`` each, for attempts that used no connection, in as few commits as possible."""
+
+    @abstractmethod
+    def release(self, claims: Iterable[Claim]) -> None:
+        """Make jobs READY again as if they had not been claimed: it costs no attempt.
+
+        Those that were cancelled meanwhile end; claims that no longer hold are passed over.
+        """
+
+    @abstractmethod
+    def report(self, claim: Claim, progress: Progress) -> bool:
+        """Store a progress, visible at once to every reader; False as ``holds`` does."""
+
+    @abstractmethod
+    def beat(self, worker_id: WorkerId) -> list[JobId]:
+        """Say that this worker lives; return the jobs it has lost or must stop."""
+
+    @abstractmethod
+    def rescue(self) -> int:
+        """Take the jobs of dead workers away from them; return how many."""
+
+    @abstractmethod
+    def wait(
+        self, queues: Collection[str] | None, seconds: float, stopped: Callable[[], bool]
+    ) -> None:
+        """Return when something of *queues* may be claimable, after *seconds* at the latest.
+
+        At once if ``stopped()``, which whoever makes it true tells by ``wake``.
+        """
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Make every ``wait`` of this process that is under way return now."""
+
+    @abstractmethod
+    def prune(self) -> int:
+        """Remove ended jobs older than the retention; return how many."""

@@ -1,0 +1,163 @@
+"""The jobs that wait, in the order in which they will run.
+
+Ready ones stand in a heap for each queue name; those whose time has not come in one heap of
+delayed ones. A place in a heap is a ticket: it counts only while the job still has that number,
+so a job that is cancelled is left where it stands and passed over later.
+
+Nothing here locks: the backend does.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+from collections.abc import Collection
+from datetime import datetime, timezone
+from typing import Any
+
+from ...job import NO_PROGRESS, READY, Job, Snapshot, TaskError
+
+#: Stale tickets that may stand in the heaps before they are swept out; a sweep is linear in the
+#: heaps' length, so it must be rare.
+MOST_STALE = 1_000
+
+
+class Entry:
+    """One job and how it stands; instants are seconds since the epoch."""
+
+    __slots__ = (
+        "attempts", "budget", "cancelled", "ended", "enqueued_at", "errors", "fenced",
+        "finished_at", "job", "last_attempted_at", "lease", "log", "progress", "result", "run_at",
+        "started_at", "status", "ticket",
+    )  # fmt: skip
+
+    def __init__(self, job: Job, now: float) -> None:
+        self.job = job
+        self.status = READY
+        self.ticket = 0  #: its number in line; 0: it has none yet
+        self.enqueued_at = now
+        self.run_at: float | None = None
+        self.attempts = 0
+        self.budget = job.options.max_attempts  #: the number of its last allowed attempt
+        self.lease = 0
+        self.cancelled = False
+        self.fenced = False  #: the attempt that holds it is committing
+        self.started_at: float | None = None
+        self.last_attempted_at: float | None = None
+        self.finished_at: float | None = None
+        self.errors: tuple[TaskError, ...] = ()
+        self.result: Any = None
+        self.progress = NO_PROGRESS
+        self.log: tuple[str, ...] = ()
+        self.ended: threading.Event | None = None  #: made by the first that waits for the end
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(
+            job=self.job,
+            status=self.status,
+            enqueued_at=datetime.fromtimestamp(self.enqueued_at, timezone.utc),
+            run_at=_instant(self.run_at),
+            started_at=_instant(self.started_at),
+            last_attempted_at=_instant(self.last_attempted_at),
+            finished_at=_instant(self.finished_at),
+            attempts=self.attempts,
+            errors=self.errors,
+            result=self.result,
+            progress=self.progress,
+            log=self.log,
+        )
+
+
+def _instant(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, timezone.utc)
+
+
+# What orders a heap comes first; the ticket settles every tie, so entries are never compared.
+_Place = tuple[float, int, Entry]
+
+
+class Line:
+    """See the module. ``len()`` is the number of jobs that wait."""
+
+    def __init__(self) -> None:
+        self._ready: dict[str, list[_Place]] = {}
+        self._delayed: list[_Place] = []
+        self._tickets = 0
+        self._length = 0
+        self._stale = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def put(self, entry: Entry) -> None:
+        """Let a READY job wait: behind all of its priority, unless it has a number already."""
+        if not entry.ticket:
+            self._tickets = entry.ticket = self._tickets + 1
+        self._length += 1
+        if entry.run_at is None:
+            self._make_ready(entry)
+        else:
+            heapq.heappush(self._delayed, (entry.run_at, entry.ticket, entry))
+
+    def take(self, queues: Collection[str] | None, now: float) -> Entry | None:
+        """Take the next job out that is due and that *queues* serve; None: all are served."""
+        while self._delayed and (self._delayed[0][0] <= now or not _counts(self._delayed[0])):
+            place = heapq.heappop(self._delayed)
+            if _counts(place):
+                place[2].run_at = None
+                self._make_ready(place[2])
+            else:
+                self._stale -= 1
+        best = self._first(queues)
+        if best is None:
+            return None
+        self._length -= 1
+        return heapq.heappop(best)[2]
+
+    def leave(self, entry: Entry) -> None:
+        """Let a job go that waits no longer; its status says so already."""
+        self._length -= 1
+        self._stale += 1
+        if self._stale > max(MOST_STALE, self._length):
+            self._stale = 0
+            for heap in (*self._ready.values(), self._delayed):
+                heap[:] = [place for place in heap if _counts(place)]
+                heapq.heapify(heap)
+
+    def has_ready(self, queues: Collection[str] | None) -> bool:
+        """Whether ``take`` may find something without time passing."""
+        return any(
+            heap and (queues is None or name in queues) for name, heap in self._ready.items()
+        )
+
+    def next_due(self) -> float | None:
+        """When the first delayed job may run, None if there is none."""
+        return self._delayed[0][0] if self._delayed else None
+
+    def _make_ready(self, entry: Entry) -> None:
+        options = entry.job.options
+        heap = self._ready.get(options.queue_name)
+        if heap is None:
+            heap = self._ready[options.queue_name] = []
+        heapq.heappush(heap, (-options.priority, entry.ticket, entry))
+
+    def _first(self, queues: Collection[str] | None) -> list[_Place] | None:
+        """The heap whose first job is the next one."""
+        best: list[_Place] | None = None
+        for name in tuple(self._ready):
+            if queues is not None and name not in queues:
+                continue
+            heap = self._ready[name]
+            while heap and not _counts(heap[0]):
+                heapq.heappop(heap)
+                self._stale -= 1
+            if not heap:
+                del self._ready[name]  # names may be many, and come and go
+            elif best is None or heap[0] < best[0]:
+                best = heap
+        return best
+
+
+def _counts(place: _Place) -> bool:
+    entry = place[2]
+    return entry.ticket == place[1] and entry.status is READY

@@ -1,0 +1,135 @@
+"""A call: a target and its arguments, checked when it is asked for, not when it is run.
+
+Knows nothing of jobs. ``check`` is on the path of every enqueue, so the common case (a plain
+function, positional arguments of plain types) costs less than a microsecond.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from types import AsyncGeneratorType, CoroutineType, FunctionType, GeneratorType
+from typing import Any, NamedTuple
+
+from .errors import BadCall, NotSerializable
+
+_PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
+_UNCOUNTABLE = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
+
+
+class Call(NamedTuple):
+    """What a job runs."""
+
+    target: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] | None  #: None for none: an empty dict would cost 64 bytes a job
+
+    @property
+    def name(self) -> str:
+        """The dotted path of the target, or the nearest thing to one."""
+        return path_of(self.target)
+
+
+def path_of(target: object) -> str:
+    """The dotted path of a function, method or class; of its class for another object."""
+    named = target if hasattr(target, "__qualname__") else type(target)
+    return f"{getattr(named, '__module__', None) or 'builtins'}.{named.__qualname__}"
+
+
+def check(
+    target: object, args: tuple[Any, ...], kwargs: dict[str, Any], *, implied: int = 0
+) -> None:
+    """Refuse a call that cannot work.
+
+    implied: how many positional arguments the machine puts before *args*.
+    Raises BadCall if *target* is not callable or *args* and *kwargs* do not fit its signature,
+    NotSerializable if an argument is bound to the caller's database session.
+    """
+    if not callable(target):
+        raise BadCall(
+            f"expected something callable to run as a job, got {_shown(target)}; "
+            "give the function itself and its arguments after it, as in asyncjob_perform(f, 1)"
+        )
+    if not _plainly_fits(target, len(args) + implied, kwargs):
+        _check_signature(target, args, kwargs, implied)
+    for value in args:
+        if type(value) not in _PLAIN:
+            _check_detached(value)
+    for value in kwargs.values():
+        if type(value) not in _PLAIN:
+            _check_detached(value)
+
+
+def _plainly_fits(target: object, given: int, kwargs: dict[str, Any]) -> bool:
+    """The quick yes, for a Python function that takes what it is given by position."""
+    if kwargs or type(target) is not FunctionType:
+        return False
+    code = target.__code__
+    if code.co_kwonlyargcount or code.co_flags & _UNCOUNTABLE:
+        return False
+    return code.co_argcount - len(target.__defaults__ or ()) <= given <= code.co_argcount
+
+
+def _check_signature(
+    target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], implied: int
+) -> None:
+    try:
+        # Not that of what a decorator wraps: it is the wrapper that will be called.
+        signature = inspect.signature(target, follow_wrapped=False)
+    except (ValueError, TypeError):  # some builtins have none
+        return
+    try:
+        signature.bind(*(None,) * implied, *args, **kwargs)
+    except TypeError as error:
+        raise BadCall(
+            f"the arguments do not fit {path_of(target)}{signature}: {error}; "
+            f"got {len(args)} positional and {sorted(kwargs) or 'no'} keyword arguments"
+        ) from None
+
+
+def _check_detached(value: object) -> None:
+    """Refuse an ORM instance, in a container too: after the commit it is detached."""
+    seen = set()  # a container may hold itself
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, (list, tuple, set, frozenset, dict)):
+            if id(value) not in seen:
+                seen.add(id(value))
+                items = value.values() if isinstance(value, dict) else value
+                waiting += [item for item in items if type(item) not in _PLAIN]
+        elif is_orm_instance(value):
+            raise NotSerializable(
+                f"expected an argument that outlives this session, got {_shown(value)}, which "
+                "SQLAlchemy detaches at the commit; pass its id and query it inside the job"
+            )
+
+
+def is_orm_instance(value: object) -> bool:
+    """Whether SQLAlchemy maps *value*; asks no import of it."""
+    return not isinstance(value, type) and hasattr(value, "_sa_instance_state")
+
+
+def why_not_kept(result: object) -> str | None:
+    """Say why the value that a job returned cannot be kept; None if it can.
+
+    A database object is detached by the commit, and an iterator can run only once, in the
+    session that is gone by then.
+    """
+    if type(result) in _PLAIN:
+        return None
+    try:
+        _check_detached(result)
+    except NotSerializable:
+        return f"it is or holds a database object ({type(result).__name__}): return its id"
+    if isinstance(result, (GeneratorType, AsyncGeneratorType, CoroutineType)):
+        return f"it is a {type(result).__name__}: return a list of what it yields"
+    return None
+
+
+def _shown(value: object) -> str:
+    """``repr``, short; for a value whose ``repr`` may raise or touch a database, its type."""
+    if type(value) in _PLAIN:
+        text = repr(value)
+        return text if len(text) <= 80 else f"{text[:77]}..."
+    return f"an instance of {path_of(type(value))}"

@@ -1,0 +1,153 @@
+"""The errors of the package: one tree, each also under the builtin that one would catch.
+
+    AsyncJobError
+    +-- BadCall          TypeError       what was given cannot be called like that
+    +-- NotSerializable  TypeError       an argument or a result that cannot outlive its session
+    +-- BadSignature     ValueError      a stored call whose signature does not fit
+    +-- ConfigError      ValueError      an option that is unknown, malformed or contradicts another
+    +-- MissingExtra     ImportError     a package that only some users need is not installed
+    +-- NotInJob         RuntimeError    asked outside a job for what only a job has
+    +-- NotCommitted     RuntimeError    would wait for what this very transaction has yet to commit
+    +-- QueueClosed      RuntimeError    the queue was closed
+    +-- UnknownJob       LookupError     no job with this uid
+    +-- QueueFull        queue.Full      more jobs wait than ``max_queued`` allows
+    +-- JobCancelled     concurrent.futures.CancelledError   raised inside a job
+    +-- JobTimeout       TimeoutError                        raised inside a job
+    +-- WorkerCrashed    RuntimeError    the process that ran the job died
+
+A message says what was expected, what came, and what to do. The data it is made of are the
+exception's ``args``, so that every error can be pickled.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import queue
+
+
+class AsyncJobError(Exception):
+    """The root of all errors that this package raises on purpose."""
+
+
+class BadCall(AsyncJobError, TypeError):
+    """Raised at enqueue when the target is not callable, or not with these arguments."""
+
+
+class NotSerializable(AsyncJobError, TypeError):
+    """Raised for an argument (at enqueue) or a result (when read) that cannot be kept."""
+
+
+class BadSignature(AsyncJobError, ValueError):
+    """Raised when something signed was changed, or signed with another secret."""
+
+
+class ConfigError(AsyncJobError, ValueError):
+    """Raised for an option that is unknown, malformed, or contradicts another one."""
+
+
+class MissingExtra(AsyncJobError, ImportError):
+    """Raised when an optional dependency is used and not installed.
+
+    feature: what was asked for. extra: the name between the brackets of ``pip install``.
+    """
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(feature, extra)
+        self.feature = feature
+        self.extra = extra
+
+    def __str__(self) -> str:
+        return (
+            f"{self.feature} needs packages that are not installed; "
+            f"run: pip install 'tgext.asyncjob[{self.extra}]'"
+        )
+
+
+class NotInJob(AsyncJobError, RuntimeError):
+    """Raised outside a job by a function that only means something inside one."""
+
+    def __init__(self, function: str) -> None:
+        super().__init__(function)
+        self.function = function
+
+    def __str__(self) -> str:
+        return (
+            f"{self.function}() works only inside a job, and none is running in this thread; "
+            "call it from the function that was given to asyncjob_perform"
+        )
+
+
+class NotCommitted(AsyncJobError, RuntimeError):
+    """Raised when a transaction waits for a job that it has itself enqueued, not committed."""
+
+    def __init__(self, uid: str) -> None:
+        super().__init__(uid)
+        self.uid = uid
+
+    def __str__(self) -> str:
+        return (
+            f"job {self.uid!r} was enqueued by this transaction and begins only after its commit: "
+            "waiting here would wait for ever; commit first, or let the next request ask"
+        )
+
+
+class QueueClosed(AsyncJobError, RuntimeError):
+    """Raised by an enqueue on a queue after its ``close()``."""
+
+    def __str__(self) -> str:
+        return "this job queue was closed; enqueue before close(), or make another JobQueue"
+
+
+class UnknownJob(AsyncJobError, LookupError):
+    """Raised when a uid belongs to no job that can be asked about here."""
+
+    def __init__(self, uid: object, reason: str) -> None:
+        super().__init__(uid, reason)
+        self.uid = uid
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"no job {self.uid!r}: {self.reason}"
+
+
+class QueueFull(AsyncJobError, queue.Full):
+    """Raised by an enqueue while ``max_queued`` or more jobs wait."""
+
+    def __init__(self, waiting: int, max_queued: int) -> None:
+        super().__init__(waiting, max_queued)
+        self.waiting = waiting
+        self.max_queued = max_queued
+
+    def __str__(self) -> str:
+        return (
+            f"{self.waiting} jobs wait and asyncjob.max_queued is {self.max_queued}; "
+            "try again later, add workers, or raise the bound"
+        )
+
+
+class JobCancelled(AsyncJobError, concurrent.futures.CancelledError):
+    """Raised inside a job at its next checkpoint after somebody cancelled it."""
+
+    def __str__(self) -> str:
+        return "the job was cancelled"
+
+
+class JobTimeout(AsyncJobError, TimeoutError):
+    """Raised inside a job that ran longer than its task's ``timeout``.
+
+    seconds: that timeout; None where the error is raised in the job's own thread, which
+    can be given a class only.
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        super().__init__(*([] if seconds is None else [seconds]))
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        if self.seconds is None:
+            return "the job ran longer than its timeout"
+        return f"the job ran longer than its timeout of {self.seconds:g} s"
+
+
+class WorkerCrashed(AsyncJobError, RuntimeError):
+    """Recorded for a job whose worker process died while running it."""

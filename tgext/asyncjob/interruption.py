@@ -1,0 +1,135 @@
+"""Stop a function that runs in a thread, from outside.
+
+Three may want to end what runs: its own thread, a watch (a timeout) and a drain. The phase,
+changed only under the lock, says who may: until the function has returned, anybody, by
+``interrupt``, then ``abandon``; from then on only its own thread.
+
+An interruption can hit any line, so one that holds a lock of ours would hold it for ever: what
+the function calls of this package runs under a ``shield``, and is interrupted at its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_WAITING, _RUNNING, _RETURNED, _ABANDONED = range(4)
+
+
+class Abandoned(BaseException):
+    """Raised in a function's own thread when the world goes on without it."""
+
+
+class Interruptible:
+    """Runs a function so that another thread can stop it."""
+
+    __slots__ = ("_cancel_coroutine", "_interruption", "_lock", "_phase", "_shields", "thread")
+
+    def __init__(self) -> None:
+        self.thread = 0  #: the identifier of the thread that runs it, 0 before
+        self._lock = threading.Lock()
+        self._phase = _WAITING
+        self._shields = 0
+        self._interruption: type[BaseException] | None = None
+        self._cancel_coroutine: Callable[[], Any] | None = None
+
+    def run(self, function: Callable[[], Any]) -> Any:
+        """Return what *function* returns.
+
+        Raises what it raises; the interruption, also where it was swallowed; Abandoned.
+        May be run again after it has ended, by the same thread.
+        """
+        self.thread = threading.get_ident()
+        try:
+            try:
+                self._phase = _RUNNING
+                value = function()
+            finally:
+                self._leave()
+        except BaseException as error:
+            self._leave()  # the interruption may have hit the first one
+            interruption = self._interruption
+            if self._phase == _ABANDONED:
+                raise Abandoned from None
+            if interruption is not None and not isinstance(error, interruption):
+                # A CancelledError, or what the function made of it: show where it was.
+                raise interruption().with_traceback(error.__traceback__) from None
+            raise
+        if self._phase != _RETURNED or self._interruption is not None:
+            self.check()
+        return value
+
+    def complete(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Return what *coroutine* comes to, for the function itself.
+
+        It is run on a loop of its own, one that an interruption can wake.
+        """
+        return asyncio.run(self._await(coroutine))
+
+    def check(self) -> None:
+        """Raise what is to end the function, if anything is; for its own thread."""
+        if self._phase == _ABANDONED:
+            raise Abandoned
+        if self._interruption is not None:
+            raise self._interruption
+
+    def interrupt(self, error: type[BaseException]) -> None:
+        """Raise *error* in the function at its next bytecode; once, while it runs."""
+        with self._lock:
+            if self._phase != _RUNNING or self._interruption is not None:
+                return
+            self._interruption = error
+            if self._cancel_coroutine is not None:
+                self._cancel_coroutine()
+            elif not self._shields:
+                _raise_in(self.thread, error)
+
+    def abandon(self) -> bool:
+        """Go on without it, whatever its thread does; False if it is too late: it returned."""
+        with self._lock:
+            if self._phase != _RUNNING:
+                return False
+            self._phase = _ABANDONED
+            return True
+
+    @contextmanager
+    def shield(self) -> Iterator[None]:
+        """Let no interruption hit the block; raise it at the end instead."""
+        with self._lock:
+            self._shields += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._shields -= 1
+        self.check()
+
+    def _leave(self) -> None:
+        """No interruption from here on; one that was sent and has not arrived is taken back."""
+        with self._lock:
+            if self._phase == _RUNNING:
+                self._phase = _RETURNED
+            if self._interruption is not None:
+                _raise_in(self.thread, None)
+
+    async def _await(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        loop = asyncio.get_running_loop()
+        task = asyncio.ensure_future(coroutine)
+        with self._lock:
+            self._cancel_coroutine = lambda: loop.call_soon_threadsafe(task.cancel)
+        try:
+            return await task
+        finally:
+            with self._lock:
+                self._cancel_coroutine = None
+
+
+def _raise_in(thread: int, error: type[BaseException] | None) -> None:
+    """Raise *error* in a thread at its next bytecode; None takes back what has not arrived."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread), None if error is None else ctypes.py_object(error)
+    )

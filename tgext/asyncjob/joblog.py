@@ -1,0 +1,66 @@
+"""Log lines of a job carry its uid, and the attempt keeps its last ones.
+
+A record made inside a job gets the attribute ``job`` and its message begins with ``job=<uid>``,
+whatever formatter the application has. That is done where records are made, because handlers
+and filters of the application's own choosing would see only some of them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from .current import attempt_var
+
+#: Lines kept of an attempt.
+LINES = 100
+#: Characters kept of a line.
+LINE_LENGTH = 1_000
+
+_PACKAGE = __name__.rpartition(".")[0] + "."
+
+
+class _JobRecords:
+    """The application's record factory, and what it made in a job marked as such."""
+
+    def __init__(self, inner: Callable[..., logging.LogRecord]) -> None:
+        self._inner = inner
+
+    def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = self._inner(*args, **kwargs)
+        attempt = attempt_var.get()
+        if attempt is None:
+            return record
+        record.job = attempt.uid
+        if record.name.startswith(_PACKAGE):
+            return record  # our own lines name their job, wherever they are written
+        attempt.note(_line(record))
+        if isinstance(record.args, tuple):
+            # As an argument, so that what groups by record.msg still finds one message.
+            record.msg = "job=%s " + (str(record.msg) if record.args else _literal(record.msg))
+            record.args = (attempt.uid, *record.args)
+        else:  # one mapping, for %(name)s
+            record.msg = f"job={attempt.uid} {record.msg}"
+        return record
+
+
+def install() -> None:
+    """Mark the records of jobs from now on, in the whole process; once is enough."""
+    factory = logging.getLogRecordFactory()
+    if not isinstance(factory, _JobRecords):
+        # Two threads at once wrap the same factory, and the last one stays: no harm done.
+        logging.setLogRecordFactory(_JobRecords(factory))
+
+
+def _literal(message: object) -> str:
+    """A message that came without arguments is not a format, until it gets one."""
+    return str(message).replace("%", "%%")
+
+
+def _line(record: logging.LogRecord) -> str:
+    try:
+        message = record.getMessage()
+    except Exception:  # noqa: BLE001 - logging reports a bad format itself, and later
+        message = str(record.msg)
+    return f"{record.levelname} {record.name}: {message}"[:LINE_LENGTH]

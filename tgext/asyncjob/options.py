@@ -1,0 +1,168 @@
+"""Every option once: its default, its unit, and what values make sense.
+
+From the .ini file all of them come as text. Nothing is passed over in silence: an unknown name
+or a value that makes no sense is a ConfigError before the first job is enqueued.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from .errors import ConfigError
+
+#: What stands before the names in the .ini file.
+PREFIX = "asyncjob."
+
+_TRUE = {"true", "yes", "on", "y", "t", "1"}
+_FALSE = {"false", "no", "off", "n", "f", "0"}
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("a word")
+    return value.strip()
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool):
+        raise ValueError("a whole number")
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError("a whole number") from None
+    if not isinstance(value, str) and number != value:
+        raise ValueError("a whole number")
+    return number
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool):
+        raise ValueError("seconds")
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError("seconds") from None
+    if not 0 <= seconds < float("inf"):
+        raise ValueError("seconds, at least 0")
+    return seconds
+
+
+def _switch(value: Any) -> bool:
+    text = str(value).strip().lower()
+    if text not in _TRUE | _FALSE:
+        raise ValueError("true or false")
+    return text in _TRUE
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        names = tuple(dict.fromkeys(_text(part) for part in parts))
+    except (TypeError, ValueError):
+        names = ()
+    if not names:
+        raise ValueError("one or more names, separated by commas")
+    return names
+
+
+def _one_of(*choices: str) -> Callable[[Any], str]:
+    def convert(value: Any) -> str:
+        if value not in choices:
+            raise ValueError(" or ".join(choices))
+        return str(value)
+
+    return convert
+
+
+def _at_least(least: int, convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def checked(value: Any) -> Any:
+        found = convert(value)
+        if found < least:
+            raise ValueError(f"{convert(least)} or more")
+        return found
+
+    return checked
+
+
+def _option(default: Any, convert: Callable[[Any], Any], *, repr: bool = True) -> Any:
+    # repr=False: it holds a secret, or may
+    return field(default=default, repr=repr, metadata={"convert": convert})
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a queue works. Options of the durable backends are accepted by ``memory`` too and
+    mean nothing there, so that a test.ini may inherit a development.ini.
+
+    Raises ConfigError from ``Options.of``, which is how one is made.
+    """
+
+    #: where jobs wait
+    backend: str = _option("memory", _one_of("memory"))
+    #: who carries them to a process
+    engine: str = _option("own", _one_of("own"))
+    #: worker threads in a process that serves; 0: only separate workers run jobs
+    threads: int = _option(1, _at_least(0, _whole))
+    #: queue names that this process's worker serves; None: all
+    queues: tuple[str, ...] | None = _option(None, _names)
+    #: SQLAlchemy URL of a queue outside TurboGears
+    url: str | None = _option(None, _text, repr=False)
+    #: whether missing tables are made at start
+    create_tables: bool = _option(True, _switch)
+    #: signs what is not plain JSON; never shown
+    secret: str | None = _option(None, _text, repr=False)
+    #: seconds of silence after which a worker that is not known to be dead is given up
+    lease: float = _option(20.0, _at_least(1, _seconds))
+    #: seconds that running jobs may still take when a worker stops; less than Docker's 10 and
+    #: gunicorn's 30, so that a deploy is a drain
+    drain_timeout: float = _option(8.0, _seconds)
+    #: seconds that ended jobs are kept (7 days)
+    retention: float = _option(604_800.0, _seconds)
+    #: deaths of a worker while it ran one job, after which that job has FAILED
+    max_crashes: int = _option(3, _at_least(1, _whole))
+    #: waiting jobs from which on an enqueue raises QueueFull; None: no bound
+    max_queued: int | None = _option(None, _at_least(1, _whole))
+    #: Celery's
+    broker_url: str | None = _option(None, _text, repr=False)
+    #: what ``tg.url(qualified=True)`` begins with inside jobs; None: as in the request
+    base_url: str | None = _option(None, _text)
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Options:
+        """Make options of *settings*, names without the prefix, values as text or as they are.
+
+        A value None or '' means the default.
+        Raises ConfigError for an unknown name or a value that makes no sense.
+        """
+        known = {option.name: option for option in fields(cls)}
+        values = {}
+        for name, value in settings.items():
+            if name not in known:
+                raise ConfigError(_unknown(name, list(known)))
+            if value is None or value == "":
+                continue
+            try:
+                values[name] = known[name].metadata["convert"](value)
+            except ValueError as error:
+                shown = "a secret value" if name == "secret" else repr(value)
+                raise ConfigError(f"{PREFIX}{name}: expected {error}, got {shown}") from None
+        return cls(**values)
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    if near:
+        return f"unknown option {PREFIX}{name}; did you mean {PREFIX}{near[0]}?"
+    return f"unknown option {PREFIX}{name}; known are {', '.join(known)}"
+
+
+def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Pick what has the prefix out of an application's configuration, without the prefix."""
+    return {
+        key.removeprefix(PREFIX): value
+        for key, value in config.items()
+        if isinstance(key, str) and key.startswith(PREFIX)
+    }

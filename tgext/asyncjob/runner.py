@@ -1,0 +1,100 @@
+"""Who runs a queue's jobs in this process: its worker, once that is wanted, or the caller."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from . import joblog
+from .attempt import Attempt, Surroundings
+from .errors import JobTimeout
+from .options import Options
+from .worker import Worker, new_worker_id
+
+log = logging.getLogger(__name__)
+
+
+class Runner:
+    """At most one worker a process; any thread may ask for it.
+
+    surroundings: asked once, when the worker is started: a queue may learn of its
+    application's session until then.
+    """
+
+    def __init__(self, options: Options, surroundings: Callable[[], Surroundings]) -> None:
+        self._options = options
+        self._surroundings = surroundings
+        self._warned = False
+        #: Whether this process is to run jobs; a forked child is if its parent was.
+        self.wanted = False
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the worker: in a forked child its threads do not exist."""
+        self._lock = threading.Lock()
+        self._worker: Worker | None = None
+        self._stopped = False
+
+    def announce(self) -> None:
+        """See to it that somebody runs the jobs that wait now."""
+        if self._worker is None:
+            self.serve()
+            if self._options.threads == 0:
+                self._warn()
+
+    def serve(self) -> None:
+        """Start the worker if it is wanted and does not run yet."""
+        if self._worker is None and self.wanted and self._options.threads > 0:
+            with self._lock:
+                if self._worker is None and not self._stopped:
+                    worker = Worker(
+                        self._surroundings(),
+                        threads=self._options.threads,
+                        queues=self._options.queues,
+                    )
+                    worker.start()
+                    self._worker = worker
+
+    def _warn(self) -> None:
+        if self._options.backend == "memory" and not self._warned:
+            self._warned = True
+            log.warning(
+                "asyncjob.threads is 0 and jobs wait in this process's memory: nobody will run "
+                "them, unless run_pending() is called; set asyncjob.threads"
+            )
+
+    def run_pending(self, limit: int | None) -> int:
+        """Run what is due in the calling thread; return how many jobs ran."""
+        joblog.install()
+        surroundings, worker_id, ran = self._surroundings(), new_worker_id(), 0
+        while limit is None or ran < limit:
+            claims = surroundings.backend.claim(worker_id, self._options.queues, 1)
+            if not claims:
+                break
+            attempt = Attempt(claims[0], surroundings)
+            take_back = _interrupt_later(attempt)
+            try:
+                attempt.run()
+            finally:
+                take_back()
+            ran += 1
+        return ran
+
+    def stop(self) -> None:
+        """Drain the worker, and start no other."""
+        with self._lock:
+            worker, self._worker, self._stopped = self._worker, None, True
+        if worker is not None:
+            worker.stop(self._options.drain_timeout)
+
+
+def _interrupt_later(attempt: Attempt) -> Callable[[], None]:
+    """Do for one attempt what a worker's watch does; returns what takes it back."""
+    seconds = attempt.claim.job.options.timeout
+    if seconds is None:
+        return lambda: None
+    timer = threading.Timer(seconds, attempt.interrupt, [JobTimeout])
+    timer.daemon = True
+    timer.start()
+    return timer.cancel

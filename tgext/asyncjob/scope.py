@@ -1,0 +1,315 @@
+"""The transaction that a piece of work runs in, and what hangs on its commit.
+
+A ``Scope`` knows the ``transaction`` package, and answers two questions: is this thread inside
+a transaction that somebody else will commit (``is_managed``), and how is one attempt run in a
+transaction of its own (``run``). It is lazy: a job that touched nothing costs no transaction.
+Of SQLAlchemy it knows only the ``ThreadSessions`` that it may be given.
+
+``PendingJobs`` are the jobs that a transaction has enqueued: they are handed over by its
+commit and forgotten by its abort, and by the rollback of a savepoint of either kind.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+from weakref import WeakKeyDictionary
+
+import transaction
+from transaction.interfaces import TransientError
+
+from .job import Job
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+#: Times that one attempt is run in all when the database says that trying again may help (a
+#: deadlock, a serialisation failure).
+TRIES = 3
+
+
+class ThreadSessions(Protocol):
+    """What a scope asks of the application's sessions, one for each thread."""
+
+    def watch_savepoints(
+        self, begun: Callable[[Any], None], rolled_back: Callable[[Any], None]
+    ) -> None: ...
+    def holds_work(self) -> bool: ...
+    def remove(self) -> None: ...
+
+
+class PendingJobs:
+    """A data manager of the ``transaction`` package that holds the jobs of one transaction.
+
+    hand_over: called with the jobs, in order, once everything else has been committed.
+    """
+
+    def __init__(self, hand_over: Callable[[list[Job]], None]) -> None:
+        self.transaction_manager = transaction.manager
+        self._hand_over = hand_over
+        self._jobs: list[Job | None] = []  # None: it was dropped; a savepoint counts it still
+        #: False once it was aborted: by the rollback of a savepoint older than itself, too
+        self.takes_part = True
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The jobs, in the order of their enqueue."""
+        return [job for job in self._jobs if job is not None]
+
+    def add(self, job: Job) -> None:
+        """Take one more."""
+        self._jobs.append(job)
+
+    def mark(self) -> int:
+        """Return what ``drop_after`` needs to come back to this moment."""
+        return len(self._jobs)
+
+    def drop_after(self, mark: int) -> None:
+        """Forget the jobs that came after *mark*."""
+        del self._jobs[mark:]
+
+    def drop(self, uid: str) -> bool:
+        """Forget one job; False if it is not here."""
+        found = self.find(uid)
+        if found is not None:
+            self._jobs[self._jobs.index(found)] = None
+        return found is not None
+
+    def find(self, uid: str) -> Job | None:
+        """Return one of the jobs."""
+        return next((job for job in self.jobs if job.uid == uid), None)
+
+    # -- transaction.interfaces.ISavepointDataManager
+
+    def sortKey(self) -> str:
+        # After zope.sqlalchemy's "~sqlalchemy:...": jobs begin when their data can be read.
+        return "~~tgext.asyncjob"
+
+    def savepoint(self) -> _Savepoint:
+        return _Savepoint(self)
+
+    def abort(self, _txn: Any) -> None:
+        self._jobs.clear()
+        self.takes_part = False
+
+    def tpc_begin(self, _txn: Any) -> None: ...
+    def commit(self, _txn: Any) -> None: ...
+    def tpc_vote(self, _txn: Any) -> None: ...
+
+    def tpc_finish(self, _txn: Any) -> None:
+        jobs = self.jobs
+        self._jobs.clear()
+        if jobs:
+            self._hand_over(jobs)
+
+    tpc_abort = abort
+
+
+class _Savepoint:
+    def __init__(self, pending: PendingJobs) -> None:
+        self._pending = pending
+        self._mark = pending.mark()
+
+    def rollback(self) -> None:
+        self._pending.drop_after(self._mark)
+
+
+class _Mark:
+    """What a scope keeps with a transaction that somebody will end."""
+
+    def __init__(self) -> None:
+        self.pending: PendingJobs | None = None
+        self.aborting = False
+
+    def abort(self) -> None:
+        self.aborting = True
+
+
+class Scope:
+    """How work and transactions meet in one application; any thread may use it."""
+
+    def __init__(self) -> None:
+        self._manager = transaction.manager
+        self._extent = threading.local()
+        self._marks: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+        self._sessions: ThreadSessions | None = None
+
+    def bind(self, sessions: ThreadSessions) -> None:
+        """Remove this thread's session after each attempt, and mind its savepoints."""
+        sessions.watch_savepoints(self._savepoint_begun, self._savepoint_rolled_back)
+        self._sessions = sessions
+
+    # -- somebody else's transaction
+
+    @property
+    def is_managed(self) -> bool:
+        """Whether this thread is in a transaction that somebody will commit or abort.
+
+        True inside ``managed()``, and until that transaction ends, for the hooks that its
+        commit calls; not for those that are called after it, nor by an abort. An open
+        transaction alone says nothing: a query in a script begins one that nobody commits.
+        """
+        said: bool | None = getattr(self._extent, "managed", None)
+        if said is False:
+            return False
+        txn = self._open_transaction()
+        if txn is None:
+            return bool(said)
+        mark = self._mark_of(txn)
+        if mark is None:
+            return bool(said) and _can_join(txn)
+        return not mark.aborting and _can_join(txn)
+
+    @contextmanager
+    def managed(self, yes: bool = True) -> Iterator[None]:
+        """Say, for the block, whether this thread's transactions are somebody's to end."""
+        before = getattr(self._extent, "managed", None)
+        self._extent.managed = yes
+        if yes:
+            self._manager.get()
+            self._manager.registerSynch(self)
+        try:
+            yield
+        finally:
+            if yes:
+                self._manager.unregisterSynch(self)
+            self._extent.managed = before
+
+    def pending(self, hand_over: Callable[[list[Job]], None]) -> PendingJobs:
+        """Return the jobs of this thread's transaction; where there are none, an empty list
+        that has joined it and will be handed to *hand_over*."""
+        txn = self._manager.get()
+        mark = self._mark(txn)
+        if mark.pending is None or not mark.pending.takes_part:
+            mark.pending = PendingJobs(hand_over)
+            txn.join(mark.pending)
+        return mark.pending
+
+    def pending_or_none(self) -> PendingJobs | None:
+        """Return the jobs of this thread's transaction, None where it has enqueued none."""
+        txn = self._open_transaction()
+        mark = None if txn is None else self._mark_of(txn)
+        return None if mark is None else mark.pending
+
+    # -- transaction.interfaces.ISynchronizer: hear of the transactions that begin in a block
+
+    def newTransaction(self, txn: Any) -> None:
+        self._mark(txn)
+
+    def beforeCompletion(self, txn: Any) -> None: ...
+    def afterCompletion(self, txn: Any) -> None: ...
+
+    def _mark(self, txn: Any) -> _Mark:
+        mark = self._mark_of(txn)
+        if mark is None:
+            mark = _Mark()
+            txn.set_data(self, mark)
+            txn.addBeforeAbortHook(mark.abort)
+        return mark
+
+    def _mark_of(self, txn: Any) -> _Mark | None:
+        try:
+            found: _Mark = txn.data(self)
+        except KeyError:
+            return None
+        return found
+
+    def holds_work(self) -> bool:
+        """Whether this thread's session has changes that nobody has committed."""
+        return self._sessions is not None and self._sessions.holds_work()
+
+    def forget(self) -> None:
+        """Abort whatever transaction this thread has open."""
+        if self._open_transaction() is not None:
+            self._manager.abort()
+
+    def end_snapshot(self) -> None:
+        """Abort this thread's transaction if nothing but a session takes part in it.
+
+        For a session that has only read: what it reads next is what is there then.
+        """
+        txn = self._open_transaction()
+        if txn is not None and len(txn._resources) <= 1 and not self._has_pending():
+            self._manager.abort()
+
+    def _has_pending(self) -> bool:
+        pending = self.pending_or_none()
+        return pending is not None and bool(pending.jobs)
+
+    # -- a transaction of one's own
+
+    def run(self, work: Callable[[], Result], before_commit: Callable[[], None]) -> Result:
+        """Run *work* in a transaction of its own, commit, and return what it returned.
+
+        before_commit: called last before the commit, where there is something to commit; what
+        it raises aborts. Anything raised, whatever it is, aborts and is raised again, except
+        that an error after which the database invites another try makes *work* run again,
+        TRIES times in all. The thread's session is removed in any case.
+        """
+        extent = self._extent
+        manager = self._manager.manager  # this thread's
+        tries_left = TRIES
+        while True:
+            tries_left -= 1
+            if manager.explicit or manager._txn is not None:
+                manager.begin()
+            extent.managed = True
+            try:
+                result = work()
+                if manager._txn is not None:
+                    before_commit()
+                    manager.commit()
+                return result
+            except BaseException as error:
+                if not self._abort(error) or not tries_left:
+                    raise
+                log.info("trying again after a passing database error: %s", error)
+            finally:
+                extent.managed = None
+                if self._sessions is not None:
+                    self._sessions.remove()
+
+    def _abort(self, error: BaseException) -> bool:
+        """Abort, whatever happens; True if *error* may pass when tried again."""
+        if self._open_transaction() is None:
+            return isinstance(error, TransientError)
+        try:
+            retryable = isinstance(error, Exception) and bool(
+                self._manager.get().isRetryableError(error)
+            )
+        except Exception:  # noqa: BLE001 - a data manager's guess must not hide the error
+            retryable = False
+        try:
+            self._manager.abort()
+        except Exception:
+            log.exception("could not abort the transaction of a job")
+        return retryable
+
+    def _open_transaction(self) -> Any:
+        """This thread's transaction, None if none is open.
+
+        ``transaction`` has no public way to ask without beginning one; ``tests/test_scope.py``
+        fails on the day that this attribute goes.
+        """
+        return self._manager.manager._txn
+
+    # -- SAVEPOINTs of a session, which the transaction package never hears of
+
+    def _savepoint_begun(self, savepoint: Any) -> None:
+        pending = self.pending_or_none()
+        self._marks[savepoint] = 0 if pending is None else pending.mark()
+
+    def _savepoint_rolled_back(self, savepoint: Any) -> None:
+        mark = self._marks.pop(savepoint, None)
+        pending = self.pending_or_none()
+        if mark is not None and pending is not None:
+            pending.drop_after(mark)
+
+
+def _can_join(txn: Any) -> bool:
+    # transaction.interfaces names no constants for these.
+    return txn.status in ("Active", "Doomed")

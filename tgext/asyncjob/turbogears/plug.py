@@ -1,0 +1,189 @@
+"""Give an application its queue: ``start_async_worker`` in Globals, or ``plugme``.
+
+    start_async_worker / plugme   a JobQueue on app_globals, the wrapper registered
+    hook config_setup             the application's DBSession exists: bind it
+    hook configure_new_app        there is a WSGI application: from now on jobs may run here
+
+Nothing starts a thread here. ``Globals()`` is made by ``gearbox setup-app`` and by a parent that
+will fork as well; the worker starts with the first request or the first job.
+
+What the .ini file says wins over keywords: the one who deploys comes after the one who codes.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+from weakref import WeakSet
+
+import tg
+from tg.appwrappers.transaction_manager import TransactionApplicationWrapper
+from tg.configurator.base import ConfigReadyConfigurationAction, ConfigurationComponent
+
+from ..errors import ConfigError
+from ..options import settings_of
+from ..progress import Tracker
+from ..queue import JobQueue
+from .surroundings import TurboGearsSurroundings
+from .wrapper import JobQueueWrapper, is_transaction_managed
+
+log = logging.getLogger(__name__)
+
+#: The applications that this process has made.
+_apps: WeakSet[Any] = WeakSet()
+
+
+def start_async_worker(
+    app_globals: Any = None, progress_tracker: Tracker | None = None, **options: Any
+) -> JobQueue:
+    """Attach a JobQueue to the Globals object as ``asyncjob_queue``, and return it.
+
+    Its worker starts with the first request or job of a process that serves.
+    app_globals: None: the object whose ``__init__`` calls this, else the configured one.
+    progress_tracker: an object with ``track``, ``set_progress``, ``get_progress`` and ``remove``
+        that keeps progress in the backend's stead.
+    options: those of the .ini file, without the prefix; the file wins.
+    Called twice for one application it returns the one queue.
+    Raises ConfigError for an unknown or malformed option, or where there is no Globals object.
+    """
+    configured = _current_configuration()
+    if app_globals is None:
+        app_globals = _under_construction(sys._getframe(1)) or configured.get("tg.app_globals")
+    if app_globals is None:
+        raise ConfigError(
+            "start_async_worker(): expected to be called in Globals.__init__, or with the "
+            "Globals object; there is no configured application to find it in"
+        )
+    if configured.get("tg.app_globals") is not app_globals:
+        # The one that is being made: the process's, also where tg.config is another's because
+        # this thread serves a request of it.
+        return _attach(app_globals, tg.config._process_configs[-1], progress_tracker, options)
+    if any(app.config is configured for app in _apps):
+        raise ConfigError(
+            "start_async_worker(): expected to be called before the application is made, whose "
+            "requests will not know the queue any more; call it in Globals.__init__"
+        )
+    queue = _attach(app_globals, configured, progress_tracker, options)
+    _bind(queue, configured)
+    return queue
+
+
+def plugme(configurator: Any, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Do the same for ``plug(base_config, 'tgext.asyncjob', threads=2, ...)``.
+
+    configurator: an ApplicationConfigurator, or the old AppConfig.
+    options: those of ``start_async_worker``, and what tgext.pluggable itself understands.
+    Raises ConfigError for an unknown or malformed option, when the application is made.
+    """
+    configurator = getattr(configurator, "_configurator", configurator)
+    given = {
+        name: value
+        for name, value in (options or {}).items()
+        if name != "appid" and not name.startswith("plug_")
+    }
+    app_globals = given.pop("app_globals", None)
+    tracker = given.pop("progress_tracker", None)
+
+    class AsyncJobComponent(ConfigurationComponent):  # type: ignore[misc]
+        id = "asyncjob"
+
+        def get_actions(self) -> tuple[Any, ...]:
+            return (ConfigReadyConfigurationAction(self._ready),)
+
+        def _ready(self, conf: dict[str, Any], _app: Any) -> None:
+            target = app_globals if app_globals is not None else conf["tg.app_globals"]
+            _attach(target, conf, tracker, given)
+
+    with suppress(KeyError):  # it is plugged already
+        configurator.register(AsyncJobComponent)
+    return {"appid": "asyncjob", "plug_controller": False}
+
+
+def _current_configuration() -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = tg.config._current_obj()
+    except (AttributeError, TypeError):  # there is none
+        config = {}
+    return config
+
+
+def _under_construction(frame: Any) -> Any:
+    """The object whose ``__init__`` *frame* runs, None for any other frame."""
+    return frame.f_locals.get("self") if frame.f_code.co_name == "__init__" else None
+
+
+def _attach(
+    app_globals: Any, config: dict[str, Any], tracker: Tracker | None, options: Mapping[str, Any]
+) -> JobQueue:
+    found = getattr(app_globals, "asyncjob_queue", None)
+    if isinstance(found, JobQueue):
+        return found
+    settings = {**options, **settings_of(config)}
+    backend = settings.pop("backend", "memory")
+    queue = JobQueue(backend, progress_tracker=tracker, **settings)
+    app_globals.asyncjob_queue = queue
+    _register_wrapper(config)
+    return queue
+
+
+def _register_wrapper(config: dict[str, Any]) -> None:
+    """Put the wrapper around the transaction's, among those that this application will get.
+
+    Into the list itself: register_application_wrapper() warns of every application but the
+    first that a process makes.
+    """
+    wrappers = config.get("application_wrappers")
+    if wrappers is None:
+        return
+    found = any(wrapper is TransactionApplicationWrapper for wrapper in wrappers.values())
+    with suppress(KeyError):  # it is there already
+        wrappers.add(JobQueueWrapper, after=TransactionApplicationWrapper if found else None)
+
+
+def _queue_of(config: Mapping[str, Any]) -> JobQueue | None:
+    queue = getattr(config.get("tg.app_globals"), "asyncjob_queue", None)
+    return queue if isinstance(queue, JobQueue) else None
+
+
+def _on_config_setup(_configurator: Any, config: dict[str, Any]) -> None:
+    queue = _queue_of(config)
+    if queue is not None:
+        _bind(queue, config)
+
+
+def _on_new_app(app: Any) -> None:
+    _apps.add(app)
+    queue = _queue_of(app.config)
+    if queue is not None:
+        surroundings = TurboGearsSurroundings(app, queue)
+        queue.bind(capture=surroundings.capture, surround=surroundings.surround)
+        queue.allow_worker()
+
+
+def _bind(queue: JobQueue, config: dict[str, Any]) -> None:
+    """Tell *queue* of the application's session; say loudly where nobody commits it."""
+    session = config.get("SQLASession")
+    if session is None:  # not `or`: a Ming session refuses to be asked for its truth
+        session = config.get("DBSession")
+    if not _is_sqlalchemy(session):
+        return
+    queue.bind(session)
+    if not is_transaction_managed(config):
+        log.warning(
+            "this application has a DBSession and no transaction manager: what its requests "
+            "write is committed by nobody, and jobs are enqueued at once, whatever becomes of "
+            "the request; add `configurator.register(TransactionManagerConfigurationComponent)` "
+            "(tg.configurator.components.transactions), or set tm.enabled = true"
+        )
+
+
+def _is_sqlalchemy(session: Any) -> bool:
+    return type(session).__module__.partition(".")[0] == "sqlalchemy"
+
+
+# Hooks are the process's, and tell of every application that it makes.
+tg.hooks.register("config_setup", _on_config_setup)
+tg.hooks.register("configure_new_app", _on_new_app)

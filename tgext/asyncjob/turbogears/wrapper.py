@@ -1,0 +1,79 @@
+"""Around each request: which queue is current, and whether its transaction will be committed.
+
+The wrapper stands outside TurboGears' transaction, so that both hold for the hooks of its commit
+as well; an error page is another request, with a transaction of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from tg.appwrappers.base import ApplicationWrapper
+from tg.appwrappers.transaction_manager import TransactionApplicationWrapper
+from tg.jsonify import encode as json_encode
+from tg.support.converters import asbool
+
+from ..queue import JobQueue
+from ..task import TaskResult
+
+
+class JobQueueWrapper(ApplicationWrapper):  # type: ignore[misc]
+    """See the module; made by TurboGears when the application is."""
+
+    def __init__(self, handler: Callable[..., Any], config: dict[str, Any]) -> None:
+        super().__init__(handler, config)
+        self._queue: Any = getattr(config.get("tg.app_globals"), "asyncjob_queue", None)
+        self._managed = is_transaction_managed(config)
+
+    @property
+    def injected(self) -> bool:
+        return isinstance(self._queue, JobQueue)
+
+    def __call__(self, controller: Any, environ: dict[str, Any], context: Any) -> Any:
+        queue = self._queue
+        queue.serve()
+        # repoze.tm2 around the whole application commits as well.
+        managed = self._managed or "repoze.tm.active" in environ
+        with queue.as_current(), queue.in_transaction(managed):
+            response = self.next_handler(controller, environ, context)
+            body = getattr(response, "app_iter", None)
+            if isinstance(body, TaskResult):
+                # What TurboGears makes of an @expose('json') that returns anything but a dict.
+                response.text = json_encode(body)
+            elif body is not None and not isinstance(body, (list, tuple)):
+                response.app_iter = _Streamed(body, queue, "repoze.tm.active" in environ)
+        return response
+
+
+class _Streamed:
+    """A body that is made while it is sent: after TurboGears' commit, so a job it enqueues is so
+    at once; but before that of repoze.tm2 (*managed*).
+    """
+
+    def __init__(self, body: Iterable[bytes], queue: JobQueue, managed: bool) -> None:
+        self._body = body
+        self._queue = queue
+        self._managed = managed
+
+    def __iter__(self) -> Iterator[bytes]:
+        with self._queue.as_current():
+            steps = iter(self._body)
+        while True:
+            with self._queue.as_current(), self._queue.in_transaction(self._managed):
+                try:
+                    step = next(steps)
+                except StopIteration:
+                    return
+            yield step
+
+    def close(self) -> None:
+        close = getattr(self._body, "close", None)
+        if close is not None:
+            close()
+
+
+def is_transaction_managed(config: dict[str, Any]) -> bool:
+    """Whether TurboGears commits the transaction of each request of this application."""
+    wrappers = [wrapper for _, wrapper in config.get("application_wrappers", ())]
+    return TransactionApplicationWrapper in wrappers and asbool(config.get("tm.enabled", False))
