@@ -1,0 +1,354 @@
+"""The pages of the sample application in a real browser, narrow and wide.
+
+Every page and every state of a job is measured (no scrolling sideways, text that can be
+read) and photographed; PHOTOALBUM_SCREENSHOTS names a folder for the pictures.
+
+The states do not depend on luck. No thread runs jobs, so a job waits until the test runs
+it; and while it runs it stops at a gate until the test lets it go on.
+"""
+
+import base64
+import gc
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import transaction
+from running_album import SECONDS
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+from webtest.http import StopableWSGIServer
+
+from photoalbum.lib import darkroom, samples
+from photoalbum.model import DBSession, JobRecord
+
+WIDTHS = (390, 1280)
+
+# WebOb copies the body of an upload into a temporary file and leaves the closing of
+# it to the garbage collector; so does urllib3 with the sockets to the driver.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+]
+
+CHROMIUM_FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    # as on a phone: they lie over the page and take no room
+    "--hide-scrollbars",
+)
+
+#: Gives [text, ratio, colour, background] for every visible text below 4.5 : 1.
+TOO_FAINT = r"""
+const rgba = (css) => {
+  const [r, g, b, a = 1] = css.match(/[\d.]+/g).map(Number);
+  return [r, g, b, a];
+};
+const over = (top, below) => top.slice(0, 3).map((v, i) => v * top[3] + below[i] * (1 - top[3]));
+const luminance = (rgb) => {
+  const [r, g, b] = rgb.map((v) => {
+    v /= 255;
+    return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  });
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const background = (element) => {
+  const layers = [];
+  for (let e = element; e; e = e.parentElement) {
+    layers.push(rgba(getComputedStyle(e).backgroundColor));
+  }
+  return layers.reverse().reduce((below, layer) => over(layer, below), [255, 255, 255]);
+};
+const faint = [];
+const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (walker.nextNode()) {
+  const text = walker.currentNode.textContent.trim();
+  const element = walker.currentNode.parentElement;
+  if (!text || ["SCRIPT", "STYLE", "NOSCRIPT"].includes(element.tagName)) continue;
+  if (!element.checkVisibility({ opacityProperty: true, visibilityProperty: true })) continue;
+  const behind = background(element);
+  const front = over(rgba(getComputedStyle(element).color), behind);
+  const [a, b] = [luminance(front), luminance(behind)].sort((x, y) => y - x);
+  const ratio = (a + 0.05) / (b + 0.05);
+  if (ratio < 4.5) faint.push([text.slice(0, 40), ratio.toFixed(2), front, behind]);
+}
+return faint;
+"""
+
+
+def chromium_or_skip():
+    """Give the paths of browser and driver. Where CI is set they must be there."""
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if browser and driver:
+        return browser, driver
+    message = "chromium and chromedriver are missing (Debian: chromium, chromium-driver)"
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+def start_browser(profile_dir, *, javascript=True):
+    browser, driver = chromium_or_skip()
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for flag in (*CHROMIUM_FLAGS, f"--user-data-dir={profile_dir}"):
+        options.add_argument(flag)
+    if not javascript:
+        options.add_experimental_option(
+            "prefs", {"profile.managed_default_content_settings.javascript": 2}
+        )
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    driver = start_browser(tmp_path_factory.mktemp("profile"))
+    yield driver
+    driver.quit()
+    gc.collect()
+
+
+@pytest.fixture
+def address(album):
+    server = StopableWSGIServer.create(album.wsgi, threads=8)
+    yield server.application_url.rstrip("/")
+    server.shutdown()
+    server.runner.join(SECONDS)
+
+
+@pytest.fixture
+def browser(chromium, address):
+    chromium.delete_all_cookies()
+    set_width(chromium, 1280)
+    chromium.get(address + "/")
+    yield chromium
+    chromium.get("about:blank")
+
+
+@pytest.fixture
+def held_samples(gate, monkeypatch):
+    """Let each sample picture wait at the gate before it is painted."""
+    monkeypatch.setattr(samples, "SIZE", (1600, 1200))
+    monkeypatch.setattr(samples, "paint", gate.before(samples.paint))
+    return gate
+
+
+@pytest.fixture
+def look(browser, tmp_path):
+    """Measure and photograph the page at each width: ``look("index")``."""
+    folder = Path(os.environ.get("PHOTOALBUM_SCREENSHOTS", tmp_path))
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def measure(name):
+        for width in WIDTHS:
+            set_width(browser, width)
+            (folder / f"{name}-{width}.png").write_bytes(photograph(browser))
+            scroll_width, inner_width = browser.execute_script(
+                "return [document.documentElement.scrollWidth, window.innerWidth]"
+            )
+            assert inner_width == width
+            assert scroll_width <= inner_width, f"{name} scrolls sideways at {width} px"
+            assert browser.execute_script(TOO_FAINT) == [], f"{name} at {width} px"
+        set_width(browser, 1280)
+
+    return measure
+
+
+def photograph(driver):
+    """Give the whole page as a PNG, what lies below the window too."""
+    picture = driver.execute_cdp_cmd(
+        "Page.captureScreenshot", {"format": "png", "captureBeyondViewport": True}
+    )
+    return base64.b64decode(picture["data"])
+
+
+def set_width(driver, width):
+    driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
+    )
+
+
+def press(browser, label):
+    browser.find_element(By.XPATH, f"//button[normalize-space()='{label}']").click()
+
+
+def wait_until(browser, condition):
+    return WebDriverWait(browser, SECONDS, poll_frequency=0.05).until(condition)
+
+
+def wait_for_state(browser, state):
+    # A page may be replaced while it is being read: ask again.
+    wait_until(
+        browser,
+        lambda driver: (
+            driver.execute_script(
+                "const job = document.getElementById('job');"
+                "return document.readyState === 'complete' && job && job.dataset.state"
+            )
+            == state
+        ),
+    )
+
+
+def bar_value(browser):
+    return int(
+        browser.execute_script(
+            "return document.querySelector('[role=progressbar]').getAttribute('aria-valuenow')"
+        )
+        or -1
+    )
+
+
+def test_album_pages_are_readable_narrow_and_wide(
+    browser, album, address, look, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(samples, "SIZE", (1600, 1200))
+    look("index-empty")
+    press(browser, "Use the sample pictures")
+    wait_for_state(browser, "waiting")
+    press(browser, "Cancel")
+    wait_for_state(browser, "cancelled")
+    album.web.post("/samples")
+    album.web.post("/fail")
+    album.queue.run_pending()
+    album.web.post("/oil")
+    album.web.post("/samples")
+
+    browser.get(address + "/")
+    look("index")
+    browser.get(address + "/picture/1")
+    look("picture")
+    browser.get(address + "/job/asyncjob_nobody")
+    look("error")
+
+    bad_file = tmp_path / "a file with quite a long name, and no picture at all.jpg"
+    bad_file.write_text("words")
+    browser.get(address + "/")
+    browser.find_element(By.ID, "pictures").send_keys(str(bad_file))
+    press(browser, "Upload and develop")
+    wait_until(browser, lambda driver: "is not a JPEG" in driver.page_source)
+    look("index-refused")
+
+
+def test_job_goes_from_waiting_over_a_moving_bar_to_done(
+    browser, held_samples, in_background, look
+):
+    press(browser, "Use the sample pictures")
+    wait_for_state(browser, "waiting")
+    look("job-waiting")
+
+    worker = in_background()
+    wait_for_state(browser, "running")
+    assert bar_value(browser) == 0
+    browser.execute_script("window.notLoadedAgain = true")
+    for expected in (5, 10, 15):
+        held_samples.let_pass()
+        wait_until(browser, lambda _, expected=expected: bar_value(browser) == expected)
+    assert browser.execute_script("return window.notLoadedAgain") is True
+    assert "Painting “Polar night”" in browser.find_element(By.ID, "step").text
+    look("job-running")
+
+    held_samples.let_pass(10)
+    worker.join(SECONDS)
+    wait_for_state(browser, "done")
+    wait_until(browser, lambda driver: driver.find_elements(By.CSS_SELECTOR, ".grid img"))
+    look("job-done")
+    assert bar_value(browser) == 100
+
+
+def test_failed_job_shows_its_error(browser, held_samples, in_background, look):
+    held_samples.let_pass()
+    press(browser, "Start a failing job")
+    wait_for_state(browser, "waiting")
+    in_background()
+
+    wait_for_state(browser, "failed")
+
+    assert browser.find_element(By.CLASS_NAME, "error-name").text == "DamagedPicture"
+    look("job-failed")
+    browser.find_element(By.TAG_NAME, "summary").click()
+    look("job-failed-details")
+
+
+def test_running_job_is_cancelled_by_its_button(browser, held_samples, in_background, look):
+    press(browser, "Use the sample pictures")
+    wait_for_state(browser, "waiting")
+    in_background()
+    wait_for_state(browser, "running")
+
+    press(browser, "Cancel")
+    wait_until(browser, lambda driver: "stops at its next step" in driver.page_source)
+    look("job-cancelling")
+    held_samples.let_pass()
+
+    wait_for_state(browser, "cancelled")
+    look("job-cancelled")
+
+
+def test_bar_of_a_job_that_only_counts_shows_the_count(
+    browser, album, gate, in_background, monkeypatch, look
+):
+    monkeypatch.setattr(samples, "SIZE", (1600, 1200))
+    album.web.post("/samples")
+    album.queue.run_pending()
+    monkeypatch.setattr(darkroom, "brush", gate.before(lambda image, box, width: image.crop(box)))
+    press(browser, "Start a long job")
+    wait_for_state(browser, "waiting")
+    in_background()
+    wait_for_state(browser, "running")
+
+    gate.let_pass(90)
+
+    wait_until(browser, lambda _: bar_value(browser) == 90)
+    assert browser.find_element(By.ID, "step").text == "90 of 260 done"
+    look("job-running-counting")
+
+
+def test_forgotten_job_has_a_page_too(browser, address, look, album):
+    DBSession.add(JobRecord(uid="asyncjob_of_last_week", title="Develop 3 pictures"))
+    transaction.commit()
+
+    browser.get(address + "/job/asyncjob_of_last_week")
+
+    look("job-unknown")
+
+
+def test_pages_ask_no_other_server(browser, address, album, monkeypatch):
+    monkeypatch.setattr(samples, "SIZE", (400, 300))
+    album.web.post("/samples")
+    album.queue.run_pending()
+
+    browser.get(address + "/")
+
+    loaded = browser.execute_script(
+        "return performance.getEntriesByType('resource').map((entry) => entry.name)"
+    )
+    assert loaded
+    assert [each for each in loaded if not each.startswith(address + "/")] == []
+
+
+def test_without_javascript_the_page_reloads_itself(address, held_samples, in_background, tmp_path):
+    driver = start_browser(tmp_path / "profile", javascript=False)
+    try:
+        driver.get(address + "/")
+        press(driver, "Use the sample pictures")
+        wait_until(driver, lambda _: "waits for its turn" in driver.page_source)
+        in_background()
+        wait_until(driver, lambda _: re.search(r'aria-valuenow="0"', driver.page_source))
+        held_samples.let_pass(2)
+        wait_until(driver, lambda _: re.search(r'aria-valuenow="10"', driver.page_source))
+        held_samples.let_pass(10)
+        wait_until(driver, lambda _: 'data-state="done"' in driver.page_source)
+    finally:
+        driver.quit()
+        gc.collect()
