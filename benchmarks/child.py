@@ -1,0 +1,51 @@
+"""Measure one contender in this process: a question a line comes in, an answer a line goes out.
+
+Started by children.py, with the Python of the contender's environment. A measurement that
+takes too long ends the process with a traceback of its threads.
+"""
+
+import faulthandler
+import json
+import sys
+from collections.abc import Callable
+
+import measures
+
+#: one measurement; the slowest takes some seconds
+MEASUREMENT_SECONDS = 150.0
+
+
+def held_seconds(jobs: int, requests: int) -> float:
+    """Ask overhead.py, which is imported late: not every environment has TurboGears2."""
+    import overhead
+
+    return overhead.held_seconds(jobs, requests)
+
+
+def running_seconds(jobs: int, requests: int) -> float:
+    """Ask overhead.py, as above."""
+    import overhead
+
+    return overhead.running_seconds(jobs, requests)
+
+
+MEASURES: dict[str, Callable[..., float]] = {
+    "run": measures.run_seconds,
+    "enqueue": measures.enqueue_seconds,
+    "memory": measures.queued_bytes,
+    "request held": held_seconds,
+    "request running": running_seconds,
+}
+
+
+def main() -> None:
+    for line in sys.stdin:
+        question = json.loads(line)
+        faulthandler.dump_traceback_later(MEASUREMENT_SECONDS, exit=True)
+        answer = MEASURES[question.pop("measure")](**question)
+        faulthandler.cancel_dump_traceback_later()
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
