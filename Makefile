@@ -1,0 +1,91 @@
+# Two commands do everything on a fresh clone: `make demo` and `make test`.
+# They make a virtual environment of their own, and make it again only when what it
+# is made from (setup.py, pyproject.toml, sample_app's) has changed.
+#
+#   PYTHON=python3.12   the Python that makes the environment (3.10 or newer)
+#   VENV=.venv-3.12     where it is
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check
+
+# what the environments are made from; sample_app's may have either file or both
+SOURCES = setup.py pyproject.toml $(wildcard sample_app/setup.py sample_app/pyproject.toml)
+LINTED = setup.py tgext tests $(wildcard sample_app benchmarks docs)
+
+# ONCE=1 and ONCE=fail run one job and stop; without it the application serves until Ctrl-C
+DEMO_ONCE_1 = --once
+DEMO_ONCE_fail = --once=fail
+DEMO_OPTIONS = $(DEMO_ONCE_$(ONCE))
+
+.DEFAULT_GOAL = help
+.PHONY: help demo test check lint types bench clean browser
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+help:
+	@echo 'make demo             the sample application, on 127.0.0.1; it prints the address'
+	@echo 'make demo ONCE=1      one upload-to-thumbnails job against it, then stop'
+	@echo 'make demo ONCE=fail   one job that fails; demo.py ends with status 1, make with its own'
+	@echo 'make test             style, types and all tests: what decides whether work lands'
+	@echo 'make check            style and types alone'
+	@echo 'make bench            benchmarks/memory.py against its peers (BENCH=--quick: a smoke run)'
+	@echo 'make clean            remove what these made'
+	@echo
+	@echo 'PYTHON=$(PYTHON) makes the virtual environment VENV=$(VENV)'
+
+demo: $(VENV)/.made-demo
+	$(BIN)/python sample_app/demo.py $(DEMO_OPTIONS)
+
+test: $(VENV)/.made-test browser check
+	$(BIN)/python -m pytest $(PYTEST)
+
+check: lint types
+
+lint: $(VENV)/.made-test
+	$(BIN)/ruff format --check $(LINTED)
+	$(BIN)/ruff check $(LINTED)
+
+types: $(VENV)/.made-test
+	$(BIN)/mypy
+
+bench: $(VENV)/.made-bench
+	$(BIN)/python benchmarks/memory.py $(BENCH)
+
+clean:
+	rm -rf $(VENV) .bench build dist *.egg-info sample_app/build sample_app/dist sample_app/*.egg-info
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A Python that is too old, or Debian's without its venv package, says so before pip does.
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo '$(PYTHON) is missing.' \
+	  'Debian: apt-get install python3 python3-venv. Or name one: make PYTHON=python3.12'; exit 1; } >&2
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo \
+	  'Python 3.10 or newer is needed, $(PYTHON) is older. Name another: make PYTHON=python3.12'; exit 1; } >&2
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo '$(PYTHON) comes without' \
+	  'its venv module. Debian: apt-get install python3-venv'; exit 1; } >&2
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.made-demo: $(SOURCES) | $(BIN)/python
+	$(PIP) install --quiet --editable '.[all]' --editable sample_app
+	@touch $@
+
+# uWSGI is compiled here; where that cannot be, its tests say that it is missing.
+$(VENV)/.made-test: $(SOURCES) | $(BIN)/python
+	$(PIP) install --quiet --editable '.[all,test]' --editable sample_app
+	@$(PIP) install --quiet --editable '.[uwsgi]' >$(VENV)/uwsgi.log 2>&1 || { echo \
+	  'uWSGI did not install, its tests cannot run ($(VENV)/uwsgi.log).' \
+	  'Debian: apt-get install gcc python3-dev, then: make clean test'; } >&2
+	@touch $@
+
+$(VENV)/.made-bench: $(SOURCES) | $(BIN)/python
+	$(PIP) install --quiet --editable '.[all,bench]'
+	@touch $@
+
+# The pages are tested in a real browser. On a laptop its tests are skipped by name.
+browser:
+	@{ command -v chromium && command -v chromedriver; } >/dev/null || { echo \
+	  'chromium or chromedriver is missing: the tests of the pages need both.' \
+	  'Debian: apt-get install chromium chromium-driver'; test -z "$$CI"; } >&2
