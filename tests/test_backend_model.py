@@ -328,10 +328,16 @@ def instant(seconds: int | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, timezone.utc)
 
 
-def compare(make_backend: Callable[[Clock], ClaimingBackend]) -> None:
+def compare(
+    make_backend: Callable[[Clock], ClaimingBackend],
+    *,
+    examples: int = SETTINGS.max_examples,
+    steps: int = SETTINGS.stateful_step_count,
+) -> None:
     """Compare a backend with the model; it keeps ended jobs RETENTION_SECONDS."""
     machine = type("Machine", (BackendMachine,), {"make": staticmethod(make_backend)})
-    run_state_machine_as_test(machine, settings=SETTINGS)
+    chosen = settings(SETTINGS, max_examples=examples, stateful_step_count=steps)
+    run_state_machine_as_test(machine, settings=chosen)
 
 
 def test_memory_backend_does_what_the_model_does():

@@ -19,7 +19,7 @@ from sqlalchemy import event
 from tg.i18n import lazy_ugettext, ugettext
 
 from tgapps import applications, globals_with
-from tgext.asyncjob import asyncjob_perform, asyncjob_running_uid, task
+from tgext.asyncjob import asyncjob_perform, task
 
 log = logging.getLogger("application")
 
@@ -106,9 +106,9 @@ def outcome(app, function, *args, **request):
     return result.return_value
 
 
-def no_context(name):
-    """What stands on this thread's stack for ``tg.config`` or ``tg.request`` and the like."""
-    return getattr(tg.request_local, name)._object_stack() == []
+def has_context(name):
+    """Whether this thread has a ``tg.config``, or a ``tg.request`` and the like, of its own."""
+    return bool(getattr(tg.request_local, name)._object_stack())
 
 
 # -- configuration
@@ -450,7 +450,7 @@ class Watcher:
         self.found = []
 
     def remove(self, uid):
-        self.found.append((no_context("config"), no_context("context"), asyncjob_running_uid()))
+        self.found.append((has_context("config"), has_context("context")))
 
     def track(self, uid): ...
     def set_progress(self, uid, value, data): ...
@@ -486,8 +486,7 @@ def test_no_context_stays_on_the_worker_s_thread(make_home, job):
     home.ended(uid.json["uid"])
     home.run_all()
 
-    # that of the job: it is no job any more's; asyncjob_running_uid tells which has just ended
-    assert [found[:2] for found in watcher.found] == [(True, True)] * 2
+    assert watcher.found == [(False, False)] * 2
 
 
 def test_one_job_s_context_is_not_the_next_one_s(home):

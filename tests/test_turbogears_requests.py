@@ -574,15 +574,19 @@ def test_streamed_body_of_a_controller_that_enqueued_too(site):
     assert site.ran() == [("controller", True), ("body", True)]
 
 
-def test_streamed_body_is_closed_when_nobody_wants_the_rest(site):
-    closed = threading.Event()
+def test_streamed_body_that_nobody_wants_the_rest_of_is_closed_and_may_enqueue_then(make_site):
+    site, _other = make_site(), make_site()
+    problems = []
 
     def body():
         try:
             yield b"one"
             yield b"two"
         finally:
-            closed.set()
+            try:
+                asyncjob_perform(site.seen.append, "closed")
+            except ConfigError as error:
+                problems.append(error)
 
     site.app.root.action = body
     answer = site.app.wsgi(
@@ -591,7 +595,8 @@ def test_streamed_body_is_closed_when_nobody_wants_the_rest(site):
     assert next(iter(answer)) == b"one"
     answer.close()
 
-    assert closed.is_set()
+    assert not problems
+    assert site.ran() == ["closed"]
 
 
 # -- error documents
@@ -752,6 +757,63 @@ def test_failed_request_in_debug_mode_leaves_no_managed_thread_behind(make_site,
 
     assert site.app.ended(uid).status is TaskResultStatus.SUCCESSFUL
     assert site.app.ended(uid).enqueued_by is None
+
+
+@pytest.fixture
+def explicit_transactions():
+    """The mode in which nothing but a ``begin()`` begins a transaction."""
+    transaction.abort()
+    transaction.manager.manager.explicit = True  # this thread's; the package documents no other way
+    yield
+    transaction.manager.manager.explicit = False
+
+
+def test_application_that_begins_its_transactions_explicitly(explicit_transactions, site):
+    def controller(fails=None):
+        site.add_and_perform(fails or "a")
+        if fails:
+            transaction.doom()
+
+    assert site.does(controller, "/?fails=1").status_int == 200
+    assert site.does(controller).status_int == 200
+    uid = asyncjob_perform(site.seen.append, "script")
+
+    assert site.app.ended(uid).status is TaskResultStatus.SUCCESSFUL
+    assert site.seen == [("a", True), "script"]
+
+
+def test_request_served_inside_somebody_s_in_transaction_ends_well(site):
+    """A test of an application, say, that sends a request from such a block."""
+    with site.app.queue.in_transaction():
+        assert site.does(lambda: {"uid": site.add_and_perform("a")}).status_int == 200
+    transaction.abort()
+
+    assert site.ran() == [("a", True)]
+
+
+def test_requests_of_many_threads_do_not_mix_up_their_transactions(site):
+    """Every second one fails, and only its own jobs are dropped."""
+    at_once = threading.Barrier(4, timeout=10)
+
+    def controller(name):
+        at_once.wait()
+        asyncjob_perform(site.seen.append, name)
+        at_once.wait()
+        if name.endswith(("1", "3")):
+            transaction.doom()
+
+    def ask(thread):
+        for number in range(25):
+            assert site.app.get(f"/?name={number}-{thread}").status_int == 200
+
+    site.app.root.action = controller
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert sorted(site.ran()) == sorted(f"{n}-{thread}" for n in range(25) for thread in (0, 2))
 
 
 # -- jobs that enqueue jobs

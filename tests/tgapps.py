@@ -79,7 +79,7 @@ class Model:
 
     def __init__(self, path: Path) -> None:
         self.url = f"sqlite:///{path}"
-        self.engine: Any = None
+        self.engines: list[Any] = []  # one for each application made with it
         self.DBSession = orm.scoped_session(orm.sessionmaker())
         zope.sqlalchemy.register(self.DBSession)
         base = orm.declarative_base()
@@ -91,6 +91,11 @@ class Model:
         self.Item: Any = type("Item", (base,), columns)
         self.metadata = base.metadata
 
+    @property
+    def engine(self) -> Any:
+        """That of the application."""
+        return self.engines[-1]
+
     def as_module(self) -> types.ModuleType:
         """What the configurator wants as ``model``."""
         made = types.ModuleType("model")
@@ -101,7 +106,7 @@ class Model:
         """Bind the session, and make SAVEPOINT work on SQLite as SQLAlchemy's manual says."""
         event.listen(engine, "connect", _leave_transactions_to_sqlalchemy)
         event.listen(engine, "begin", _begin)
-        self.engine = engine
+        self.engines.append(engine)
         self.DBSession.configure(bind=engine)
         self.metadata.create_all(engine)
 
@@ -125,8 +130,8 @@ class Model:
     def close(self) -> None:
         """Let go of the database."""
         self.DBSession.remove()
-        if self.engine is not None:
-            self.engine.dispose()
+        for engine in self.engines:
+            engine.dispose()
 
 
 def _leave_transactions_to_sqlalchemy(connection: Any, _record: Any) -> None:
@@ -245,9 +250,11 @@ def applications(path: Path) -> Iterator[Callable[..., App]]:
     The maker takes what ``make`` takes, but a model: ``database=False`` for none.
     """
     apps: list[App] = []
+    models: list[Model] = []  # also of applications that could not be made
 
     def make_one(root: Any = None, *, database: bool = True, **options: Any) -> App:
-        model = Model(path / f"{len(apps)}.db") if database else None
+        model = Model(path / f"{len(models)}.db") if database else None
+        models.extend([model] if model else [])
         apps.append(make(root or Root(), model, **options))
         return apps[-1]
 
@@ -256,3 +263,5 @@ def applications(path: Path) -> Iterator[Callable[..., App]]:
     finally:
         for app in apps:
             app.close()
+        for model in models:
+            model.close()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -167,17 +167,24 @@ class Scope:
     @contextmanager
     def managed(self, yes: bool = True) -> Iterator[None]:
         """Say, for the block, whether this thread's transactions are somebody's to end."""
-        before = getattr(self._extent, "managed", None)
-        self._extent.managed = yes
-        if yes:
-            self._manager.get()
-            self._manager.registerSynch(self)
+        extent = self._extent
+        before, listened = getattr(extent, "managed", None), getattr(extent, "listens", False)
+        extent.managed, extent.listens = yes, listened or yes
         try:
+            if extent.listens and not listened:
+                self._listen()
             yield
         finally:
-            if yes:
-                self._manager.unregisterSynch(self)
-            self._extent.managed = before
+            if extent.listens and not listened:
+                with suppress(KeyError):
+                    self._manager.unregisterSynch(self)
+            extent.managed, extent.listens = before, listened
+
+    def _listen(self) -> None:
+        """Hear of the transactions that this thread begins, and of the one that it is in."""
+        if not self._manager.explicit:
+            self._manager.get()
+        self._manager.registerSynch(self)
 
     def pending(self, hand_over: Callable[[list[Job]], None]) -> PendingJobs:
         """Return the jobs of this thread's transaction; where there are none, an empty list

@@ -41,9 +41,17 @@ class JobQueueWrapper(ApplicationWrapper):  # type: ignore[misc]
             if isinstance(body, TaskResult):
                 # What TurboGears makes of an @expose('json') that returns anything but a dict.
                 response.text = json_encode(body)
-            elif body is not None and not isinstance(body, (list, tuple)):
+            elif body is not None and not _is_made(body, environ):
                 response.app_iter = _Streamed(body, queue, "repoze.tm.active" in environ)
         return response
+
+
+def _is_made(body: object, environ: dict[str, Any]) -> bool:
+    """Whether no code of the application runs while *body* is sent."""
+    file_wrapper = environ.get("wsgi.file_wrapper")  # which the server wants to see as it is
+    return isinstance(body, (list, tuple)) or (
+        isinstance(file_wrapper, type) and isinstance(body, file_wrapper)
+    )
 
 
 class _Streamed:
@@ -70,7 +78,8 @@ class _Streamed:
     def close(self) -> None:
         close = getattr(self._body, "close", None)
         if close is not None:
-            close()
+            with self._queue.as_current(), self._queue.in_transaction(self._managed):
+                close()
 
 
 def is_transaction_managed(config: dict[str, Any]) -> bool:
