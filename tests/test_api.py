@@ -698,3 +698,20 @@ def test_set_progress_raises_in_a_job_that_was_cancelled(queue, gate):
 
     assert result.wait(5).status is CANCELLED
     assert seen == ["the job was cancelled"] * 2
+
+
+def test_progress_tracker_that_raises_does_not_change_what_becomes_of_a_job():
+    class Away:
+        def track(self, uid): ...
+        def get_progress(self, uid): ...
+        def remove(self, uid): ...
+        def set_progress(self, uid, value, data):
+            raise ConnectionError("redis is away")
+
+    with JobQueue(threads=0, progress_tracker=Away()) as queue:
+        result = queue.result(queue.perform(asyncjob_set_progress, 3))
+        queue.run_pending()
+        result.refresh()
+
+    assert result.status == "SUCCESSFUL"
+    assert result.progress.value == 3

@@ -6,10 +6,14 @@ commit its work nor change what the world was told.
 
 from __future__ import annotations
 
+import io
+import logging
 import sys
 import threading
 import time
 from contextlib import suppress
+from contextvars import ContextVar
+from unittest.mock import Mock
 
 import pytest
 import transaction
@@ -389,3 +393,103 @@ def _until(condition):
     while not (found := condition()) and time.monotonic() < until:
         threading.Event().wait(0.005)
     return found
+
+
+class Unbound:
+    """A proxy outside its request."""
+
+    def __getattr__(self, name):
+        raise RuntimeError(f"no {name} outside a request")
+
+
+class Unreadable(list):
+    def __iter__(self):
+        raise OSError("gone")
+
+
+@pytest.mark.parametrize("returns", [Unbound, Unreadable, lambda: [Unreadable()]])
+def test_value_that_raises_when_it_is_looked_at_ends_no_worker(returns):
+    with JobQueue(threads=1) as queue:
+        queue.start_worker()
+        bad = queue.result(queue.perform(lambda: returns()))
+        harmless = queue.result(queue.perform(good, 3))
+
+        assert harmless.wait(5).return_value == 9
+        assert bad.wait(5).status == "SUCCESSFUL"
+
+
+def test_object_that_has_every_attribute_is_no_database_object(queue):
+    assert queue.result(queue.perform(str.format, "{}", Mock())).wait(5).status == "SUCCESSFUL"
+
+
+@pytest.mark.parametrize("timeout", [None, TIMEOUT])
+def test_log_filter_that_raises_ends_no_worker(gate, timeout):
+    class Broken(logging.Filter):
+        def filter(self, record):
+            raise AttributeError("request_id")
+
+    handler = logging.NullHandler()
+    handler.handle = handler.filter
+    handler.addFilter(Broken())
+    logging.getLogger("tgext.asyncjob.attempt").addHandler(handler)
+    try:
+        with JobQueue(threads=1) as queue, queue.as_current():
+            queue.start_worker()
+            fails = raises if timeout is None else lambda _: gate.enter()
+            bad = task(timeout=timeout)(fails).enqueue(None)
+            harmless = queue.result(queue.perform(good, 3))
+
+            assert harmless.wait(5).return_value == 9
+            assert bad.wait(5).status == "FAILED"
+            gate.open()
+    finally:
+        logging.getLogger("tgext.asyncjob.attempt").removeHandler(handler)
+
+
+def test_backend_that_cannot_store_an_outcome_ends_no_worker(queue, monkeypatch):
+    finish, failures = queue.backend.finish, [OSError("the database is away")] * 2
+
+    def fails_at_first(claim, outcome, connection=None):
+        if failures:
+            raise failures.pop()
+        return finish(claim, outcome, connection)
+
+    monkeypatch.setattr(queue.backend, "finish", fails_at_first)
+    for _ in range(2):
+        queue.perform(good, 1)
+
+    assert [queue.result(queue.perform(good, n)).wait(5).return_value for n in range(4)]
+
+
+@pytest.mark.parametrize("jobs", [100])
+def test_timeout_leaves_no_lock_of_logging_behind(jobs):
+    log = logging.getLogger("chatty")
+    log.propagate = False
+    log.setLevel("INFO")
+    log.addHandler(handler := logging.StreamHandler(io.StringIO()))
+
+    @task(timeout=0.005)
+    def chatty():
+        while True:
+            log.info("working")
+
+    with JobQueue(threads=2) as queue, queue.as_current():
+        queue.start_worker()
+        ends = [result.wait(20).errors[0] for result in [chatty.enqueue() for _ in range(jobs)]]
+
+    assert {end.exception_class for end in ends} == {JobTimeout}
+    assert handler.lock.acquire(timeout=2)
+    handler.release()
+    log.removeHandler(handler)
+
+
+def test_job_leaves_nothing_in_the_context_of_the_next():
+    tenant = ContextVar("tenant", default=None)
+    with JobQueue(threads=0) as queue:
+        queue.perform(tenant.set, "first")
+        result = queue.result(queue.perform(tenant.get))
+        queue.run_pending()
+        result.refresh()
+
+    assert result.return_value is None
+    assert tenant.get() is None

@@ -6,12 +6,14 @@ import gc
 import itertools
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
 import tracemalloc
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -194,7 +196,7 @@ def test_child_of_a_fork_in_the_middle_of_a_claim_does_not_hang(backend):
         uid = enqueued(backend)
         return [str(found == uid) for found in claimed_uids(backend)]
 
-    with backend._lock:  # another thread of the parent's has it
+    with backend._lock():  # another thread of the parent's has it
         seen = in_child(act)
 
     assert seen == "['True']"
@@ -390,3 +392,56 @@ def test_job_that_times_out_while_it_reports_progress_does_not_keep_the_lock():
             assert result.wait(LONG_SECONDS).status is FAILED
             assert result.errors[-1].exception_class is JobTimeout
         assert queue.result(queue.perform(int)).wait(LONG_SECONDS).status is SUCCESSFUL
+
+
+def test_object_that_enqueues_when_it_is_let_go_of_finds_the_lock_free():
+    class Upload:
+        def __del__(self):
+            queue.perform(int)
+
+    with JobQueue(threads=0, retention=0) as queue:
+        queue.perform(id, Upload())
+        queue.run_pending()
+        pruning = threading.Thread(target=queue.backend.prune, daemon=True)
+        pruning.start()
+        pruning.join(5)
+
+        assert not pruning.is_alive()
+        assert queue.run_pending() == 1
+
+
+def test_signal_whose_handler_raises_leaves_the_lock_free(backend):
+    class Stop(Exception):
+        pass
+
+    def stop(_signal, _frame):
+        raise Stop
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        for _ in range(500):
+            with suppress(Stop):
+                signal.setitimer(signal.ITIMER_REAL, 0.0003)
+                while True:
+                    backend.get("unknown")
+            assert not backend._lock().locked()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_idle_slot_keeps_nothing_of_a_job_that_was_removed():
+    class Picture: ...
+
+    picture = Picture()
+    kept = weakref.ref(picture)
+    with JobQueue(threads=1, retention=0) as queue:
+        queue.start_worker()
+        result = queue.result(queue.perform(id, picture))
+        result.wait(5)
+        del picture, result
+        while not queue.backend._sleepers._beds:  # until the slot sleeps
+            pass
+        queue.backend.prune()
+        gc.collect()
+
+        assert kept() is None

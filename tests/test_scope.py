@@ -171,7 +171,7 @@ def test_thread_is_managed_inside_the_block_only():
 def test_transaction_stays_managed_after_the_block_until_it_ends():
     scope = Scope()
     with scope.managed():
-        pass
+        transaction.get()
 
     assert scope.is_managed is True
     transaction.abort()
@@ -232,7 +232,7 @@ def test_pending_is_one_list_for_each_transaction(handed):
 def test_asking_begins_no_transaction():
     scope = Scope()
 
-    assert (scope.is_managed, scope.pending_or_none(), scope.holds_work()) == (False, None, False)
+    assert (scope.is_managed, scope.pending_or_none(), scope.only_reads()) == (False, None, True)
     scope.forget()
 
     assert transaction.manager.manager._txn is None
@@ -353,3 +353,31 @@ def test_rollback_of_a_sessions_savepoint_takes_the_jobs_since_it_began(handed):
     sessions.rolled_back(early)
     assert uids(pending) == []
     transaction.abort()
+
+
+def test_blocks_can_stand_in_one_another():
+    scope, handed = Scope(), []
+
+    with scope.managed():
+        with scope.managed():
+            pass
+        transaction.begin()
+        assert scope.is_managed is True
+        scope.pending(handed.extend).add(a_job("a"))
+
+    transaction.commit()
+    assert [job.uid for job in handed] == ["a"]
+
+
+def test_block_works_where_transactions_are_begun_explicitly():
+    scope, handed = Scope(), []
+    transaction.manager.explicit = True
+    try:
+        with scope.managed():
+            transaction.begin()
+            scope.pending(handed.extend).add(a_job("a"))
+            transaction.commit()
+    finally:
+        transaction.manager.explicit = False
+
+    assert [job.uid for job in handed] == ["a"]

@@ -11,7 +11,9 @@ import time
 
 import pytest
 import transaction
+import zope.sqlalchemy
 from sqlalchemy import insert
+from sqlalchemy.orm import scoped_session, sessionmaker
 from transaction.interfaces import TransientError
 
 from tgext.asyncjob import (
@@ -719,3 +721,95 @@ def test_keyboard_interrupt_passes_through_run_pending_and_the_job_waits_again(d
     assert database.Session.registry.has() is False
     assert held.run_pending() == 1
     assert database.texts() == ["try 1"]
+
+
+def test_session_that_joins_another_transaction_manager_is_refused(database):
+    other = scoped_session(sessionmaker(database.engine))
+    zope.sqlalchemy.register(other, transaction_manager=transaction.TransactionManager())
+
+    with pytest.raises(ConfigError, match="nobody would commit its work"):
+        JobQueue(session=other)
+
+
+def test_job_whose_commit_is_tried_again_can_be_cancelled_meanwhile(queue, gate):
+    tries = []
+
+    class FailsOnce:
+        transaction_manager = transaction.manager
+
+        def tpc_vote(self, _txn):
+            if len(tries) == 1:
+                raise TransientError("deadlock")
+
+        def abort(self, _txn): ...
+
+        tpc_begin = commit = tpc_finish = tpc_abort = abort
+
+        def sortKey(self):
+            return "fails once"
+
+    def job():
+        tries.append(1)
+        transaction.get().join(FailsOnce())
+        if len(tries) == 2:
+            gate.enter()
+
+    result = queue.result(queue.perform(job))
+    gate.wait_for()
+    cancelled = result.cancel()
+    gate.open()
+
+    assert cancelled is True
+    assert result.wait(5).status == "CANCELLED"
+
+
+# -- who else is in the transaction
+
+
+class Mail:
+    """A data manager that is no session: what it holds is lost with the transaction."""
+
+    def __init__(self):
+        self.thrown_away = False
+        self.transaction_manager = transaction.manager
+
+    def abort(self, _txn):
+        self.thrown_away = True
+
+    def sortKey(self):
+        return "mail"
+
+
+def test_run_pending_does_not_throw_away_what_others_have_in_the_transaction(database):
+    mail = Mail()
+    with JobQueue(threads=0, session=database.Session) as queue:
+        queue.perform(int)
+        transaction.get().join(mail)
+
+        with pytest.raises(RuntimeError, match="uncommitted work"):
+            queue.run_pending()
+
+        assert not mail.thrown_away
+        transaction.abort()
+        assert queue.run_pending() == 1
+
+
+def test_closed_queue_leaves_nothing_behind_on_the_session(database):
+    with JobQueue(threads=0, session=database.Session):
+        pass
+    listeners = [
+        len(list(getattr(database.Session.session_factory().dispatch, name)))
+        for name in ("after_transaction_create", "after_soft_rollback")
+    ]
+
+    assert listeners == [0, 0]
+
+
+def test_job_that_comes_to_a_closed_queue_is_told_of(database, caplog):
+    with JobQueue(threads=0, session=database.Session) as queue:
+        result = queue.result(queue.perform(int))
+        queue.run_pending()
+        result.refresh()
+    assert result.retry()
+
+    assert "nobody in this process runs it" in caplog.text

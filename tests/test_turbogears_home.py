@@ -19,7 +19,7 @@ from sqlalchemy import event
 from tg.i18n import lazy_ugettext, ugettext
 
 from tgapps import applications, globals_with
-from tgext.asyncjob import asyncjob_perform, task
+from tgext.asyncjob import JobQueue, asyncjob_perform, task
 
 log = logging.getLogger("application")
 
@@ -513,7 +513,7 @@ class Lines(logging.Handler):
 
     def emit(self, record):
         self.lines.append(self.format(record))
-        self.jobs.append(getattr(record, "job", None))
+        self.jobs.append(getattr(record, "asyncjob_uid", None))
 
 
 @pytest.fixture
@@ -568,3 +568,28 @@ def test_log_lines_of_turbogears_itself_in_a_job_are_the_job_s(home):
     uid = home.does(lambda: {"uid": asyncjob_perform(job)}).json["uid"]
 
     assert home.ended(uid).log == ["ERROR tg.something: from below"]
+
+
+@pytest.mark.parametrize("extra", [{"job": 7}])
+def test_log_call_of_a_job_may_have_an_extra_of_its_own(extra):
+    with JobQueue(threads=0) as queue:
+        result = queue.result(queue.perform(log.warning, "printing", extra=extra))
+        queue.run_pending()
+        result.refresh()
+
+    assert result.status == "SUCCESSFUL"
+
+
+def test_lines_say_their_job_once_where_the_factory_was_wrapped_since():
+    with JobQueue(threads=0) as queue:
+        queue.run_pending()
+        inner = logging.getLogRecordFactory()
+        logging.setLogRecordFactory(lambda *args, **kwargs: inner(*args, **kwargs))
+        try:
+            result = queue.result(queue.perform(log.warning, "hello"))
+            queue.run_pending()
+        finally:
+            logging.setLogRecordFactory(inner)
+        result.refresh()
+
+    assert result.log == ["WARNING application: hello"]

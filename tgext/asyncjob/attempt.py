@@ -15,7 +15,8 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from threading import current_thread, main_thread
 from types import CoroutineType
@@ -126,7 +127,8 @@ class Attempt:
         return self._running.shield()
 
     def note(self, line: str) -> None:
-        """Keep a log line."""
+        """Keep a log line; before logging takes a lock is a good moment to end, too."""
+        self._running.check_unsent()
         if self._lines is None:
             self._lines = deque(maxlen=LINES)
         self._lines.append(line)
@@ -144,11 +146,14 @@ class Attempt:
         """
         if not self._running.abandon():
             return False
-        outcome = self._after(JobTimeout(self.claim.job.options.timeout))
-        if outcome.error is not None:
-            text = f"It did not stop. It was here:\n{_stack_of(self._running.thread)}"
-            outcome = outcome._replace(error=outcome.error._replace(traceback=text))
-        self._finish(outcome)
+        try:
+            outcome = self._after(JobTimeout(self.claim.job.options.timeout))
+            if outcome.error is not None:
+                text = f"It did not stop. It was here:\n{_stack_of(self._running.thread)}"
+                outcome = outcome._replace(error=outcome.error._replace(traceback=text))
+            self._finish(outcome)
+        except Exception as mistake:  # noqa: BLE001 - see _fail
+            self._fail(mistake)
         return True
 
     def give_back(self) -> bool:
@@ -164,9 +169,19 @@ class Attempt:
         """Run the job and store what became of it; False if the attempt was abandoned.
 
         Raises nothing but KeyboardInterrupt, which no job is blamed for: the claim is
-        released first.
+        released first. What the job sets in its context is gone with it.
         """
-        token = attempt_var.set(self)
+        return copy_context().run(self._run)
+
+    def _run(self) -> bool:
+        attempt_var.set(self)
+        try:
+            return self._run_to_its_end()
+        except Exception as mistake:  # noqa: BLE001 - see _fail
+            self._fail(mistake)
+            return True
+
+    def _run_to_its_end(self) -> bool:
         try:
             value = self._in_surroundings()
         except Drained:
@@ -182,8 +197,6 @@ class Attempt:
             self._finish(self._after(error))
         else:
             self._finish(self._success(value))
-        finally:
-            attempt_var.reset(token)
         return True
 
     def _in_surroundings(self) -> Any:
@@ -194,7 +207,9 @@ class Attempt:
             return scope.run(self._run_call, self._before_commit)
 
     def _run_call(self) -> Any:
-        self._fenced = False
+        if self._fenced:  # the commit did not come about, and this is another try
+            self._surroundings.backend.unfence(self.claim)
+            self._fenced = False
         return self._running.run(self._call)
 
     def _call(self) -> Any:
@@ -278,6 +293,15 @@ class Attempt:
                 "job=%s attempt=%d call=%s %s after %.3fs", self.uid, self.claim.attempt,
                 self.claim.job.call.name, outcome.status.lower(), time.monotonic() - self.started,
             )  # fmt: skip
+
+    def _fail(self, mistake: Exception) -> None:
+        """End the attempt where ending it raised: a filter of the application's logging did, or
+        the backend. The thread that came here has other jobs to run."""
+        failed = Outcome(FAILED, error=TaskError.of(mistake), log=self._log_lines())
+        with suppress(Exception):
+            self._surroundings.backend.finish(self.claim, failed)
+        with suppress(Exception):
+            log.exception("job=%s could not be ended as it should", self.uid)
 
     def _release(self, why: str) -> None:
         self._surroundings.backend.release([self.claim])

@@ -103,6 +103,10 @@ class ClaimingBackend(Backend):
         On a *connection* until its transaction ends, else until ``finish``.
         """
 
+    def unfence(self, claim: Claim) -> None:
+        """Take a ``fence`` back that no commit followed; where it was part of the transaction,
+        the rollback has done that."""
+
     @abstractmethod
     def finish(self, claim: Claim, outcome: Outcome, connection: Any = None) -> bool:
         """Store the outcome and end the claim.

@@ -87,16 +87,17 @@ def _check_signature(
         ) from None
 
 
-def _check_detached(value: object) -> None:
+def _check_detached(value: Any) -> None:
     """Refuse an ORM instance, in a container too: after the commit it is detached."""
     seen = set()  # a container may hold itself
     waiting = [value]
     while waiting:
         value = waiting.pop()
-        if isinstance(value, (list, tuple, set, frozenset, dict)):
+        kind = type(value)  # not isinstance: a proxy may answer for another object, or raise
+        if issubclass(kind, (list, tuple, set, frozenset, dict)):
             if id(value) not in seen:
                 seen.add(id(value))
-                items = value.values() if isinstance(value, dict) else value
+                items = value.values() if issubclass(kind, dict) else value
                 waiting += [item for item in items if type(item) not in _PLAIN]
         elif is_orm_instance(value):
             raise NotSerializable(
@@ -107,7 +108,8 @@ def _check_detached(value: object) -> None:
 
 def is_orm_instance(value: object) -> bool:
     """Whether SQLAlchemy maps *value*; asks no import of it."""
-    return not isinstance(value, type) and hasattr(value, "_sa_instance_state")
+    # Its class is asked: a proxy or a mock has every attribute, or raises for each.
+    return hasattr(type(value), "_sa_class_manager")
 
 
 def why_not_kept(result: object) -> str | None:
@@ -122,7 +124,9 @@ def why_not_kept(result: object) -> str | None:
         _check_detached(result)
     except NotSerializable:
         return f"it is or holds a database object ({type(result).__name__}): return its id"
-    if isinstance(result, (GeneratorType, AsyncGeneratorType, CoroutineType)):
+    except Exception as error:  # noqa: BLE001 - a container of the job's own may raise anything
+        return f"looking into a {type(result).__name__} raised {type(error).__name__}"
+    if issubclass(type(result), (GeneratorType, AsyncGeneratorType, CoroutineType)):
         return f"it is a {type(result).__name__}: return a list of what it yields"
     return None
 

@@ -5,17 +5,27 @@ changed only under the lock, says who may: until the function has returned, anyb
 ``interrupt``, then ``abandon``; from then on only its own thread.
 
 An interruption can hit any line, so one that holds a lock of ours would hold it for ever: what
-the function calls of this package runs under a ``shield``, and is interrupted at its end.
+the function calls of this package runs under a ``shield``, and is interrupted at its end. The
+locks that everybody shares (of logging, of ``threading.Condition``) are taken in Python and would
+be held for ever too: what is just taking one is left alone until it is through.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+#: How often an interruption tries to find a function outside such code, and seconds between two.
+LOOKS, LOOK_SECONDS = 50, 0.001
+
+#: Functions of ``threading`` in which a lock is being taken or let go.
+_LOCKING = frozenset({"__enter__", "__exit__", "acquire", "release", "_acquire_restore"})
 
 _WAITING, _RUNNING, _RETURNED, _ABANDONED = range(4)
 
@@ -27,7 +37,8 @@ class Abandoned(BaseException):
 class Interruptible:
     """Runs a function so that another thread can stop it."""
 
-    __slots__ = ("_cancel_coroutine", "_interruption", "_lock", "_phase", "_shields", "thread")
+    __slots__ = ("_cancel_coroutine", "_interruption", "_lock", "_phase", "_sent",
+                 "_shields", "thread")  # fmt: skip
 
     def __init__(self) -> None:
         self.thread = 0  #: the identifier of the thread that runs it, 0 before
@@ -35,6 +46,7 @@ class Interruptible:
         self._phase = _WAITING
         self._shields = 0
         self._interruption: type[BaseException] | None = None
+        self._sent = False  #: whether it is on its way, or will be raised by a shield
         self._cancel_coroutine: Callable[[], Any] | None = None
 
     def run(self, function: Callable[[], Any]) -> Any:
@@ -75,18 +87,35 @@ class Interruptible:
         if self._phase == _ABANDONED:
             raise Abandoned
         if self._interruption is not None:
+            self._sent = True
             raise self._interruption
 
     def interrupt(self, error: type[BaseException]) -> None:
-        """Raise *error* in the function at its next bytecode; once, while it runs."""
-        with self._lock:
-            if self._phase != _RUNNING or self._interruption is not None:
-                return
-            self._interruption = error
-            if self._cancel_coroutine is not None:
-                self._cancel_coroutine()
-            elif not self._shields:
-                _raise_in(self.thread, error)
+        """Raise *error* in the function at its next bytecode; once, while it runs.
+
+        Later, if it is just taking a lock: then it may be asked for again.
+        """
+        for _ in range(LOOKS):
+            with self._lock:
+                if self._phase != _RUNNING or self._sent:
+                    return
+                self._interruption = self._interruption or error
+                if self._cancel_coroutine is not None:
+                    self._cancel_coroutine()
+                    self._sent = True
+                elif self._shields:
+                    self._sent = True
+                elif not _is_locking(self.thread):
+                    _raise_in(self.thread, self._interruption)
+                    self._sent = True
+                if self._sent:
+                    return
+            time.sleep(LOOK_SECONDS)
+
+    def check_unsent(self) -> None:
+        """Raise the interruption that found no good moment; for its own thread, in one."""
+        if self._interruption is not None and not self._sent and not self._shields:
+            self.check()
 
     def abandon(self) -> bool:
         """Go on without it, whatever its thread does; False if it is too late: it returned."""
@@ -126,6 +155,20 @@ class Interruptible:
         finally:
             with self._lock:
                 self._cancel_coroutine = None
+
+
+def _is_locking(thread: int) -> bool:
+    """Whether a thread is inside code that takes a lock which others need, too.
+
+    Nothing runs in that thread meanwhile: the caller has just got the interpreter.
+    """
+    frame = sys._current_frames().get(thread)
+    while frame is not None and frame.f_code is not Interruptible.run.__code__:
+        module = frame.f_globals.get("__name__")
+        if module == "logging" or (module == "threading" and frame.f_code.co_name in _LOCKING):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _raise_in(thread: int, error: type[BaseException] | None) -> None:

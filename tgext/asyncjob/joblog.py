@@ -1,8 +1,8 @@
 """Log lines of a job carry its uid, and the attempt keeps its last ones.
 
-A record made inside a job gets the attribute ``job`` and its message begins with ``job=<uid>``,
-whatever formatter the application has. That is done where records are made, because handlers
-and filters of the application's own choosing would see only some of them.
+A record made inside a job gets the attribute ``asyncjob_uid`` and its message begins with
+``job=<uid>``, whatever formatter the application has. That is done where records
+are made, because handlers and filters of the application's own choosing would see only some.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from typing import Any
 
 from .current import attempt_var
 
+#: The attribute of a record; ``extra={"job": ...}`` must stay free for the application, since
+#: logging raises KeyError where it finds one that is there.
+UID = "asyncjob_uid"
 #: Lines kept of an attempt.
 LINES = 100
 #: Characters kept of a line.
@@ -32,13 +35,17 @@ class _JobRecords:
         attempt = attempt_var.get()
         if attempt is None:
             return record
-        record.job = attempt.uid
+        if hasattr(record, UID):  # the factory was wrapped, and then we were put around it again
+            return record
+        setattr(record, UID, attempt.uid)
         if record.name.startswith(_PACKAGE):
             return record  # our own lines name their job, wherever they are written
         attempt.note(_line(record))
+        if not isinstance(record.msg, str):
+            return record  # its str() may raise, where logging expects that, and not here
         if isinstance(record.args, tuple):
             # As an argument, so that what groups by record.msg still finds one message.
-            record.msg = "job=%s " + (str(record.msg) if record.args else _literal(record.msg))
+            record.msg = "job=%s " + (record.msg if record.args else _literal(record.msg))
             record.args = (attempt.uid, *record.args)
         else:  # one mapping, for %(name)s
             record.msg = f"job={attempt.uid} {record.msg}"
@@ -53,14 +60,14 @@ def install() -> None:
         logging.setLogRecordFactory(_JobRecords(factory))
 
 
-def _literal(message: object) -> str:
+def _literal(message: str) -> str:
     """A message that came without arguments is not a format, until it gets one."""
-    return str(message).replace("%", "%%")
+    return message.replace("%", "%%")
 
 
 def _line(record: logging.LogRecord) -> str:
     try:
         message = record.getMessage()
     except Exception:  # noqa: BLE001 - logging reports a bad format itself, and later
-        message = str(record.msg)
+        message = f"{type(record.msg).__name__} that cannot be printed"
     return f"{record.levelname} {record.name}: {message}"[:LINE_LENGTH]

@@ -37,9 +37,12 @@ class Tracked:
                 log.exception("job=%s the progress tracker could not begin to track it", uid)
 
     def report(self, uid: str, progress: Progress) -> None:
-        """Hand on what a job reports; raises what the tracker raises, in the job."""
+        """Hand on what a job reports."""
         if self.tracker is not None:
-            self.tracker.set_progress(uid, progress.value, progress.data)
+            try:
+                self.tracker.set_progress(uid, progress.value, progress.data)
+            except Exception:
+                log.exception("job=%s the progress tracker could not set its progress", uid)
 
     def end(self, uid: str) -> None:
         """Tell of a job that has ended."""

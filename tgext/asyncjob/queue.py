@@ -61,8 +61,8 @@ class JobQueue:
         **options: Any,
     ) -> None:
         made = backend if isinstance(backend, ClaimingBackend) else None
-        named = made.name if made else str(backend) if backend is None else backend
-        self.options = Options.of({"backend": named, **options})
+        named = {} if made else {"backend": "None" if backend is None else backend}
+        self.options = Options.of({**named, **options})
         self.backend = made or make_backend(self.options)
         self.session: Any = None
         self._sessions: Any = None
@@ -149,10 +149,6 @@ class JobQueue:
             self._tracked.begin(job.uid)
         self.backend.enqueue(jobs)
         self._runner.announce()
-        if self._closed:
-            log.warning(
-                "jobs committed after their queue was closed, nobody runs them: %d", len(jobs)
-            )
 
     def _check_room(self, max_queued: int) -> None:
         pending = self._scope.pending_or_none()
@@ -180,8 +176,12 @@ class JobQueue:
             self._sessions,
             looks=max(looks, 0) + 1,  # at once, and that often again
             pause=lambda: pause(max(0.0, seconds)),
-            end_snapshot=self._scope.end_snapshot,
+            end_snapshot=self._end_snapshot,
         )
+
+    def _end_snapshot(self) -> None:
+        if self._scope.only_reads():
+            self._scope.forget()
 
     # -- run
 
@@ -207,11 +207,11 @@ class JobQueue:
         """Run what is due in this thread, as a worker would, and return how many jobs ran.
 
         limit: how many at the most; None: until nothing is due.
-        Raises RuntimeError inside a managed transaction, or where this thread's session holds
+        Raises RuntimeError inside a managed transaction, or where this thread's transaction holds
         work that nobody has committed: the jobs would commit it, or lose it.
         """
         self._here()
-        if self._scope.is_managed or self._scope.holds_work():
+        if self._scope.is_managed or not self._scope.only_reads():
             raise RuntimeError(
                 "run_pending() expected no transaction under way in this thread, and there is "
                 "uncommitted work in it; call transaction.commit() or abort() before"
@@ -256,6 +256,7 @@ class JobQueue:
         open_queues.discard(self)
         self._end_watch()
         self._runner.stop()
+        self._scope.unbind()
         if first and self.backend.name == "memory":
             lost = self.backend.counts()[READY]
             if lost:

@@ -38,10 +38,13 @@ class Runner:
 
     def announce(self) -> None:
         """See to it that somebody runs the jobs that wait now."""
-        if self._worker is None:
-            self.serve()
-            if self._options.threads == 0:
-                self._warn()
+        if self._worker is not None:
+            return
+        self.serve()
+        if self._stopped:
+            log.warning("a job waits, and its queue was closed: nobody in this process runs it")
+        elif self._options.threads == 0:
+            self._warn()
 
     def serve(self) -> None:
         """Start the worker if it is wanted and does not run yet."""

@@ -37,7 +37,7 @@ class ThreadSessions(Protocol):
 
     def watch_savepoints(
         self, begun: Callable[[Any], None], rolled_back: Callable[[Any], None]
-    ) -> None: ...
+    ) -> Callable[[], None]: ...
     def holds_work(self) -> bool: ...
     def remove(self) -> None: ...
 
@@ -137,11 +137,19 @@ class Scope:
         self._extent = threading.local()
         self._marks: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
         self._sessions: ThreadSessions | None = None
+        self._unwatch: Callable[[], None] = lambda: None
 
     def bind(self, sessions: ThreadSessions) -> None:
         """Remove this thread's session after each attempt, and mind its savepoints."""
-        sessions.watch_savepoints(self._savepoint_begun, self._savepoint_rolled_back)
+        self._unwatch = sessions.watch_savepoints(
+            self._savepoint_begun, self._savepoint_rolled_back
+        )
         self._sessions = sessions
+
+    def unbind(self) -> None:
+        """Leave the sessions to themselves: they outlive a queue that is closed."""
+        unwatch, self._unwatch = self._unwatch, lambda: None
+        unwatch()
 
     # -- somebody else's transaction
 
@@ -168,28 +176,29 @@ class Scope:
     def managed(self, yes: bool = True) -> Iterator[None]:
         """Say, for the block, whether this thread's transactions are somebody's to end."""
         extent = self._extent
-        before, listened = getattr(extent, "managed", None), getattr(extent, "listens", False)
-        extent.managed, extent.listens = yes, listened or yes
+        before = getattr(extent, "managed", None)
+        extent.managed = yes
+        # Once for all blocks that stand in one another: the manager keeps a set.
+        listens = yes and not getattr(extent, "listens", False)
+        if listens:
+            extent.listens = True
+            self._manager.registerSynch(self)
         try:
-            if extent.listens and not listened:
-                self._listen()
             yield
         finally:
-            if extent.listens and not listened:
-                with suppress(KeyError):
+            if listens:
+                extent.listens = False
+                with suppress(KeyError):  # whoever clears the manager's synchronizers
                     self._manager.unregisterSynch(self)
-            extent.managed, extent.listens = before, listened
-
-    def _listen(self) -> None:
-        """Hear of the transactions that this thread begins, and of the one that it is in."""
-        if not self._manager.explicit:
-            self._manager.get()
-        self._manager.registerSynch(self)
+            txn = self._open_transaction() if yes else None
+            if txn is not None:  # one that began of itself, without telling anybody
+                self._mark(txn)
+            extent.managed = before
 
     def pending(self, hand_over: Callable[[list[Job]], None]) -> PendingJobs:
         """Return the jobs of this thread's transaction; where there are none, an empty list
         that has joined it and will be handed to *hand_over*."""
-        txn = self._manager.get()
+        txn = self._open_transaction() or self._manager.manager.begin()
         mark = self._mark(txn)
         if mark.pending is None or not mark.pending.takes_part:
             mark.pending = PendingJobs(hand_over)
@@ -225,27 +234,19 @@ class Scope:
             return None
         return found
 
-    def holds_work(self) -> bool:
-        """Whether this thread's session has changes that nobody has committed."""
-        return self._sessions is not None and self._sessions.holds_work()
+    def only_reads(self) -> bool:
+        """Whether nothing is lost when this thread's transaction is aborted: nobody takes part
+        in it but sessions, and they hold no work."""
+        if self._sessions is not None and self._sessions.holds_work():
+            return False
+        txn = self._open_transaction()
+        return txn is None or all(_is_session(resource) for resource in txn._resources)
 
     def forget(self) -> None:
-        """Abort whatever transaction this thread has open."""
+        """Abort whatever transaction this thread has open; after it a session sees what is
+        there then."""
         if self._open_transaction() is not None:
             self._manager.abort()
-
-    def end_snapshot(self) -> None:
-        """Abort this thread's transaction if nothing but a session takes part in it.
-
-        For a session that has only read: what it reads next is what is there then.
-        """
-        txn = self._open_transaction()
-        if txn is not None and len(txn._resources) <= 1 and not self._has_pending():
-            self._manager.abort()
-
-    def _has_pending(self) -> bool:
-        pending = self.pending_or_none()
-        return pending is not None and bool(pending.jobs)
 
     # -- a transaction of one's own
 
@@ -315,6 +316,10 @@ class Scope:
         pending = self.pending_or_none()
         if mark is not None and pending is not None:
             pending.drop_after(mark)
+
+
+def _is_session(resource: object) -> bool:
+    return type(resource).__module__.partition(".")[0] == "zope"
 
 
 def _can_join(txn: Any) -> bool:

@@ -39,9 +39,9 @@ class Sessions:
 
     def watch_savepoints(
         self, begun: Callable[[Any], None], rolled_back: Callable[[Any], None]
-    ) -> None:
+    ) -> Callable[[], None]:
         """Call *begun* with each ``begin_nested()`` of these sessions, and *rolled_back* with
-        it where it is rolled back."""
+        it where it is rolled back. Returns what ends that."""
 
         def after_create(_session: Any, created: Any) -> None:
             if created.nested:
@@ -53,6 +53,12 @@ class Sessions:
 
         event.listen(self.scoped, "after_transaction_create", after_create)
         event.listen(self.scoped, "after_soft_rollback", after_rollback)
+
+        def unwatch() -> None:
+            event.remove(self.scoped, "after_transaction_create", after_create)
+            event.remove(self.scoped, "after_soft_rollback", after_rollback)
+
+        return unwatch
 
     def holds_work(self) -> bool:
         """Whether this thread's session has changes that are not committed."""
@@ -92,9 +98,12 @@ def _is_registered(scoped: Any) -> bool:
     if factory is None or not hasattr(scoped, "registry"):
         return False
     listeners = getattr(factory().dispatch, "after_begin", ())
+    found = [getattr(listener, "__self__", None) for listener in listeners]
+    # With a manager of its own it joins a transaction that no attempt commits.
     return any(
-        isinstance(getattr(listener, "__self__", None), ZopeTransactionEvents)
-        for listener in listeners
+        isinstance(events, ZopeTransactionEvents)
+        and events.transaction_manager is datamanager.zope_transaction.manager
+        for events in found
     )
 
 
@@ -117,7 +126,7 @@ def wait_for_row(
         looks -= 1
         if _finds_something(query, sessions) or looks <= 0:
             return
-        if sessions is not None and not sessions.holds_work() and not sessions.holds_objects():
+        if sessions is None or not sessions.holds_objects():
             end_snapshot()
         pause()
 

@@ -129,8 +129,8 @@ class Worker:
                 self._stopping.wait(fault_seconds)
                 fault_seconds = min(2 * fault_seconds, FAULT_SECONDS[1])
                 continue
-            for claim in claims:
-                if not self._run(slot, claim):
+            while claims:  # emptied: an idle slot must not keep the arguments of its last job
+                if not self._run(slot, claims.pop(0)):
                     return
 
     def _run(self, slot: _Slot, claim: Claim) -> bool:

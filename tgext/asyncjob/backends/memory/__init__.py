@@ -2,10 +2,8 @@
 
     enqueue --> line --> claim ... finish --> ended
 
-One lock guards everything; nothing waits while it holds it.
-
-The uid tells which process made it. After a fork the child begins with no jobs: those it
-inherited a copy of belong to the parent, which runs them.
+One lock guards everything; nothing waits while it holds it. The uid tells which process made it.
+After a fork the child begins with no jobs: those it inherited a copy of belong to the parent.
 """
 
 from __future__ import annotations
@@ -40,8 +38,8 @@ from .brieflock import BriefLock
 from .line import Entry, Line
 from .sleepers import Sleepers
 
-#: Ended jobs kept whatever ``retention`` says: some 10 MB, so that a process that runs for a
-#: year at a million jobs a day does not grow.
+#: Ended jobs kept whatever ``retention`` says, so that a process that runs for a year at a
+#: million jobs a day does not grow. What each takes is up to its arguments and its result.
 MOST_ENDED = 10_000
 
 #: Attempts of one job whose errors are kept.
@@ -76,6 +74,8 @@ class MemoryBackend(ClaimingBackend):
         self._entries: dict[str, Entry] = {}
         self._line = Line()
         self._ended: deque[Entry] = deque()
+        #: removed; let go of without the lock, since a __del__ of the application's may enqueue
+        self._gone: deque[Entry] = deque()
         self._leases = 0
 
     def after_fork(self) -> None:
@@ -97,29 +97,25 @@ class MemoryBackend(ClaimingBackend):
 
     def enqueue(self, jobs: Sequence[Job], connection: Any = None) -> None:
         now = self._clock()
-        # What every job passes does without the context manager: it is a tenth of the time.
-        self._lock.acquire()
-        try:
+        with self._lock():
             for job in jobs:
                 entry = self._entries[job.uid] = Entry(job, now)
                 if job.run_after is not None:
                     entry.run_at = _epoch(job.run_after, now)
                 self._let_wait(entry)
-        finally:
-            self._lock.release()
 
     def get(self, uid: str) -> Snapshot | None:
-        with self._lock:
+        with self._lock():
             entry = self._find(uid)
             return None if entry is None else entry.snapshot()
 
     def progress(self, uid: str) -> Progress | None:
-        with self._lock:
+        with self._lock():
             entry = self._find(uid)
             return None if entry is None or entry.status.is_final else entry.progress
 
     def cancel(self, uid: str) -> bool | None:
-        with self._lock:
+        with self._lock():
             entry = self._find(uid)
             if entry is None:
                 return None
@@ -132,7 +128,7 @@ class MemoryBackend(ClaimingBackend):
             return True
 
     def retry(self, uid: str) -> bool | None:
-        with self._lock:
+        with self._lock():
             entry = self._find(uid)
             if entry is None:
                 return None
@@ -142,13 +138,13 @@ class MemoryBackend(ClaimingBackend):
             entry.budget = entry.attempts + entry.job.options.max_attempts
             entry.run_at = entry.finished_at = entry.ended = None
             entry.cancelled = False
-            entry.progress = NO_PROGRESS
+            _before, entry.progress = entry.progress, NO_PROGRESS
             entry.ticket = 0  # to the end of the line
             self._let_wait(entry)
             return True
 
     def wait_for_end(self, uid: str, seconds: float) -> None:
-        with self._lock:
+        with self._lock():
             entry = self._find(uid)
             if entry is None or entry.status.is_final:
                 return
@@ -169,8 +165,7 @@ class MemoryBackend(ClaimingBackend):
     def claim(self, worker_id: WorkerId, queues: Collection[str] | None, limit: int) -> list[Claim]:
         claims: list[Claim] = []
         now = self._clock()
-        self._lock.acquire()
-        try:
+        with self._lock():
             while len(claims) < limit:
                 entry = self._line.take(queues, now)
                 if entry is None:
@@ -185,36 +180,41 @@ class MemoryBackend(ClaimingBackend):
             due = self._line.next_due()
             if due is not None:  # who goes off with a job may have been the one to see to that
                 self._sleepers.wake_by(due)
-        finally:
-            self._lock.release()
         return claims
 
     def holds(self, claim: Claim) -> bool:
-        with self._lock:
+        with self._lock():
             entry = self._held(claim)
             return entry is not None and not entry.cancelled
 
     def fence(self, claim: Claim, connection: Any = None) -> bool:
-        with self._lock:
+        with self._lock():
             entry = self._held(claim)
             if entry is None or entry.cancelled:
                 return False
             entry.fenced = True
             return True
 
+    def unfence(self, claim: Claim) -> None:
+        with self._lock():
+            entry = self._held(claim)
+            if entry is not None:
+                entry.fenced = False
+
     def finish(self, claim: Claim, outcome: Outcome, connection: Any = None) -> bool:
-        self._lock.acquire()
-        try:
-            return self._finish(claim, outcome)
-        finally:
-            self._lock.release()
+        with self._lock():
+            stored = self._finish(claim, outcome)
+        self._gone.clear()
+        return stored
 
     def finish_many(self, ends: Sequence[tuple[Claim, Outcome]]) -> list[bool]:
-        with self._lock:
-            return [self._finish(claim, outcome) for claim, outcome in ends]
+        with self._lock():
+            stored = [self._finish(claim, outcome) for claim, outcome in ends]
+        self._gone.clear()
+        return stored
 
     def release(self, claims: Iterable[Claim]) -> None:
-        with self._lock:
+        with self._lock():
             for claim in claims:
                 entry = self._held(claim)
                 if entry is None:
@@ -227,11 +227,12 @@ class MemoryBackend(ClaimingBackend):
                     self._let_wait(entry)
 
     def report(self, claim: Claim, progress: Progress) -> bool:
-        with self._lock:
+        with self._lock():
             entry = self._held(claim)
             if entry is None:
                 return False
-            entry.progress = progress
+            # let go of the old one after the lock: see _gone
+            _before, entry.progress = entry.progress, progress
             return not entry.cancelled
 
     def beat(self, worker_id: WorkerId) -> list[JobId]:
@@ -243,7 +244,7 @@ class MemoryBackend(ClaimingBackend):
     def wait(
         self, queues: Collection[str] | None, seconds: float, stopped: Callable[[], bool]
     ) -> None:
-        with self._lock:
+        with self._lock():
             now = self._clock()
             due = self._line.next_due()
             if due is not None:
@@ -254,16 +255,18 @@ class MemoryBackend(ClaimingBackend):
         try:
             bed.sleep(seconds)
         finally:
-            with self._lock:
+            with self._lock():
                 self._sleepers.get_up(bed)
 
     def wake(self) -> None:
-        with self._lock:
+        with self._lock():
             self._sleepers.wake_all()
 
     def prune(self) -> int:
-        with self._lock:
-            return self._prune(self._clock() - self._retention_seconds)
+        with self._lock():
+            removed = self._prune(self._clock() - self._retention_seconds)
+        self._gone.clear()
+        return removed
 
     # -- with the lock held
 
@@ -331,7 +334,9 @@ class MemoryBackend(ClaimingBackend):
     def _prune(self, before: float) -> int:
         ended, removed = self._ended, 0
         while ended and (len(ended) > MOST_ENDED or (ended[0].finished_at or 0) <= before):
-            del self._entries[ended.popleft().job.uid]
+            entry = ended.popleft()
+            del self._entries[entry.job.uid]
+            self._gone.append(entry)
             removed += 1
         return removed
 

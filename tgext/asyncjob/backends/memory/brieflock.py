@@ -13,22 +13,21 @@ class BriefLock:
     interpreter lock; the thread that has that needs the lock again a moment later and must hand
     over the interpreter first: from then on every job costs two context switches or more. This
     lock convoy made four workers five times slower than one (``benchmarks/memory.py``). Whoever
-    takes the lock only while it runs cannot start one. The lock is not reentrant, and whoever
-    holds it must not wait for anything.
+    waits to see it free, and takes it then, hardly ever starts one. The lock is not reentrant, and
+    whoever holds it must not wait for anything, nor let go of an object of the application's, whose
+    ``__del__`` may come back here.
+
+    Used as ``with lock():``. The ``with`` is given the interpreter's own lock because only that is
+    taken and held in one step: between a Python ``acquire`` and the ``try`` after it a signal's
+    handler may raise (Ctrl-C, a server's SIGABRT), and nobody would ever let go again.
     """
 
     def __init__(self) -> None:
-        lock = threading.Lock()
-        self.try_acquire = lock.acquire
-        self.release = lock.release
+        self._lock = threading.Lock()
+        self._is_held = self._lock.locked
 
-    def acquire(self) -> None:
-        """Take the lock, if need be after letting its holder run."""
-        while not self.try_acquire(False):
+    def __call__(self) -> threading.Lock:
+        """Return the lock, free a moment ago, if need be after letting its holder run."""
+        while self._is_held():
             time.sleep(0)
-
-    def __enter__(self) -> None:
-        self.acquire()
-
-    def __exit__(self, *_error: object) -> None:
-        self.release()
+        return self._lock
