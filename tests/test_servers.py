@@ -499,7 +499,10 @@ def test_gearbox_tgshell_starts_no_thread_until_it_enqueues(project):
 
 FORKED = ["--master", "--processes", 2]
 LAZY = [*FORKED, "--lazy-apps"]
-TOLD = [*FORKED, "--py-call-osafterfork"]
+# Either option has uWSGI tell Python of a fork. Up to 2.0.31 the first one aborts every child on
+# Python 3.13 and newer (unbit/uwsgi#2710): it unlocks what was not locked before the fork.
+TELL = "--py-call-osafterfork" if sys.version_info < (3, 13) else "--py-call-uwsgi-fork-hooks"
+TOLD = [*FORKED, TELL]
 
 
 def test_uwsgi_runs_jobs_in_its_one_process(project):

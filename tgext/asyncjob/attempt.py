@@ -176,27 +176,23 @@ class Attempt:
     def _run(self) -> bool:
         attempt_var.set(self)
         try:
-            return self._run_to_its_end()
+            try:
+                value = self._in_surroundings()
+            except Drained:
+                self._release("drained")
+            except Abandoned:
+                return False
+            except LeaseLost:
+                log.warning("job=%s lease lost, outcome dropped", self.uid)
+            except BaseException as error:  # a SystemExit ends the job, not the worker
+                if isinstance(error, KeyboardInterrupt) and current_thread() is main_thread():
+                    self._release("interrupted from the keyboard")
+                    raise
+                self._finish(self._after(error))
+            else:
+                self._finish(self._success(value))
         except Exception as mistake:  # noqa: BLE001 - see _fail
             self._fail(mistake)
-            return True
-
-    def _run_to_its_end(self) -> bool:
-        try:
-            value = self._in_surroundings()
-        except Drained:
-            self._release("drained")
-        except Abandoned:
-            return False
-        except LeaseLost:
-            log.warning("job=%s lease lost, outcome dropped", self.uid)
-        except BaseException as error:  # a SystemExit ends the job, not the worker
-            if isinstance(error, KeyboardInterrupt) and current_thread() is main_thread():
-                self._release("interrupted from the keyboard")
-                raise
-            self._finish(self._after(error))
-        else:
-            self._finish(self._success(value))
         return True
 
     def _in_surroundings(self) -> Any:

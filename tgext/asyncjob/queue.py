@@ -24,7 +24,7 @@ from .attempt import Surroundings
 from .backend import ClaimingBackend
 from .backends import make_backend
 from .call import Call, check
-from .current import as_current, attempt_var, open_queues, uncut
+from .current import as_current, attempt_var, open_queues
 from .errors import MissingExtra, QueueClosed, QueueFull
 from .job import DEFAULT_OPTIONS, READY, Job, TaskOptions
 from .ledger import Ledger
@@ -124,7 +124,6 @@ class JobQueue:
         job = self._enqueue(call, options, run_after)
         return TaskResult(self._ledger, self._ledger.snapshot_of(job))
 
-    @uncut
     def _enqueue(
         self, call: Call, options: TaskOptions, run_after: datetime | timedelta | None
     ) -> Job:
@@ -145,8 +144,18 @@ class JobQueue:
 
     def _hand_over(self, jobs: list[Job]) -> None:
         """Give committed jobs to the backend, and see to it that somebody runs them."""
-        for job in jobs:
-            self._tracked.begin(job.uid)
+        attempt = attempt_var.get()
+        if attempt is not None:
+            # A job that commits in the middle is not interrupted here, where locks are held.
+            with attempt.shield():
+                self._enqueue_all(jobs)
+        else:
+            self._enqueue_all(jobs)
+
+    def _enqueue_all(self, jobs: list[Job]) -> None:
+        if self._tracked.tracker is not None:
+            for job in jobs:
+                self._tracked.begin(job.uid)
         self.backend.enqueue(jobs)
         self._runner.announce()
 

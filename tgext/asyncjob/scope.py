@@ -118,6 +118,13 @@ class _Savepoint:
         self._pending.drop_after(self._mark)
 
 
+class _Extent(threading.local):
+    """What ``managed()`` says of a thread; None where it says nothing."""
+
+    managed: bool | None = None
+    listens = False
+
+
 class _Mark:
     """What a scope keeps with a transaction that somebody will end."""
 
@@ -134,7 +141,7 @@ class Scope:
 
     def __init__(self) -> None:
         self._manager = transaction.manager
-        self._extent = threading.local()
+        self._extent = _Extent()
         self._marks: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
         self._sessions: ThreadSessions | None = None
         self._unwatch: Callable[[], None] = lambda: None
@@ -161,11 +168,9 @@ class Scope:
         commit calls; not for those that are called after it, nor by an abort. An open
         transaction alone says nothing: a query in a script begins one that nobody commits.
         """
-        said: bool | None = getattr(self._extent, "managed", None)
-        if said is False:
-            return False
-        txn = self._open_transaction()
-        if txn is None:
+        said = self._extent.managed
+        txn = self._manager.manager._txn  # see _open_transaction
+        if txn is None or said is False:
             return bool(said)
         mark = self._mark_of(txn)
         if mark is None:
@@ -176,10 +181,10 @@ class Scope:
     def managed(self, yes: bool = True) -> Iterator[None]:
         """Say, for the block, whether this thread's transactions are somebody's to end."""
         extent = self._extent
-        before = getattr(extent, "managed", None)
+        before = extent.managed
         extent.managed = yes
         # Once for all blocks that stand in one another: the manager keeps a set.
-        listens = yes and not getattr(extent, "listens", False)
+        listens = yes and not extent.listens
         if listens:
             extent.listens = True
             self._manager.registerSynch(self)

@@ -14,7 +14,6 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from datetime import datetime, timedelta
 from typing import Any
 
 from ...backend import ClaimingBackend
@@ -35,7 +34,7 @@ from ...job import (
     WorkerId,
 )
 from .brieflock import BriefLock
-from .line import Entry, Line
+from .line import Entry, Line, due_at
 from .sleepers import Sleepers
 
 #: Ended jobs kept whatever ``retention`` says, so that a process that runs for a year at a
@@ -84,13 +83,14 @@ class MemoryBackend(ClaimingBackend):
     # -- the side that enqueues and asks
 
     def new_uid(self) -> JobId:
+        uids = self._uids
         try:
-            return self._uids.popleft()
+            return uids.popleft()
         except IndexError:
             # Many at once: the system call lets go of the interpreter, and with it in every
             # request a worker would cut in.
             random = os.urandom(16 * SECRETS).hex()
-            self._uids.extend(
+            uids.extend(
                 JobId(self._origin + random[at : at + 32]) for at in range(0, len(random), 32)
             )
             return self.new_uid()
@@ -101,7 +101,7 @@ class MemoryBackend(ClaimingBackend):
             for job in jobs:
                 entry = self._entries[job.uid] = Entry(job, now)
                 if job.run_after is not None:
-                    entry.run_at = _epoch(job.run_after, now)
+                    entry.run_at = due_at(job.run_after, now)
                 self._let_wait(entry)
 
     def get(self, uid: str) -> Snapshot | None:
@@ -204,13 +204,15 @@ class MemoryBackend(ClaimingBackend):
     def finish(self, claim: Claim, outcome: Outcome, connection: Any = None) -> bool:
         with self._lock():
             stored = self._finish(claim, outcome)
-        self._gone.clear()
+        if self._gone:
+            self._gone.clear()
         return stored
 
     def finish_many(self, ends: Sequence[tuple[Claim, Outcome]]) -> list[bool]:
         with self._lock():
             stored = [self._finish(claim, outcome) for claim, outcome in ends]
-        self._gone.clear()
+        if self._gone:
+            self._gone.clear()
         return stored
 
     def release(self, claims: Iterable[Claim]) -> None:
@@ -324,27 +326,21 @@ class MemoryBackend(ClaimingBackend):
 
     def _end(self, entry: Entry, status: TaskResultStatus) -> None:
         entry.status = status
-        entry.finished_at = finished_at = self._clock()
+        entry.finished_at = self._clock()
         self._ended.append(entry)
         if entry.ended is not None:
             entry.ended.set()
         if len(self._ended) > MOST_ENDED:
-            self._prune(finished_at - self._retention_seconds)
+            self._remove_oldest()
 
     def _prune(self, before: float) -> int:
         ended, removed = self._ended, 0
-        while ended and (len(ended) > MOST_ENDED or (ended[0].finished_at or 0) <= before):
-            entry = ended.popleft()
-            del self._entries[entry.job.uid]
-            self._gone.append(entry)
+        while ended and (ended[0].finished_at or 0) <= before:
+            self._remove_oldest()
             removed += 1
         return removed
 
-
-def _epoch(run_after: datetime | timedelta, now: float) -> float | None:
-    """When a job may start, in seconds since the epoch; None: at once."""
-    if isinstance(run_after, timedelta):
-        due = now + run_after.total_seconds()
-    else:
-        due = run_after.timestamp()
-    return due if due > now else None
+    def _remove_oldest(self) -> None:
+        entry = self._ended.popleft()
+        del self._entries[entry.job.uid]
+        self._gone.append(entry)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 import threading
 from collections.abc import Collection
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from ...job import NO_PROGRESS, READY, Job, Snapshot, TaskError
@@ -66,6 +66,15 @@ class Entry:
             progress=self.progress,
             log=self.log,
         )
+
+
+def due_at(run_after: datetime | timedelta, now: float) -> float | None:
+    """When a job may start, in seconds since the epoch; None: at once."""
+    if isinstance(run_after, timedelta):
+        due = now + run_after.total_seconds()
+    else:
+        due = run_after.timestamp()
+    return due if due > now else None
 
 
 def _instant(seconds: float | None) -> datetime | None:

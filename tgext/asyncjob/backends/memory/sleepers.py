@@ -48,6 +48,8 @@ class Sleepers:
 
     def wake_one(self, queue_name: str) -> None:
         """Wake a thread that serves *queue_name*, the last to lie down, its cache the warmest."""
+        if not self._beds:
+            return
         for at in range(len(self._beds) - 1, -1, -1):
             queues = self._beds[at].queues
             if queues is None or queue_name in queues:
