@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from ...backend import ClaimingBackend
 from ...errors import UnknownJob
@@ -90,9 +90,9 @@ class MemoryBackend(ClaimingBackend):
             # Many at once: the system call lets go of the interpreter, and with it in every
             # request a worker would cut in.
             random = os.urandom(16 * SECRETS).hex()
-            uids.extend(
-                JobId(self._origin + random[at : at + 32]) for at in range(0, len(random), 32)
-            )
+            origin = self._origin
+            made = [origin + random[at : at + 32] for at in range(0, len(random), 32)]
+            uids.extend(cast("list[JobId]", made))
             return self.new_uid()
 
     def enqueue(self, jobs: Sequence[Job], connection: Any = None) -> None:

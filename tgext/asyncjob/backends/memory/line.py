@@ -17,6 +17,10 @@ from typing import Any
 
 from ...job import NO_PROGRESS, READY, Job, Snapshot, TaskError
 
+#: Queue names whose heaps are kept though they are empty: making one for each job that a quick
+#: worker waits for would cost as much as the job.
+MOST_NAMES = 64
+
 #: Stale tickets that may stand in the heaps before they are swept out; a sweep is linear in the
 #: heaps' length, so it must be rare.
 MOST_STALE = 1_000
@@ -91,6 +95,7 @@ class Line:
     def __init__(self) -> None:
         self._ready: dict[str, list[_Place]] = {}
         self._delayed: list[_Place] = []
+        self._most_names = MOST_NAMES
         self._tickets = 0
         self._length = 0
         self._stale = 0
@@ -147,22 +152,22 @@ class Line:
         options = entry.job.options
         heap = self._ready.get(options.queue_name)
         if heap is None:
+            if len(self._ready) >= self._most_names:  # they may be many, and come and go
+                self._ready = {name: kept for name, kept in self._ready.items() if kept}
+                self._most_names = max(MOST_NAMES, 2 * len(self._ready))
             heap = self._ready[options.queue_name] = []
         heapq.heappush(heap, (-options.priority, entry.ticket, entry))
 
     def _first(self, queues: Collection[str] | None) -> list[_Place] | None:
         """The heap whose first job is the next one."""
         best: list[_Place] | None = None
-        for name in tuple(self._ready):
+        for name, heap in self._ready.items():
             if queues is not None and name not in queues:
                 continue
-            heap = self._ready[name]
             while heap and not _counts(heap[0]):
                 heapq.heappop(heap)
                 self._stale -= 1
-            if not heap:
-                del self._ready[name]  # names may be many, and come and go
-            elif best is None or heap[0] < best[0]:
+            if heap and (best is None or heap[0] < best[0]):
                 best = heap
         return best
 
