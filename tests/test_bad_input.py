@@ -615,3 +615,9 @@ def test_a_session_that_nobody_commits_is_refused_with_the_line_that_is_missing(
             "`zope.sqlalchemy.register(DBSession)` below it",
             JobQueue, session=wrong,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), [("backend", "sql"), ("engine", "celery")])
+def test_what_is_not_in_this_version_is_said_to_be_so(name, value):
+    with pytest.raises(ConfigError, match=f"got '{value}', which is not in this version"):
+        Options.of({name: value})

@@ -1,8 +1,8 @@
 """Run one claimed job, once, and turn whatever happens into an Outcome.
 
-    claim -> [ scope: surround -> call -> checkpoint -> commit ] -> Outcome -> finish
+    claim -> [ surround: [ scope: call -> fence -> commit ] ] -> Outcome -> finish
 
-Nothing that a job raises leaves this module: the worker's loop has no ``except``. Whether a
+Nothing that a job raises leaves this module, and nothing that ending it does. Whether a
 job runs again, and when, is decided here and nowhere else.
 """
 

@@ -20,6 +20,10 @@ _TRUE = {"true", "yes", "on", "y", "t", "1"}
 _FALSE = {"false", "no", "off", "n", "f", "0"}
 
 
+#: What is designed, and refused until it is there.
+_LATER = ("sql", "celery")
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError("a word")
@@ -148,6 +152,8 @@ class Options:
                 values[name] = known[name].metadata["convert"](value)
             except ValueError as error:
                 shown = "a secret value" if name == "secret" else repr(value)
+                if value in _LATER:
+                    shown += ", which is not in this version"
                 raise ConfigError(f"{PREFIX}{name}: expected {error}, got {shown}") from None
         return cls(**values)
 

@@ -12,7 +12,7 @@ class BriefLock:
     A thread that blocks on a ``threading.Lock`` is given it by the kernel, before it has the
     interpreter lock; the thread that has that needs the lock again a moment later and must hand
     over the interpreter first: from then on every job costs two context switches or more. This
-    lock convoy made four workers five times slower than one (``benchmarks/memory.py``). Whoever
+    lock convoy makes four workers slower than one; ``benchmarks/memory.py`` shows both. Whoever
     waits to see it free, and takes it then, hardly ever starts one. The lock is not reentrant, and
     whoever holds it must not wait for anything, nor let go of an object of the application's, whose
     ``__del__`` may come back here.
