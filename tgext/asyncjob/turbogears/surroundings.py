@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import tg
 from tg.i18n import _get_translator
@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 #: What ``tg.url(qualified=True)`` begins with in a job that no request enqueued.
 NO_REQUEST = "http://localhost"
+
+#: Where a request keeps what its first job captured, for those that follow.
+KEPT = "tgext.asyncjob.captured"
 
 _captured: ContextVar[dict[str, Any] | None] = ContextVar("asyncjob_captured", default=None)
 
@@ -54,14 +57,19 @@ class TurboGearsSurroundings:
         except TypeError:
             return None
         environ = local.request.environ
+        identity, translator = environ.get("repoze.who.identity"), local.translator
+        kept = environ.get(KEPT)
+        if kept is not None and kept[0] is identity and kept[1] is translator:
+            return cast("dict[str, Any]", kept[2])
         self._warn_of_processes(environ)
-        identity = environ.get("repoze.who.identity") or {}
-        return {
-            "user": identity.get("repoze.who.userid") or environ.get("REMOTE_USER"),
-            "lang": getattr(local.translator, "tg_lang", None),
+        captured = {
+            "user": (identity or {}).get("repoze.who.userid") or environ.get("REMOTE_USER"),
+            "lang": getattr(translator, "tg_lang", None),
             "request_id": environ.get("HTTP_X_REQUEST_ID"),
             "base_url": local.request.application_url,
         }
+        environ[KEPT] = identity, translator, captured
+        return captured
 
     def _warn_of_processes(self, environ: dict[str, Any]) -> None:
         if self._warned or self._queue.backend.name != "memory":
