@@ -2,7 +2,7 @@
 
 Standard library only; nothing here reads a clock, a lock or a database. What was *asked*
 (``Job``) never changes; how it *stands* (``Snapshot``) is read from a backend, which alone
-may change it, along the arrows of ``can_become``.
+may change it.
 """
 
 from __future__ import annotations
@@ -50,12 +50,6 @@ class TaskResultStatus(str, Enum):
 
 READY, RUNNING, SUCCESSFUL, FAILED, CANCELLED = TaskResultStatus
 _FINAL = frozenset({SUCCESSFUL, FAILED, CANCELLED})
-_ARROWS = {READY: {RUNNING, CANCELLED}, RUNNING: {READY, *_FINAL}}
-
-
-def can_become(before: TaskResultStatus, after: TaskResultStatus) -> bool:
-    """Tell whether a job may go from *before* to *after*; an ended one only by ``retry``."""
-    return after in _ARROWS.get(before, {READY})
 
 
 class Progress(NamedTuple):
