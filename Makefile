@@ -19,8 +19,12 @@ DEMO_ONCE_1 = --once
 DEMO_ONCE_fail = --once=fail
 DEMO_OPTIONS = $(DEMO_ONCE_$(ONCE))
 
+# make crash: DB=sqlite,postgresql,mariadb  LONG=1  MUTANT=fence or split  SEED=1
+CRASH_OPTIONS = $(if $(DB),--db $(DB)) $(if $(LONG),--long) $(if $(MUTANT),--mutant $(MUTANT)) \
+  $(if $(SEED),--seed $(SEED))
+
 .DEFAULT_GOAL = help
-.PHONY: help demo test check lint types bench clean browser
+.PHONY: help demo test check lint types crash bench bench-sql clean browser
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -30,7 +34,11 @@ help:
 	@echo 'make demo ONCE=fail   one job that fails; demo.py ends with status 1, make with its own'
 	@echo 'make test             style, types and all tests: what decides whether work lands'
 	@echo 'make check            style and types alone'
-	@echo 'make bench            benchmarks/memory.py against its peers (BENCH=--quick: a smoke run)'
+	@echo 'make crash            kill workers on each database: nothing lost, nothing twice (docs/crash.rst)'
+	@echo 'make crash LONG=1     20,000 jobs and 200 kills on each; DB=sqlite for one of them, SEED=2'
+	@echo 'make crash MUTANT=fence   or split: the library broken on purpose, which must be noticed'
+	@echo 'make bench            benchmarks/memory.py against their peers (BENCH=--quick: a smoke run)'
+	@echo 'make bench-sql        benchmarks/sql.py, likewise; some ten minutes'
 	@echo 'make clean            remove what these made'
 	@echo
 	@echo 'PYTHON=$(PYTHON) makes the virtual environment VENV=$(VENV)'
@@ -50,8 +58,14 @@ lint: $(VENV)/.made-test
 types: $(VENV)/.made-test
 	$(BIN)/mypy
 
+crash: $(VENV)/.made-test
+	PYTHONPATH=tests $(BIN)/python -m crash $(CRASH_OPTIONS)
+
 bench: $(VENV)/.made-bench
 	$(BIN)/python benchmarks/memory.py $(BENCH)
+
+bench-sql: $(VENV)/.made-bench
+	$(BIN)/python benchmarks/sql.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) .bench build dist *.egg-info sample_app/build sample_app/dist sample_app/*.egg-info

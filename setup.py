@@ -20,8 +20,13 @@ def text_of(name: str) -> str:
 EXTRAS = {
     "turbogears": ["TurboGears2>=2.5.1"],
     # below 2.2: the next series has not been tried
-    "sqlalchemy": ["SQLAlchemy>=2.0.36,<2.2", "zope.sqlalchemy>=3.1"],
+    "sqlalchemy": ["SQLAlchemy>=2.0.36,<2.2", "zope.sqlalchemy>=3.1", "itsdangerous>=2.1"],
 }
+# a database's driver, with what backend = sql needs of any
+EXTRAS["postgresql"] = [*EXTRAS["sqlalchemy"], "psycopg[binary]>=3.1"]
+EXTRAS["mysql"] = [*EXTRAS["sqlalchemy"], "PyMySQL>=1.1"]
+# process titles, and the memory that a worker is recycled by
+EXTRAS["worker"] = [*EXTRAS["sqlalchemy"], "setproctitle>=1.3", "psutil>=5.9"]
 EXTRAS["all"] = sorted({need for needs in EXTRAS.values() for need in needs})
 EXTRAS["test"] = [
     # the runner, and pages and servers that the tests drive
@@ -39,6 +44,10 @@ EXTRAS["test"] = [
     "tg.devtools>=2.5",
     "kajiki>=1.0",
     "alembic>=1.13",
+    "Beaker>=1.8",
+    "repoze.who>=3.2",
+    "WebHelpers2>=2.0",
+    "Babel>=2.16",
     "Pillow>=10",
     "tgext.pluggable>=0.9",
     "tgext.debugbar>=0.6.1",
@@ -92,4 +101,10 @@ setup(
     zip_safe=False,
     install_requires=["transaction>=3.0"],
     extras_require=EXTRAS,
+    entry_points={
+        "gearbox.commands": [
+            f"asyncjob-{name} = tgext.asyncjob.turbogears.commands:{name.capitalize()}Command"
+            for name in ("worker", "status", "retry", "cancel", "purge", "schema")
+        ],
+    },
 )

@@ -22,11 +22,11 @@ class ChildFailed(Exception):
 
 
 class Child:
-    """A running child.py under some environment's Python."""
+    """A running child.py, or another such *program*, under some environment's Python."""
 
-    def __init__(self, python: str) -> None:
+    def __init__(self, python: str, program: Path = PROGRAM) -> None:
         self._process = subprocess.Popen(
-            [python, str(PROGRAM)],
+            [python, str(program)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -485,6 +485,7 @@ QUEUE_OPTIONS = {
     "queues": ("one or more names, separated by commas", [",", "a,,b", 5, ["a", 3], []]),
     "url": ("a word", ["  ", 5]),
     "create_tables": ("true or false", ["maybe", 2, "yess"]),
+    "table_prefix": ("up to 30 letters, digits and underscores", ["a b", "1x", "x" * 31, "a;b"]),
     "secret": ("a word", ["  ", 5]),
     "lease": ("seconds", SECONDS),
     "drain_timeout": ("seconds", SECONDS),
@@ -617,7 +618,7 @@ def test_a_session_that_nobody_commits_is_refused_with_the_line_that_is_missing(
         )  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "value"), [("backend", "sql"), ("engine", "celery")])
+@pytest.mark.parametrize(("name", "value"), [("engine", "celery")])
 def test_what_is_not_in_this_version_is_said_to_be_so(name, value):
     with pytest.raises(ConfigError, match=f"got '{value}', which is not in this version"):
         Options.of({name: value})

@@ -27,7 +27,7 @@ from tgext.asyncjob import (
     asyncjob_set_progress,
     task,
 )
-from tgext.asyncjob.worker import _Slot
+from tgext.asyncjob.slot import Slot
 
 GOOD = 20
 TIMEOUT = 0.2
@@ -219,7 +219,7 @@ def test_close_while_a_lost_slot_is_being_replaced_ends_in_peace(database, gate,
     stop = threading.Event()
     queue = JobQueue(threads=1, session=database.Session)
     queue.start_worker()
-    monkeypatch.setattr(_Slot, "start", lambda slot: (gate.enter(), threading.Thread.start(slot)))
+    monkeypatch.setattr(Slot, "start", lambda slot: (gate.enter(), threading.Thread.start(slot)))
 
     def close():
         try:

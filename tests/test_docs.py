@@ -278,7 +278,7 @@ BEFORE = {"controllers/root.py": "from tg import TGController as BaseController\
 class Tutorial:
     """``myapp``, in a folder of its own, with the files that start.rst writes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, backend: str) -> None:
         import tg
         from tg import FullStackApplicationConfigurator
         from tg.configuration import milestones
@@ -297,7 +297,7 @@ class Tutorial:
                 "app_globals": __import__("myapp.lib.app_globals", fromlist=["lib"]).Globals,
                 "model": __import__("myapp.model", fromlist=["model"]),
                 "use_sqlalchemy": True,
-                "sqlalchemy.url": f"sqlite:///{folder}/myapp.db",
+                "sqlalchemy.url": f"sqlite:///{folder}/myapp.db?timeout=30",
                 "renderers": ["kajiki", "json"],
                 "default_renderer": "kajiki",
                 "auth_backend": None,
@@ -307,7 +307,8 @@ class Tutorial:
                 "debug": False,
             }
         )
-        self.app = TestApp(configurator.make_wsgi_app({}, {"asyncjob.threads": "0"}))
+        lines = {"asyncjob.threads": "0", "asyncjob.backend": backend}
+        self.app = TestApp(configurator.make_wsgi_app({}, lines))
         self.queue: JobQueue = tg.config["tg.app_globals"].asyncjob_queue
         self.engine = tg.config["tg.app_globals"].sa_engine
         self.model = __import__("myapp.model", fromlist=["model"])
@@ -344,10 +345,13 @@ class Tutorial:
             return [row.display_name for row in rows]
 
 
-@pytest.fixture
-def tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tutorial]:
+@pytest.fixture(params=["memory", "sql"])
+def tutorial(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Tutorial]:
+    """The application as it is, and with the one line of its last step."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    made = Tutorial(tmp_path)
+    made = Tutorial(tmp_path, request.param)
     yield made
     made.queue.close()
     made.model.DBSession.remove()
@@ -499,7 +503,7 @@ def test_numbers_in_the_docs_are_those_of_the_code() -> None:
     assert f"the last {memory.MOST_ENDED} at the most" in text
     assert f"On memory the last {memory.MOST_ERRORS}" in text
     assert f"the last {joblog.LINES} log lines" in text
-    assert {3: "three"}[scope.TRIES] + " times in all, also with ``max_attempts=1``" in text
+    assert {8: "eight"}[scope.TRIES] + " times in all, also with ``max_attempts=1``" in text
 
 
 # -- ARCHITECTURE.md

@@ -25,31 +25,41 @@ FLOORS = """
     job
     current
     task
-    backend  options
-    backends  backends.*  executors  scope  sessions  joblog  interruption  process  progress
-    attempt  ledger
-    worker
+    backend  options  seal  pending  overview
+    backends  backends.*  executors  scope  sessions  joblog  interruption  process  progress \
+        verdict  forking  recycling
+    surroundings  ledger  binding
+    attempt
+    slot
+    worker  supervisor
     runner
     queue
-    api
-    turbogears
+    api  commands
+    turbogears  __main__
     __init__
 """
 
 #: What else than the standard library a room may import.
 THIRD_PARTY = {
+    "seal": {"itsdangerous"},
+    "pending": {"transaction"},
     "scope": {"transaction"},
+    "forking": {"setproctitle"},
+    "recycling": {"psutil"},
     "sessions": {"sqlalchemy", "zope.sqlalchemy"},
-    "turbogears": {"tg", "webob"},
+    "backends.sql": {"sqlalchemy"},
+    "turbogears": {"tg", "webob", "gearbox", "paste.deploy"},
 }
 
 COMPUTED = "a module whose name it computes"
 
 #: What may be imported late, and why.
 LATE = {
+    "seal": {COMPUTED},  # the module that a stored call names
     "backends": {COMPUTED},  # the backend that the options name
-    "queue": {"sessions"},  # only where the application has SQLAlchemy
+    "binding": {"sessions"},  # only where the application has SQLAlchemy
     "__init__": {"turbogears"},  # the rest runs without TurboGears
+    "__main__": {COMPUTED},  # the module that --app names
     "job": {COMPUTED},  # the class of a stored error, if it still is where it was
 }
 

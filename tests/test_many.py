@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from datetime import timedelta
+from typing import Any
 from weakref import ref
 
 import pytest
@@ -448,3 +449,35 @@ def _until(condition):
             return False
         threading.Event().wait(0.002)
     return True
+
+
+@pytest.mark.parametrize("backend", ["memory", "sql"])
+def test_job_that_runs_on_while_its_queue_closes_may_enqueue_another(backend, gate, tmp_path):
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    queue = JobQueue(backend, url=url, secret="swordfish", threads=1)
+    _enqueuing.update(queue=queue, gate=gate)
+    queue.start_worker()
+    parent = queue.perform(enqueue_another)
+    gate.wait_for()
+
+    closer = threading.Thread(target=queue.close)
+    closer.start()
+    while not queue._closed:
+        pass
+    gate.open()
+    closer.join()
+
+    if backend == "memory":
+        assert queue.result(parent).status == "SUCCESSFUL"
+        return
+    with JobQueue(backend, url=url, secret="swordfish", threads=0) as later:
+        assert later.result(parent).status == "SUCCESSFUL"
+        assert later.run_pending() == 1
+
+
+_enqueuing: dict[str, Any] = {}
+
+
+def enqueue_another() -> None:
+    _enqueuing["gate"].enter()
+    _enqueuing["queue"].perform(int)

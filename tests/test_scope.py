@@ -257,7 +257,7 @@ def test_run_asks_last_before_the_commit_and_commits():
         transaction.get().addBeforeCommitHook(order.append, ("committing",))
         order.append("working")
 
-    Scope().run(work, lambda: order.append("asked"))
+    Scope().run(work, lambda _result: order.append("asked"))
 
     assert order == ["working", "asked", "committing"]
 
@@ -268,7 +268,7 @@ def test_run_does_not_commit_what_the_last_question_refuses(handed):
     def work():
         scope.pending(handed.extend).add(a_job("a"))
 
-    def refuse():
+    def refuse(_result):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -286,7 +286,7 @@ def test_run_is_managed_inside_and_not_after_even_if_it_raises():
         raise SystemExit
 
     with pytest.raises(SystemExit):
-        scope.run(work, lambda: None)
+        scope.run(work, lambda _result: None)
 
     assert seen == [True]
     assert scope.is_managed is False
@@ -304,9 +304,9 @@ def test_run_removes_the_session_however_it_ends(error):
 
     if error:
         with pytest.raises(error):
-            scope.run(work, lambda: None)
+            scope.run(work, lambda _result: None)
     else:
-        scope.run(work, lambda: None)
+        scope.run(work, lambda _result: None)
 
     assert sessions.removed == 1
     assert transaction.manager.manager._txn is None
@@ -322,7 +322,7 @@ def test_run_tries_passing_errors_again_so_many_times_and_no_more():
         raise TransientError
 
     with pytest.raises(TransientError):
-        scope.run(work, lambda: None)
+        scope.run(work, lambda _result: None)
 
     assert len(tries) == sessions.removed == TRIES
 
@@ -332,7 +332,7 @@ def test_run_begins_anew_and_leaves_a_transaction_of_before_to_its_fate(handed):
     transaction.get().join(PendingJobs(handed.extend))
     seen = []
 
-    scope.run(lambda: seen.append(scope.pending_or_none()), lambda: None)
+    scope.run(lambda: seen.append(scope.pending_or_none()), lambda _result: None)
 
     assert (seen, handed) == ([None], [])
 

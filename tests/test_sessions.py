@@ -26,6 +26,7 @@ from tgext.asyncjob import (
     asyncjob_result,
     task,
 )
+from tgext.asyncjob.scope import TRIES
 
 SUCCESSFUL, FAILED, READY = (
     TaskResultStatus.SUCCESSFUL,
@@ -329,7 +330,7 @@ def test_an_error_that_does_not_pass_after_all_fails_the_attempt(database, held)
 
     assert result.status is FAILED
     assert [error.message for error in result.errors] == ["still"]
-    assert (len(tries), result.attempts) == (3, 1)
+    assert (len(tries), result.attempts) == (TRIES, 1)
 
 
 # -- savepoints

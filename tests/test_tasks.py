@@ -904,6 +904,10 @@ ALL = [
     errors.JobTimeout(),
     errors.JobTimeout(2.5),
     errors.WorkerCrashed("pid 5, signal 9"),
+    errors.ModuleMissing("shop.mails", "shop"),
+    errors.CallableMissing("shop.mails.send", "that is not there any more"),
+    errors.OtherPython("send", "cpython-3.12", "cpython-3.11"),
+    errors.Unreadable("a text"),
 ]
 
 
@@ -926,6 +930,32 @@ def test_an_error_survives_pickling_and_copying(error, again):
     assert str(found) == str(error)
     assert found.args == error.args
     assert vars(found) == vars(error)
+
+
+# -- pickling: as an argument, in a process pool
+
+
+def unadorned(number):
+    return number
+
+
+@pytest.mark.parametrize("again", [lambda t: pickle.loads(pickle.dumps(t)), copy.copy])
+@pytest.mark.parametrize("declared", [plain, full], ids=lambda found: found.name)
+def test_a_task_is_pickled_and_copied_as_what_its_name_leads_to(declared, again):
+    assert again(declared) is declared
+
+
+@pytest.mark.parametrize("again", [lambda t: pickle.loads(pickle.dumps(t)), copy.copy])
+@pytest.mark.parametrize(
+    "declared",
+    [full.using(priority=7, run_after=timedelta(seconds=3)), task(unadorned)],
+    ids=["other options", "no name of its own"],
+)
+def test_a_task_that_no_name_leads_to_keeps_its_options(declared, again):
+    found = again(declared)
+
+    assert found is not declared
+    assert vars(found) == vars(declared)
 
 
 # -- logging

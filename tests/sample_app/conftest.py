@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import tg
 import transaction
+from browsing import start_browser
 from paste.deploy import loadapp
 from PIL import Image
 from running_album import SAMPLE_APP, SECONDS, Album, Gate
@@ -88,3 +89,11 @@ def in_background(album: Album, gate: Gate) -> Any:
     gate.let_pass(10_000)
     for thread in threads:
         thread.join(SECONDS)
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    driver = start_browser(tmp_path_factory.mktemp("profile"))
+    yield driver
+    driver.quit()
+    gc.collect()

@@ -11,15 +11,13 @@ import base64
 import gc
 import os
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 import transaction
+from browsing import bar_value, press, start_browser, wait_for_state, wait_until
 from running_album import SECONDS
-from selenium import webdriver
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import WebDriverWait
 from webtest.http import StopableWSGIServer
 
 from photoalbum.lib import darkroom, samples
@@ -33,19 +31,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
 ]
-
-CHROMIUM_FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    # as on a phone: they lie over the page and take no room
-    "--hide-scrollbars",
-)
 
 #: Gives [text, ratio, colour, background] for every visible text below 4.5 : 1.
 TOO_FAINT = r"""
@@ -83,38 +68,6 @@ while (walker.nextNode()) {
 }
 return faint;
 """
-
-
-def chromium_or_skip():
-    """Give the paths of browser and driver. Where CI is set they must be there."""
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if browser and driver:
-        return browser, driver
-    message = "chromium and chromedriver are missing (Debian: chromium, chromium-driver)"
-    if os.environ.get("CI"):
-        pytest.fail(message)
-    pytest.skip(message)
-
-
-def start_browser(profile_dir, *, javascript=True):
-    browser, driver = chromium_or_skip()
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for flag in (*CHROMIUM_FLAGS, f"--user-data-dir={profile_dir}"):
-        options.add_argument(flag)
-    if not javascript:
-        options.add_experimental_option(
-            "prefs", {"profile.managed_default_content_settings.javascript": 2}
-        )
-    return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    driver = start_browser(tmp_path_factory.mktemp("profile"))
-    yield driver
-    driver.quit()
-    gc.collect()
 
 
 @pytest.fixture
@@ -175,37 +128,6 @@ def set_width(driver, width):
     driver.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
-    )
-
-
-def press(browser, label):
-    browser.find_element(By.XPATH, f"//button[normalize-space()='{label}']").click()
-
-
-def wait_until(browser, condition):
-    return WebDriverWait(browser, SECONDS, poll_frequency=0.05).until(condition)
-
-
-def wait_for_state(browser, state):
-    # A page may be replaced while it is being read: ask again.
-    wait_until(
-        browser,
-        lambda driver: (
-            driver.execute_script(
-                "const job = document.getElementById('job');"
-                "return document.readyState === 'complete' && job && job.dataset.state"
-            )
-            == state
-        ),
-    )
-
-
-def bar_value(browser):
-    return int(
-        browser.execute_script(
-            "return document.querySelector('[role=progressbar]').getAttribute('aria-valuenow')"
-        )
-        or -1
     )
 
 

@@ -1,31 +1,31 @@
 """Run one claimed job, once, and turn whatever happens into an Outcome.
 
-    claim -> [ surround: [ scope: call -> fence -> commit ] ] -> Outcome -> finish
+    claim -> [ surround: [ scope: call -> mark -> commit ] ] -> Outcome -> settle
 
-Nothing that a job raises leaves this module, and nothing that ending it does. Whether a
-job runs again, and when, is decided here and nowhere else.
+Where the job has used the database that the jobs are in, its mark is the last statement of its
+own transaction: both are there, or neither. Else the outcome is stored after it, by ``settle``,
+which may store many in one commit.
+
+Nothing that a job raises leaves this module, and nothing that ending it does. What follows
+from it is decided in ``verdict.py``.
 """
 
 from __future__ import annotations
 
 import logging
-import random
-import sys
 import time
-import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from contextvars import copy_context
-from dataclasses import dataclass, field
 from threading import current_thread, main_thread
 from types import CoroutineType
 from typing import Any
 
 from .backend import ClaimingBackend
-from .current import CurrentQueue, attempt_var
+from .current import attempt_var
 from .errors import JobCancelled, JobTimeout
-from .interruption import Abandoned, Interruptible
+from .interruption import Abandoned, Interruptible, stack_of
 from .job import (
     CANCELLED,
     FAILED,
@@ -36,21 +36,16 @@ from .job import (
     Outcome,
     Progress,
     TaskError,
-    is_ours,
-    outside_frames,
 )
 from .joblog import LINES
-from .progress import Tracked
-from .scope import Scope
-from .task import NotKept, TaskContext, TaskResult, kept
+from .surroundings import Surroundings
+from .task import TaskContext, TaskResult
+from .verdict import success, verdict_on
 
 log = logging.getLogger(__name__)
 
 #: Longest that a pause in a job sleeps before it looks whether it was cancelled, in seconds.
 LONGEST_NAP = 0.1
-
-#: What most jobs come to.
-_SUCCESS = Outcome(SUCCESSFUL)
 
 
 class Drained(BaseException):
@@ -61,33 +56,24 @@ class LeaseLost(BaseException):
     """Raised in an attempt whose job is no longer its own; nothing of it may be committed."""
 
 
-@dataclass(frozen=True)
-class Surroundings:
-    """What every attempt of one queue works with."""
-
-    queue: CurrentQueue
-    backend: ClaimingBackend
-    scope: Scope
-    #: a context manager around the call, given what was captured at the enqueue
-    surround: Callable[[dict[str, Any]], AbstractContextManager[Any]] | None = None
-    session: Any = None  #: the application's, None where it has none
-    tracked: Tracked = field(default_factory=lambda: Tracked(None))
-    jitter: Callable[[], float] = random.random
-    #: calls that were seen to commit in the middle, each worth one warning
-    commits_in_parts: set[str] = field(default_factory=set)
-
-
 class Attempt:
     """One attempt of one job; made, run and dropped by a worker's slot."""
 
-    __slots__ = ("_fenced", "_lines", "_running", "_surroundings", "claim", "started")
+    __slots__ = (
+        "_connections", "_fenced", "_lines", "_marked", "_running", "_surroundings",
+        "claim", "outcome", "started",
+    )  # fmt: skip
 
     def __init__(self, claim: Claim, surroundings: Surroundings) -> None:
         self.claim = claim
         self.started = time.monotonic()
         self._surroundings = surroundings
         self._running = Interruptible()
+        #: what is to be stored of it; None: nothing, or nothing more
+        self.outcome: Outcome | None = None
+        self._connections: dict[Any, Any] = {}  # by engine: the one that is in use
         self._fenced = False
+        self._marked: Outcome | None = None  # stored by the commit that is under way
         self._lines: deque[str] | None = None
 
     # -- what the job's own code asks, by way of current.py
@@ -133,14 +119,24 @@ class Attempt:
             self._lines = deque(maxlen=LINES)
         self._lines.append(line)
 
+    def uses(self, connection: Any) -> None:
+        """Remember a connection that the job's session has begun to use."""
+        self._connections[connection.engine] = connection
+
     # -- what the worker's watch and a drain ask, from other threads
+
+    @property
+    def connections(self) -> tuple[Any, ...]:
+        """What its session works on."""
+        return tuple(self._connections.values())
 
     def interrupt(self, error: type[BaseException]) -> None:
         """Raise *error* in the job as soon as may be, once, unless it has returned."""
         self._running.interrupt(error)
 
     def time_out(self) -> bool:
-        """End the attempt for the world as timed out, whatever its thread goes on to do.
+        """End the attempt for the world as timed out, whatever its thread goes on to do;
+        ``outcome`` is then to be stored, by ``settle``.
 
         False if it is too late for that, because the call has returned.
         """
@@ -149,27 +145,35 @@ class Attempt:
         try:
             outcome = self._after(JobTimeout(self.claim.job.options.timeout))
             if outcome.error is not None:
-                text = f"It did not stop. It was here:\n{_stack_of(self._running.thread)}"
+                text = f"It did not stop. It was here:\n{stack_of(self._running.thread)}"
                 outcome = outcome._replace(error=outcome.error._replace(traceback=text))
-            self._finish(outcome)
-        except Exception as mistake:  # noqa: BLE001 - see _fail
-            self._fail(mistake)
+            self.outcome = outcome
+        except Exception as mistake:  # noqa: BLE001 - see fail
+            self.fail(mistake)
         return True
+
+    def cut_off(self) -> None:
+        """Break the connections of an attempt that was abandoned; they may hold locks."""
+        connections, self._connections = self._connections, {}
+        for connection in connections.values():
+            with suppress(Exception):  # it may have ended by itself in this moment
+                self._surroundings.backend.cut(connection)
 
     def give_back(self) -> bool:
         """End the attempt for the world as if it had never begun; False as ``time_out``."""
         if not self._running.abandon():
             return False
+        self.cut_off()
         self._release("drained")
         return True
 
     # -- the worker's own
 
     def run(self) -> bool:
-        """Run the job and store what became of it; False if the attempt was abandoned.
+        """Run the job; ``outcome`` is then what is still to be stored of it, by ``settle``.
 
-        Raises nothing but KeyboardInterrupt, which no job is blamed for: the claim is
-        released first. What the job sets in its context is gone with it.
+        False if the attempt was abandoned. Raises nothing but KeyboardInterrupt, which no job is
+        blamed for: the claim is released first. What the job sets in its context is gone with it.
         """
         return copy_context().run(self._run)
 
@@ -184,15 +188,24 @@ class Attempt:
                 return False
             except LeaseLost:
                 log.warning("job=%s lease lost, outcome dropped", self.uid)
+                # Nobody has taken it, maybe: the database was away from all of us.
+                self._surroundings.backend.release([self.claim])
             except BaseException as error:  # a SystemExit ends the job, not the worker
                 if isinstance(error, KeyboardInterrupt) and current_thread() is main_thread():
                     self._release("interrupted from the keyboard")
                     raise
-                self._finish(self._after(error))
+                self.outcome = self._after(error)
             else:
-                self._finish(self._success(value))
-        except Exception as mistake:  # noqa: BLE001 - see _fail
-            self._fail(mistake)
+                if self._marked is None:
+                    self.outcome = self._success(value)
+                else:
+                    self._surroundings.backend.finished(self.claim)
+                    self._has_ended(self._marked)
+        except Exception as mistake:  # noqa: BLE001 - see fail
+            if self._surroundings.backend.is_passing(mistake):
+                self.outcome = Outcome(READY, crashed=True)  # to be stored when it is back
+            else:
+                self.fail(mistake)
         return True
 
     def _in_surroundings(self) -> Any:
@@ -203,7 +216,8 @@ class Attempt:
             return scope.run(self._run_call, self._before_commit)
 
     def _run_call(self) -> Any:
-        if self._fenced:  # the commit did not come about, and this is another try
+        self._marked = None  # where the commit did not come about, and this is another try
+        if self._fenced:
             self._surroundings.backend.unfence(self.claim)
             self._fenced = False
         return self._running.run(self._call)
@@ -217,18 +231,39 @@ class Attempt:
         value = call.target(*args, **call.kwargs) if call.kwargs else call.target(*args)
         return self._running.complete(value) if type(value) is CoroutineType else value
 
-    def _before_commit(self) -> None:
+    def _before_commit(self, value: Any) -> None:
         """The job's commit is a checkpoint: a cancellation it swallowed, it cannot here."""
+        sessions = self._surroundings.marked
+        if sessions is not None and sessions.is_used():
+            sessions.connection()  # so that it commits even if it has only read
+            self._marked = self._success(value)  # by ``commits``, as the last thing before it
+            return
         if not self._surroundings.backend.fence(self.claim):
             self._refused()
         self._fenced = True
 
-    def commits(self) -> None:
-        """Refuse a commit in the middle of the job as its last one would be refused."""
-        if self._fenced:  # it is the last one
-            return
-        if not self._surroundings.backend.holds(self.claim):
-            self._refused()
+    def commits(self, session: Any) -> None:
+        """Mark the job as done in the commit that ends it; refuse any other one, too, if the
+        job is no longer this attempt's."""
+        backend, sessions = self._surroundings.backend, self._surroundings.marked
+        connection = None
+        if sessions is not None and sessions.owns(session):
+            session.flush()  # nothing must come after the mark
+            connection = sessions.connection()
+        if self._marked is not None and connection is not None:
+            if not backend.finish(self.claim, self._marked, connection):
+                self._refused()
+        elif self._marked is None and not self._fenced:
+            held = (
+                backend.holds(self.claim)
+                if connection is None
+                else backend.fence(self.claim, connection)
+            )
+            if not held:
+                self._refused()
+            self._warn_of_parts()
+
+    def _warn_of_parts(self) -> None:
         name = self.claim.job.call.name
         if name not in self._surroundings.commits_in_parts:
             self._surroundings.commits_in_parts.add(name)
@@ -241,47 +276,32 @@ class Attempt:
     def _refused(self) -> None:
         """Raise for what the backend refused: cancelled, or not ours any more."""
         self._running.check()
-        if self._surroundings.backend.get(self.uid) is None:
-            raise LeaseLost
-        raise JobCancelled
+        if self._surroundings.backend.is_cancelled(self.claim):
+            raise JobCancelled
+        raise LeaseLost
 
     def _after(self, error: BaseException) -> Outcome:
-        """Decide what follows from an attempt that raised *error*."""
-        claim, job = self.claim, self.claim.job
-        lines = self._log_lines()
-        if isinstance(error, JobCancelled):
-            return Outcome(CANCELLED, log=lines)
-        if isinstance(error, JobTimeout) and error.seconds is None:
-            error = JobTimeout(job.options.timeout).with_traceback(error.__traceback__)
-        described = TaskError.of(error)
-        if claim.attempts_left <= 0:
-            log.error(
-                "job=%s attempt=%d call=%s failed, no attempts left: %s",
-                job.uid, claim.attempt, job.call.name, described.message,
-                exc_info=(type(error), error, outside_frames(error)),
-            )  # fmt: skip
-            return Outcome(FAILED, error=described, log=lines)
-        number = max(job.options.max_attempts - claim.attempts_left, 1)
-        try:
-            delay = job.options.delay_seconds(number, self._surroundings.jitter())
-        except BaseException as mistake:  # it is the application's own function
-            log.exception("job=%s its backoff raised, no further attempt", job.uid)
-            return Outcome(FAILED, error=TaskError.of(mistake), log=lines)
-        log.warning(
-            "job=%s attempt=%d call=%s failed, next attempt in %.1fs: %s",
-            job.uid, claim.attempt, job.call.name, delay, described.message,
-        )  # fmt: skip
-        return Outcome(READY, error=described, delay_seconds=delay, log=lines)
+        return verdict_on(
+            error,
+            self.claim,
+            self._log_lines(),
+            is_passing=self._surroundings.backend.is_passing,
+            jitter=self._surroundings.jitter(),
+        )
 
-    def _finish(self, outcome: Outcome) -> None:
-        backend = self._surroundings.backend
-        stored = backend.finish(self.claim, outcome)
+    def settled(self, stored: bool) -> None:
+        """Hear whether the outcome was stored."""
+        outcome, self.outcome = self.outcome, None
+        assert outcome is not None
         if not stored and outcome.status is SUCCESSFUL:  # it had nothing to commit, and then:
             outcome = Outcome(CANCELLED, log=outcome.log)
-            stored = backend.finish(self.claim, outcome)
-        if not stored:
+            stored = self._surroundings.backend.finish(self.claim, outcome)
+        if stored:
+            self._has_ended(outcome)
+        else:
             log.warning("job=%s lease lost, outcome dropped", self.uid)
-            return
+
+    def _has_ended(self, outcome: Outcome) -> None:
         if outcome.status is not READY:
             self._surroundings.tracked.end(self.uid)
         if log.isEnabledFor(logging.INFO) and outcome.status in (SUCCESSFUL, CANCELLED):
@@ -290,10 +310,11 @@ class Attempt:
                 self.claim.job.call.name, outcome.status.lower(), time.monotonic() - self.started,
             )  # fmt: skip
 
-    def _fail(self, mistake: Exception) -> None:
+    def fail(self, mistake: Exception) -> None:
         """End the attempt where ending it raised: a filter of the application's logging did, or
         the backend. The thread that came here has other jobs to run."""
         failed = Outcome(FAILED, error=TaskError.of(mistake), log=self._log_lines())
+        self.outcome = None
         with suppress(Exception):
             self._surroundings.backend.finish(self.claim, failed)
         with suppress(Exception):
@@ -304,22 +325,21 @@ class Attempt:
         log.info("job=%s %s, waits again", self.uid, why)
 
     def _success(self, value: Any) -> Outcome:
-        if value is None and self._lines is None:
-            return _SUCCESS
-        result = kept(value)
-        if isinstance(result, NotKept):
-            log.warning("job=%s succeeded, return value not kept: %s", self.uid, result.why)
-        return Outcome(SUCCESSFUL, result, log=self._log_lines())
+        return success(value, self.claim, self._log_lines())
 
     def _log_lines(self) -> tuple[str, ...]:
         return () if self._lines is None else tuple(self._lines)
 
 
-def _stack_of(thread: int) -> str:
-    """Where a thread is, from the first frame below this package's."""
-    frames = []
-    frame = sys._current_frames().get(thread)
-    while frame is not None and not is_ours(frame):
-        frames.append((frame, frame.f_lineno))
-        frame = frame.f_back
-    return "".join(traceback.StackSummary.extract(reversed(frames)).format())
+def settle(attempts: Sequence[Attempt], backend: ClaimingBackend) -> None:
+    """Store what is still to be stored of attempts that have ended, together.
+
+    Raises what the backend raises; nothing of it is forgotten then.
+    """
+    open_ones = [attempt for attempt in attempts if attempt.outcome is not None]
+    ends = [(attempt.claim, attempt.outcome) for attempt in open_ones if attempt.outcome]
+    if len(ends) == 1:
+        open_ones[0].settled(backend.finish(*ends[0]))
+    elif ends:
+        for attempt, stored in zip(open_ones, backend.finish_many(ends), strict=True):
+            attempt.settled(stored)

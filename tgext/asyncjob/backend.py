@@ -26,9 +26,26 @@ class Backend(ABC):
     #: The name in the .ini file.
     name: str
 
+    #: Whether a writer keeps all others out, until it commits.
+    has_one_writer = False
+
     @abstractmethod
     def new_uid(self) -> JobId:
         """Return a uid that starts with ``asyncjob_``, was never given and cannot be guessed."""
+
+    def open(self, *, create_tables: bool) -> None:  # noqa: B027 - memory is there
+        """See to it that the place where jobs are kept is there; once.
+
+        create_tables: whether to make what is missing, where that is a database's.
+        Raises ConfigError where it is not what this version works with.
+        """
+
+    def prepare(self, job: Job) -> Job:
+        """Return *job* as it will be kept; raises NotSerializable if it cannot be."""
+        return job
+
+    def announced(self, jobs: Sequence[Job]) -> None:  # noqa: B027 - memory has told already
+        """Wake whoever may run *jobs*, that were enqueued on a connection and are committed."""
 
     @abstractmethod
     def enqueue(self, jobs: Sequence[Job], connection: Any = None) -> None:
@@ -49,7 +66,7 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def cancel(self, uid: str) -> bool | None:
+    def cancel(self, uid: str, connection: Any = None) -> bool | None:
         """Cancel a READY job, or ask a RUNNING one to stop; False if it had ended.
 
         False too where its work is just being committed. After True no attempt of it can
@@ -57,11 +74,15 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def retry(self, uid: str) -> bool | None:
+    def retry(self, uid: str, connection: Any = None) -> bool | None:
         """Make an ended job READY with a fresh budget of attempts; False if it has not ended.
 
         Its errors and its number of attempts are kept. None if nothing is known of it.
         """
+
+    def is_passing(self, error: BaseException) -> bool:
+        """Tell whether *error* says that the store was lost or busy, not that the job is wrong."""
+        return False
 
     @abstractmethod
     def wait_for_end(self, uid: str, seconds: float) -> None:
@@ -79,9 +100,34 @@ class Backend(ABC):
     def after_fork(self) -> None:
         """Begin anew in a child process: no lock, connection or job of the parent's is used."""
 
+    def close(self) -> None:  # noqa: B027 - memory has nothing to close
+        """Let go of whatever is open; nothing is asked after it."""
+
 
 class ClaimingBackend(Backend):
     """A backend that hands jobs to workers."""
+
+    #: How many jobs that end at once a thread may claim together.
+    most_at_once = 1
+
+    #: Whether other processes work on the same jobs.
+    is_shared = False
+
+    def register(
+        self,
+        worker_id: WorkerId,
+        queues: Collection[str] | None,
+        threads: int,
+        *,
+        expendable: bool = False,
+    ) -> None:
+        """Let a worker be known before it claims.
+
+        expendable: whether its death is no crash of what it runs: it stands under a reloader.
+        """
+
+    def retire(self, worker_id: WorkerId) -> None:
+        """Say that a worker was told to stop: its death from now on is no crash."""
 
     @abstractmethod
     def claim(self, worker_id: WorkerId, queues: Collection[str] | None, limit: int) -> list[Claim]:
@@ -92,9 +138,16 @@ class ClaimingBackend(Backend):
         waits; [] when nothing is due.
         """
 
+    def begin(self, claim: Claim) -> None:
+        """Note that an attempt has begun for sure, of a job that was claimed with others."""
+
     @abstractmethod
     def holds(self, claim: Claim) -> bool:
         """Tell whether *claim* still holds and nobody has cancelled the job."""
+
+    @abstractmethod
+    def is_cancelled(self, claim: Claim) -> bool:
+        """Tell whether *claim* still holds and somebody has cancelled the job."""
 
     @abstractmethod
     def fence(self, claim: Claim, connection: Any = None) -> bool:
@@ -116,6 +169,9 @@ class ClaimingBackend(Backend):
         cancelled job ends it as CANCELLED.
         """
 
+    def finished(self, claim: Claim) -> None:
+        """Forget a claim whose ``finish`` on a connection was committed."""
+
     @abstractmethod
     def finish_many(self, ends: Sequence[tuple[Claim, Outcome]]) -> list[bool]:
         """``finish`` each, for attempts that used no connection, in as few commits as possible."""
@@ -133,7 +189,14 @@ class ClaimingBackend(Backend):
 
     @abstractmethod
     def beat(self, worker_id: WorkerId) -> list[JobId]:
-        """Say that this worker lives; return the jobs it has lost or must stop."""
+        """Say that this worker lives; return the jobs it has lost to others."""
+
+    def watch_locks(self, running: Iterable[tuple[JobId, Any]]) -> bool:
+        """Say which jobs keep all others from writing. running: uids, and connections in use.
+
+        False where nobody can, and there is no need to ask again.
+        """
+        return False
 
     @abstractmethod
     def rescue(self) -> int:
@@ -151,6 +214,10 @@ class ClaimingBackend(Backend):
     @abstractmethod
     def wake(self) -> None:
         """Make every ``wait`` of this process that is under way return now."""
+
+    def cut(self, connection: Any) -> None:
+        """Break a connection that an abandoned attempt holds, from another thread: its locks
+        would hold up everyone."""
 
     @abstractmethod
     def prune(self) -> int:

@@ -14,6 +14,10 @@
     +-- JobCancelled     concurrent.futures.CancelledError   raised inside a job
     +-- JobTimeout       TimeoutError                        raised inside a job
     +-- WorkerCrashed    RuntimeError    the process that ran the job died
+    +-- ModuleMissing    ImportError     a stored call names a module that is not here
+    +-- CallableMissing  LookupError     a stored call names what its module no longer has
+    +-- OtherPython      RuntimeError    another version of Python compiled a stored closure
+    +-- Unreadable       ValueError      a stored text that this version does not write
 
 A message says what was expected, what came, and what to do. The data it is made of are the
 exception's ``args``, so that every error can be pickled.
@@ -151,3 +155,58 @@ class JobTimeout(AsyncJobError, TimeoutError):
 
 class WorkerCrashed(AsyncJobError, RuntimeError):
     """Recorded for a job whose worker process died while running it."""
+
+
+class Unreadable(AsyncJobError, ValueError):
+    """Raised for a stored text that is not what this version of the package writes."""
+
+
+class OtherPython(AsyncJobError, RuntimeError):
+    """Raised for a stored closure that another version of Python has compiled."""
+
+    def __init__(self, function: str, stored: str, here: str) -> None:
+        super().__init__(function, stored, here)
+        self.function = function
+        self.stored = stored
+        self.here = here
+
+    def __str__(self) -> str:
+        return (
+            f"expected the code of {self.function} for {self.here}, which runs here, but "
+            f"{self.stored} stored it; run the job on a worker with that version, or give a "
+            "module-level function, which any version finds by its path"
+        )
+
+
+class ModuleMissing(AsyncJobError, ImportError):
+    """Raised when this process does not have a module that a stored call names.
+
+    Says nothing against the call: another worker may have it.
+    module: the one that is named. missing: it, or the package above it that is not here.
+    """
+
+    def __init__(self, module: str, missing: str) -> None:
+        super().__init__(module, missing)
+        self.module = module
+        self.missing = missing
+
+    def __str__(self) -> str:
+        return (
+            f"expected the module {self.module!r}, which a stored call names, but this process has "
+            f"no {self.missing!r}; run the job on a worker that has it, or install it here"
+        )
+
+
+class CallableMissing(AsyncJobError, LookupError):
+    """Raised when a module is there, but what a stored call names in it is not."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"expected {self.path!r}, which a stored call names, but {self.reason}; "
+            "put it back under that name, or enqueue the job again"
+        )

@@ -17,9 +17,12 @@ import ctypes
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from .job import is_ours
 
 #: How often an interruption tries to find a function outside such code, and seconds between two.
 LOOKS, LOOK_SECONDS = 50, 0.001
@@ -176,3 +179,13 @@ def _raise_in(thread: int, error: type[BaseException] | None) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(thread), None if error is None else ctypes.py_object(error)
     )
+
+
+def stack_of(thread: int) -> str:
+    """Where a thread is, from the first frame below this package's."""
+    frames = []
+    frame = sys._current_frames().get(thread)
+    while frame is not None and not is_ours(frame):
+        frames.append((frame, frame.f_lineno))
+        frame = frame.f_back
+    return "".join(traceback.StackSummary.extract(reversed(frames)).format())

@@ -259,6 +259,7 @@ class Claim(NamedTuple):
     lease: int  #: the fencing token: never given twice for one job
     attempt: int  #: 1 for the first
     attempts_left: int  #: further ones that the job's budget allows after this one
+    crashes_left: int = 0  #: further deaths of a worker, or losses of the database, it may cause
 
 
 class Outcome(NamedTuple):
@@ -269,6 +270,20 @@ class Outcome(NamedTuple):
     error: TaskError | None = None
     delay_seconds: float = 0.0
     log: tuple[str, ...] = ()  #: the attempt's log lines, oldest first
+    crashed: bool = False  #: it costs the job a crash, and READY then no attempt
+
+
+class WorkerSeen(NamedTuple):
+    """A worker, as its registry knows it."""
+
+    worker_id: str
+    host: str
+    pid: int
+    threads: int
+    queues: tuple[str, ...] | None  #: names that it serves; None: all
+    started_at: datetime
+    seen_at: datetime  #: its last heartbeat
+    stopping: bool  #: it was told to stop, or stands under a reloader
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,3 +302,5 @@ class Snapshot:
     result: Any = None
     progress: Progress = NO_PROGRESS
     log: tuple[str, ...] = ()
+    worker_id: str | None = None  #: who runs it, where that is known
+    crashes: int = 0  #: deaths of workers while they ran it

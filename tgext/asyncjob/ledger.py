@@ -19,38 +19,45 @@ from .scope import Scope
 LONGEST_LOOK = 5.0
 LONGEST_LOOK_IN_JOB = 0.05
 
+#: Times that a change is tried in all.
+TRIES = 3
+
 
 class Ledger:
     """Answers and changes what stands there; any thread may ask.
 
-    retention_seconds: what to say of jobs that are gone. announce: called when a job waits again.
+    backend: asked for with each question. retention_seconds: what to say of jobs that are gone.
+    announce: called when a job waits again. connection: gives the one of this thread's
+    transaction, in which a change is to take part, None where there is none.
     """
 
     def __init__(
         self,
-        backend: Backend,
+        backend: Callable[[], Backend],
         scope: Scope,
         tracked: Tracked,
         *,
         retention_seconds: float,
         announce: Callable[[], None],
+        connection: Callable[[], Any],
     ) -> None:
         self._backend = backend
         self._retention_seconds = retention_seconds
         self._scope = scope
         self._tracked = tracked
         self._announce = announce
+        self._connection = connection
 
     @uncut
     def snapshot(self, uid: object) -> Snapshot:
         """Read a job; raises UnknownJob."""
         if not isinstance(uid, str):
             raise UnknownJob(uid, f"a uid is a str, got {type(uid).__name__}")
-        found = self._pending(uid) or self._backend.get(uid)
+        found = self._pending(uid) or self._backend().get(uid)
         if found is None:
             raise UnknownJob(
                 uid,
-                f"the {self._backend.name} backend has none; ended jobs are kept for "
+                f"the {self._backend().name} backend has none; ended jobs are kept for "
                 f"{self._retention_seconds:g} s (asyncjob.retention)",
             )
         return found
@@ -59,7 +66,7 @@ class Ledger:
     def snapshot_of(self, job: Job) -> Snapshot:
         """Read a job that was enqueued a moment ago."""
         # One that has been run and removed in this moment is shown as it was enqueued.
-        return self._pending(job.uid) or self._backend.get(job.uid) or _waiting(job)
+        return self._pending(job.uid) or self._backend().get(job.uid) or _waiting(job)
 
     @uncut
     def progress(self, uid: object) -> tuple[int, Any] | None:
@@ -69,7 +76,7 @@ class Ledger:
         if self._pending(uid) is not None:
             return (-1, None)
         if self._tracked.tracker is None:
-            found = self._backend.progress(uid)
+            found = self._backend().progress(uid)
             return None if found is None else (found.value, found.data)
         if self._has_ended(uid):
             return None
@@ -93,7 +100,7 @@ class Ledger:
             if left <= 0:
                 raise TimeoutError(f"job {uid!r} is {found.status} after {timeout:g} s of waiting")
             if attempt is None:
-                self._backend.wait_for_end(uid, min(left, LONGEST_LOOK))
+                self._backend().wait_for_end(uid, min(left, LONGEST_LOOK))
             else:
                 attempt.pause(min(left, LONGEST_LOOK_IN_JOB))
 
@@ -105,7 +112,7 @@ class Ledger:
         if pending is not None and pending.drop(uid):
             return True
         self.snapshot(uid)
-        cancelled = bool(self._backend.cancel(uid))
+        cancelled = self._change(self._backend().cancel, uid)
         if cancelled and self._has_ended(uid):
             self._tracked.end(uid)
         return cancelled
@@ -114,11 +121,24 @@ class Ledger:
     def retry(self, uid: str) -> bool:
         """Enqueue an ended job again; True if it had ended. Raises UnknownJob."""
         self.snapshot(uid)
-        retried = bool(self._backend.retry(uid))
+        retried = self._change(self._backend().retry, uid)
         if retried:
             self._tracked.begin(uid)
             self._announce()
         return retried
+
+    def _change(self, change: Callable[[str, Any], bool | None], uid: str) -> bool:
+        """Make a change in this thread's transaction, or, where it has none, by itself; then also
+        if it has to give way to another one's (a deadlock, say) at first."""
+        connection = self._connection()
+        tries_left = TRIES if connection is None else 1
+        while True:
+            tries_left -= 1
+            try:
+                return bool(change(uid, connection))
+            except Exception as error:
+                if not tries_left or not self._backend().is_passing(error):
+                    raise
 
     def _pending(self, uid: str) -> Snapshot | None:
         pending = self._scope.pending_or_none()
@@ -127,7 +147,7 @@ class Ledger:
 
     def _has_ended(self, uid: str) -> bool:
         try:
-            found = self._backend.get(uid)
+            found = self._backend().get(uid)
         except UnknownJob:  # another process's, of which a tracker may know
             return False
         return found is not None and found.status.is_final

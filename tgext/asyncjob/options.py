@@ -7,6 +7,7 @@ or a value that makes no sense is a ConfigError before the first job is enqueued
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -21,7 +22,7 @@ _FALSE = {"false", "no", "off", "n", "f", "0"}
 
 
 #: What is designed, and refused until it is there.
-_LATER = ("sql", "celery")
+_LATER = ("celery",)
 
 
 def _text(value: Any) -> str:
@@ -72,6 +73,13 @@ def _names(value: Any) -> tuple[str, ...]:
     return names
 
 
+def _prefix(value: Any) -> str:
+    text = _text(value)
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,29}", text):
+        raise ValueError("up to 30 letters, digits and underscores")
+    return text
+
+
 def _one_of(*choices: str) -> Callable[[Any], str]:
     def convert(value: Any) -> str:
         if value not in choices:
@@ -105,7 +113,7 @@ class Options:
     """
 
     #: where jobs wait
-    backend: str = _option("memory", _one_of("memory"))
+    backend: str = _option("memory", _one_of("memory", "sql"))
     #: who carries them to a process
     engine: str = _option("own", _one_of("own"))
     #: worker threads in a process that serves; 0: only separate workers run jobs
@@ -116,6 +124,8 @@ class Options:
     url: str | None = _option(None, _text, repr=False)
     #: whether missing tables are made at start
     create_tables: bool = _option(True, _switch)
+    #: what begins the names of the tables
+    table_prefix: str = _option("asyncjob_", _prefix)
     #: signs what is not plain JSON; never shown
     secret: str | None = _option(None, _text, repr=False)
     #: seconds of silence after which a worker that is not known to be dead is given up

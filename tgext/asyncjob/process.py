@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 from collections.abc import Callable
 from typing import Protocol
 from weakref import WeakSet, ref
@@ -38,6 +39,12 @@ def watch(owned: BelongsToProcess) -> Callable[[], None]:
     _watched.add(owned)
     atexit.register(close)
     return end
+
+
+def is_reloaded() -> bool:
+    """Whether a reloader (hupper) runs this process, and kills it whenever a file changes."""
+    hupper = sys.modules.get("hupper")
+    return hupper is not None and bool(hupper.is_active())
 
 
 def _forked() -> None:

@@ -10,32 +10,28 @@ one.
 
 from __future__ import annotations
 
-import importlib
-import logging
 import os
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
-from types import ModuleType
+from types import FunctionType
 from typing import Any
 
-from .attempt import Surroundings
 from .backend import ClaimingBackend
-from .backends import make_backend
+from .binding import Binding, sqlalchemy_room
 from .call import Call, check
 from .current import as_current, attempt_var, open_queues
-from .errors import MissingExtra, QueueClosed, QueueFull
-from .job import DEFAULT_OPTIONS, READY, Job, TaskOptions
+from .errors import ConfigError, QueueClosed, QueueFull
+from .job import DEFAULT_OPTIONS, Job, TaskOptions
 from .ledger import Ledger
 from .options import Options
 from .process import watch
 from .progress import Tracked, Tracker
 from .runner import Runner
 from .scope import Scope
+from .surroundings import Surroundings
 from .task import Task, TaskResult
-
-log = logging.getLogger(__name__)
 
 Capture = Callable[[], "dict[str, Any] | None"]
 Surround = Callable[["dict[str, Any]"], AbstractContextManager[Any]]
@@ -63,20 +59,19 @@ class JobQueue:
         made = backend if isinstance(backend, ClaimingBackend) else None
         named = {} if made else {"backend": "None" if backend is None else backend}
         self.options = Options.of({**named, **options})
-        self.backend = made or make_backend(self.options)
-        self.session: Any = None
-        self._sessions: Any = None
-        self._scope = Scope()
+        self._scope = Scope(lambda error: self.backend.is_passing(error))
+        self._binding = Binding(self.options, self._scope, made)
         self._capture: Capture | None = None
         self._surround: Surround | None = None
         self._tracked = Tracked(progress_tracker)
         self._runner = Runner(self.options, self._surroundings)
         self._ledger = Ledger(
-            self.backend,
+            lambda: self.backend,
             self._scope,
             self._tracked,
             retention_seconds=self.options.retention,
             announce=self._runner.announce,
+            connection=self._connection,
         )
         self._closed = False
         self._pid = os.getpid()
@@ -97,12 +92,20 @@ class JobQueue:
         context manager to run the job in.
         Raises ConfigError for a session whose work nobody commits, MissingExtra.
         """
-        if session is not None and session is not self.session:
-            self._sessions = _sqlalchemy_room().Sessions(session)
-            self._scope.bind(self._sessions)
-            self.session = session
+        self._binding.bind(session)
         self._capture = capture or self._capture
         self._surround = surround or self._surround
+
+    @property
+    def backend(self) -> ClaimingBackend:
+        """Where the jobs are. Raises ConfigError while there is no database for it."""
+        return self._binding.backend
+
+    @property
+    def session(self) -> Any:
+        """The application's ``scoped_session``, or one of the queue's own on its database; None
+        where jobs need no database."""
+        return self._binding.session
 
     # -- enqueue
 
@@ -115,7 +118,10 @@ class JobQueue:
         if isinstance(callable, Task):
             call = Call(callable.func, args, kwargs or None)
             return self._enqueue(call, callable, callable.run_after).uid
-        return self._enqueue(Call(callable, args, kwargs or None), DEFAULT_OPTIONS, None).uid
+        kind: Any = type(callable)
+        stands_for_a_call = kind is not FunctionType and hasattr(kind, "__asyncjob_call__")
+        make: Any = kind.__asyncjob_call__ if stands_for_a_call else Call
+        return self._enqueue(make(callable, args, kwargs or None), DEFAULT_OPTIONS, None).uid
 
     def enqueue(
         self, call: Call, options: TaskOptions, run_after: datetime | timedelta | None
@@ -129,18 +135,51 @@ class JobQueue:
     ) -> Job:
         if self._pid != os.getpid():
             self.after_fork()
-        if self._closed:
+        if self._closed and attempt_var.get() is None:  # a job may still end while it drains
             raise QueueClosed
         check(call.target, call.args, call.kwargs or {}, implied=int(options.takes_context))
         if self.options.max_queued is not None:
             self._check_room(self.options.max_queued)
         context = self._capture() if self._capture is not None else None
-        job = Job(self.backend.new_uid(), call, options, run_after, context)
-        if self._scope.is_managed:
+        backend = self.backend
+        job = backend.prepare(Job(backend.new_uid(), call, options, run_after, context))
+        if not self._scope.is_managed:
+            self._check_lock(backend)
+            self._hand_over([job])
+        elif self._binding.marked is None:
             self._scope.pending(self._hand_over).add(job)
         else:
-            self._hand_over([job])
+            self._scope.pending(self._announce, self._store).add(job)
         return job
+
+    def _check_lock(self, backend: ClaimingBackend) -> None:
+        """Refuse to wait for a lock that this very thread holds."""
+        marked = self._binding.marked
+        if marked is not None and backend.has_one_writer and marked.has_written():
+            raise ConfigError(
+                "perform(): expected no uncommitted work in this thread, whose session has written "
+                "and keeps SQLite's one write lock; commit before, or enqueue inside "
+                "`with queue.in_transaction():`, so that the job is committed with that work"
+            )
+
+    def _store(self, jobs: list[Job]) -> None:
+        """Write jobs in the transaction that has enqueued them."""
+        self.backend.enqueue(jobs, self._binding.marked.connection())
+
+    def _announce(self, jobs: list[Job]) -> None:
+        """Have jobs run that a transaction has stored and committed."""
+        self.backend.announced(jobs)
+        self._begin(jobs)
+
+    def _connection(self) -> Any:
+        """The connection in whose transaction a change takes part; None: it has its own."""
+        if (
+            self._binding.marked is not None
+            and self._scope.is_managed
+            and self._binding.marked.is_used()
+        ):
+            return self._binding.marked.connection()
+        return None
 
     def _hand_over(self, jobs: list[Job]) -> None:
         """Give committed jobs to the backend, and see to it that somebody runs them."""
@@ -153,10 +192,13 @@ class JobQueue:
             self._enqueue_all(jobs)
 
     def _enqueue_all(self, jobs: list[Job]) -> None:
+        self.backend.enqueue(jobs)
+        self._begin(jobs)
+
+    def _begin(self, jobs: list[Job]) -> None:
         if self._tracked.tracker is not None:
             for job in jobs:
                 self._tracked.begin(job.uid)
-        self.backend.enqueue(jobs)
         self._runner.announce()
 
     def _check_room(self, max_queued: int) -> None:
@@ -180,17 +222,19 @@ class JobQueue:
         """See ``asyncjob_timed_query``; inside a job a checkpoint between two looks."""
         attempt = attempt_var.get()
         pause = threading.Event().wait if attempt is None else attempt.pause
-        _sqlalchemy_room().wait_for_row(
+        sqlalchemy_room().wait_for_row(
             query,
-            self._sessions,
+            self._binding.sessions,
             looks=max(looks, 0) + 1,  # at once, and that often again
             pause=lambda: pause(max(0.0, seconds)),
             end_snapshot=self._end_snapshot,
         )
 
-    def _end_snapshot(self) -> None:
-        if self._scope.only_reads():
-            self._scope.forget()
+    def _end_snapshot(self) -> bool:
+        if not self._scope.only_reads():
+            return False
+        self._scope.forget()
+        return True
 
     # -- run
 
@@ -202,9 +246,14 @@ class JobQueue:
         self.allow_worker()
         self.serve()
 
-    def allow_worker(self) -> None:
-        """Let the first job, or the first ``serve``, start the worker."""
-        self._runner.wanted = True
+    def allow_worker(self, yes: bool = True) -> None:
+        """Let the first job, or the first ``serve``, start the worker. yes: False forbids it."""
+        self._runner.wanted = yes
+
+    @property
+    def runner(self) -> Runner:
+        """Who runs jobs in this process, for whoever minds a worker process."""
+        return self._runner
 
     def serve(self) -> None:
         """Start the worker if that is allowed, here or before a fork, and it does not run yet;
@@ -236,6 +285,7 @@ class JobQueue:
             scope=self._scope,
             surround=self._surround,
             session=self.session,
+            marked=self._binding.marked,
             tracked=self._tracked,
         )
 
@@ -253,6 +303,17 @@ class JobQueue:
         """
         return self._scope.managed(yes)
 
+    @contextmanager
+    def session_scope(self) -> Iterator[None]:
+        """Run a block as a job would run: this queue is current, what the block did is committed
+        at its end and aborted where it raises, and the thread's session removed.
+
+        Inside a managed transaction the block is a part of that, which is doomed where it raises.
+        Raises RuntimeError where this thread holds uncommitted work of somebody else's.
+        """
+        with self.as_current(), self._scope.block():
+            yield
+
     # -- end
 
     def close(self) -> None:
@@ -266,10 +327,8 @@ class JobQueue:
         self._end_watch()
         self._runner.stop()
         self._scope.unbind()
-        if first and self.backend.name == "memory":
-            lost = self.backend.counts()[READY]
-            if lost:
-                log.warning("jobs never run, lost with this process's memory: %d", lost)
+        if first:
+            self._binding.close()
 
     def __enter__(self) -> JobQueue:
         return self
@@ -282,18 +341,9 @@ class JobQueue:
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._runner.begin()
-            self.backend.after_fork()
+            self._binding.after_fork()
 
     def _here(self) -> None:
         # Embedded in uWSGI without --py-call-osafterfork, Python is not told of a fork.
         if self._pid != os.getpid():
             self.after_fork()
-
-
-def _sqlalchemy_room() -> ModuleType:
-    try:
-        return importlib.import_module(f"{__package__}.sessions")
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("sqlalchemy", "zope"):
-            raise
-        raise MissingExtra("a job queue with a database session", "sqlalchemy") from error

@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 from . import joblog
-from .attempt import Attempt, Surroundings
+from .attempt import Attempt, settle
 from .errors import JobTimeout
 from .options import Options
+from .process import is_reloaded
+from .surroundings import Surroundings
 from .worker import Worker, new_worker_id
 
 log = logging.getLogger(__name__)
@@ -26,6 +30,7 @@ class Runner:
         self._options = options
         self._surroundings = surroundings
         self._warned = False
+        self._leave_after: float | None = None
         #: Whether this process is to run jobs; a forked child is if its parent was.
         self.wanted = False
         self.begin()
@@ -34,14 +39,32 @@ class Runner:
         """Forget the worker: in a forked child its threads do not exist."""
         self._lock = threading.Lock()
         self._worker: Worker | None = None
+        self._last: Worker | None = None  # also when it was stopped
+        self._worker_id = new_worker_id()
         self._stopped = False
+
+    def arrange(
+        self,
+        *,
+        threads: int | None = None,
+        queues: tuple[str, ...] | None = None,
+        leave_after: float | None = None,
+    ) -> None:
+        """Have the worker, which is not started yet, work otherwise than the options say.
+
+        threads, queues: None: as they say. leave_after: see Slot.
+        """
+        changed: dict[str, Any] = {"threads": threads, "queues": queues}
+        given = {name: value for name, value in changed.items() if value is not None}
+        self._options = replace(self._options, **given)
+        self._leave_after = leave_after
 
     def announce(self) -> None:
         """See to it that somebody runs the jobs that wait now."""
         if self._worker is not None:
             return
         self.serve()
-        if self._stopped:
+        if self._stopped and self._options.backend == "memory":
             log.warning("a job waits, and its queue was closed: nobody in this process runs it")
         elif self._options.threads == 0:
             self._warn()
@@ -52,12 +75,16 @@ class Runner:
             with self._lock:
                 if self._worker is None and not self._stopped:
                     worker = Worker(
+                        self._worker_id,
                         self._surroundings(),
                         threads=self._options.threads,
                         queues=self._options.queues,
+                        lease_seconds=self._options.lease,
+                        expendable=is_reloaded(),
                     )
+                    worker.leave_after = self._leave_after
                     worker.start()
-                    self._worker = worker
+                    self._worker = self._last = worker
 
     def _warn(self) -> None:
         if self._options.backend == "memory" and not self._warned:
@@ -70,9 +97,11 @@ class Runner:
     def run_pending(self, limit: int | None) -> int:
         """Run what is due in the calling thread; return how many jobs ran."""
         joblog.install()
-        surroundings, worker_id, ran = self._surroundings(), new_worker_id(), 0
+        surroundings, ran = self._surroundings(), 0
+        backend = surroundings.backend
+        backend.rescue()
         while limit is None or ran < limit:
-            claims = surroundings.backend.claim(worker_id, self._options.queues, 1)
+            claims = backend.claim(self._worker_id, self._options.queues, 1)
             if not claims:
                 break
             attempt = Attempt(claims[0], surroundings)
@@ -81,6 +110,7 @@ class Runner:
                 attempt.run()
             finally:
                 take_back()
+            settle([attempt], backend)
             ran += 1
         return ran
 
@@ -90,6 +120,23 @@ class Runner:
             worker, self._worker, self._stopped = self._worker, None, True
         if worker is not None:
             worker.stop(self._options.drain_timeout)
+
+    # -- what a worker process looks at
+
+    @property
+    def ran(self) -> int:
+        """How many jobs the worker has run."""
+        return 0 if self._last is None else self._last.ran
+
+    @property
+    def has_left(self) -> bool:
+        """Whether all threads of the worker have ended: nothing was due any more."""
+        return self._last is not None and self._last.has_left
+
+    def hurry(self) -> None:
+        """Give back what still runs while the worker is being stopped by another thread."""
+        if self._last is not None:
+            self._last.hurry()
 
 
 def _interrupt_later(attempt: Attempt) -> Callable[[], None]:

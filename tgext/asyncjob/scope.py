@@ -4,15 +4,14 @@ A ``Scope`` knows the ``transaction`` package, and answers two questions: is thi
 a transaction that somebody else will commit (``is_managed``), and how is one attempt run in a
 transaction of its own (``run``). It is lazy: a job that touched nothing costs no transaction.
 Of SQLAlchemy it knows only the ``ThreadSessions`` that it may be given.
-
-``PendingJobs`` are the jobs that a transaction has enqueued: they are handed over by its
-commit and forgotten by its abort, and by the rollback of a savepoint of either kind.
 """
 
 from __future__ import annotations
 
 import logging
+import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TypeVar
@@ -22,14 +21,19 @@ import transaction
 from transaction.interfaces import TransientError
 
 from .job import Job
+from .pending import PendingJobs
 
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
 #: Times that one attempt is run in all when the database says that trying again may help (a
-#: deadlock, a serialisation failure).
-TRIES = 3
+#: deadlock, a serialisation failure, a lock that was not to be had).
+TRIES = 8
+
+#: Seconds between two of them, doubled each time and drawn from half to one and a half, so that
+#: two that were in each other's way do not meet again.
+PAUSE_SECONDS = 0.01
 
 
 class ThreadSessions(Protocol):
@@ -40,82 +44,6 @@ class ThreadSessions(Protocol):
     ) -> Callable[[], None]: ...
     def holds_work(self) -> bool: ...
     def remove(self) -> None: ...
-
-
-class PendingJobs:
-    """A data manager of the ``transaction`` package that holds the jobs of one transaction.
-
-    hand_over: called with the jobs, in order, once everything else has been committed.
-    """
-
-    def __init__(self, hand_over: Callable[[list[Job]], None]) -> None:
-        self.transaction_manager = transaction.manager
-        self._hand_over = hand_over
-        self._jobs: list[Job | None] = []  # None: it was dropped; a savepoint counts it still
-        #: False once it was aborted: by the rollback of a savepoint older than itself, too
-        self.takes_part = True
-
-    @property
-    def jobs(self) -> list[Job]:
-        """The jobs, in the order of their enqueue."""
-        return [job for job in self._jobs if job is not None]
-
-    def add(self, job: Job) -> None:
-        """Take one more."""
-        self._jobs.append(job)
-
-    def mark(self) -> int:
-        """Return what ``drop_after`` needs to come back to this moment."""
-        return len(self._jobs)
-
-    def drop_after(self, mark: int) -> None:
-        """Forget the jobs that came after *mark*."""
-        del self._jobs[mark:]
-
-    def drop(self, uid: str) -> bool:
-        """Forget one job; False if it is not here."""
-        found = self.find(uid)
-        if found is not None:
-            self._jobs[self._jobs.index(found)] = None
-        return found is not None
-
-    def find(self, uid: str) -> Job | None:
-        """Return one of the jobs."""
-        return next((job for job in self.jobs if job.uid == uid), None)
-
-    # -- transaction.interfaces.ISavepointDataManager
-
-    def sortKey(self) -> str:
-        # After zope.sqlalchemy's "~sqlalchemy:...": jobs begin when their data can be read.
-        return "~~tgext.asyncjob"
-
-    def savepoint(self) -> _Savepoint:
-        return _Savepoint(self)
-
-    def abort(self, _txn: Any) -> None:
-        self._jobs.clear()
-        self.takes_part = False
-
-    def tpc_begin(self, _txn: Any) -> None: ...
-    def commit(self, _txn: Any) -> None: ...
-    def tpc_vote(self, _txn: Any) -> None: ...
-
-    def tpc_finish(self, _txn: Any) -> None:
-        jobs = self.jobs
-        self._jobs.clear()
-        if jobs:
-            self._hand_over(jobs)
-
-    tpc_abort = abort
-
-
-class _Savepoint:
-    def __init__(self, pending: PendingJobs) -> None:
-        self._pending = pending
-        self._mark = pending.mark()
-
-    def rollback(self) -> None:
-        self._pending.drop_after(self._mark)
 
 
 class _Extent(threading.local):
@@ -139,7 +67,8 @@ class _Mark:
 class Scope:
     """How work and transactions meet in one application; any thread may use it."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_passing: Callable[[BaseException], bool] = lambda _error: False) -> None:
+        self._is_passing = is_passing
         self._manager = transaction.manager
         self._extent = _Extent()
         self._marks: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
@@ -200,13 +129,17 @@ class Scope:
                 self._mark(txn)
             extent.managed = before
 
-    def pending(self, hand_over: Callable[[list[Job]], None]) -> PendingJobs:
+    def pending(
+        self,
+        hand_over: Callable[[list[Job]], None],
+        store: Callable[[list[Job]], None] | None = None,
+    ) -> PendingJobs:
         """Return the jobs of this thread's transaction; where there are none, an empty list
-        that has joined it and will be handed to *hand_over*."""
+        that has joined it, and will be given to *store* and *hand_over* by its commit."""
         txn = self._open_transaction() or self._manager.manager.begin()
         mark = self._mark(txn)
         if mark.pending is None or not mark.pending.takes_part:
-            mark.pending = PendingJobs(hand_over)
+            mark.pending = PendingJobs(hand_over, store)
             txn.join(mark.pending)
         return mark.pending
 
@@ -255,13 +188,13 @@ class Scope:
 
     # -- a transaction of one's own
 
-    def run(self, work: Callable[[], Result], before_commit: Callable[[], None]) -> Result:
+    def run(self, work: Callable[[], Result], before_commit: Callable[[Result], None]) -> Result:
         """Run *work* in a transaction of its own, commit, and return what it returned.
 
-        before_commit: called last before the commit, where there is something to commit; what
-        it raises aborts. Anything raised, whatever it is, aborts and is raised again, except
-        that an error after which the database invites another try makes *work* run again,
-        TRIES times in all. The thread's session is removed in any case.
+        before_commit: called last before the commit with what *work* returned, where there is
+        something to commit; what it raises aborts. Anything raised, whatever it is, aborts and
+        is raised again, except that an error after which the database invites another try makes
+        *work* run again, TRIES times in all. The thread's session is removed in any case.
         """
         extent = self._extent
         manager = self._manager.manager  # this thread's
@@ -274,7 +207,7 @@ class Scope:
             try:
                 result = work()
                 if manager._txn is not None:
-                    before_commit()
+                    before_commit(result)
                     manager.commit()
                 return result
             except BaseException as error:
@@ -285,14 +218,40 @@ class Scope:
                 extent.managed = None
                 if self._sessions is not None:
                     self._sessions.remove()
+            pause_seconds = PAUSE_SECONDS * 2 ** (TRIES - 1 - tries_left)
+            time.sleep(pause_seconds * random.uniform(0.5, 1.5))
+
+    @contextmanager
+    def block(self) -> Iterator[None]:
+        """Commit what a block did, or abort; doom the managed transaction that it is part of."""
+        is_part = self.is_managed
+        if not is_part and not self.only_reads():
+            raise RuntimeError(
+                "session_scope() expected no transaction under way in this thread, and there is "
+                "uncommitted work in it; call transaction.commit() or abort() before"
+            )
+        if not is_part:
+            self.forget()
+        try:
+            with self.managed():
+                yield
+                if not is_part:
+                    self._manager.commit()
+        except BaseException as error:
+            self._manager.doom() if is_part else self._abort(error)
+            raise
+        finally:
+            if not is_part and self._sessions is not None:
+                self._sessions.remove()
 
     def _abort(self, error: BaseException) -> bool:
         """Abort, whatever happens; True if *error* may pass when tried again."""
+        passing = isinstance(error, TransientError) or self._is_passing(error)
         if self._open_transaction() is None:
-            return isinstance(error, TransientError)
+            return passing
         try:
-            retryable = isinstance(error, Exception) and bool(
-                self._manager.get().isRetryableError(error)
+            retryable = passing or (
+                isinstance(error, Exception) and bool(self._manager.get().isRetryableError(error))
             )
         except Exception:  # noqa: BLE001 - a data manager's guess must not hide the error
             retryable = False

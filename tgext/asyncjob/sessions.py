@@ -8,16 +8,30 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakSet
 
-from sqlalchemy import event
-from sqlalchemy.orm import Query
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import UnboundExecutionError
+from sqlalchemy.orm import Query, scoped_session, sessionmaker
+from sqlalchemy.pool import SingletonThreadPool, StaticPool
 from sqlalchemy.sql.selectable import SelectBase
-from zope.sqlalchemy import ZopeTransactionEvents, datamanager
+from zope.sqlalchemy import ZopeTransactionEvents, datamanager, register
 
 from .current import attempt_var
-from .errors import BadCall, ConfigError
+from .errors import BadCall, ConfigError, MissingExtra
 
 log = logging.getLogger(__name__)
+
+#: Seconds that a connection of a queue's own engine waits for SQLite's one write lock.
+PATIENCE_SECONDS = 30
+
+#: The extra that brings a driver, by the module that is missing.
+_EXTRAS = {"psycopg": "postgresql", "psycopg2": "postgresql", "pymysql": "mysql"}
+
+
+#: The classes of sessions (each ``sessionmaker`` makes one) whose commits are asked about.
+_fenced_kinds: WeakSet[Any] = WeakSet()
 
 
 class Sessions:
@@ -34,7 +48,12 @@ class Sessions:
                 "and add the line `zope.sqlalchemy.register(DBSession)` below it"
             )
         self.scoped = scoped
-        event.listen(scoped, "before_commit", _fenced)
+        # Once, however many queues work on it: a second mark would find the lease gone.
+        kind = scoped.session_factory.class_
+        if kind not in _fenced_kinds:
+            _fenced_kinds.add(kind)
+            event.listen(kind, "before_commit", _fenced)
+            event.listen(kind, "after_begin", _used)
         self._has_session: Callable[[], bool] = scoped.registry.has
 
     def watch_savepoints(
@@ -67,8 +86,51 @@ class Sessions:
         session = self.scoped()
         if session.new or session.dirty or session.deleted:
             return True
-        # What it has flushed already only zope.sqlalchemy knows, and tells nobody else.
-        return bool(datamanager._SESSION_STATE.get(session) == datamanager.STATUS_CHANGED)
+        return self.has_written()
+
+    def has_written(self) -> bool:
+        """Whether this thread's session has flushed changes that are not committed."""
+        # Only zope.sqlalchemy knows, and tells nobody else.
+        state = datamanager._SESSION_STATE.get(self.scoped()) if self._has_session() else None
+        return bool(state == datamanager.STATUS_CHANGED)
+
+    def engine(self) -> Engine:
+        """Return the engine that this session works on.
+
+        Raises ConfigError where there are several, or none yet.
+        """
+        had_one = self._has_session()
+        try:
+            bind = self.scoped().get_bind()
+        except UnboundExecutionError as error:
+            raise ConfigError(
+                "asyncjob.backend = sql: expected a session with one database, got one that is "
+                "bound to none, or to several; give asyncjob.url the one for the jobs"
+            ) from error
+        finally:
+            if not had_one:
+                self.scoped.remove()
+        engine: Engine = bind.engine
+        return engine
+
+    def works_on(self, url: str) -> bool:
+        """Whether that is the URL of this session's database."""
+        return bool(self.engine().url == make_url(url))
+
+    def is_used(self) -> bool:
+        """Whether this thread's session was used in the transaction that is under way."""
+        return self._has_session() and bool(self.scoped().in_transaction())
+
+    def connection(self) -> Connection:
+        """Return this thread's connection, in its transaction, which is committed even if the
+        session itself has nothing to commit."""
+        connection: Connection = self.scoped.connection()
+        datamanager.mark_changed(self.scoped())
+        return connection
+
+    def owns(self, session: Any) -> bool:
+        """Whether *session* is this thread's."""
+        return self._has_session() and self.scoped() is session
 
     def holds_objects(self) -> bool:
         """Whether this thread's session has loaded or been given any instance."""
@@ -86,16 +148,51 @@ class Sessions:
             self.scoped.registry.clear()
 
 
+def engine_of(url: str) -> Engine:
+    """Make an engine for *url*; raises ConfigError for one that names no database we know,
+    MissingExtra where its driver is not installed."""
+    try:
+        own = make_url(url)
+        if own.get_backend_name() == "sqlite" and "timeout" not in own.query:
+            own = own.update_query_dict({"timeout": str(PATIENCE_SECONDS)})
+        return create_engine(own)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get(error.name or "")
+        if extra is None:
+            raise
+        raise MissingExtra(f"a database at {make_url(url).drivername}://", extra) from error
+    except Exception as error:
+        raise ConfigError(
+            "asyncjob.url: expected an SQLAlchemy URL such as sqlite:///jobs.db or "
+            f"postgresql+psycopg://user@host/name, got one that is refused: "
+            f"{type(error).__name__}"
+        ) from error
+
+
+def session_on(engine: Engine) -> Any:
+    """Make a ``scoped_session`` on *engine* for a queue that was given none."""
+    made = scoped_session(sessionmaker(bind=engine))
+    register(made)
+    return made
+
+
 def _fenced(session: Any) -> None:
     """Ask the running job's attempt before each commit, also one in the middle of the job."""
     attempt = attempt_var.get()
     if attempt is not None and not session.in_nested_transaction():
-        attempt.commits()
+        attempt.commits(session)
+
+
+def _used(_session: Any, _transaction: Any, connection: Connection) -> None:
+    """Let the running job's attempt know what it holds, in case it has to be cut off."""
+    attempt = attempt_var.get()
+    if attempt is not None:
+        attempt.uses(connection)
 
 
 def _is_registered(scoped: Any) -> bool:
-    factory = getattr(scoped, "session_factory", None)
-    if factory is None or not hasattr(scoped, "registry"):
+    factory: Any = getattr(scoped, "session_factory", None)
+    if not hasattr(factory, "class_") or not hasattr(scoped, "registry"):
         return False
     listeners = getattr(factory().dispatch, "after_begin", ())
     found = [getattr(listener, "__self__", None) for listener in listeners]
@@ -113,30 +210,75 @@ def wait_for_row(
     *,
     looks: int,
     pause: Callable[[], None],
-    end_snapshot: Callable[[], None],
+    end_snapshot: Callable[[], bool],
 ) -> None:
     """Look whether *query* has a row, *looks* times at the most, with a *pause* between two.
 
     query: a legacy ``Query``, or a ``select()``, run in this thread's session.
-    Where the session holds nothing that could be lost, its transaction is ended before the
-    next look: on a database that reads a snapshot it would never see a new row.
+    end_snapshot: ends the transaction, or returns False because work would be lost.
+
+    On a database that reads a snapshot a session never sees a row that came after its first
+    look. Where it holds nothing that could be lost, its transaction is ended before the next
+    look. Where it does, a connection of its own looks first, and if the row is there and the
+    session cannot see it, a warning says so: the session has to end its transaction itself.
     Raises BadCall for anything else than a query.
     """
+    _check_query(query, sessions)
+    holds = sessions is not None and (sessions.holds_objects() or sessions.holds_work())
     while True:
         looks -= 1
-        if _finds_something(query, sessions) or looks <= 0:
+        if _look_from(query, sessions, holds) or looks <= 0:
             return
-        if sessions is None or not sessions.holds_objects():
-            end_snapshot()
+        holds = (sessions is not None and sessions.holds_objects()) or not end_snapshot()
         pause()
 
 
-def _finds_something(query: Any, sessions: Sessions | None) -> bool:
-    if isinstance(query, Query):
-        return query.first() is not None
-    if isinstance(query, SelectBase) and sessions is not None:
-        return sessions.scoped.execute(query).first() is not None
+def _check_query(query: Any, sessions: Sessions | None) -> None:
+    if isinstance(query, Query) or (isinstance(query, SelectBase) and sessions is not None):
+        return
     raise BadCall(
         "asyncjob_timed_query: expected a Query, or a select() where the queue has a session, "
         f"got an instance of {type(query).__module__}.{type(query).__qualname__}"
     )
+
+
+def _look_from(query: Any, sessions: Sessions | None, holds: bool) -> bool:
+    """Look once. holds: whether the session has something that must not be lost."""
+    session: Any = query.session if isinstance(query, Query) else sessions and sessions.scoped()
+    apart = _engine_apart(query, session) if holds else None
+    if apart is None:
+        return _finds_something(query, session)
+    statement = query.statement if isinstance(query, Query) else query
+    with apart.connect() as connection:
+        found = connection.execute(statement).first() is not None
+    # What it has not flushed yet stays so: that would begin the snapshot, and on SQLite keep
+    # everybody else from writing.
+    with session.no_autoflush:
+        if (found or _has_connection(session)) and _finds_something(query, session):
+            return True
+    if found:
+        log.warning(
+            "asyncjob_timed_query: the row is there, and this transaction reads a snapshot from "
+            "before it; ending it would lose what the session holds: commit or abort, and then "
+            "run the query"
+        )
+    return found
+
+
+def _has_connection(session: Any) -> bool:
+    begun = session.get_transaction()
+    return begun is not None and bool(begun._connections)  # it begins with the first add(), too
+
+
+def _engine_apart(query: Any, session: Any) -> Engine | None:
+    """The engine behind *session*; None where it has one connection for everybody."""
+    statement = query.statement if isinstance(query, Query) else query
+    engine: Engine = session.get_bind(clause=statement).engine
+    shared = isinstance(engine.pool, (StaticPool, SingletonThreadPool))
+    return None if shared else engine
+
+
+def _finds_something(query: Any, session: Any) -> bool:
+    if isinstance(query, Query):
+        return query.first() is not None
+    return session.execute(query).first() is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
@@ -82,8 +83,31 @@ class Task(TaskOptions):
         result: TaskResult = queue.enqueue(call, self, self.run_after)
         return result
 
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        # By its path, as a function is pickled: where @task stands above one, its path leads here.
+        held = _held_at(self.func)
+        if held is self:
+            return str(self.func.__qualname__)
+        found = isinstance(held, Task) and held.func is self.func
+        options = {name: getattr(self, name) for name in [*_OPTION_NAMES, "run_after"]}
+        return _made, (held if found else self.func, options)
+
     def __repr__(self) -> str:
         return f"<Task {self.name}>"
+
+
+def _held_at(func: Callable[..., Any]) -> Any:
+    """Return what the path of *func* leads to in this process; None: nothing, or no path."""
+    try:
+        path = func.__qualname__.split(".")
+        return functools.reduce(getattr, path, sys.modules[func.__module__])
+    except (AttributeError, KeyError):
+        return None
+
+
+def _made(held: Any, options: dict[str, Any]) -> Task:
+    """Unpickle the copy of a Task with other options, or a Task that has no path."""
+    return Task(func=held.func if isinstance(held, Task) else held, **options)
 
 
 @overload

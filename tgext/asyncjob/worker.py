@@ -1,43 +1,48 @@
-"""The worker: threads that claim jobs and run an attempt of each.
+"""The worker: slots that claim and run, and the threads that see to them.
 
-    backend --claim--> slot thread: Attempt.run() --finish--> backend
-                           ^
-                           | interrupt, abandon (and a new slot takes the place)
-                       watch thread: timeouts, heartbeat, rescue, pruning
+    slots     claim, run, settle                              (slot.py)
+    watch     timeouts; touches no store, which may be slow   wakes upkeep when a slot needs relief
+    upkeep    relief of slots, rescue of dead workers' jobs, pruning
+    heart     says that this worker lives; what it has lost is interrupted
 
-A slot claims for itself, one job at a time: between the claim and the first line of the job
-stands no other thread, and never is more claimed than can be run. All threads are daemons: one
-that is no daemon would hold up the interpreter's exit until its job ends.
+All threads are daemons: one that is no daemon would hold up the interpreter's exit until its job
+ends. On a backend that no other process sees there is no heart, and the watch does the upkeep.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
+import random
 import threading
 import time
-from collections.abc import Collection
+from collections import deque
+from collections.abc import Callable, Collection
 
 from . import joblog
-from .attempt import Attempt, Drained, Surroundings
-from .current import queue_var
-from .errors import JobTimeout
-from .job import Claim, WorkerId
+from .attempt import Attempt, settle
+from .job import WorkerId
+from .slot import LONGEST_SLEEP, Slot
+from .surroundings import Surroundings
 
 log = logging.getLogger(__name__)
 
-#: Longest that a slot or the watch sleeps, in seconds: a net below the wake-ups, nothing else.
-LONGEST_SLEEP = 60.0
+#: Seconds between looks for dead workers: with it a job of one runs again within 2 s.
+RESCUE_SECONDS = 1.5
 
-#: Seconds between heartbeats, rescues and prunings.
-WATCH_SECONDS = 5.0
+#: Seconds between looks who holds a lock, while anything runs.
+LOCK_SECONDS = 0.5
+
+#: Seconds between prunings.
+PRUNE_SECONDS = 30.0
+
+#: Heartbeats in the time of one lease: three may get lost.
+BEATS = 4
 
 #: Seconds in which an attempt that was interrupted may still end by itself. Code that holds
 #: the interpreter, or sleeps in C, does not; then its slot is replaced.
 GRACE_SECONDS = 0.25
-
-#: How long a slot waits after an error of the backend's own, in seconds; doubled up to the last.
-FAULT_SECONDS = (0.1, 30.0)
 
 
 def new_worker_id() -> WorkerId:
@@ -48,30 +53,77 @@ def new_worker_id() -> WorkerId:
 class Worker:
     """Runs what the backend has for *queues*, on *threads* threads, until it is stopped.
 
-    queues: names to serve; None: all. threads: 1 or more. Started once, stopped once.
+    worker_id: what it claims as. queues: names to serve; None: all. threads: 1 or more.
+    lease_seconds: how long it may be silent. expendable: whether its death is no crash of what
+    it runs. Started once, stopped once.
     """
 
     def __init__(
-        self, surroundings: Surroundings, *, threads: int, queues: Collection[str] | None
+        self,
+        worker_id: WorkerId,
+        surroundings: Surroundings,
+        *,
+        threads: int,
+        queues: Collection[str] | None,
+        lease_seconds: float = 20.0,
+        expendable: bool = False,
     ) -> None:
-        self.id = new_worker_id()
+        self.id = worker_id
         self._backend = surroundings.backend
         self._surroundings = surroundings
         self._queues = queues
         self._threads = threads
+        self._lease_seconds = lease_seconds
+        self._expendable = expendable
+        #: of each slot; set before the start
+        self.leave_after: float | None = None
         self._stopping = threading.Event()
+        self._ended = threading.Event()  # after the last slot: until then it lives
         self._look = threading.Event()  # tells the watch that there is a new deadline
+        self._relief = threading.Event()
         self._lock = threading.Lock()
-        self._slots: set[_Slot] = set()
+        self._slots: set[Slot] = set()
+        self._overdue: deque[Attempt] = deque()
+        self._beaten_at = time.monotonic()  # the last beat that came through
+        self._beating_since: float | None = None  # the first that has not, yet
+        self._watches_locks = False
         self._made = 0
-        self._watch = threading.Thread(target=self._watch_loop, name="asyncjob-watch", daemon=True)
+        self._ran = 0
+        loops: list[tuple[str, Callable[[], None]]] = [("watch", self._watch)]
+        if self._backend.is_shared:
+            loops += [("upkeep", self._upkeep), ("heart", self._heart)]
+        self._others = [
+            threading.Thread(target=loop, name=f"asyncjob-{name}", daemon=True)
+            for name, loop in loops
+        ]
 
     def start(self) -> None:
         """Begin to claim."""
         joblog.install()
+        try:
+            self._register()
+        except Exception:
+            # The slots and the heart come back to it.
+            log.exception("cannot register the worker yet")
         for _ in range(self._threads):
             self._add_slot()
-        self._watch.start()
+        for thread in self._others:
+            thread.start()
+
+    def _register(self) -> None:
+        self._backend.register(self.id, self._queues, self._threads, expendable=self._expendable)
+
+    @property
+    def ran(self) -> int:
+        """How many jobs it has run."""
+        with self._lock:
+            return self._ran + sum(slot.ran for slot in self._slots)
+
+    @property
+    def has_left(self) -> bool:
+        """Whether every slot has ended."""
+        with self._lock:
+            return self._made > 0 and not self._slots
 
     def stop(self, drain_seconds: float) -> None:
         """Claim nothing more; give what runs *drain_seconds*, then give it back.
@@ -80,15 +132,27 @@ class Worker:
         """
         self._stopping.set()
         self._look.set()
+        self._relief.set()
         self._backend.wake()
+        self._try(lambda: self._backend.retire(self.id), "say that it stops")
         if not self._join(drain_seconds):
-            for slot in self._others():
-                slot.stop()
-            if not self._join(GRACE_SECONDS):
-                for slot in self._others():
-                    slot.give_back()
-            self._join(GRACE_SECONDS)
-        self._watch.join(GRACE_SECONDS)
+            self.hurry()
+        self._ended.set()
+        self._relief.set()
+        me = threading.current_thread()
+        for thread in self._others:
+            if thread is not me and thread.is_alive():
+                thread.join(GRACE_SECONDS)
+        self._try(self._settle_overdue, "store that a job has timed out")
+
+    def hurry(self) -> None:
+        """Give back what runs, now."""
+        for slot in self._slots_but_mine():
+            slot.stop()
+        if not self._join(GRACE_SECONDS):
+            for slot in self._slots_but_mine():
+                slot.give_back()
+        self._join(GRACE_SECONDS)
 
     # -- slots
 
@@ -97,11 +161,19 @@ class Worker:
             if self._stopping.is_set():
                 return
             self._made += 1
-            slot = _Slot(self, f"asyncjob-{self._made}")
+            slot = Slot(
+                f"asyncjob-{self._made}",
+                self._surroundings,
+                (self.id, self._queues),
+                stopping=self._stopping,
+                look=self._look.set,
+                ended=self._forget,
+            )
+            slot.leave_after = self.leave_after
             slot.start()
             self._slots.add(slot)
 
-    def _others(self) -> list[_Slot]:
+    def _slots_but_mine(self) -> list[Slot]:
         """The slots, but for the one that asks: a job may close its own queue."""
         me = threading.current_thread()
         with self._lock:
@@ -110,111 +182,160 @@ class Worker:
     def _join(self, seconds: float) -> bool:
         """Wait for the slots to end; True if they all have."""
         until = time.monotonic() + seconds
-        for slot in self._others():
+        for slot in self._slots_but_mine():
             slot.join(max(0.0, until - time.monotonic()))
-        return not any(slot.is_alive() for slot in self._others())
+        return not any(slot.is_alive() for slot in self._slots_but_mine())
 
-    def serve(self, slot: _Slot) -> None:
-        """Claim and run until the worker stops, or *slot* is no longer wanted."""
-        queue_var.set(self._surroundings.queue)
-        fault_seconds = FAULT_SECONDS[0]
-        while not self._stopping.is_set():
-            try:
-                claims = self._backend.claim(self.id, self._queues, 1)
-                if not claims:
-                    self._backend.wait(self._queues, LONGEST_SLEEP, self._stopping.is_set)
-                fault_seconds = FAULT_SECONDS[0]
-            except Exception:
-                log.exception("cannot claim, trying again in %.1fs", fault_seconds)
-                self._stopping.wait(fault_seconds)
-                fault_seconds = min(2 * fault_seconds, FAULT_SECONDS[1])
-                continue
-            while claims:  # emptied: an idle slot must not keep the arguments of its last job
-                if not self._run(slot, claims.pop(0)):
-                    return
-
-    def _run(self, slot: _Slot, claim: Claim) -> bool:
-        slot.attempt = attempt = Attempt(claim, self._surroundings)
-        if claim.job.options.timeout is not None:
-            self._look.set()
-        wanted = attempt.run()
-        slot.attempt = None
-        return wanted
-
-    def ended(self, slot: _Slot) -> None:
-        """Forget a slot whose thread ends."""
+    def _forget(self, slot: Slot) -> None:
         with self._lock:
-            self._slots.discard(slot)
+            if slot in self._slots:
+                self._slots.discard(slot)
+                self._ran += slot.ran
 
     # -- the watch
 
-    def _watch_loop(self) -> None:
-        due = time.monotonic()
-        while not self._stopping.is_set():
+    def _watch(self) -> None:
+        due = math.inf if self._backend.is_shared else time.monotonic()
+        while not self._ended.is_set():
             self._look.clear()
+            nearest = time.monotonic() + LONGEST_SLEEP
             try:
                 if time.monotonic() >= due:
-                    due = time.monotonic() + WATCH_SECONDS
-                    self._backend.beat(self.id)
-                    self._backend.rescue()
+                    due = time.monotonic() + PRUNE_SECONDS
                     self._backend.prune()
-                deadline = self._enforce_timeouts()
+                nearest = min(self._enforce_timeouts(), self._see_to_relief())
+                if self._backend.is_shared:
+                    nearest = min(nearest, self._see_to_heart())
             except Exception:
                 log.exception("the watch could not do its round")
-                deadline = due
-            self._look.wait(max(0.0, min(due, deadline) - time.monotonic()))
+            if self._stopping.is_set():
+                self._ended.wait(GRACE_SECONDS)
+            else:
+                self._look.wait(max(0.0, min(due, nearest) - time.monotonic()))
 
     def _enforce_timeouts(self) -> float:
         """Interrupt what is over its time and replace what does not care; return when to look
         again."""
         nearest = time.monotonic() + LONGEST_SLEEP
-        for slot in self._others():
+        for slot in self._slots_but_mine():
             deadline = slot.deadline()
             if deadline is None:
                 continue
             now = time.monotonic()
-            if now >= deadline + GRACE_SECONDS and slot.time_out():
-                self.ended(slot)
+            overdue = slot.time_out() if now >= deadline + GRACE_SECONDS else None
+            if overdue is not None:
+                self._forget(slot)
                 self._add_slot()
+                self._abandon(overdue)
             else:
                 nearest = min(nearest, deadline if now < deadline else now + GRACE_SECONDS / 4)
         return nearest
 
+    def _abandon(self, attempt: Attempt) -> None:
+        """Store what became of an attempt whose thread goes on for nobody."""
+        if self._backend.is_shared:
+            self._overdue.append(attempt)
+            self._relief.set()
+        else:
+            settle([attempt], self._backend)
 
-class _Slot(threading.Thread):
-    """One thread of a worker, and the attempt that it runs, None between two."""
+    def _see_to_relief(self) -> float:
+        """Have slots relieved that need it; return when to look again."""
+        now = time.monotonic()
+        nearest = now + LONGEST_SLEEP
+        for slot in self._slots_but_mine():
+            due = slot.relief_due()
+            if due is not None:
+                if due <= now:
+                    self._relief.set()
+                    due = now + GRACE_SECONDS
+                nearest = min(nearest, due)
+        return nearest
 
-    def __init__(self, worker: Worker, name: str) -> None:
-        super().__init__(name=name, daemon=True)
-        self._worker = worker
-        self.attempt: Attempt | None = None
+    def _see_to_heart(self) -> float:
+        """Stop everything once no beat has come through for a lease, also where one hangs:
+        others have it by then, and nothing of it can be committed. Return when to look again."""
+        now, since = time.monotonic(), self._beating_since
+        silent_at = self._beaten_at + self._lease_seconds
+        # After a pause of the whole process the heart comes first.
+        if since is not None and now >= max(silent_at, since + GRACE_SECONDS):
+            self._lose(None)
+        return max(silent_at, now + GRACE_SECONDS)
 
-    def run(self) -> None:
+    # -- the upkeep
+
+    def _upkeep(self) -> None:
+        prune_at = time.monotonic()
+        rescue_at = time.monotonic()
+        while not self._ended.is_set():
+            self._relief.clear()
+            for slot in self._slots_but_mine():
+                due = slot.relief_due()
+                if due is not None and due <= time.monotonic():
+                    self._try(slot.relieve, "relieve a thread")
+            self._try(self._settle_overdue, "store that a job has timed out")
+            now = time.monotonic()
+            if self._stopping.is_set():
+                rescue_at = prune_at = now + GRACE_SECONDS
+            if now >= rescue_at:
+                rescue_at = now + RESCUE_SECONDS * random.uniform(0.97, 1.0)
+                self._try(self._backend.rescue, "look for dead workers")
+            if now >= prune_at:
+                prune_at = now + PRUNE_SECONDS * random.uniform(0.5, 1.5)
+                self._try(self._backend.prune, "remove old jobs")
+            self._try(self._watch_locks, "look who holds locks")
+            look_at = time.monotonic() + LOCK_SECONDS if self._watches_locks else math.inf
+            self._relief.wait(max(0.0, min(rescue_at, prune_at, look_at) - time.monotonic()))
+
+    def _watch_locks(self) -> None:
+        """Have it said which job keeps others from writing, where one can."""
+        begun_before = time.monotonic() - LOCK_SECONDS
+        attempts = [slot.attempt for slot in self._slots_but_mine()]
+        running = [
+            (attempt.uid, connection)
+            for attempt in attempts
+            if attempt is not None and attempt.started < begun_before
+            for connection in attempt.connections
+        ]
+        self._watches_locks = self._backend.watch_locks(running) and any(attempts)
+
+    def _settle_overdue(self) -> None:
+        while self._overdue:
+            attempt = self._overdue[0]
+            attempt.cut_off()
+            settle([attempt], self._backend)
+            self._overdue.popleft()
+
+    def _try(self, act: Callable[[], object], what: str) -> bool:
         try:
-            self._worker.serve(self)
-        finally:
-            self._worker.ended(self)
+            act()
+        except Exception as error:
+            if self._backend.is_passing(error):
+                log.warning("could not %s: %s", what, error)
+            else:
+                log.exception("could not %s", what)
+            return False
+        return True
 
-    def deadline(self) -> float | None:
-        """When the attempt is over its time; interrupts it if that is now."""
-        attempt = self.attempt
-        if attempt is None or attempt.claim.job.options.timeout is None:
-            return None
-        deadline = attempt.started + attempt.claim.job.options.timeout
-        if time.monotonic() >= deadline:
-            attempt.interrupt(JobTimeout)
-        return deadline
+    # -- the heart
 
-    def time_out(self) -> bool:
-        attempt = self.attempt
-        return attempt is not None and attempt.time_out()
+    def _heart(self) -> None:
+        """Beat until the last slot has ended, and stop what is lost."""
+        pause_seconds = self._lease_seconds / BEATS
+        while not self._ended.wait(pause_seconds * random.uniform(0.9, 1.0)):
+            if self._beating_since is None:
+                self._beating_since = time.monotonic()
+            # After a fault soon again: others may see by it that this worker is dead.
+            pause_seconds = min(GRACE_SECONDS, self._lease_seconds / BEATS)
+            if self._try(self._beat, "say that this worker lives"):
+                self._beaten_at, self._beating_since = time.monotonic(), None
+                pause_seconds = self._lease_seconds / BEATS
 
-    def stop(self) -> None:
-        attempt = self.attempt
-        if attempt is not None:
-            attempt.interrupt(Drained)
+    def _beat(self) -> None:
+        lost = self._backend.beat(self.id)
+        if lost:
+            self._lose(set(lost))
 
-    def give_back(self) -> None:
-        attempt = self.attempt
-        if attempt is not None:
-            attempt.give_back()
+    def _lose(self, uids: Collection[str] | None) -> None:
+        for slot in self._slots_but_mine():
+            slot.lose(uids)

@@ -72,8 +72,9 @@ class JobView:
 def look_up(uid, title="Job"):
     """Give the ``JobView`` of *uid*.
 
-    Jobs that wait in memory are forgotten when the server stops, and ended ones after
-    ``asyncjob.retention`` seconds; the album remembers only that they were started.
+    Ended jobs are forgotten after ``asyncjob.retention`` seconds, and all jobs where
+    they are kept in memory and the server stops; the album remembers only that they
+    were started.
     """
     try:
         result = asyncjob_result(uid)

@@ -3,16 +3,57 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
 from ..backend import ClaimingBackend
+from ..errors import MissingExtra
 from ..options import Options
 
-_CLASSES = {"memory": "memory.MemoryBackend"}
+_unopened: ContextVar[bool] = ContextVar("asyncjob_unopened", default=False)
 
 
-def make_backend(options: Options) -> ClaimingBackend:
-    """Make the backend that *options* name."""
-    module_name, class_name = _CLASSES[options.backend].split(".")
-    module = importlib.import_module(f"{__name__}.{module_name}")
-    made: ClaimingBackend = getattr(module, class_name)(retention_seconds=options.retention)
+def make_backend(options: Options, engine: Any = None) -> ClaimingBackend:
+    """Make the backend that *options* name. engine: SQLAlchemy's, for the one that needs it.
+
+    Raises MissingExtra, and ConfigError for a database that it cannot work with.
+    """
+    made: ClaimingBackend
+    if options.backend == "memory":
+        made = _class_of("memory", "MemoryBackend")(retention_seconds=options.retention)
+        return made
+    made = _class_of("sql", "SqlBackend")(
+        engine,
+        secret=options.secret,
+        prefix=options.table_prefix,
+        retention_seconds=options.retention,
+        lease_seconds=options.lease,
+        max_crashes=options.max_crashes,
+    )
+    if not _unopened.get():
+        made.open(create_tables=options.create_tables)
     return made
+
+
+@contextmanager
+def left_unopened() -> Iterator[None]:
+    """Make backends, inside the block, whose tables are neither looked at nor made.
+
+    For whoever wants to see a database as it is: of another version, or of none.
+    """
+    token = _unopened.set(True)
+    try:
+        yield
+    finally:
+        _unopened.reset(token)
+
+
+def _class_of(room: str, name: str) -> Any:
+    try:
+        return getattr(importlib.import_module(f"{__name__}.{room}"), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("sqlalchemy", "itsdangerous"):
+            raise
+        raise MissingExtra(f"asyncjob.backend = {room}", "sqlalchemy") from error

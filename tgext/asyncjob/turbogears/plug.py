@@ -32,6 +32,15 @@ from .wrapper import JobQueueWrapper, is_transaction_managed
 
 log = logging.getLogger(__name__)
 
+#: Where an application has the secret of its sessions, by what keeps them.
+_SECRETS = (
+    "session.secret",
+    "beaker.session.secret",
+    "session.validate_key",
+    "beaker.session.validate_key",
+    "sa_auth.cookie_secret",
+)
+
 #: The applications that this process has made.
 _apps: WeakSet[Any] = WeakSet()
 
@@ -121,12 +130,19 @@ def _attach(
     found = getattr(app_globals, "asyncjob_queue", None)
     if isinstance(found, JobQueue):
         return found
-    settings = {**options, **settings_of(config)}
+    settings = {"secret": _secret_of(config), **options, **settings_of(config)}
     backend = settings.pop("backend", "memory")
     queue = JobQueue(backend, progress_tracker=tracker, **settings)
     app_globals.asyncjob_queue = queue
     _register_wrapper(config)
     return queue
+
+
+def _secret_of(config: Mapping[str, Any]) -> str | None:
+    """The application's own session secret, with which it trusts what comes back to it; None if
+    it has none."""
+    found = (config.get(name) for name in _SECRETS)
+    return next((secret for secret in found if isinstance(secret, str) and secret.strip()), None)
 
 
 def _register_wrapper(config: dict[str, Any]) -> None:
@@ -170,7 +186,11 @@ def _bind(queue: JobQueue, config: dict[str, Any]) -> None:
         session = config.get("DBSession")
     if not _is_sqlalchemy(session):
         return
-    queue.bind(session)
+    try:
+        queue.bind(session)
+    except BaseException:
+        queue.close()  # there will be no application whose queue it is
+        raise
     if not is_transaction_managed(config):
         log.warning(
             "this application has a DBSession and no transaction manager: what its requests "

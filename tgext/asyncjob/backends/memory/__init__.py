@@ -3,7 +3,7 @@
     enqueue --> line --> claim ... finish --> ended
 
 One lock guards everything; nothing waits while it holds it. The uid tells which process made it.
-After a fork the child begins with no jobs: those it inherited a copy of belong to the parent.
+After a fork the child begins with no jobs: its copies are the parent's.
 """
 
 from __future__ import annotations
@@ -44,8 +44,7 @@ MOST_ENDED = 10_000
 #: Attempts of one job whose errors are kept.
 MOST_ERRORS = 20
 
-#: Random parts of uids that are drawn at a time.
-SECRETS = 256
+SECRETS = 256  #: random parts of uids that are drawn at a time
 
 _UID = re.compile(r"asyncjob_(\d+)_([0-9a-f]{8})_[0-9a-f]{32}", re.ASCII)
 
@@ -114,7 +113,7 @@ class MemoryBackend(ClaimingBackend):
             entry = self._find(uid)
             return None if entry is None or entry.status.is_final else entry.progress
 
-    def cancel(self, uid: str) -> bool | None:
+    def cancel(self, uid: str, connection: Any = None) -> bool | None:
         with self._lock():
             entry = self._find(uid)
             if entry is None:
@@ -127,7 +126,7 @@ class MemoryBackend(ClaimingBackend):
                 self._line.leave(entry)
             return True
 
-    def retry(self, uid: str) -> bool | None:
+    def retry(self, uid: str, connection: Any = None) -> bool | None:
         with self._lock():
             entry = self._find(uid)
             if entry is None:
@@ -187,6 +186,11 @@ class MemoryBackend(ClaimingBackend):
             entry = self._held(claim)
             return entry is not None and not entry.cancelled
 
+    def is_cancelled(self, claim: Claim) -> bool:
+        with self._lock():
+            entry = self._held(claim)
+            return entry is not None and entry.cancelled
+
     def fence(self, claim: Claim, connection: Any = None) -> bool:
         with self._lock():
             entry = self._held(claim)
@@ -241,7 +245,7 @@ class MemoryBackend(ClaimingBackend):
         return []  # the workers of this backend die with it
 
     def rescue(self) -> int:
-        return 0  # so there is nobody to rescue from
+        return 0
 
     def wait(
         self, queues: Collection[str] | None, seconds: float, stopped: Callable[[], bool]

@@ -1,0 +1,123 @@
+"""Soak one database or all, and print a line for each.
+
+    PYTHONPATH=tests python -m crash                     a few hundred jobs, 10 kills each
+    PYTHONPATH=tests python -m crash --long              20,000 jobs, 200 kills each
+    PYTHONPATH=tests python -m crash --mutant fence      the library broken: it must be noticed
+
+Exits with 0 if nothing is lost, doubled or late; with a mutant, if something is lost or doubled.
+Where it is not as it should be, the folder with the processes' logs and journals is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from .mutants import MUTANTS
+from .place import KINDS, Place
+from .rescue import Rescues, measure
+from .schedule import schedule
+from .soak import Soak
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much one run is. workers: at a time. seconds: in which jobs and blows come."""
+
+    jobs: int
+    blows: int
+    workers: int
+    seconds: float
+    lease: float
+
+
+SHORT = Size(jobs=300, blows=10, workers=3, seconds=5.0, lease=1.5)
+LONG = Size(jobs=20_000, blows=200, workers=4, seconds=400.0, lease=2.0)
+
+
+def main() -> int:
+    """Return the exit status."""
+    wanted = _arguments()
+    size = LONG if wanted.long else SHORT
+    right = [_soak(database, size, wanted) for database in wanted.db]
+    if wanted.mutant:
+        _say(f"the mutant {wanted.mutant} was {'noticed' if not all(right) else 'NOT noticed'}")
+        return int(any(right))
+    if wanted.rescues:
+        with ThreadPoolExecutor(len(wanted.db)) as threads:
+            for rescues in threads.map(lambda each: _rescue(each, size, wanted), wanted.db):
+                late = "" if rescues.is_right else ", LATE"
+                _say(f"{rescues}{late}")
+                right.append(rescues.is_right)
+    return int(not all(right))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="crash", description=__doc__.partition("\n")[0])
+    parser.add_argument("--db", type=_databases, default=list(KINDS), help="names, with commas")
+    parser.add_argument("--long", action="store_true", help="20,000 jobs and 200 kills each")
+    parser.add_argument("--mutant", choices=sorted(MUTANTS), default="")
+    parser.add_argument("--seed", type=int, default=1, help="the same one, the same kills")
+    parser.add_argument("--rescues", type=int, default=20, help="kills of a lone job's worker")
+    parser.add_argument("--keep", action="store_true", help="keep logs and journals in any case")
+    return parser.parse_args()
+
+
+def _databases(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in KINDS:
+            raise argparse.ArgumentTypeError(f"expected some of {', '.join(KINDS)}, got {name!r}")
+    return names
+
+
+def _place(database: str, size: Size, wanted: argparse.Namespace, jobs: int) -> Place:
+    folder = tempfile.mkdtemp(prefix=f"crash-{database}-")
+    return Place(
+        database=database,
+        prefix=f"c{folder[-8:].lower()}_",
+        folder=folder,
+        seed=wanted.seed,
+        jobs=jobs,
+        seconds=size.seconds,
+        lease=size.lease,
+        mutant=wanted.mutant,
+    )
+
+
+def _soak(database: str, size: Size, wanted: argparse.Namespace) -> bool:
+    """Run one, and return whether all of it is right."""
+    place = _place(database, size, wanted, size.jobs)
+    blows = schedule(wanted.seed, database, size.blows, size.seconds)
+    report = Soak(place, blows, size.workers).run()
+    _say(str(report))
+    is_wrong = report.verdict.lost + report.verdict.doubled > 0
+    _clear(place, keep=wanted.keep or (not report.is_right and not wanted.mutant))
+    return not is_wrong if wanted.mutant else report.is_right
+
+
+def _rescue(database: str, size: Size, wanted: argparse.Namespace) -> Rescues:
+    place = _place(database, size, wanted, 0)
+    rescues = measure(place, wanted.rescues)
+    _clear(place, keep=wanted.keep or not rescues.is_right)
+    return rescues
+
+
+def _clear(place: Place, *, keep: bool) -> None:
+    if keep:
+        _say(f"    logs and journals are kept in {place.folder}")
+    else:
+        shutil.rmtree(place.folder)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

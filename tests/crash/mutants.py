@@ -1,0 +1,62 @@
+"""The library broken on purpose. A soak that does not notice is the thing that is broken.
+
+fence   whoever has lost a job may still commit it
+split   the job's work is committed, and the mark that says so after it, apart
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, update
+
+from tgext.asyncjob.attempt import Attempt
+from tgext.asyncjob.backends.sql import SqlBackend
+from tgext.asyncjob.backends.sql.claims import Claims
+from tgext.asyncjob.backends.sql.tables import SUCCEEDED
+from tgext.asyncjob.job import Claim
+
+
+def fence() -> None:
+    """Look at neither lease nor state: not in a condition, nor in the heartbeat."""
+    beat = SqlBackend.beat
+
+    def held(self: Any, claim: Claim) -> Any:
+        return self._jobs.c.uid == claim.job.uid
+
+    def succeed(self: Any, claims: Sequence[Claim], connection: Connection) -> bool:
+        uids = [claim.job.uid for claim in claims]
+        done = update(self._jobs).where(self._jobs.c.uid.in_(uids))
+        connection.execute(done.values(state=SUCCEEDED, finished_at=self._now()))
+        return True
+
+    def beat_and_hear_nothing(self: Any, worker_id: Any) -> list[Any]:
+        beat(self, worker_id)
+        return []
+
+    _replace(Claims, "held", held)
+    _replace(Claims, "_succeed", succeed)
+    _replace(SqlBackend, "beat", beat_and_hear_nothing)
+
+
+def split() -> None:
+    """See that the claim holds, commit the work, and leave the mark to a later transaction."""
+
+    def before_commit(self: Any, _value: Any) -> None:
+        backend, which = self._surroundings.backend, (self.claim.job.uid, self.claim.lease)
+        backend._looked.pop(which, None)
+        if not backend.holds(self.claim):
+            self._refused()
+        self._fenced = True  # so that the commit asks no more
+
+    _replace(Attempt, "_before_commit", before_commit)
+
+
+def _replace(owner: type, name: str, method: Callable[..., Any]) -> None:
+    if not hasattr(owner, name):
+        raise AttributeError(f"{owner.__name__}.{name} is no more: the mutant needs another place")
+    setattr(owner, name, method)
+
+
+MUTANTS = {"fence": fence, "split": split}

@@ -1,0 +1,218 @@
+"""One run on one database: strike, replace, wait for the end, and compare."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from signal import SIGCONT, SIGKILL, SIGSTOP, Signals
+
+from sqlalchemy import Engine, NullPool, create_engine, func, select
+
+from tgext.asyncjob.backends.sql.tables import ENDED, RUNS
+
+from .crew import Child, Crew
+from .field import Field, field_of
+from .journal import BEGAN, Line, read_all
+from .place import Place
+from .report import Report
+from .schedule import WORKER, Blow
+from .servers import cut_one
+from .verdict import judge
+
+#: Seconds between two looks at the processes.
+LOOK_SECONDS = 0.02
+
+#: Seconds in which a process that is to strike itself must come to the point.
+POINT_SECONDS = 3.0
+
+#: Seconds beyond a lease that a stopped worker is kept from waking, if nobody takes its jobs.
+STOPPED_SECONDS = 3.5
+
+#: Seconds without any job's end after which those that are open are lost.
+PATIENCE_SECONDS = 40.0
+
+
+@contextmanager
+def tables(place: Place) -> Iterator[tuple[Engine, Field]]:
+    """Make the tables of a run, and drop them in the end."""
+    field = field_of(place.prefix)
+    engine = create_engine(place.url, poolclass=NullPool)
+    with place.queue(threads=0):
+        pass  # makes the library's own
+    field.make(engine)
+    try:
+        yield engine, field
+    finally:
+        field.drop(engine)
+        engine.dispose()
+
+
+class Soak:
+    """size: how many workers there are at a time."""
+
+    def __init__(self, place: Place, blows: list[Blow], size: int) -> None:
+        self._place = place
+        self._blows = list(blows)
+        self._crew = Crew(place, size)
+        self._stopped: list[tuple[Child, float, set[tuple[str, int]]]] = []
+        self._stops: list[tuple[float, float]] = []  # from when to when
+        self._struck: Counter[str] = Counter()
+        self._held: list[tuple[float, set[str]]] = []  # what those that were killed held, and when
+
+    def run(self) -> Report:
+        """Do all of it, and say what came of it."""
+        with tables(self._place) as (self._engine, self._field):
+            begun_at = time.monotonic()
+            try:
+                self._begin()
+                self._strike_all()
+                self._wait_for_end()
+                self._crew.stop()
+            finally:
+                self._crew.kill()
+            return self._report(time.monotonic() - begun_at)
+
+    # -- the blows
+
+    def _begin(self) -> None:
+        """Wait until all processes are up."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        self._crew.fill()
+        while not all(child.look() for child in self._crew.children):
+            if time.monotonic() > until or self._crew.reap():
+                raise RuntimeError(f"a process does not come up, see {self._place.folder}")
+            time.sleep(LOOK_SECONDS)
+
+    def _strike_all(self) -> None:
+        begun_at = time.monotonic()
+        while self._blows or self._is_under_way() or not self._crew.is_enqueued:
+            self._look()
+            if self._blows and time.monotonic() >= begun_at + self._blows[0].seconds:
+                self._strike(self._blows[0])
+            time.sleep(LOOK_SECONDS)
+
+    def _is_under_way(self) -> bool:
+        return any(child.struck is not None for child in self._crew.children)
+
+    def _strike(self, blow: Blow) -> None:
+        """Strike whom it may be; the blow waits while there would be no worker left."""
+        role = WORKER if self._crew.is_enqueued else blow.role
+        free = self._crew.free(role)
+        if len(free) <= (role == WORKER):
+            return
+        if blow.which is None:
+            if cut_one(self._engine, self._place, role, blow.draw):
+                self._struck["cut"] += 1
+                del self._blows[0]
+            return
+        child = free[int(blow.draw * len(free))]
+        child.send(blow.which, blow.point)
+        self._struck[blow.which.name] += 1
+        del self._blows[0]
+
+    def _look(self) -> None:
+        """See what has become of those that were struck, and replace those that are gone."""
+        for child in self._crew.reap():
+            if child.role == WORKER and child.struck is SIGKILL:
+                held = {uid for uid, _ in self._held_by(child)}
+                self._held.append((child.own_strike() or child.struck_at, held))
+        self._crew.fill()
+        stopped = {id(child) for child, *_ in self._stopped}
+        for child in self._crew.children:
+            if id(child) in stopped:
+                continue
+            # Asked of all: one that was late at its point is stopped when nobody expects it.
+            if child.is_stopped():
+                self._stopped.append((child, time.monotonic(), self._held_by(child)))
+            elif child.struck in (SIGKILL, SIGSTOP):
+                self._insist(child, child.struck)
+        for entry in list(self._stopped):
+            self._wake(*entry)
+
+    def _insist(self, child: Child, which: Signals) -> None:
+        """Do it from outside where the process does not come to the point."""
+        if time.monotonic() - child.struck_at > POINT_SECONDS:
+            child.send(which)
+
+    def _wake(self, child: Child, since: float, held: set[tuple[str, int]]) -> None:
+        """Let a stopped process go on, once others have what it held, and have run it."""
+        seconds = time.monotonic() - since - self._place.lease
+        if seconds < 0.3 or (seconds < STOPPED_SECONDS and held & self._open(held)):
+            return
+        child.process.send_signal(SIGCONT)
+        if child.struck is SIGSTOP:
+            child.struck = None
+        self._stops.append((since, time.monotonic()))
+        self._stopped = [entry for entry in self._stopped if entry[0] is not child]
+
+    # -- questions to the database
+
+    def _held_by(self, child: Child) -> set[tuple[str, int]]:
+        jobs = self._field.jobs.jobs
+        mine = select(jobs.c.uid, jobs.c.lease).where(
+            jobs.c.state == RUNS, jobs.c.worker_id.like(f"{child.process.pid}-%")
+        )
+        with self._engine.connect() as connection:
+            return set(connection.execute(mine).tuples())
+
+    def _open(self, held: set[tuple[str, int]]) -> set[tuple[str, int]]:
+        """Those that have not ended, given with the lease that they were held by."""
+        jobs = self._field.jobs.jobs
+        leases = dict(held)
+        wanted = select(jobs.c.uid).where(jobs.c.uid.in_(list(leases)), jobs.c.state.not_in(ENDED))
+        with self._engine.connect() as connection:
+            return {(uid, leases[uid]) for uid in connection.execute(wanted).scalars()}
+
+    def _wait_for_end(self) -> None:
+        jobs = self._field.jobs.jobs
+        wanted = select(func.count()).select_from(jobs).where(jobs.c.state.not_in(ENDED))
+        before, changed_at = -1, time.monotonic()
+        while time.monotonic() - changed_at < PATIENCE_SECONDS:
+            self._look()
+            with self._engine.connect() as connection:
+                left = connection.execute(wanted).scalar_one()
+            if not left:
+                return
+            if left != before:
+                before, changed_at = left, time.monotonic()
+            time.sleep(5 * LOOK_SECONDS)
+
+    # -- the report
+
+    def _report(self, seconds: float) -> Report:
+        journal = sorted(read_all(self._place.folder))
+        with self._engine.connect() as connection:
+            verdict = judge(connection, self._field, self._place.jobs, journal)
+        verdict.notes += self._crew.complaints
+        free, beside = self._slowest(journal)
+        return Report(
+            database=self._place.database,
+            seconds=seconds,
+            struck=self._struck,
+            rescued=sum(path.read_text().count(" waits again: ") for path in self._logs()),
+            slowest_seconds=free,
+            beside_seconds=beside,
+            verdict=verdict,
+        )
+
+    def _logs(self) -> Iterator[Path]:
+        return Path(self._place.folder).glob("*.log")
+
+    def _slowest(self, journal: list[Line]) -> tuple[float, float]:
+        """Return the longest time from a SIGKILL to the next attempt of what was held then:
+        while no process was stopped, and beside one that may have held locks."""
+        begun: dict[str, list[float]] = {}
+        for line in journal:
+            if line.word == BEGAN:
+                begun.setdefault(line.subject, []).append(line.seconds)
+        slowest = [0.0, 0.0]
+        for killed_at, held in self._held:
+            for uid in held:
+                later = [seconds for seconds in begun.get(uid, []) if seconds > killed_at]
+                again_at = min(later, default=killed_at)
+                beside = any(a < again_at and killed_at < b for a, b in self._stops)
+                slowest[beside] = max(slowest[beside], again_at - killed_at)
+        return slowest[0], slowest[1]

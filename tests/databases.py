@@ -1,0 +1,31 @@
+"""The databases that tests run on: a SQLite file, and the servers on their standard ports."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from needs import need
+
+#: Where each listens; the databases and users are those of a fresh Debian package.
+SERVERS = {
+    "postgresql": ("PostgreSQL", 5432, "postgresql+psycopg://postgres@127.0.0.1/test"),
+    "mariadb": ("MariaDB", 3306, "mysql+pymysql://root@127.0.0.1/test"),
+}
+
+
+def url_of(kind: str, folder: Path) -> str:
+    """Return the SQLAlchemy URL of a database of *kind*; needs its server."""
+    if kind == "sqlite":
+        return f"sqlite:///{folder}/jobs.db"
+    name, port, url = SERVERS[kind]
+    need(_listens(port), f"{name} on 127.0.0.1:{port}")
+    return url
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except OSError:
+        return False
+    return True

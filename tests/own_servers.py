@@ -1,0 +1,221 @@
+"""Database servers of a test's own: to be restarted, counted and broken, which a shared one is not.
+
+Each is a child process of the tests on a free port, with its data in a folder that goes with it.
+Durability is off: what is tested is a server that dies, not a machine.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from needs import need
+
+#: How long a server may take until it answers, in seconds.
+PATIENCE_SECONDS = 30.0
+
+
+class OwnServer:
+    """One server; ``start`` and ``kill`` it as often as you like."""
+
+    kind: str
+    user: str  #: who it runs as where the tests run as root
+    dies_by: signal.Signals  #: at once, children too, and nothing is written any more
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="asyncjob-"))
+        self.port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._as: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            owner = pwd.getpwnam(self.user)
+            os.chown(self.folder, owner.pw_uid, owner.pw_gid)
+            self._as = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
+        self.log = self.folder / "log"
+
+    def make(self) -> None:
+        """Make its data."""
+        self._run(self._makes())
+
+    def _makes(self) -> list[str]:
+        raise NotImplementedError
+
+    def _serves(self) -> list[str]:
+        raise NotImplementedError
+
+    @property
+    def url(self) -> str:
+        """The SQLAlchemy URL of an empty database."""
+        raise NotImplementedError
+
+    def _run(self, command: list[str]) -> None:
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=self.folder, env=self._env, **self._as
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    @property
+    def _env(self) -> dict[str, str]:
+        folder = str(self.folder)  # of its own for all: two that are made at once share no file
+        return {"PATH": os.environ["PATH"], "HOME": folder, "TMPDIR": folder, "LC_ALL": "C"}
+
+    def start(self) -> None:
+        """Start it, and return when it answers."""
+        with open(self.folder / "output", "ab") as output:
+            self._process = subprocess.Popen(
+                self._serves(), stdout=output, stderr=output, cwd=self.folder, env=self._env,
+                **self._as,
+            )  # fmt: skip
+        until = time.monotonic() + PATIENCE_SECONDS
+        while not self._answers():
+            assert self._process.poll() is None, (self.folder / "output").read_text()[-2000:]
+            assert time.monotonic() < until, "the server does not answer"
+            time.sleep(0.02)  # nothing tells when a server is ready but to ask it
+
+    def _answers(self) -> bool:
+        from sqlalchemy import create_engine
+        from sqlalchemy.exc import DBAPIError
+        from sqlalchemy.pool import NullPool
+
+        engine = create_engine(self.url, poolclass=NullPool)
+        try:
+            engine.connect().close()
+        except DBAPIError:
+            return False
+        return True
+
+    def processes(self) -> list[int]:
+        """The numbers of its processes."""
+        assert self._process is not None
+        pid = self._process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [pid, *map(int, children)]
+
+    def kill(self) -> None:
+        """End it, as if by a power cut."""
+        if self._process is not None:
+            self._process.send_signal(self.dies_by)
+            self._process.wait(PATIENCE_SECONDS)
+            self._process = None
+
+    def remove(self) -> None:
+        """Kill it and delete its data."""
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class OwnPostgreSql(OwnServer):
+    kind = "postgresql"
+    user = "postgres"
+    dies_by = signal.SIGQUIT  # its "immediate" shutdown; a SIGKILL would leave its children
+
+    def __init__(self) -> None:
+        self._programs = _postgresql_programs()
+        super().__init__()
+
+    def _makes(self) -> list[str]:
+        return [
+            f"{self._programs}/initdb", "-D", f"{self.folder}/data", "-A", "trust",
+            "-U", "postgres", "-E", "UTF8", "--no-sync",
+        ]  # fmt: skip
+
+    def _serves(self) -> list[str]:
+        said = {
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "fsync": "off",
+            "logging_collector": "on",
+            "log_directory": str(self.folder),
+            "log_filename": "log",
+            "log_line_prefix": "%a|%p|",
+        }
+        options = [word for name, value in said.items() for word in ("-c", f"{name}={value}")]
+        data = f"{self.folder}/data"
+        return [f"{self._programs}/postgres", "-D", data, "-p", str(self.port), *options]
+
+    @property
+    def url(self) -> str:
+        return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/postgres"
+
+
+class OwnMariaDb(OwnServer):
+    kind = "mariadb"
+    user = "mysql"
+    dies_by = signal.SIGKILL
+
+    def __init__(self) -> None:
+        for program in ("mariadb-install-db", _MARIADBD):
+            need(_which(program), f"MariaDB's {program}")
+        super().__init__()
+
+    def _makes(self) -> list[str]:
+        return [
+            str(_which("mariadb-install-db")), "--no-defaults", f"--datadir={self.folder}/data",
+            "--auth-root-authentication-method=normal", f"--user={_user_or(self.user)}",
+        ]  # fmt: skip
+
+    def _serves(self) -> list[str]:
+        return [
+            str(_which(_MARIADBD)), "--no-defaults", f"--datadir={self.folder}/data",
+            f"--port={self.port}", "--bind-address=127.0.0.1", f"--socket={self.folder}/socket",
+            f"--pid-file={self.folder}/pid", f"--user={_user_or(self.user)}",
+            f"--general-log-file={self.folder}/log", "--innodb-flush-log-at-trx-commit=2",
+            "--innodb-buffer-pool-size=32M", "--innodb-log-file-size=16M",
+        ]  # fmt: skip
+
+    @property
+    def url(self) -> str:
+        return f"mysql+pymysql://root@127.0.0.1:{self.port}/test"
+
+
+_MARIADBD = "mariadbd"
+
+KINDS: dict[str, type[OwnServer]] = {"postgresql": OwnPostgreSql, "mariadb": OwnMariaDb}
+
+
+@contextmanager
+def own_server(kind: str) -> Iterator[OwnServer]:
+    """Run a server of *kind* for a block; needs its programs."""
+    made = KINDS[kind]()
+    try:
+        made.make()
+        made.start()
+        yield made
+    finally:
+        made.remove()
+
+
+def _postgresql_programs() -> Path:
+    found = _which("postgres")
+    if found is not None:
+        return found.parent
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    need(versions, "PostgreSQL's programs: initdb and postgres")
+    return versions[-1].parent
+
+
+def _which(program: str) -> Path | None:
+    found = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+    return None if found is None else Path(found)
+
+
+def _user_or(user: str) -> str:
+    return user if os.geteuid() == 0 else getpass.getuser()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,74 @@
+"""A real browser, and the hands and eyes of whoever sits before it."""
+
+import shutil
+
+from running_album import SECONDS
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from needs import need
+
+CHROMIUM_FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    # as on a phone: they lie over the page and take no room
+    "--hide-scrollbars",
+)
+
+
+def chromium_or_skip():
+    """Give the paths of browser and driver."""
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    need(browser and driver, "chromium and chromedriver (Debian: chromium, chromium-driver)")
+    return browser, driver
+
+
+def start_browser(profile_dir, *, javascript=True):
+    browser, driver = chromium_or_skip()
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for flag in (*CHROMIUM_FLAGS, f"--user-data-dir={profile_dir}"):
+        options.add_argument(flag)
+    if not javascript:
+        options.add_experimental_option(
+            "prefs", {"profile.managed_default_content_settings.javascript": 2}
+        )
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+
+
+def press(browser, label):
+    browser.find_element(By.XPATH, f"//button[normalize-space()='{label}']").click()
+
+
+def wait_until(browser, condition):
+    return WebDriverWait(browser, SECONDS, poll_frequency=0.05).until(condition)
+
+
+def wait_for_state(browser, state):
+    # A page may be replaced while it is being read: ask again.
+    wait_until(
+        browser,
+        lambda driver: (
+            driver.execute_script(
+                "const job = document.getElementById('job');"
+                "return document.readyState === 'complete' && job && job.dataset.state"
+            )
+            == state
+        ),
+    )
+
+
+def bar_value(browser):
+    return int(
+        browser.execute_script(
+            "return document.querySelector('[role=progressbar]').getAttribute('aria-valuenow')"
+        )
+        or -1
+    )

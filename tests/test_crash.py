@@ -1,0 +1,55 @@
+"""The kill-soak in its short form, on each database, and that it notices a library that is broken.
+
+The program is ``crash/``; ``make crash`` runs it for longer. Seeds are fixed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from databases import url_of
+
+TESTS = Path(__file__).resolve().parent
+
+#: Seconds for one database; on a machine with nothing else to do it takes a fifth of that.
+pytestmark = pytest.mark.timeout(110)
+
+
+def soak(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the program; what it writes, it writes below *folder*."""
+    return subprocess.run(
+        [sys.executable, "-m", "crash", *arguments],
+        cwd=TESTS,
+        env={**os.environ, "TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql", "mariadb"])
+def test_no_job_is_lost_and_no_effect_doubled_under_kills(database, tmp_path):
+    url_of(database, tmp_path)  # needs its server
+
+    ended = soak("--db", database, "--rescues", "5", folder=tmp_path)
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "10 kills" in ended.stdout
+    assert "lost 0, doubled 0" in ended.stdout
+    assert "rescue: p50" in ended.stdout
+
+
+@pytest.mark.parametrize("mutant", ["fence", "split"])
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_soak_notices_a_library_that_is_broken(database, mutant, tmp_path):
+    url_of(database, tmp_path)  # needs its server
+
+    ended = soak("--db", database, "--mutant", mutant, folder=tmp_path)
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert f"the mutant {mutant} was noticed" in ended.stdout

@@ -1,0 +1,191 @@
+"""The acceptance application: a real ``gearbox quickstart`` with authentication and migrations.
+
+It is generated as a developer does it, and asyncjob is switched on by what docs/ says, word for
+word. What follows is done by the project's own tools, each a process of its own: its test suite,
+setup-app, and ``gearbox migrate``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from needs import need
+from test_docs import blocks_of
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+#: What a quickstart application asks for in its pyproject.toml; named as they are imported.
+NEEDED = (
+    "gearbox", "devtools", "alembic", "beaker", "kajiki", "repoze.who", "webhelpers2", "babel",
+    "paste.deploy", "zope.sqlalchemy",
+)  # fmt: skip
+
+GEARBOX = ("-c", "from gearbox.main import main; main()")
+
+
+def is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent is not
+        return False
+
+
+class Project:
+    """The project on disk, and the programs that are run in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.environ = {
+            **{name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"},
+            "PYTHONPATH": str(path),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+
+    def run(self, *command: str, fails: bool = False) -> str:
+        """Run Python with a command line; gives all that it says. fails: whether it should."""
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=self.path,
+            env=self.environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+        said = done.stdout + done.stderr
+        assert bool(done.returncode) is fails, said
+        return said
+
+    def gearbox(self, *command: str) -> str:
+        return self.run(*GEARBOX, *command)
+
+    def pytest(self, *arguments: str, fails: bool = False) -> str:
+        """Run the project's own tests; without the options that ask for pytest-cov."""
+        return self.run("-m", "pytest", "-o", "addopts=", "-q", *arguments, fails=fails)
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        """Replace what must stand there."""
+        text = (self.path / file).read_text()
+        assert old in text, f"{file} of a quickstart has no {old!r} any more"
+        (self.path / file).write_text(text.replace(old, new))
+
+    def autogenerate(self) -> str:
+        """Let Alembic propose a migration; gives its ``upgrade()``."""
+        self.gearbox("migrate", "-c", "development.ini", "autogenerate", "what is new")
+        [made] = (self.path / "migration" / "versions").glob("*.py")
+        upgrade = made.read_text().partition("def upgrade():")[2].partition("def downgrade():")[0]
+        made.unlink()
+        return upgrade
+
+    def tables(self) -> set[str]:
+        with closing(sqlite3.connect(self.path / "devdata.db")) as connection:
+            found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            return {name for (name,) in found}
+
+
+@pytest.fixture
+def project(tmp_path):
+    """``gearbox quickstart --auth --sqlalchemy myapp``, and docs/start.rst, "Switch it on"."""
+    missing = [module for module in NEEDED if not is_installed(module)]
+    need(not missing, f"{', '.join(missing)} (pip install 'tgext.asyncjob[test]')")
+    Project(tmp_path).gearbox("quickstart", "--auth", "--sqlalchemy", "myapp")
+    made = Project(tmp_path / "myapp")
+    # What `pip install -e .` adds to it, without asking the network for setuptools.
+    made.run("-c", "from setuptools import setup; setup()", "-q", "egg_info")
+    [switched_on] = [
+        block.astext()
+        for block in blocks_of(DOCS / "start.rst")
+        if block.astext().startswith("from tgext.asyncjob import start_async_worker")
+    ]
+    (made.path / "myapp" / "lib" / "app_globals.py").write_text(switched_on)
+    return made
+
+
+@pytest.fixture
+def durable(project):
+    """The same with the line of docs/durable.rst in development.ini."""
+    [line] = [
+        block.astext()
+        for block in blocks_of(DOCS / "durable.rst", "ini")
+        if "asyncjob.backend" in block.astext()
+    ]
+    project.edit("development.ini", "use = egg:myapp\n", f"use = egg:myapp\n{line}\n")
+    return project
+
+
+def test_suite_of_a_durable_quickstart_passes_with_the_line_that_its_error_gives(durable):
+    one = "myapp/tests/functional/test_root.py"
+    said = durable.pytest(one, fails=True)
+    [line] = set(re.findall(r"in test\.ini set (asyncjob\.backend = \w+)", said))
+
+    durable.edit(
+        "test.ini", "use = config:development.ini\n", f"use = config:development.ini\n{line}\n"
+    )
+
+    assert re.search(r"\b20 passed", durable.pytest())
+
+
+def keep_alembic_away(project: Project) -> None:
+    """Do to migration/env.py what docs/durable.rst says."""
+    function, argument = [
+        block.astext()
+        for block in blocks_of(DOCS / "durable.rst")
+        if "include_name" in block.astext()
+    ]
+    project.edit(
+        "migration/env.py",
+        "def run_migrations_offline",
+        f"{function}\n\ndef run_migrations_offline",
+    )
+    project.edit("migration/env.py", "context.configure(", f"context.configure({argument}")
+
+
+def test_alembic_lets_our_tables_be_where_the_documented_lines_stand(durable):
+    durable.gearbox("setup-app", "-c", "development.ini")
+    assert {"asyncjob_jobs", "tg_user"} <= durable.tables()
+
+    without = durable.autogenerate()
+    keep_alembic_away(durable)
+    with_them = durable.autogenerate()
+    with closing(sqlite3.connect(durable.path / "devdata.db")) as connection:
+        connection.execute("DROP TABLE todo_item")
+    without_a_table_of_the_model = durable.autogenerate()
+
+    assert "op.drop_table('asyncjob_jobs')" in without
+    assert "op." not in with_them
+    assert "pass" in with_them
+    assert "op.create_table('todo_item'" in without_a_table_of_the_model
+    assert "asyncjob" not in without_a_table_of_the_model
+
+
+def test_tables_may_be_made_by_a_migration(durable):
+    """As docs/durable.rst says: what ``asyncjob-schema --sql`` prints, in ``op.execute``."""
+    durable.edit("development.ini", "[app:main]\n", "[app:main]\nasyncjob.create_tables = false\n")
+    schema = ("-m", "tgext.asyncjob", "schema", "--url", f"sqlite:///{durable.path}/devdata.db")
+    said = durable.run(*schema, "--sql")
+    durable.gearbox("migrate", "-c", "development.ini", "create", "jobs")
+    [made] = (durable.path / "migration" / "versions").glob("*.py")
+    statements = [text.strip() for text in said.split(";\n") if text.strip()]
+    body = "\n".join(f"    op.execute({text!r})" for text in statements)
+    text = re.sub(
+        r"(?<=def upgrade\(\):\n).*?(?=\ndef )", lambda _: f"{body}\n", made.read_text(), flags=re.S
+    )
+    made.write_text(text)
+
+    durable.gearbox("migrate", "-c", "development.ini", "upgrade")
+
+    assert "asyncjob_jobs" in durable.tables()
+    assert "found: version 1" in durable.run(*schema)
+    durable.gearbox("setup-app", "-c", "development.ini")

@@ -1,0 +1,319 @@
+"""The contract on SQLite, PostgreSQL and MariaDB, and what only a database can show."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from typing import Any
+
+import pytest
+import transaction
+from sqlalchemy import Engine, create_engine, delete, event, select, text, update
+from zope.sqlalchemy import mark_changed
+
+from backend_contract import DONE, BackendContract, claim_one, enqueued, status_of
+from databases import url_of
+from test_backend_model import RETENTION_SECONDS, compare
+from tgext.asyncjob import ConfigError, JobQueue, task
+from tgext.asyncjob.backends.sql import SqlBackend
+from tgext.asyncjob.call import Call
+from tgext.asyncjob.job import FAILED, NO_PROGRESS, READY, RUNNING, SUCCESSFUL, Job, WorkerId
+
+KINDS = ("sqlite", "postgresql", "mariadb")
+
+
+class Database:
+    """Tables of their own prefix in a database, emptied for each test."""
+
+    def __init__(self, url: str) -> None:
+        self.engine: Engine = create_engine(url)
+        if self.engine.dialect.name == "sqlite":  # what a power cut would take is not tested here
+            event.listen(self.engine, "connect", lambda c, _: c.execute("PRAGMA synchronous = OFF"))
+        self.prefix = f"test_{uuid.uuid4().hex[:8]}_"
+        with closing(self.backend()) as made:
+            made.schema.check(create=True)
+            self.tables = made.tables
+
+    def backend(self, **options: Any) -> SqlBackend:
+        return SqlBackend(self.engine, secret="swordfish", prefix=self.prefix, **options)
+
+    def empty(self, backend: SqlBackend) -> None:
+        with backend._dialect.begin() as connection:
+            for table in (backend.tables.jobs, backend.tables.errors):
+                connection.execute(delete(table))
+        with backend._dialect.volatile.connect() as connection:
+            for table in backend.tables.volatile:
+                connection.execute(delete(table))
+
+    def drop(self) -> None:
+        self.tables.metadata.drop_all(self.engine)
+        self.engine.dispose()
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def database(request: Any, tmp_path_factory: Any) -> Iterator[Database]:
+    made = Database(url_of(request.param, tmp_path_factory.mktemp("sql")))
+    yield made
+    made.drop()
+
+
+@pytest.fixture
+def make_backend(database: Database) -> Iterator[Callable[..., SqlBackend]]:
+    made: list[SqlBackend] = []
+
+    def make(**options: Any) -> SqlBackend:
+        made.append(database.backend(**options))
+        return made[-1]
+
+    yield make
+    for backend in made:
+        database.empty(backend)
+        backend.close()
+
+
+class TestSqlBackend(BackendContract):
+    transactional = True
+    ROUNDS = 15
+
+    @pytest.fixture
+    def clock(self, clock: Any) -> Any:
+        return clock  # the one of conftest.py, not the contract's placeholder
+
+    @pytest.fixture
+    def backend(self, make_backend: Callable[..., SqlBackend], clock: Any) -> SqlBackend:
+        return make_backend(retention_seconds=self.RETENTION_SECONDS, clock=clock)
+
+    @pytest.fixture
+    def in_transaction(self, database: Database) -> Callable[[], AbstractContextManager[Any]]:
+        @contextmanager
+        def transaction() -> Iterator[Any]:
+            with database.engine.begin() as connection:
+                yield connection
+
+        return transaction
+
+
+def test_sql_backend_does_what_the_model_does(make_backend, database):
+    made: list[SqlBackend] = []
+
+    def fresh(clock: Any) -> SqlBackend:
+        if made:
+            database.empty(made[-1])
+            made[-1].close()
+        made.append(make_backend(retention_seconds=RETENTION_SECONDS, clock=clock))
+        return made[-1]
+
+    compare(fresh, examples=12, steps=30)
+
+
+# -- what a dead worker held
+
+
+def rescued_by(backend: SqlBackend) -> int:
+    """Rescue, as soon as the server has noticed that a connection was closed."""
+    until = time.monotonic() + 5
+    while not (rescued := backend.rescue()) and time.monotonic() < until:
+        pass
+    return rescued
+
+
+def test_jobs_of_a_dead_worker_wait_again_and_it_costs_no_attempt(make_backend):
+    dead, alive = make_backend(), make_backend()
+    uid = enqueued(dead)
+    claim_one(dead, "the dead one")
+    dead._liveness.let_go()  # what the kernel, or the server, does when a process ends
+
+    rescued = rescued_by(alive)
+
+    found = alive.get(uid)
+    assert rescued == 1
+    assert (found.status, found.attempts) == (READY, 0)
+    assert found.errors[-1].exception_class_path == "tgext.asyncjob.errors.WorkerCrashed"
+    assert dead.finish(claim_one(alive, "the living one"), DONE) is True
+
+
+def test_late_finish_of_a_worker_that_was_given_up_is_refused(make_backend):
+    zombie, alive = make_backend(), make_backend()
+    uid = enqueued(zombie)
+    stale = claim_one(zombie, "the zombie")
+    zombie._liveness.let_go()
+    rescued_by(alive)
+    claim_one(alive, "the living one")
+
+    stored = zombie.finish(stale, DONE)
+
+    assert stored is False
+    assert status_of(alive, uid) is RUNNING
+
+
+def test_job_of_a_living_worker_is_left_to_it(make_backend):
+    busy, other = make_backend(), make_backend()
+    uid = enqueued(busy)
+    claim_one(busy, "the busy one")
+
+    assert other.rescue() == 0
+    assert status_of(other, uid) is RUNNING
+
+
+def test_silent_worker_is_given_up_after_its_lease(make_backend, clock):
+    silent = make_backend(clock=clock, lease_seconds=20)
+    other = make_backend(clock=clock, lease_seconds=20)
+    uid = enqueued(silent)
+    claim_one(silent, "the silent one")
+
+    clock.advance(19)
+    assert other.rescue() == 0
+    silent.beat(WorkerId("the silent one"))
+    clock.advance(19)
+    assert other.rescue() == 0
+    clock.advance(2)
+    assert other.rescue() == 1
+
+    assert status_of(other, uid) is READY
+    assert silent.beat(WorkerId("the silent one")) == [uid]
+
+
+def test_job_that_ends_its_workers_fails_in_the_end_with_the_evidence(make_backend):
+    uid = enqueued(make_backend())
+    for number in range(3):
+        worker, rescuer = make_backend(), make_backend()
+        claim_one(worker, f"w{number}")
+        worker._liveness.let_go()
+        rescued_by(rescuer)
+
+    found = make_backend().get(uid)
+    assert found.status is FAILED
+    assert len(found.errors) == 3
+    assert "died" in found.errors[-1].message
+
+
+# -- what stands in a row
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "os.system"},
+        {"payload": '{"f":"os:system","a":["touch /nowhere"]}'},
+        {"signature": None},
+        {"signature": "AAAA"},
+    ],
+    ids=["name", "payload", "no signature", "another signature"],
+)
+def test_row_that_somebody_changed_runs_nothing_and_fails_with_the_reason(
+    make_backend, database, change
+):
+    backend = make_backend()
+    uid = enqueued(backend)
+    jobs = database.tables.jobs
+    with database.engine.begin() as connection:
+        connection.execute(update(jobs).where(jobs.c.uid == uid).values(**change))
+
+    claims = backend.claim(WorkerId("w"), None, 10)
+
+    assert claims == []
+    found = backend.get(uid)
+    assert found.status is FAILED
+    assert found.errors[-1].exception_class_path == "tgext.asyncjob.errors.BadSignature"
+
+
+def test_progress_is_read_while_the_job_holds_a_write_transaction(make_backend, database):
+    backend, elsewhere = make_backend(), make_backend()
+    uid = enqueued(backend)
+    claim = claim_one(backend)
+    errors = database.tables.errors
+    with database.engine.begin() as connection:
+        connection.execute(
+            errors.insert().values(uid=uid, exception_class_path="x", message="", traceback="")
+        )
+
+        assert backend.report(claim, NO_PROGRESS._replace(value=7, total=9)) is True
+        backend._reports.flush([uid])
+        seen = elsewhere.progress(uid)
+
+    assert (seen.value, seen.total) == (7, 9)
+
+
+def test_database_that_each_connection_has_for_itself_is_refused():
+    with pytest.raises(ConfigError, match=r"in test.ini set asyncjob.backend = memory"):
+        SqlBackend(create_engine("sqlite://"))
+
+
+def test_work_and_mark_are_committed_together_or_not_at_all(make_backend, database):
+    backend = make_backend()
+    uid = enqueued(backend)
+    claim = claim_one(backend)
+    errors = database.tables.errors
+    work = errors.insert().values(uid="work", exception_class_path="", message="", traceback="")
+
+    with pytest.raises(ZeroDivisionError), database.engine.begin() as connection:  # noqa: PT012
+        connection.execute(work)
+        assert backend.finish(claim, DONE, connection) is True
+        raise ZeroDivisionError
+    after_rollback = status_of(backend, uid)
+    with database.engine.begin() as connection:
+        connection.execute(work)
+        assert backend.finish(claim, DONE, connection) is True
+
+    with database.engine.connect() as connection:
+        rows = connection.execute(select(errors).where(errors.c.uid == "work")).all()
+    assert after_rollback is RUNNING
+    assert status_of(backend, uid) is SUCCESSFUL
+    assert len(rows) == 1
+
+
+@task(max_attempts=2, backoff=lambda _attempt: 77.0)
+def fails_slowly() -> None:
+    raise ValueError
+
+
+def test_backoff_that_is_a_function_is_the_tasks_where_the_job_is_run(make_backend):
+    backend = make_backend()
+    job = Job(backend.new_uid(), Call(fails_slowly.func, (), None), fails_slowly)
+    backend.enqueue([job])
+
+    claim = claim_one(backend)
+
+    assert claim.job.options.delay_seconds(1, 0.0) == 77.0
+    assert backend.get(job.uid).job.options.max_attempts == 2
+
+
+def test_job_of_a_worker_that_nobody_knows_waits_again(make_backend, database):
+    forgotten, alive = make_backend(), make_backend(lease_seconds=0)
+    uid = enqueued(forgotten)
+    claim_one(forgotten, "the forgotten one")
+    workers = database.tables.workers
+    with forgotten._dialect.volatile.connect() as connection:
+        connection.execute(delete(workers))
+
+    first_look = alive.prune(), status_of(alive, uid)
+    alive.prune()
+
+    assert first_look[1] is RUNNING
+    assert status_of(alive, uid) is READY
+
+
+def test_worker_that_leaves_while_it_holds_a_job_stays_known_until_it_is_taken_from(make_backend):
+    left, alive = make_backend(), make_backend()
+    uid = enqueued(left)
+    claim_one(left, "the one that leaves")
+
+    left.close()
+
+    assert rescued_by(alive) == 1
+    assert status_of(alive, uid) is READY
+
+
+def test_script_that_holds_sqlites_lock_is_told_so_at_the_enqueue(tmp_path):
+    with JobQueue("sql", url=f"sqlite:///{tmp_path}/jobs.db", threads=0) as queue:
+        queue.session.execute(text("CREATE TABLE note (text VARCHAR)"))
+        queue.session.execute(text("INSERT INTO note VALUES ('x')"))
+        mark_changed(queue.session())
+
+        with pytest.raises(ConfigError, match=r"commit before, or enqueue inside `with queue"):
+            queue.perform(int)
+        transaction.abort()
+
+        assert queue.perform(int)

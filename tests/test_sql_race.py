@@ -1,0 +1,194 @@
+"""Who ends a claim: two stale finishers, a rescuer and a canceller at a barrier, on each database.
+
+    job RUNNING, its worker silent --> barrier --> finish | finish | rescue | cancel
+
+A finisher has its work and its mark in one transaction, as an attempt has. Whatever the order, the
+work of one of them is there and the job SUCCESSFUL, or no work is there and the job CANCELLED.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, insert, select, update
+
+from backend_contract import DONE, a_job
+from clocks import FakeClock
+from sqlqueues import KINDS, PREFIX, Place, effects, options_of, place_of
+from tgext.asyncjob.backends.sql import SqlBackend
+from tgext.asyncjob.backends.sql.tables import STATUS_OF
+from tgext.asyncjob.job import CANCELLED, SUCCESSFUL, Claim, WorkerId
+
+#: All of them where CI is set; a laptop has better things to do.
+ROUNDS = 1000 if os.environ.get("CI") else 250
+
+LEASE_SECONDS = 20.0
+
+#: Between the silence of one round's worker and that of the next: by then the last one is
+#: forgotten, so that a rescue looks at one worker and not at all that there ever were.
+BETWEEN_SECONDS = 101 * LEASE_SECONDS
+
+#: The longest that a racer starts behind the barrier, in seconds: about as long as one of their
+#: transactions takes, so that each comes first in some rounds.
+HEAD_START_SECONDS = 0.003
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def place(request: Any, tmp_path_factory: Any) -> Iterator[Place]:
+    with place_of(request.param, tmp_path_factory.mktemp("sql")) as made:
+        yield made
+
+
+@pytest.fixture
+def make_backend(place: Place, clock: FakeClock) -> Iterator[Callable[[], SqlBackend]]:
+    """Makes backends as different processes have them, which go by one clock."""
+    opened: list[SqlBackend] = []
+
+    def make() -> SqlBackend:
+        made = SqlBackend(
+            create_engine(place.url, **options_of(place.url)),
+            secret="swordfish", prefix=PREFIX, clock=clock, lease_seconds=LEASE_SECONDS,
+        )  # fmt: skip
+        opened.append(made)
+        return made
+
+    yield make
+    for each in opened:
+        each.close()
+        each.engine.dispose()
+
+
+class Race:
+    """A thread for each racer, and as many rounds as there are claims."""
+
+    def __init__(self, racers: dict[str, Callable[[int], object]], rounds: int) -> None:
+        self._rounds = rounds
+        self._barrier = threading.Barrier(len(racers) + 1, timeout=60)
+        self._answers: dict[str, object] = {}
+        self._threads = [
+            threading.Thread(target=self._run, args=(number, name, act))
+            for number, (name, act) in enumerate(racers.items())
+        ]
+
+    def __enter__(self) -> Race:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._barrier.abort()
+        for thread in self._threads:
+            thread.join()
+
+    def run(self) -> dict[str, object]:
+        """Run a round, and return what each racer got."""
+        self._answers = {}
+        self._barrier.wait()  # they go
+        self._barrier.wait()  # all are through
+        return self._answers
+
+    def _run(self, number: int, name: str, act: Callable[[int], object]) -> None:
+        dice, pause = random.Random(number), threading.Event()
+        try:
+            for round_number in range(self._rounds):
+                self._barrier.wait()
+                pause.wait(dice.uniform(0, HEAD_START_SECONDS))
+                try:
+                    self._answers[name] = act(round_number)
+                except Exception as error:  # noqa: BLE001 - the round shows it
+                    self._answers[name] = error
+                self._barrier.wait()
+        except threading.BrokenBarrierError:
+            pass
+
+
+def stale_claims(place: Place, backend: SqlBackend, clock: FakeClock, rounds: int) -> list[Claim]:
+    """Jobs that run, each with a worker of its own, who falls silent when its round comes."""
+    backend.enqueue([a_job(backend) for _ in range(rounds)])
+    claims: list[Claim] = []
+    while len(claims) < rounds:
+        claims += backend.claim(WorkerId("prepares"), None, 100)
+    tables, begun_at = place.tables, clock.seconds
+    volatile = backend._dialect.volatile
+    with place.engine.begin() as connection:
+        for number, claim in enumerate(claims):
+            mine = update(tables.jobs).where(tables.jobs.c.uid == claim.job.uid)
+            connection.execute(mine.values(worker_id=f"silent {number}"))
+    described = {"host": "h", "pid": 1, "threads": 1, "provable": False, "expendable": False}
+    with volatile.connect() as connection:
+        connection.exec_driver_sql(backend._dialect.begin_text)
+        seen_at = [begun_at + number * BETWEEN_SECONDS for number in range(rounds)]
+        connection.execute(
+            insert(tables.workers),
+            [
+                {"worker_id": f"silent {number}", "started_at": at, "seen_at": at, **described}
+                for number, at in enumerate(seen_at)
+            ],
+        )
+        connection.exec_driver_sql("COMMIT")
+    return claims
+
+
+def finisher(engine: Engine, backend: SqlBackend, claims: list[Claim]) -> Callable[[int], bool]:
+    """An attempt that wakes up late: its work, its mark, its commit."""
+
+    def finish(number: int) -> bool:
+        claim = claims[number]
+        with engine.connect() as connection:
+            work = {"text": claim.job.uid, "amount": claim.lease}
+            connection.execute(insert(effects).values(**work))
+            stored = backend.finish(claim, DONE, connection)
+            (connection.commit if stored else connection.rollback)()
+        return stored
+
+    return finish
+
+
+def test_of_two_stale_finishers_a_rescuer_and_a_canceller_exactly_one_wins(
+    place, clock, make_backend
+):
+    preparing, rescuer, canceller = make_backend(), make_backend(), make_backend()
+    claims = stale_claims(place, preparing, clock, ROUNDS)
+    racers: dict[str, Callable[[int], object]] = {
+        "one": finisher(place.engine, preparing, claims),
+        "two": finisher(place.engine, make_backend(), claims),
+        "rescuer": lambda _number: rescuer.rescue(),
+        "canceller": lambda number: canceller.cancel(claims[number].job.uid),
+    }
+    how: Counter[str] = Counter()
+    clock.advance(LEASE_SECONDS + 1)
+
+    with Race(racers, ROUNDS) as race:
+        for claim in claims:
+            answers = race.run()
+            if answers["rescuer"] == 0 and not (answers["one"] or answers["two"]):
+                # It passed over a row that another racer held: a rescue comes back to it.
+                answers["rescuer"] = rescuer.rescue()
+            how[judged(place, claim, answers)] += 1
+            clock.advance(BETWEEN_SECONDS)
+
+    assert how.total() == ROUNDS
+    assert set(how) == {"one", "two", "cancelled"}, f"they did not race: {how}"
+
+
+def judged(place: Place, claim: Claim, answers: dict[str, object]) -> str:
+    """Who has won; fails where nobody has, or two."""
+    jobs, mine = place.tables.jobs, effects.c.text == claim.job.uid
+    with place.engine.connect() as connection:
+        work = len(connection.execute(select(effects.c.id).where(mine)).all())
+        state = connection.execute(select(jobs.c.state).where(jobs.c.uid == claim.job.uid)).scalar()
+    finished = [name for name in ("one", "two") if answers[name] is True]
+    if finished:
+        assert (len(finished), answers["rescuer"], answers["canceller"]) == (1, 0, False), answers
+        assert (work, STATUS_OF[state]) == (1, SUCCESSFUL), answers
+        return finished[0]
+    assert (answers["one"], answers["two"]) == (False, False), answers
+    assert (answers["rescuer"], answers["canceller"]) == (1, True), answers
+    assert (work, STATUS_OF[state]) == (0, CANCELLED), answers
+    return "cancelled"

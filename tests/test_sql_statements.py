@@ -1,0 +1,264 @@
+"""A worker that is killed before each of its SQL statements in turn, and around its commits.
+
+    clean run --> what the tables look like
+    n = 1, 2, ...: a process runs the job and kills itself before its n-th statement;
+                   a fresh worker ends the job --> the tables look the same
+
+Real processes, a real SIGKILL: what the database has got of the dead one is what it has got.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+from sqlalchemy import Engine, create_engine, delete, event, insert, select
+
+from databases import url_of
+from photoalbum import jobs
+from photoalbum.lib import darkroom, samples, storage
+from photoalbum.model import ContactSheet, DBSession, Picture, init_model
+from photoalbum.model import metadata as album_tables
+from sqlchildren import Nursery
+from sqlqueues import (
+    KINDS,
+    PATIENCE_SECONDS,
+    PREFIX,
+    PREFIX_VARIABLE,
+    Place,
+    nothing,
+    options_of,
+    place_of,
+    write_in_parts,
+    write_one,
+    write_several,
+)
+from tgext.asyncjob import JobQueue
+from tgext.asyncjob.job import READY, RUNNING
+
+#: More statements than any job here comes to: then the counter does not count.
+MOST = 100
+
+#: A claim, a fence or a mark: fewer, and the counter has missed them.
+LEAST = 3
+
+
+class Killer:
+    """Ends this process, by SIGKILL, before its n-th statement or commit.
+
+    Those of the thread that made it, on any engine; ``count`` begins to count.
+    """
+
+    def __init__(self, at: int) -> None:
+        self._left = at
+        self._thread = threading.get_ident()
+
+    def count(self, *_event: Any) -> None:
+        if threading.get_ident() == self._thread:
+            self._left -= 1
+            if self._left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def begin(self) -> None:
+        event.listen(Engine, "before_cursor_execute", self.count)
+        event.listen(Engine, "commit", self.count)
+
+
+def run_and_be_killed(url: str, at: int, since: str) -> None:
+    """Run what waits, in a process of its own, up to its statement number *at*.
+
+    since: where the count begins: at the "start" of the worker, at its "claim", in the "job".
+    """
+    queue = JobQueue("sql", url=url, table_prefix=PREFIX, secret="swordfish", threads=0)
+    run_up_to(queue, at, since)
+
+
+def run_up_to(queue: JobQueue, at: int, since: str) -> None:
+    killer, claim = Killer(at), queue.backend.claim
+
+    def claim_and_count(worker_id: Any, *arguments: Any) -> Any:
+        queue.backend.register(worker_id, None, 1)
+        if since == "claim":
+            killer.begin()
+        found = claim(worker_id, *arguments)
+        if since == "job":
+            killer.begin()
+        return found
+
+    queue.backend.claim = claim_and_count  # type: ignore[method-assign]
+    if since == "start":
+        killer.begin()
+    queue.run_pending(1)
+
+
+def run_album(url: str, media_dir: str, at: int) -> None:
+    """Be a worker of the sample application: killed at a statement of the job; at 0: the fresh
+    worker that ends it."""
+    make_pictures_small(media_dir)
+    init_model(create_engine(url, **options_of(url)))
+    queue = JobQueue("sql", session=DBSession, table_prefix=PREFIX, secret="swordfish", threads=0)
+    if at:
+        run_up_to(queue, at, "job")
+    else:
+        end_what_a_dead_worker_held(queue)
+
+
+def make_pictures_small(media_dir: str) -> None:
+    """Let the jobs do all they do, on pictures that cost nothing."""
+    storage.tg = SimpleNamespace(config={"photoalbum.media_dir": media_dir})
+    darkroom.THUMBNAIL_SIZE, darkroom.PREVIEW_SIZE, samples.SIZE = (48, 36), (60, 60), (64, 48)
+    jobs.CANVAS_SIZE, jobs.TILE_SIZE, jobs.BRUSH_WIDTHS = (32, 32), 16, (3,)
+    samples.SCENES = samples.SCENES[:2]
+
+
+def marks(place: Place) -> list[tuple[Any, ...]]:
+    """What the jobs have come to."""
+    return [
+        (row.name, row.state, row.result, row.attempts, row.cancelled, row.worker_id)
+        for row in place.jobs()
+    ]
+
+
+def end_what_a_dead_worker_held(queue: JobQueue) -> None:
+    """Be the fresh worker; a server needs a moment to see that the old one is dead."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        queue.run_pending()
+        counts = queue.backend.counts()
+        if not counts[READY] and not counts[RUNNING]:
+            return
+        assert time.monotonic() < until, f"nobody ends it: {counts}"
+        threading.Event().wait(0.005)
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    with Nursery("sqlqueues", "test_sql_statements", **{PREFIX_VARIABLE: PREFIX}) as made:
+        yield made
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def place(request: Any, tmp_path_factory: Any) -> Iterator[Place]:
+    with place_of(request.param, tmp_path_factory.mktemp("sql")) as made:
+        yield made
+
+
+@pytest.mark.parametrize("job", [nothing, write_one, write_several, write_in_parts])
+def test_job_killed_before_any_of_its_statements_ends_as_if_it_had_not_been(place, nursery, job):
+    arguments = [] if job is nothing else ["work"]
+    queue = place.queue(max_crashes=2)
+    place.empty()
+    queue.perform(job, *arguments)
+    queue.run_pending()
+    clean = (place.written(), marks(place))
+
+    deaths = 0
+    for at in range(1, MOST):
+        place.empty()
+        queue.perform(job, *arguments)
+        ended = nursery.run(
+            "test_sql_statements:run_and_be_killed",
+            url=place.url, at=at, since="start" if job is write_one else "claim",
+        )  # fmt: skip
+        assert ended in (0, -signal.SIGKILL)
+        end_what_a_dead_worker_held(queue)
+
+        assert (place.written(), marks(place)) == clean, f"killed before statement {at}"
+        if ended == 0:
+            break
+        deaths += 1
+
+    place.close_queues()
+    assert LEAST <= deaths < MOST - 1
+
+
+# -- the sample application's jobs
+
+
+class AlbumOnDisk:
+    """Two pictures, in the database and in the media folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.place = Place(url_of("sqlite", folder))
+        self.media = folder / "media"
+        storage.make_folders(self.media)
+        for name in ("a.jpg", "b.jpg"):
+            Image.new("RGB", (64, 48), "#4a7c9b").save(self.media / "originals" / name)
+        album_tables.create_all(self.place.engine)
+
+    def begin_anew(self) -> None:
+        self.place.empty()
+        with self.place.engine.begin() as connection:
+            for model_class in (Picture, ContactSheet):
+                connection.execute(delete(model_class))
+            for number, name in enumerate(("a.jpg", "b.jpg"), 1):
+                row = {"id": number, "title": name, "original": name, "width": 64, "height": 48}
+                connection.execute(insert(Picture).values(**row))
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """Everything but file names and colours of noise, which differ from run to run."""
+        with self.place.engine.connect() as connection:
+            pictures = connection.execute(
+                select(
+                    Picture.id, Picture.title, Picture.width, Picture.height,
+                    Picture.developed.is_not(None), Picture.colour.is_not(None),
+                )
+            )  # fmt: skip
+            sheets = connection.execute(select(ContactSheet.id, ContactSheet.picture_count))
+            return [tuple(row) for found in (pictures, sheets) for row in found]
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory: Any) -> Iterator[AlbumOnDisk]:
+    made = AlbumOnDisk(tmp_path_factory.mktemp("album"))
+    yield made
+    made.place.drop()
+
+
+@pytest.mark.parametrize(
+    ("job", "arguments"),
+    [
+        (jobs.develop, [[1, 2]]),
+        (jobs.add_samples, []),
+        (jobs.paint_in_oil, [1]),
+        (jobs.read_damaged, []),
+    ],
+    ids=["develop", "add_samples", "paint_in_oil", "read_damaged"],
+)
+def test_job_of_the_sample_application_killed_before_any_of_its_statements(
+    album, nursery, job, arguments
+):
+    def run(at: int) -> int:
+        return nursery.run(
+            "test_sql_statements:run_album",
+            url=album.place.url, media_dir=str(album.media), at=at,
+        )  # fmt: skip
+
+    queue = album.place.queue()
+    album.begin_anew()
+    queue.perform(job, *arguments)
+    assert run(0) == 0
+    clean = (album.rows(), marks(album.place))
+
+    deaths = 0
+    for at in range(1, MOST):
+        album.begin_anew()
+        queue.perform(job, *arguments)
+        ended = run(at)
+        assert ended in (0, -signal.SIGKILL)
+        assert run(0) == 0
+        assert (album.rows(), marks(album.place)) == clean, f"killed before statement {at}"
+        if ended == 0:
+            break
+        deaths += 1
+
+    album.place.close_queues()
+    assert LEAST <= deaths < MOST - 1

@@ -1,0 +1,629 @@
+"""Databases that go away, say no, or hang: nothing is lost, nothing is done twice."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transaction
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import NullPool
+
+from needs import need
+from own_servers import OwnServer, own_server
+from tgext.asyncjob import JobQueue, TaskResult, TaskResultStatus, asyncjob_session
+
+SUCCESSFUL = TaskResultStatus.SUCCESSFUL
+
+#: How long anything here may take that has to happen, in seconds.
+PATIENCE = 20.0
+
+servers = pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+
+
+class Heard(logging.Handler):
+    """What the library says in the log, to be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._said: list[str] = []
+        self._changed = threading.Condition()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with self._changed:
+            self._said.append(record.getMessage())
+            self._changed.notify_all()
+
+    def has_said(self, words: str) -> bool:
+        return any(words in said for said in self._said)
+
+    def wait_for(self, words: str) -> None:
+        with self._changed:
+            found = self._changed.wait_for(
+                lambda: any(words in said for said in self._said), PATIENCE
+            )
+        assert found, f"nobody said {words!r}, but {self._said}"
+
+
+@pytest.fixture
+def heard() -> Iterator[Heard]:
+    made, logger = Heard(), logging.getLogger("tgext.asyncjob")
+    before = logger.level
+    logger.addHandler(made)
+    logger.setLevel(logging.INFO)
+    yield made
+    logger.removeHandler(made)
+    logger.setLevel(before)
+
+
+# -- the jobs: what they share with the test stands in this process
+
+
+@dataclass
+class Stage:
+    """Where a test and its jobs meet; made anew for each test."""
+
+    begun: threading.Event = field(default_factory=threading.Event)
+    go_on: threading.Event = field(default_factory=threading.Event)
+    both: threading.Barrier = field(default_factory=lambda: threading.Barrier(2))
+    tries: list[int] = field(default_factory=list)
+    raised: list[str] = field(default_factory=list)
+    pids: list[int] = field(default_factory=list)
+
+
+stage = Stage()
+
+
+@pytest.fixture(autouse=True)
+def _new_stage() -> Iterator[None]:
+    global stage
+    stage = Stage()
+    yield
+    stage.go_on.set()
+
+
+def write(number: int) -> None:
+    """Do once what must be there once."""
+    session = asyncjob_session()
+    session.execute(text("INSERT INTO ledger VALUES (:number)"), {"number": number})
+    session.execute(text("UPDATE counters SET value = value + 1 WHERE id = 1"))
+
+
+def write_around_a_pause(number: int) -> None:
+    """Write, let the test do its worst, and go on with the same transaction."""
+    asyncjob_session().execute(text("INSERT INTO ledger VALUES (:number)"), {"number": number})
+    if not stage.tries:
+        asyncjob_session().execute(text("SELECT 1"))
+    stage.tries.append(number)
+    stage.begun.set()
+    assert stage.go_on.wait(PATIENCE)
+    asyncjob_session().execute(text("UPDATE counters SET value = value + 1 WHERE id = 1"))
+
+
+def tell_its_connection(number: int) -> None:
+    asks = {"postgresql": "SELECT pg_backend_pid()", "mysql": "SELECT connection_id()"}
+    session = asyncjob_session()
+    found = session.execute(text(asks[session.connection().dialect.name])).scalar()
+    stage.pids.append(found)
+    write_around_a_pause(number)
+
+
+def update_two(first: int, second: int) -> None:
+    """Take the locks of two rows one after the other, and the first time not too fast."""
+    session, add = asyncjob_session(), text("UPDATE counters SET value = value + 1 WHERE id = :id")
+    session.execute(add, {"id": first})
+    stage.tries.append(first)
+    if len(stage.tries) <= 2:
+        stage.both.wait(PATIENCE)
+    session.execute(add, {"id": second})
+
+
+def write_impatiently(number: int) -> None:
+    stage.tries.append(number)
+    session = asyncjob_session()
+    name = session.connection().dialect.name
+    if name == "postgresql":
+        session.execute(text("SET LOCAL lock_timeout = '50ms'"))
+    elif name == "mysql":
+        session.execute(text("SET SESSION innodb_lock_wait_timeout = 1"))
+    write(number)
+
+
+def read_then_write(number: int) -> None:
+    """Count up by what was read: right only if nobody writes in between."""
+    session = asyncjob_session()
+    value = session.execute(text("SELECT value FROM counters WHERE id = 1")).scalar()
+    session.execute(text("INSERT INTO ledger VALUES (:number)"), {"number": number})
+    session.execute(text("UPDATE counters SET value = :value WHERE id = 1"), {"value": value + 1})
+
+
+def write_and_compute(number: int) -> None:
+    """Use the database, and then long nothing but the processor."""
+    write(number)
+    stage.tries.append(number)
+    stage.begun.set()
+    try:
+        while not stage.go_on.wait(0.01):
+            pass
+    except BaseException as error:
+        stage.raised.append(type(error).__name__)
+        raise
+
+
+# -- the application
+
+
+class Application:
+    """A queue with a worker on a database, a ledger, and three counters."""
+
+    def __init__(self, url: str, engine: Engine | None = None, **options: Any) -> None:
+        self.url = url
+        self._apart = create_engine(url, poolclass=NullPool)
+        with self._apart.begin() as connection:
+            # A primary key: twice is an error. InnoDB's, so that a rollback is one.
+            connection.execute(text("CREATE TABLE ledger (number INTEGER PRIMARY KEY)"))
+            connection.execute(
+                text("CREATE TABLE counters (id INTEGER PRIMARY KEY, value INTEGER NOT NULL)")
+            )
+            connection.execute(text("INSERT INTO counters VALUES (1, 0), (2, 0), (3, 0)"))
+        self.options = {"threads": 2, "secret": "swordfish", "table_prefix": _prefix(), **options}
+        session = None if engine is None else _session_on(engine)
+        self.queue = JobQueue("sql", session, url=url, **self.options)
+        self.queue.start_worker()
+
+    def perform(self, job: Callable[..., None], *args: Any) -> TaskResult:
+        return self.queue.result(self.queue.perform(job, *args))
+
+    def perform_again(self, job: Callable[..., None], *args: Any) -> TaskResult:
+        """Enqueue as a user does who tries again: a pooled connection may be an old one."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self.perform(job, *args)
+            except OperationalError:
+                assert time.monotonic() < until
+
+    def read(self, query: str) -> list[Any]:
+        with self._apart.connect() as connection:
+            return list(connection.execute(text(query)).scalars())
+
+    def run(self, statement: str) -> None:
+        with self._apart.begin() as connection:
+            connection.execute(text(statement))
+
+    @contextmanager
+    def holding(self, statement: str) -> Iterator[Callable[[], None]]:
+        """Hold the locks of a statement, until what is given is called."""
+        with self._apart.connect() as connection:
+            held = connection.begin()
+            connection.execute(text(statement))
+            yield held.rollback
+            if held.is_active:
+                held.rollback()
+
+    @contextmanager
+    def elsewhere(self) -> Iterator[JobQueue]:
+        """A queue as another process would have it, without a worker."""
+        with JobQueue("sql", url=self.url, **{**self.options, "threads": 0}) as made:
+            yield made
+
+
+@contextmanager
+def application(url: str, engine: Engine | None = None, **options: Any) -> Iterator[Application]:
+    made = Application(url, engine, **options)
+    try:
+        yield made
+    finally:
+        stage.go_on.set()
+        made.queue.close()
+        if engine is not None:
+            made.queue.session.remove()
+            engine.dispose()
+
+
+def _prefix() -> str:
+    return f"t{uuid.uuid4().hex[:8]}_"
+
+
+def _session_on(engine: Engine) -> Any:
+    from tgext.asyncjob.sessions import session_on
+
+    return session_on(engine)
+
+
+def assert_all_done_once(app: Application, results: list[TaskResult]) -> None:
+    """Each has succeeded in its first attempt, and has left its one row."""
+    with app.elsewhere() as other:  # whose connections know of nothing
+        ended = [other.result(result.id).wait(PATIENCE) for result in results]
+    assert {result.status for result in ended} == {SUCCESSFUL}
+    assert {result.attempts for result in ended} == {1}
+    assert len(app.read("SELECT number FROM ledger")) == len(results)
+
+
+# -- a server that goes away
+
+
+@servers
+def test_a_restart_of_the_server_in_the_middle_of_a_run_loses_nothing(
+    kind: str, heard: Heard
+) -> None:
+    with own_server(kind) as server, application(server.url) as app:
+        results = [app.perform(write, number) for number in range(1, 101)]
+        results.append(app.perform(write_around_a_pause, 0))
+        results += [app.perform(write, number) for number in range(101, 201)]
+        assert stage.begun.wait(PATIENCE)
+
+        server.kill()
+        stage.go_on.set()
+        server.start()
+
+        assert_all_done_once(app, results)
+        assert app.read("SELECT value FROM counters WHERE id = 1") == [201]
+        assert app.perform_again(write, 999).wait(PATIENCE).status is SUCCESSFUL
+
+
+@servers
+def test_a_server_that_is_away_for_longer_than_a_job_tries_loses_nothing(
+    kind: str, heard: Heard
+) -> None:
+    with own_server(kind) as server, application(server.url) as app:
+        results = [app.perform(write_around_a_pause, 0)]
+        results += [app.perform(write, number) for number in range(1, 20)]
+        assert stage.begun.wait(PATIENCE)
+
+        server.kill()
+        stage.go_on.set()
+        heard.wait_for("cannot store what became of jobs")
+        server.start()
+
+        assert_all_done_once(app, results)
+
+
+@servers
+def test_an_enqueue_while_the_server_is_away_raises_the_databases_own_error(kind: str) -> None:
+    with own_server(kind) as server, application(server.url) as app:
+        assert app.perform(write, 1).wait(PATIENCE).status is SUCCESSFUL
+        server.kill()
+
+        with pytest.raises(OperationalError):
+            app.queue.perform(write, 2)
+
+        server.start()
+        assert app.perform_again(write, 3).wait(PATIENCE).status is SUCCESSFUL
+        assert app.read("SELECT number FROM ledger ORDER BY number") == [1, 3]
+
+
+@servers
+def test_a_request_that_enqueued_fails_at_its_commit_while_the_server_is_away(kind: str) -> None:
+    with own_server(kind) as server, application(server.url) as app:
+        assert app.perform(write, 1).wait(PATIENCE).status is SUCCESSFUL
+        server.kill()
+
+        with app.queue.in_transaction():
+            uid = app.queue.perform(write, 2)
+            with pytest.raises(OperationalError):
+                transaction.commit()
+            transaction.abort()
+
+        server.start()
+        assert app.perform_again(write, 3).wait(PATIENCE).status is SUCCESSFUL
+        assert app.queue.backend.get(uid) is None
+        assert app.read("SELECT number FROM ledger ORDER BY number") == [1, 3]
+
+
+# -- a connection that is dropped
+
+_OTHERS = {
+    "postgresql": "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' "
+    "AND pid <> pg_backend_pid()",
+    "mariadb": "SELECT id FROM information_schema.processlist WHERE id <> connection_id() "
+    "AND user = 'root'",
+}
+
+#: The numbers of connections, by what they are for.
+_HEARTS = {
+    "postgresql": "SELECT pid FROM pg_locks WHERE locktype = 'advisory'",
+    "mariadb": "SELECT is_used_lock(concat('asyncjob-', '{worker}'))",
+}
+_EARS = {"postgresql": "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"}
+
+
+def _cut(app: Application, kind: str, numbers: list[int]) -> None:
+    assert numbers
+    for number in numbers:
+        if kind == "postgresql":
+            app.run(f"SELECT pg_terminate_backend({number})")
+        else:
+            with suppress(OperationalError):  # it may be gone already
+                app.run(f"KILL CONNECTION {number}")
+
+
+def _hearts(app: Application, kind: str) -> list[int]:
+    [worker] = app.read(f"SELECT worker_id FROM {app.options['table_prefix']}workers")
+    return [found for found in app.read(_HEARTS[kind].format(worker=worker)) if found]
+
+
+def _until(found: Callable[[], Any]) -> Any:
+    """Ask until the answer is something: the server tells nobody of it."""
+    until = time.monotonic() + PATIENCE
+    while not (answer := found()):
+        assert time.monotonic() < until, "it never came"
+        time.sleep(0.02)
+    return answer
+
+
+@servers
+def test_a_job_whose_connection_is_dropped_runs_again_at_no_cost(kind: str) -> None:
+    with own_server(kind) as server, application(server.url) as app:
+        results = [app.perform(tell_its_connection, 1)]
+        results += [app.perform(write, number) for number in range(2, 20)]
+        assert stage.begun.wait(PATIENCE)
+
+        _cut(app, kind, stage.pids[:1])
+        stage.go_on.set()
+
+        assert_all_done_once(app, results)
+        assert len(stage.tries) == 2
+        assert app.read("SELECT value FROM counters WHERE id = 1") == [19]
+
+
+@servers
+def test_the_connections_that_claim_are_dropped_and_the_worker_goes_on(kind: str) -> None:
+    with own_server(kind) as server, application(server.url) as app:
+        assert app.perform(write, 1).wait(PATIENCE).status is SUCCESSFUL
+        kept = {*_hearts(app, kind), *(app.read(_EARS[kind]) if kind in _EARS else ())}
+
+        _cut(app, kind, [pid for pid in app.read(_OTHERS[kind]) if pid not in kept])
+
+        with app.elsewhere() as other:
+            results = [other.result(other.perform(write, number)) for number in range(2, 20)]
+
+            for result in results:
+                assert result.wait(PATIENCE).status is SUCCESSFUL
+            assert {result.attempts for result in results} == {1}
+        assert len(app.read("SELECT number FROM ledger")) == 19
+
+
+@servers
+def test_a_heartbeat_whose_connection_is_dropped_proves_its_life_anew(kind: str) -> None:
+    with own_server(kind) as server, application(server.url, lease=2) as app:
+        result = app.perform(write_around_a_pause, 1)
+        assert stage.begun.wait(PATIENCE)
+        before = _until(lambda: _hearts(app, kind))
+
+        _cut(app, kind, before)
+
+        after = _until(lambda: [pid for pid in _hearts(app, kind) if pid not in before])
+        assert len(after) == 1
+        stage.go_on.set()
+        assert_all_done_once(app, [result])
+        assert stage.tries == [1]
+
+
+def test_the_listening_connection_is_dropped_and_listens_anew() -> None:
+    with own_server("postgresql") as server, application(server.url) as app:
+        before = _until(lambda: app.read(_EARS["postgresql"]))
+
+        _cut(app, "postgresql", before)
+
+        after = _until(lambda: [p for p in app.read(_EARS["postgresql"]) if p not in before])
+        assert len(after) == 1
+        with app.elsewhere() as other:
+            assert other.result(other.perform(write, 1)).wait(PATIENCE).status is SUCCESSFUL
+
+
+# -- a database that says no
+
+
+def test_a_full_disk_stops_jobs_until_there_is_room(tmp_path: Path, heard: Heard) -> None:
+    with small_disk(tmp_path) as disk, application(f"sqlite:///{disk}/jobs.db") as app:
+        assert app.perform(write, 1).wait(PATIENCE).status is SUCCESSFUL
+        waiting = app.perform(write_large, 2)
+        assert stage.begun.wait(PATIENCE)
+
+        filler = _fill(disk)
+        with pytest.raises(OperationalError, match=r"full|disk I/O"):
+            _enqueue_until_it_fails(app)
+        stage.go_on.set()
+        heard.wait_for("passing database error")
+        filler.unlink()
+
+        assert waiting.wait(PATIENCE).status is SUCCESSFUL
+        assert (waiting.attempts, len(stage.tries) > 1) == (1, True)
+        assert app.perform(write, 3).wait(PATIENCE).status is SUCCESSFUL
+        assert app.read("SELECT number FROM ledger WHERE number < 10 ORDER BY 1") == [1, 2, 3]
+
+
+def write_large(number: int) -> None:
+    """Write more than fits into what a full disk has left."""
+    stage.tries.append(number)
+    stage.begun.set()
+    assert stage.go_on.wait(PATIENCE)
+    session = asyncjob_session()
+    session.execute(text("CREATE TABLE IF NOT EXISTS large (data BLOB)"))
+    session.execute(text("INSERT INTO large VALUES (zeroblob(400000))"))
+    write(number)
+
+
+def _enqueue_until_it_fails(app: Application) -> None:
+    for _ in range(100):
+        app.queue.perform(len, "x" * 100_000)
+
+
+def _fill(disk: Path) -> Path:
+    filler = disk / "filler"
+    with open(filler, "wb", buffering=0) as file:
+        for size in (65536, 4096):
+            try:
+                while file.write(b"x" * size):
+                    pass
+            except OSError:
+                pass
+    return filler
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A file system of 4 MB; needs the right to mount one."""
+    disk = folder / "disk"
+    disk.mkdir()
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    try:
+        mounted = subprocess.run(mounting, capture_output=True, text=True).returncode == 0
+    except FileNotFoundError:
+        mounted = False
+    need(mounted, "the right to mount a tmpfs: root's, in a container CAP_SYS_ADMIN")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@servers
+def test_a_lock_that_comes_too_late_costs_no_attempt(kind: str, heard: Heard) -> None:
+    with own_server(kind) as server, application(server.url) as app:
+        with app.holding("UPDATE counters SET value = 0 WHERE id = 1") as let_go:
+            result = app.perform(write_impatiently, 1)
+            heard.wait_for("trying again after a passing database error")
+            let_go()
+
+        assert_all_done_once(app, [result])
+        assert len(stage.tries) >= 2
+        assert app.queue.result(result.id).errors == []
+
+
+def test_a_locked_sqlite_file_costs_no_attempt(tmp_path: Path, heard: Heard) -> None:
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    impatient = create_engine(url, connect_args={"timeout": 0.05})
+
+    with application(url, impatient) as app:
+        result = app.perform(write_around_a_lock, 1)
+        assert stage.begun.wait(PATIENCE)
+        with app.holding("UPDATE counters SET value = 0 WHERE id = 1") as let_go:
+            stage.go_on.set()
+            heard.wait_for("trying again after a passing database error")
+            let_go()
+
+        assert_all_done_once(app, [result])
+        assert len(stage.tries) >= 2
+        assert app.queue.result(result.id).errors == []
+
+
+def write_around_a_lock(number: int) -> None:
+    stage.tries.append(number)
+    stage.begun.set()
+    assert stage.go_on.wait(PATIENCE)
+    write(number)
+
+
+@servers
+def test_a_deadlock_of_two_jobs_costs_neither_an_attempt(kind: str) -> None:
+    with own_server(kind) as server, application(server.url) as app:
+        results = [app.perform(update_two, 1, 2), app.perform(update_two, 2, 1)]
+
+        for result in results:
+            result.wait(PATIENCE)
+
+        assert [result.status for result in results] == [SUCCESSFUL, SUCCESSFUL]
+        assert [(result.attempts, result.errors) for result in results] == [(1, []), (1, [])]
+        assert len(stage.tries) == 3  # one of them had to give way
+        assert app.read("SELECT value FROM counters ORDER BY id") == [2, 2, 0]
+
+
+def test_jobs_on_sqlite_that_read_and_then_write_cost_no_attempt(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    engine = create_engine(url)
+    _begin_at_the_first_statement(engine)
+
+    with application(url, engine, threads=4) as app:
+        results = [app.perform(read_then_write, number) for number in range(200)]
+
+        assert_all_done_once(app, results)
+        assert app.read("SELECT value FROM counters WHERE id = 1") == [200]
+
+
+def _begin_at_the_first_statement(engine: Engine) -> None:
+    """As SQLAlchemy's documentation says: else sqlite3 begins at the first that writes."""
+
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+
+def test_a_job_that_holds_the_write_lock_of_a_sqlite_file_is_named(
+    tmp_path: Path, heard: Heard
+) -> None:
+    with application(f"sqlite:///{tmp_path}/jobs.db") as app:
+        innocent = app.perform(only_read)
+        result = app.perform(write_and_compute, 1)
+        assert stage.begun.wait(PATIENCE)
+
+        heard.wait_for(f"job={result.id} holds the write lock of {tmp_path}/jobs.db")
+
+        assert not heard.has_said(f"job={innocent.id} holds")
+        assert_let_go(app, result, innocent)
+
+
+def assert_let_go(app: Application, *results: TaskResult) -> None:
+    stage.go_on.set()
+    for result in results:
+        assert result.wait(PATIENCE).status is SUCCESSFUL
+
+
+def only_read() -> None:
+    asyncjob_session().execute(text("SELECT value FROM counters"))
+    stage.go_on.wait(PATIENCE)
+
+
+# -- a worker that cannot renew
+
+
+@servers
+@pytest.mark.parametrize("how", ["dead", "silent"])
+def test_a_worker_that_cannot_renew_for_its_lease_stops_its_jobs(kind: str, how: str) -> None:
+    with own_server(kind) as server, application(server.url, lease=1) as app:
+        result = app.perform(write_and_compute, 1)
+        assert stage.begun.wait(PATIENCE)
+
+        with away(server, how):
+            _until(lambda: stage.raised)
+
+        assert stage.raised == ["LeaseLost"]
+        stage.go_on.set()
+        assert_all_done_once(app, [result])
+        assert stage.tries == [1, 1]
+        assert app.read("SELECT value FROM counters WHERE id = 1") == [1]
+
+
+@contextmanager
+def away(server: OwnServer, how: str) -> Iterator[None]:
+    """Let a server be dead, or hang with all its connections, for a block."""
+    if how == "dead":
+        server.kill()
+        yield
+        server.start()
+        return
+    processes = server.processes()
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            os.kill(process, signal.SIGCONT)

@@ -1,0 +1,345 @@
+"""Jobs in the application's own database: SQLite, PostgreSQL or MariaDB.
+
+    enqueue   on the request's connection: the job exists with its commit
+    claim     one short transaction; the lease it gives out is one more than the last
+    finish    on the job's own connection: committed with its work, or not at all
+    rescue    what dead workers held waits again; a death counts as a crash, not as an attempt
+
+The rooms: ``tables`` and ``schema``, ``rows`` (a job as a row), ``desk`` (who enqueues and asks),
+``claims`` (the statements of a claim's life), ``workers`` and ``liveness`` (who lives),
+``reports`` (progress), ``wakeup`` and ``ears`` (who is woken when), ``dialects`` (what differs).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, not_, select
+from sqlalchemy.exc import DBAPIError
+
+from ...backend import ClaimingBackend
+from ...errors import ModuleMissing
+from ...job import (
+    FAILED,
+    READY,
+    Claim,
+    JobId,
+    Outcome,
+    Progress,
+    TaskError,
+    TaskResultStatus,
+    WorkerId,
+)
+from .claims import End, is_plain
+from .desk import SqlDesk
+from .tables import ENDED, RUNS, STATE_OF
+
+log = logging.getLogger(__name__)
+
+#: Beats that look for claims whose answer was lost, after something has failed.
+DOUBTFUL_BEATS = 4
+
+#: Rounds of rescue to one look at the jobs, where that takes a query of its own.
+ROUNDS_TO_LOOK = 20
+
+#: How old a look at a claim may be that ``holds`` still believes, in seconds.
+HOLDS_SECONDS = 0.5
+
+#: Ended jobs that one transaction removes: a few milliseconds' worth of locks.
+PRUNED_AT_ONCE = 500
+
+#: How long a job whose module this worker does not have is left to others, in seconds.
+ELSEWHERE_SECONDS = 30.0
+
+
+class SqlBackend(SqlDesk, ClaimingBackend):
+    """What a worker needs, on top of the desk; made as that is."""
+
+    most_at_once = 500
+    is_shared = True
+
+    def register(
+        self,
+        worker_id: WorkerId,
+        queues: Collection[str] | None,
+        threads: int,
+        *,
+        expendable: bool = False,
+    ) -> None:
+        self._see_to_tables()
+        with self._lock:  # threads that claim for one worker come here together
+            if not self._workers.is_registered(worker_id):
+                self._workers.register(worker_id, queues, threads, expendable=expendable)
+                self._wakeup.listen(queues)
+
+    def retire(self, worker_id: WorkerId) -> None:
+        self._workers.retire(worker_id)
+
+    def claim(self, worker_id: WorkerId, queues: Collection[str] | None, limit: int) -> list[Claim]:
+        if not self._workers.is_registered(worker_id):
+            self.register(worker_id, queues, 1)
+        claims: list[Claim] = []
+        while not claims:  # what cannot be run here does not wait any more, and others may
+            rows = self._take(worker_id, queues, limit)
+            if not rows:
+                break
+            try:
+                alone = self._alone(rows)
+                claims = [claim for row in alone if (claim := self._claim_of(row)) is not None]
+            except BaseException:
+                self._doubtful_beats = DOUBTFUL_BEATS
+                for row in rows:
+                    self._running.pop((row.uid, row.lease), None)
+                raise
+        return claims
+
+    def _take(
+        self, worker_id: WorkerId, queues: Collection[str] | None, limit: int
+    ) -> Sequence[Row[Any]]:
+        self._wakeup.about_to_look()
+        if self._dialect.has_one_writer:
+            look = self._look(queues)
+            self._wakeup.due_in(look.due_seconds)
+            if not look.is_waiting:
+                return []  # to claim nothing would take the one lock too
+        self._promote()
+        try:
+            rows = self._claims.take(worker_id, queues, limit)
+        except DBAPIError:
+            self._doubtful_beats = DOUBTFUL_BEATS  # it may have come through
+            raise
+        if not rows:
+            return []
+        self._wakeup.stir()
+        if len(rows) == limit:
+            self._wakeup.wake()  # there may be more, for another thread
+        self._took = True
+        for row in rows:
+            self._running[row.uid, row.lease] = worker_id
+        return rows
+
+    def _promote(self) -> None:
+        """Let the delayed jobs wait whose time has come."""
+        if not (self._wakeup.is_due() or self._clock.is_told):
+            return
+        with self._dialect.engine.connect() as connection:
+            is_due = connection.execute(self._claims.due).first() is not None
+        if is_due:
+            with self._dialect.write() as connection:
+                self._claims.promote(connection)
+        self._wakeup.due_in(self._look(None).due_seconds)  # the next one
+
+    def _alone(self, rows: Sequence[Row[Any]]) -> Sequence[Row[Any]]:
+        """Leave out, and give back, what is not to be claimed together: a suspect that may end
+        the process takes no others with it, so that next time it is known to have been it."""
+        if len(rows) == 1 or not any(row.suspect for row in rows):
+            return rows
+        number = next(number for number, row in enumerate(rows) if row.suspect) or 1
+        kept, others = rows[:number], rows[number:]
+        self.release([self._rows.claim(row, opened=False) for row in others])
+        if kept[0].suspect:
+            self.begin(self._rows.claim(kept[0], opened=False))
+        return kept
+
+    def _claim_of(self, row: Row[Any]) -> Claim | None:
+        """The claim on a row that is ours now; None if its call cannot be run, which is then
+        the job's end, or another worker's to try."""
+        try:
+            return self._rows.claim(row, opened=True)
+        except ModuleMissing as error:
+            log.warning("job=%s left to another worker: %s", row.uid, error)
+            self._give_back([self._rows.claim(row, opened=False)], ELSEWHERE_SECONDS)
+        except Exception as error:  # noqa: BLE001 - whatever a stored call raises when read
+            log.error("job=%s cannot be run: %s", row.uid, error)
+            claim = self._rows.claim(row, opened=False)
+            self.finish(claim, Outcome(FAILED, error=TaskError.of(error)))
+        return None
+
+    def begin(self, claim: Claim) -> None:
+        with self._dialect.write() as connection:
+            self._claims.begin(claim, connection)
+
+    def holds(self, claim: Claim) -> bool:
+        which, now = (claim.job.uid, claim.lease), time.monotonic()
+        looked_at, held = self._looked.get(which, (-HOLDS_SECONDS, True))
+        if now - looked_at < HOLDS_SECONDS:
+            return held
+        jobs = self.tables.jobs
+        ours = select(jobs.c.uid).where(self._claims.held(claim), not_(jobs.c.cancelled))
+        with self._dialect.engine.connect() as connection:
+            held = connection.execute(ours).first() is not None
+        self._looked[which] = (now, held)
+        return held
+
+    def is_cancelled(self, claim: Claim) -> bool:
+        jobs = self.tables.jobs
+        wanted = select(jobs.c.cancelled).where(self._claims.held(claim))
+        with self._dialect.engine.connect() as connection:
+            return bool(connection.execute(wanted).scalar())
+
+    def fence(self, claim: Claim, connection: Connection | None = None) -> bool:
+        with self._on(connection) as given:
+            return self._claims.fence(claim, given, lasting=connection is None)
+
+    def unfence(self, claim: Claim) -> None:
+        with self._on(None) as given:
+            self._claims.unfence(claim, given)
+
+    def finish(self, claim: Claim, outcome: Outcome, connection: Connection | None = None) -> bool:
+        self._reports.flush([claim.job.uid])
+        if connection is None and is_plain(outcome):  # one statement, which commits by itself
+            with self._dialect.write() as own:
+                stored = self._claims.finish(claim, outcome, own)
+        else:
+            with self._on(connection) as given:
+                stored = self._claims.finish(claim, outcome, given)
+        if connection is None:
+            self._ended([(claim, outcome)])
+        return stored
+
+    def finish_many(self, ends: Sequence[End]) -> list[bool]:
+        self._reports.flush([claim.job.uid for claim, _ in ends])
+        with self._dialect.begin() as connection:
+            stored = [True] * len(ends)
+            if not self._claims.finish_many(ends, connection):
+                connection.exec_driver_sql("ROLLBACK")
+                connection.exec_driver_sql(self._dialect.begin_text)
+                stored = [self._claims.finish(*end, connection) for end in ends]
+        self._ended(ends)
+        return stored
+
+    def _ended(self, ends: Sequence[End]) -> None:
+        self._forget([claim for claim, _ in ends])
+        for _, outcome in ends:
+            if outcome.status is READY:
+                if outcome.delay_seconds:
+                    self._wakeup.due_in(outcome.delay_seconds)
+                else:
+                    self._wakeup.wake()
+
+    def finished(self, claim: Claim) -> None:
+        self._forget([claim])
+
+    def _forget(self, claims: Iterable[Claim]) -> None:
+        for claim in claims:
+            self._looked.pop((claim.job.uid, claim.lease), None)
+            self._running.pop((claim.job.uid, claim.lease), None)
+        self._wakeup.ended()
+
+    def release(self, claims: Iterable[Claim]) -> None:
+        self._give_back(list(claims), 0.0)
+
+    def _give_back(self, claims: list[Claim], delay_seconds: float) -> None:
+        if not claims:
+            return
+        with self._dialect.begin() as connection:
+            self._claims.release(claims, connection, delay_seconds)
+            names = {claim.job.options.queue_name for claim in claims}
+            self._dialect.announce(connection, sorted(names))
+        self._forget(claims)
+        self._wakeup.wake()
+
+    def report(self, claim: Claim, progress: Progress) -> bool:
+        if not self.holds(claim):
+            return False
+        self._reports.put(claim.job.uid, progress)
+        return True
+
+    def beat(self, worker_id: WorkerId) -> list[JobId]:
+        if self._workers.is_registered(worker_id):
+            self._workers.beat(worker_id)
+        held = [which for which, whose in list(self._running.items()) if whose == worker_id]
+        if not held and not self._doubtful_beats:
+            return []
+        self._doubtful_beats = max(self._doubtful_beats - 1, 0)
+        jobs = self.tables.jobs
+        mine = select(jobs.c.uid, jobs.c.lease).where(
+            jobs.c.state == self.tables.state(RUNS), jobs.c.worker_id == worker_id
+        )
+        with self._dialect.engine.connect() as connection:
+            ours = {(uid, lease) for uid, lease in connection.execute(mine)}
+        self._give_back_strays({which for which in ours if which not in self._running})
+        # What was finished between the two looks is not lost.
+        return [JobId(which[0]) for which in held if which not in ours and which in self._running]
+
+    def _give_back_strays(self, strays: set[tuple[str, int]]) -> None:
+        """Let jobs wait again that stand as this worker's and that nobody in it has: the answer
+        to a claim got lost. At the second sight: the first may be of one on its way here."""
+        again, self._strays = strays & self._strays, strays - self._strays
+        for uid, lease in again:
+            with self._dialect.engine.connect() as connection:
+                row = connection.execute(self._select(uid)).one_or_none()
+            if row is not None and row.lease == lease:
+                log.warning("job=%s was claimed, and the answer was lost: waits again", uid)
+                self.release([self._rows.claim(row, opened=False)])
+
+    def watch_locks(self, running: Iterable[tuple[JobId, Any]]) -> bool:
+        return self._dialect.watch_locks(running)
+
+    def rescue(self) -> int:
+        is_one_database = self._dialect.volatile is self._dialect.engine
+        looks = self._looks(self._wakeup.queues) if is_one_database else ()
+        rescued, seen = self._workers.rescue(looks)
+        if rescued:
+            self._wakeup.wake()
+        if is_one_database and seen is not None:
+            self._wakeup.found(self._seen_in(seen))
+        elif self._rounds % ROUNDS_TO_LOOK == 0:
+            self._wakeup.look()
+        self._rounds += 1
+        if self._took and not self._running:
+            self._took = not self._dialect.trim()
+        return rescued
+
+    def wait(
+        self, queues: Collection[str] | None, seconds: float, stopped: Callable[[], bool]
+    ) -> None:
+        self._wakeup.sleep(queues, seconds, stopped)
+
+    def wake(self) -> None:
+        self._wakeup.wake_all()
+
+    def prune(self) -> int:
+        self._workers.rescue_from_strangers()
+        return self._remove_some(ENDED, self._retention_seconds)
+
+    def purge(self, statuses: Collection[TaskResultStatus], older_than_seconds: float) -> int:
+        """Remove all jobs that ended in one of *statuses*, so long ago at least; return how many.
+
+        A few at a time: what others do goes on between.
+        """
+        states, removed = [STATE_OF[status] for status in statuses], 0
+        while True:
+            some = self._remove_some(states, older_than_seconds)
+            removed += some
+            if some < PRUNED_AT_ONCE:
+                return removed
+
+    def _remove_some(self, states: Collection[int], older_than_seconds: float) -> int:
+        jobs, errors = self.tables.jobs, self.tables.errors
+        old = self._now() - older_than_seconds
+        wanted = (
+            select(jobs.c.uid)
+            .where(jobs.c.state.in_(states), jobs.c.finished_at <= old)
+            .limit(PRUNED_AT_ONCE)
+        )
+        with self._dialect.engine.connect() as connection:
+            uids = connection.execute(wanted).scalars().all()
+        if uids:
+            with self._dialect.begin() as connection:
+                connection.execute(delete(errors).where(errors.c.uid.in_(uids)))
+                connection.execute(delete(jobs).where(jobs.c.uid.in_(uids)))
+            self._reports.forget(uids)
+        return len(uids)
+
+    def cut(self, connection: Connection) -> None:
+        if connection.engine.dialect.name == self.engine.dialect.name:
+            self._dialect.cut(connection)
+
+    def is_passing(self, error: BaseException) -> bool:
+        return isinstance(error, DBAPIError) and (
+            error.connection_invalidated or self._dialect.is_passing(error)
+        )

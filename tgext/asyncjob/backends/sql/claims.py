@@ -1,0 +1,288 @@
+"""The statements of a claim's life, each fenced by its lease.
+
+    take      waiting rows become ours in one short transaction, each with a lease one higher
+    fence     nothing changes but that nobody else may: on the job's own connection until it ends
+    finish    the outcome: committed with the job's work, or not at all
+    release   as if it had not been claimed
+
+A row is changed only by who holds its lease, and a statement that hits no row says so. ``hold``
+stands for all of that: uid, lease and state in one condition.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Connection,
+    Integer,
+    Row,
+    String,
+    and_,
+    bindparam,
+    case,
+    false,
+    func,
+    insert,
+    literal,
+    not_,
+    select,
+    true,
+    update,
+)
+
+from ...job import READY, SUCCESSFUL, Claim, Outcome
+from .dialects import Dialect
+from .rows import Rows
+from .statements import Statement
+from .tables import DELAYED, RUNS, STATE_OF, SUCCEEDED, TAKEN_BACK, WAITS, Clock, Tables
+
+End = tuple[Claim, Outcome]
+
+
+class Claims:
+    """Builds and executes them."""
+
+    def __init__(
+        self,
+        tables: Tables,
+        dialect: Dialect,
+        rows: Rows,
+        clock: Clock,
+    ) -> None:
+        self._tables = tables
+        self._jobs = tables.jobs
+        self._dialect = dialect
+        self._rows = rows
+        self._now = clock.now
+        self._moment = clock.moment
+        self._clock = clock.clause
+        self._taking: dict[tuple[str, ...] | None, Statement] = {}
+        self._succeeding = self._compiled(
+            self._succeeded(self._jobs.c.uid == bindparam("held_uid", type_=String()))
+        )
+        many = dialect.is_one_of(self._jobs.c.uid, "uids")
+        self._succeeding_many = None if many is None else self._compiled(self._succeeded(many))
+
+    def _compiled(self, clause: Any) -> Statement:
+        return Statement(clause, self._dialect.engine.dialect)
+
+    # -- take
+
+    def take(
+        self, worker_id: str, queues: Collection[str] | None, limit: int
+    ) -> Sequence[Row[Any]]:
+        """Make up to *limit* waiting rows ours, and return them in their order."""
+        if self._dialect.update_returns:
+            found = self._take_at_once(worker_id, queues, limit)
+        else:
+            found = self._take_in_steps(worker_id, queues, limit)
+        return sorted(found, key=lambda row: (row.rank, row.number))
+
+    def _take_at_once(
+        self, worker_id: str, queues: Collection[str] | None, limit: int
+    ) -> Sequence[Row[Any]]:
+        names = None if queues is None else tuple(queues)
+        statement = self._taking.get(names)
+        if statement is None:
+            statement = self._taking[names] = self._compiled(self._taken_at_once(names))
+        with self._dialect.write() as connection:
+            return statement.execute(
+                connection, taker=worker_id, most=limit, alone=limit == 1, **self._moment()
+            ).all()
+
+    def _taken_at_once(self, queues: tuple[str, ...] | None) -> Any:
+        picked = self.first_waiting(queues, bindparam("most", type_=Integer()))
+        if self._dialect.skips_locked:
+            # Materialized: planned into the UPDATE it might be evaluated again for each row.
+            picked = select(picked.cte("picked").c.number)
+        taken = self._taken(
+            bindparam("taker", type_=String()), bindparam("alone", type_=Boolean()), self._clock
+        )
+        return taken.where(self._jobs.c.number.in_(picked)).returning(*self._jobs.c)
+
+    def _take_in_steps(
+        self, worker_id: str, queues: Collection[str] | None, limit: int
+    ) -> Sequence[Row[Any]]:
+        with self._dialect.begin() as connection:
+            numbers = connection.execute(self.first_waiting(queues, limit)).scalars().all()
+            if not numbers:
+                return []
+            mine = self._jobs.c.number.in_(numbers)
+            taken = self._taken(worker_id, limit == 1, self._now())
+            connection.execute(taken.where(mine))
+            return connection.execute(select(self._jobs).where(mine)).all()
+
+    def first_waiting(
+        self, queues: Collection[str] | None, limit: Any, *, locking: bool = True
+    ) -> Any:
+        """The numbers of the rows that come next; those that others are taking are passed over."""
+        jobs = self._jobs
+        first = (
+            select(jobs.c.number)
+            .where(jobs.c.state == self._tables.state(WAITS))
+            .order_by(jobs.c.rank, jobs.c.number)
+            .limit(limit)
+        )
+        if queues is not None:
+            first = first.where(jobs.c.queue_name.in_([literal(name) for name in queues]))
+        if locking and self._dialect.skips_locked:
+            return first.with_for_update(skip_locked=True)
+        return first
+
+    def _taken(self, worker_id: Any, begun: Any, now: ColumnElement[float]) -> Any:
+        jobs = self._jobs
+        return update(jobs).values(
+            state=RUNS,
+            lease=jobs.c.lease + 1,
+            attempts=jobs.c.attempts + 1,
+            worker_id=worker_id,
+            begun=begun,
+            last_attempted_at=now,
+            started_at=func.coalesce(jobs.c.started_at, now),
+        )
+
+    @property
+    def due(self) -> Any:
+        """A delayed job whose time has come."""
+        return select(self._jobs.c.number).where(self._is_due()).limit(1)
+
+    def promote(self, connection: Connection) -> None:
+        """Let the delayed jobs wait whose time has come."""
+        connection.execute(
+            update(self._jobs).where(self._is_due()).values(state=WAITS, due_at=None)
+        )
+
+    def _is_due(self) -> ColumnElement[bool]:
+        jobs = self._jobs
+        return and_(jobs.c.state == self._tables.state(DELAYED), jobs.c.due_at <= self._now())
+
+    # -- hold
+
+    def held(self, claim: Claim) -> ColumnElement[bool]:
+        """The condition that *claim* still holds."""
+        jobs = self._jobs
+        return and_(
+            jobs.c.uid == claim.job.uid,
+            jobs.c.lease == claim.lease,
+            self._tables.running,
+        )
+
+    def fence(self, claim: Claim, connection: Connection, *, lasting: bool) -> bool:
+        """Keep the row from everybody else: until the transaction on *connection* ends, or,
+        where it is not the job's own (*lasting*), by a mark in the row."""
+        jobs = self._jobs
+        # A change of nothing takes the lock.
+        values = {"fenced": true()} if lasting else {"lease": jobs.c.lease}
+        ours = update(jobs).where(self.held(claim), not_(jobs.c.cancelled)).values(**values)
+        return bool(connection.execute(ours).rowcount == 1)
+
+    def unfence(self, claim: Claim, connection: Connection) -> None:
+        """Take that mark away."""
+        connection.execute(update(self._jobs).where(self.held(claim)).values(fenced=false()))
+
+    def begin(self, claim: Claim, connection: Connection) -> None:
+        """Note that its attempt has begun for sure."""
+        connection.execute(update(self._jobs).where(self.held(claim)).values(begun=true()))
+
+    # -- finish
+
+    def finish(self, claim: Claim, outcome: Outcome, connection: Connection) -> bool:
+        """Store an outcome; False where the claim no longer holds."""
+        if is_plain(outcome):
+            done = self._succeeding.execute(
+                connection, held_uid=claim.job.uid, held_lease=claim.lease, **self._moment()
+            )
+            return done.rowcount == 1
+        jobs, uid = self._jobs, claim.job.uid
+        values: dict[str, Any] = {
+            "worker_id": None,
+            "fenced": false(),
+            "suspect": false(),
+            "log": json.dumps(outcome.log) if outcome.log else None,
+        }
+        if outcome.crashed:
+            values["crashes"] = jobs.c.crashes + 1
+        condition = self.held(claim)
+        if outcome.status is READY:
+            delay = outcome.delay_seconds
+            if outcome.crashed:
+                values["attempts"] = jobs.c.attempts - 1
+            values["due_at"] = self._now() + delay if delay > 0 else None
+            values["finished_at"] = case((jobs.c.cancelled, self._now()), else_=None)
+            again = DELAYED if delay > 0 else WAITS
+            values["state"] = case((jobs.c.cancelled, TAKEN_BACK), else_=again)
+        else:
+            values["finished_at"] = self._now()
+            values["result"] = self._rows.result_text(uid, outcome.result)
+            values["state"] = STATE_OF[outcome.status]
+        if outcome.status is SUCCESSFUL:
+            condition = and_(condition, not_(jobs.c.cancelled))
+        if connection.execute(update(jobs).where(condition).values(**values)).rowcount != 1:
+            return False
+        if outcome.error is not None:
+            described = outcome.error._asdict()
+            described["exception_class_path"] = described["exception_class_path"][:255]
+            connection.execute(insert(self._tables.errors).values(uid=uid, **described))
+        return True
+
+    def finish_many(self, ends: Sequence[End], connection: Connection) -> bool:
+        """Store the outcomes of attempts that used no database; False as soon as one claim does
+        not hold, and then the caller rolls back and stores them one by one."""
+        plain: dict[int, list[Claim]] = {}
+        for claim, outcome in ends:
+            if is_plain(outcome):
+                plain.setdefault(claim.lease, []).append(claim)
+            elif not self.finish(claim, outcome, connection):
+                return False
+        return all(self._succeed(claims, connection) for claims in plain.values())
+
+    def _succeed(self, claims: Sequence[Claim], connection: Connection) -> bool:
+        """Mark claims of one lease number as SUCCESSFUL; False if not all of them hold."""
+        uids, lease = [claim.job.uid for claim in claims], claims[0].lease
+        if self._succeeding_many is not None:
+            moment = self._moment()
+            done = self._succeeding_many.execute(connection, uids=uids, held_lease=lease, **moment)
+        else:
+            some = self._succeeded(self._jobs.c.uid.in_(uids))
+            done = connection.execute(some, {"held_lease": lease, **self._moment()})
+        return done.rowcount == len(claims)
+
+    def _succeeded(self, which: ColumnElement[bool]) -> Any:
+        jobs = self._jobs
+        held = and_(which, jobs.c.lease == bindparam("held_lease", type_=Integer()))
+        values = {
+            "worker_id": None, "fenced": false(), "suspect": false(), "result": None, "log": None,
+            "finished_at": self._clock, "state": SUCCEEDED,
+        }  # fmt: skip
+        # The parameters must not have the names of columns, which SQLAlchemy keeps for itself.
+        return update(jobs).where(held, self._tables.running, not_(jobs.c.cancelled)).values(values)
+
+    # -- release
+
+    def release(
+        self, claims: Sequence[Claim], connection: Connection, delay_seconds: float = 0.0
+    ) -> None:
+        """Let jobs wait as if they had not been claimed; those that were cancelled end."""
+        jobs = self._jobs
+        again = DELAYED if delay_seconds else WAITS
+        for claim in claims:
+            connection.execute(
+                update(jobs).where(self.held(claim)).values(
+                    worker_id=None,
+                    fenced=false(),
+                    attempts=jobs.c.attempts - 1,
+                    due_at=self._now() + delay_seconds if delay_seconds else None,
+                    finished_at=case((jobs.c.cancelled, self._now()), else_=None),
+                    state=case((jobs.c.cancelled, TAKEN_BACK), else_=again),
+                )
+            )  # fmt: skip
+
+
+def is_plain(outcome: Outcome) -> bool:
+    """Whether it is what most jobs come to: many of it are one statement."""
+    return outcome.status is SUCCESSFUL and outcome.result is None and not outcome.log

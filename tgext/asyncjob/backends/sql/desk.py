@@ -1,0 +1,348 @@
+"""The side that enqueues and asks: what any process of the application does with jobs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Double,
+    Engine,
+    String,
+    bindparam,
+    case,
+    false,
+    func,
+    insert,
+    not_,
+    or_,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.exc import DBAPIError
+
+from ...backend import Backend
+from ...job import (
+    NO_PROGRESS,
+    Job,
+    JobId,
+    Progress,
+    Snapshot,
+    TaskError,
+    TaskResultStatus,
+)
+from ...seal import Seal
+from .claims import Claims
+from .dialects import dialect_of, forget_connections
+from .ears import ears_of
+from .liveness import liveness_of
+from .overview import SqlOverview
+from .reports import Reports
+from .rows import Rows
+from .schema import Schema
+from .statements import Statement
+from .tables import (
+    DELAYED,
+    ENDED,
+    PREFIX,
+    RUNS,
+    STATUS_OF,
+    TAKEN_BACK,
+    WAITS,
+    Clock,
+    make_tables,
+)
+from .wakeup import Look, Wakeup
+from .workers import Workers
+
+log = logging.getLogger(__name__)
+
+#: How old a look at a claim may be that ``holds`` still believes, in seconds.
+HOLDS_SECONDS = 0.5
+
+#: Ended jobs that one transaction removes: a few milliseconds' worth of locks.
+PRUNED_AT_ONCE = 500
+
+#: How long a job whose module this worker does not have is left to others, in seconds.
+ELSEWHERE_SECONDS = 30.0
+
+
+class SqlDesk(Backend):
+    """See the package.
+
+    engine: the application's. secret: signs what is not plain JSON, None: such is refused.
+    lease_seconds: how long a silent worker keeps its jobs. max_crashes: deaths that a job may
+    cause. clock: seconds since the epoch in the database's stead, for tests that let time pass.
+    """
+
+    name = "sql"
+
+    def __init__(  # noqa: PLR0913 - each is an option
+        self,
+        engine: Engine,
+        *,
+        secret: str | None = None,
+        prefix: str = PREFIX,
+        retention_seconds: float = 604_800,
+        lease_seconds: float = 20,
+        max_crashes: int = 3,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self.engine = engine
+        self.tables = make_tables(prefix)
+        self._retention_seconds = retention_seconds
+        self._max_crashes = max_crashes
+        self._clock = Clock(clock)
+        self._now = self._clock.now
+        self._unopened: bool | None = None
+        self._dialect = dialect_of(engine, f"{prefix}jobs")
+        self.has_one_writer = self._dialect.has_one_writer
+        self._seal = Seal(secret)
+        self._rows = Rows(self._seal, max_crashes)
+        self.schema = Schema(self.tables, self._dialect)
+        self._liveness = liveness_of(self._dialect)
+        self._claims = Claims(self.tables, self._dialect, self._rows, self._clock)
+        self._inserting = Statement(self._insertion(), self._dialect.engine.dialect)
+        self._workers = Workers(
+            self.tables,
+            self._dialect,
+            self._liveness,
+            self._now,
+            lease_seconds=lease_seconds,
+            max_crashes=max_crashes,
+        )
+        self.overview = SqlOverview(self.tables, self._dialect, self._workers, self._now)
+        self._reports = Reports(self.tables.progress, self._dialect.volatile, self._seal)
+        self._wakeup = Wakeup(lambda: ears_of(self._dialect), self._look)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._looked: dict[tuple[str, int], tuple[float, bool]] = {}
+        self._running: dict[tuple[str, int], str] = {}  # claims, and whose they are
+        self._strays: set[tuple[str, int]] = set()  # claims seen in the table, and not here
+        self._doubtful_beats = 0
+        self._rounds = 0
+        self._took = True  # whether something was claimed since connections were last closed
+
+    def open(self, *, create_tables: bool) -> None:
+        try:
+            self.schema.check(create=create_tables)
+        except DBAPIError as error:
+            self._unopened = create_tables
+            log.warning("cannot look at the tables of jobs yet, going on: %s", error)
+        else:
+            self._unopened = None
+
+    def _see_to_tables(self) -> None:
+        """Come back to what ``open`` could not do."""
+        if self._unopened is not None:
+            self.schema.check(create=self._unopened)
+            self._unopened = None
+
+    def close(self) -> None:
+        self._wakeup.close()
+        self._reports.close()
+        self._workers.dismiss()
+        self._liveness.let_go()
+        self._dialect.dispose()
+
+    def after_fork(self) -> None:
+        # The child must not say goodbye on connections that are its parent's.
+        forget_connections(self.engine)
+        self._dialect.after_fork()
+        self._liveness.forget()
+        self._workers.after_fork()
+        self._reports.after_fork()
+        self._wakeup.after_fork()
+        self._begin()
+
+    # -- the side that enqueues and asks
+
+    def new_uid(self) -> JobId:
+        return JobId(f"asyncjob_{os.urandom(16).hex()}")
+
+    def prepare(self, job: Job) -> Job:
+        return self._rows.prepared(job)
+
+    def enqueue(self, jobs: Sequence[Job], connection: Connection | None = None) -> None:
+        self._see_to_tables()
+        # As rows first: one that cannot be stored must not leave the others behind.
+        rows = [self._rows.of_job(job) for job in jobs]
+        if connection is not None:
+            self._insert(rows, jobs, connection)
+        elif len(rows) == 1:  # one statement, which commits by itself
+            with self._dialect.write() as own:
+                self._insert(rows, jobs, own)
+        else:
+            with self._dialect.begin() as own:
+                self._insert(rows, jobs, own)
+        if connection is None:
+            self.announced(jobs)
+
+    def announced(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            if isinstance(job.run_after, timedelta) and job.run_after:
+                self._wakeup.due_in(job.run_after.total_seconds())
+            elif isinstance(job.run_after, datetime):
+                self._wakeup.due_in((job.run_after - datetime.now(timezone.utc)).total_seconds())
+        self._wakeup.stir()
+        self._wakeup.wake(len(jobs))
+
+    def _insert(
+        self, rows: list[dict[str, Any]], jobs: Sequence[Job], connection: Connection
+    ) -> None:
+        for row, job in zip(rows, jobs, strict=True):
+            after = job.run_after
+            row["delay"] = after.total_seconds() if isinstance(after, timedelta) else None
+            row["announced"] = "" if row["state"] == DELAYED else row["queue_name"]
+            row.update(self._clock.moment())
+        self._inserting.execute_all(connection, rows)
+
+    def _insertion(self) -> Any:
+        """The statement that enqueues: one for all jobs, whenever they are due."""
+        table = self.tables.jobs
+        columns = ("uid", "state", "rank", "queue_name", "budget", "name", "payload", "signature",
+                   "options", "context")  # fmt: skip
+        now = self._clock.clause
+        delay: Any = bindparam("delay", type_=Double())
+        values = {name: bindparam(name, type_=table.c[name].type) for name in columns}
+        due_at = func.coalesce(now + delay, bindparam("due_at", type_=Double()))
+        given_back = self._dialect.announces(bindparam("announced", type_=String()))
+        statement = insert(table).values(**values, enqueued_at=now, due_at=due_at).inline()
+        return statement.returning(*given_back) if given_back else statement
+
+    def get(self, uid: str) -> Snapshot | None:
+        errors = self.tables.errors
+        with self._dialect.engine.connect() as connection:
+            row = connection.execute(self._select(uid)).one_or_none()
+            if row is None:
+                return None
+            found = connection.execute(
+                select(errors.c.exception_class_path, errors.c.message, errors.c.traceback)
+                .where(errors.c.uid == uid)
+                .order_by(errors.c.number)
+            )
+            failures = [TaskError(*failure) for failure in found]
+        return self._rows.snapshot(row, failures, self._reports.get(uid) or NO_PROGRESS)
+
+    def progress(self, uid: str) -> Progress | None:
+        jobs = self.tables.jobs
+        with self._dialect.engine.connect() as connection:
+            state = connection.execute(select(jobs.c.state).where(jobs.c.uid == uid)).scalar()
+        if state is None or state in ENDED:
+            return None
+        return self._reports.get(uid) or NO_PROGRESS
+
+    def cancel(self, uid: str, connection: Connection | None = None) -> bool | None:
+        jobs = self.tables.jobs
+        waits = jobs.c.state.in_((WAITS, DELAYED))
+        taken_back = (
+            update(jobs)
+            .where(jobs.c.uid == uid, not_(jobs.c.fenced), or_(waits, jobs.c.state == RUNS))
+            .ordered_values(
+                (jobs.c.cancelled, true()),
+                (jobs.c.finished_at, case((waits, self._now()), else_=None)),
+                # Last: MariaDB sees in each assignment what those before it have assigned.
+                (jobs.c.state, case((waits, TAKEN_BACK), else_=jobs.c.state)),
+            )
+        )
+        with self._on(connection) as given:
+            if given.execute(taken_back).rowcount:
+                self._looked.clear()
+                self._wakeup.ended()
+                return True
+            return None if given.execute(self._select(uid)).first() is None else False
+
+    def retry(self, uid: str, connection: Connection | None = None) -> bool | None:
+        jobs = self.tables.jobs
+        with self._on(connection) as given:
+            row = given.execute(self._select(uid)).one_or_none()
+            if row is None:
+                return None
+            options = self._rows.options(row)
+            changed = given.execute(
+                update(jobs)
+                .where(jobs.c.uid == uid, jobs.c.state.in_(ENDED))
+                .values(
+                    state=WAITS,
+                    budget=jobs.c.attempts + options.max_attempts,
+                    crashes=0,
+                    cancelled=false(),
+                    due_at=None,
+                    finished_at=None,
+                )
+            )
+            self._dialect.announce(given, [row.queue_name])
+        if not changed.rowcount:
+            return False
+        self._reports.forget([uid])
+        self._wakeup.wake()
+        return True
+
+    def wait_for_end(self, uid: str, seconds: float) -> None:
+        jobs = self.tables.jobs
+        wanted = select(jobs.c.state).where(jobs.c.uid == uid)
+        until = time.monotonic() + seconds
+        while True:
+            with self._dialect.engine.connect() as connection:
+                state = connection.execute(wanted).scalar()
+            left = until - time.monotonic()
+            if state is None or state in ENDED or left <= 0:
+                return
+            self._wakeup.sleep_until_end(left)
+
+    def counts(self) -> dict[TaskResultStatus, int]:
+        jobs = self.tables.jobs
+        found = dict.fromkeys(TaskResultStatus, 0)
+        with self._dialect.engine.connect() as connection:
+            for state, count in connection.execute(
+                select(jobs.c.state, func.count()).group_by(jobs.c.state)
+            ):
+                found[STATUS_OF[state]] += count
+        return found
+
+    def waiting(self) -> int:
+        jobs = self.tables.jobs
+        wanted = select(func.count()).where(jobs.c.state.in_((WAITS, DELAYED)))
+        with self._dialect.engine.connect() as connection:
+            return int(connection.execute(wanted).scalar_one())
+
+    # -- pieces of statements
+
+    def _look(self, queues: Collection[str] | None) -> Look:
+        """See whether something is waiting, and when the next delayed job is due."""
+        with self._dialect.engine.connect() as connection:
+            return self._seen_in(connection.execute(select(*self._looks(queues))).one())
+
+    def _looks(self, queues: Collection[str] | None) -> tuple[ColumnElement[Any], ...]:
+        """What such a look selects."""
+        jobs = self.tables.jobs
+        waits = self._claims.first_waiting(queues, 1, locking=False).exists()
+        due_at = select(func.min(jobs.c.due_at)).where(jobs.c.state == self.tables.state(DELAYED))
+        due = (due_at.scalar_subquery() - self._now()).label("due")
+        return select(waits).scalar_subquery().label("waits"), due
+
+    def _seen_in(self, row: Any) -> Look:
+        return Look(bool(row.waits) or (row.due is not None and row.due <= 0), row.due)
+
+    def _select(self, uid: str) -> Any:
+        return select(self.tables.jobs).where(self.tables.jobs.c.uid == uid)
+
+    @contextmanager
+    def _on(self, connection: Connection | None) -> Iterator[Connection]:
+        """Work on the caller's connection, or on one of our own and commit."""
+        if connection is not None:
+            yield connection
+            return
+        with self._dialect.begin() as own:
+            yield own

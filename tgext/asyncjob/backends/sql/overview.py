@@ -1,0 +1,168 @@
+"""What the tables tell an operator: what runs, what waits, who works; nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, case, func, or_, select
+
+from ...job import NO_PROGRESS, WorkerSeen
+from ...overview import Connections, Line, Overview, RunningSeen, WaitingSeen
+from .dialects import Dialect, MariaDb, PostgreSql, Sqlite
+from .tables import DELAYED, RUNS, WAITS, Tables
+from .workers import Workers
+
+#: How many connections there are, and may be.
+_CONNECTIONS: dict[type[Dialect], tuple[str, str]] = {
+    PostgreSql: (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname IS NOT NULL",
+        "SELECT current_setting('max_connections')",
+    ),
+    MariaDb: (
+        "SELECT count(*) FROM information_schema.processlist",
+        "SELECT @@max_connections",
+    ),
+}
+
+#: Uids in one condition.
+_AT_ONCE = 500
+
+
+class SqlOverview(Overview):
+    """See ``Overview``. now: the database's clock, as an expression."""
+
+    def __init__(
+        self,
+        tables: Tables,
+        dialect: Dialect,
+        workers: Workers,
+        now: Callable[[], ColumnElement[float]],
+    ) -> None:
+        self._tables = tables
+        self._jobs = tables.jobs
+        self._dialect = dialect
+        self._workers = workers
+        self._now = now
+
+    def now(self) -> datetime:
+        with self._dialect.engine.connect() as connection:
+            return _instant(connection.execute(select(self._now())).scalar_one())
+
+    def workers(self) -> list[WorkerSeen]:
+        return self._workers.seen()
+
+    def running(self, limit: int | None = None) -> list[RunningSeen]:
+        jobs = self._jobs
+        wanted = (
+            select(
+                jobs.c.uid, jobs.c.name, jobs.c.queue_name, jobs.c.last_attempted_at,
+                jobs.c.attempts, jobs.c.worker_id, jobs.c.cancelled,
+            )
+            .where(jobs.c.state == self._tables.state(RUNS))
+            .order_by(jobs.c.last_attempted_at, jobs.c.number)
+            .limit(limit)
+        )  # fmt: skip
+        with self._dialect.engine.connect() as connection:
+            rows = connection.execute(wanted).all()
+        reports = self._reports([row.uid for row in rows])
+        return [
+            RunningSeen(
+                row.uid, row.name, row.queue_name, _instant(row.last_attempted_at), row.attempts,
+                row.worker_id, *reports.get(row.uid, (NO_PROGRESS.value, None)), row.cancelled,
+            )
+            for row in rows
+        ]  # fmt: skip
+
+    def _reports(self, uids: list[str]) -> dict[str, tuple[int, int | None]]:
+        """Read how far jobs have come; on SQLite that stands in another file, so not by a join."""
+        table, found = self._tables.progress, {}
+        with self._dialect.volatile.connect() as connection:
+            for begin in range(0, len(uids), _AT_ONCE):
+                some = table.c.uid.in_(uids[begin : begin + _AT_ONCE])
+                for row in connection.execute(
+                    select(table.c.uid, table.c.value, table.c.total).where(some)
+                ):
+                    found[row.uid] = (row.value, row.total)
+        return found
+
+    def waiting(self) -> list[WaitingSeen]:
+        jobs = self._jobs
+        counted = (
+            select(
+                jobs.c.queue_name,
+                func.sum(case((self._is_due(), 1), else_=0)).label("due"),
+                func.count().label("number"),
+                func.min(case((self._is_due(), None), else_=jobs.c.due_at)).label("next_due_at"),
+            )
+            .where(or_(*(jobs.c.state == self._tables.state(each) for each in (WAITS, DELAYED))))
+            .group_by(jobs.c.queue_name)
+            .order_by(jobs.c.queue_name)
+        )
+        with self._dialect.engine.connect() as connection:
+            rows = connection.execute(counted).all()
+        return [
+            WaitingSeen(
+                row.queue_name,
+                int(row.due),
+                row.number - int(row.due),
+                None if row.next_due_at is None else _instant(row.next_due_at),
+            )
+            for row in rows
+        ]
+
+    def _is_due(self) -> ColumnElement[bool]:
+        jobs = self._jobs
+        # One whose time has come is made to wait by the next claim of any worker.
+        is_over = and_(jobs.c.state == DELAYED, jobs.c.due_at <= self._now())
+        return or_(jobs.c.state == WAITS, is_over)
+
+    def line(self, uid: str) -> Line | None:
+        jobs = self._jobs
+        wanted = select(
+            jobs.c.number, jobs.c.rank, jobs.c.queue_name, jobs.c.lease, jobs.c.attempts,
+            jobs.c.state, self._is_due().label("is_due"),
+        ).where(jobs.c.uid == uid, jobs.c.state.in_((WAITS, DELAYED)))  # fmt: skip
+        with self._dialect.engine.connect() as connection:
+            row = connection.execute(wanted).one_or_none()
+            if row is None:
+                return None
+            before = connection.execute(self._before(row)).scalar_one() if row.is_due else 0
+        # Every claim raises the lease, and one that is given back takes its attempt back.
+        was_given_back = row.state == DELAYED and row.lease > 0 and row.attempts == 0
+        return Line(not row.is_due, before, was_given_back)
+
+    def _before(self, row: Any) -> Any:
+        jobs = self._jobs
+        comes_first = or_(
+            jobs.c.rank < row.rank, and_(jobs.c.rank == row.rank, jobs.c.number < row.number)
+        )
+        return (
+            select(func.count())
+            .where(jobs.c.state == self._tables.state(WAITS), jobs.c.queue_name == row.queue_name)
+            .where(comes_first)
+        )
+
+    def connections(self) -> Connections | None:
+        texts = _CONNECTIONS.get(type(self._dialect))
+        if texts is None:
+            return None
+        with self._dialect.engine.connect() as connection:
+            held, most = (connection.exec_driver_sql(text).scalar_one() for text in texts)
+        return Connections(int(held), int(most))
+
+    def database(self) -> str:
+        return self._dialect.engine.url.render_as_string()
+
+    def hearing(self) -> str:
+        if isinstance(self._dialect, Sqlite):
+            return "by the file's counter of commits"
+        driver = self._dialect.engine.dialect.driver
+        if isinstance(self._dialect, PostgreSql) and driver == "psycopg":
+            return "by LISTEN"
+        return "by polling"
+
+
+def _instant(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, timezone.utc)

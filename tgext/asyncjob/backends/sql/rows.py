@@ -1,0 +1,204 @@
+"""A job as a row, and a row as a job."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from sqlalchemy import Row
+
+from ...call import Call
+from ...errors import AsyncJobError, NotSerializable
+from ...job import (
+    BACKOFF_SECONDS,
+    DEFAULT_OPTIONS,
+    NO_PROGRESS,
+    Claim,
+    Job,
+    JobId,
+    Progress,
+    Snapshot,
+    TaskError,
+    TaskOptions,
+)
+from ...seal import Seal, StoredCall
+from ...task import NotKept
+from .tables import DELAYED, STATUS_OF, WAITS
+
+log = logging.getLogger(__name__)
+
+#: Stands for a backoff that is a function: the one that the task has where the job is run.
+_TASKS_OWN = "the task's"
+
+_PLAIN_OPTIONS = ("takes_context", "max_attempts", "timeout")
+
+#: What begins a stored result that could not be kept; no JSON text begins with it.
+_NOT_KEPT = "!"
+
+
+class UnopenedCall:
+    """A stored call that is looked at: its name is there, the rest is read when asked for.
+
+    So the page that polls a job's status neither imports nor unpickles anything.
+    """
+
+    def __init__(self, uid: str, stored: StoredCall, seal: Seal, implied: int) -> None:
+        self.name = stored.name
+        self.stored = stored
+        self._open: Callable[[], Call] = lambda: seal.load(uid, stored, implied=implied)
+        self._call: Call | None = None
+
+    def __eq__(self, other: object) -> bool:
+        opened = other._opened() if isinstance(other, UnopenedCall) else other
+        return bool(self._opened() == opened)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _opened(self) -> Call:
+        if self._call is None:
+            self._call = self._open()
+        return self._call
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._opened(), name)
+
+
+class Rows:
+    """Translates, with one secret. max_crashes: deaths of workers that one job may cause."""
+
+    def __init__(self, seal: Seal, max_crashes: int) -> None:
+        self.seal = seal
+        self._max_crashes = max_crashes
+
+    def prepared(self, job: Job) -> Job:
+        """Return a job whose call is what a row will hold of it; raises NotSerializable."""
+        stored = self.seal.store(job.uid, job.call)
+        call: Any = UnopenedCall(job.uid, stored, self.seal, int(job.options.takes_context))
+        return job._replace(call=call)
+
+    def of_job(self, job: Job) -> dict[str, Any]:
+        """Return what a new job's row holds, but for the instants that the database's clock
+        gives; raises NotSerializable."""
+        call: Any = job.call
+        stored = call.stored if type(call) is UnopenedCall else self.seal.store(job.uid, call)
+        after = job.run_after
+        due_at = after.timestamp() if isinstance(after, datetime) else None
+        return {
+            "uid": job.uid,
+            "state": WAITS if after is None or after == timedelta(0) else DELAYED,
+            "rank": -job.options.priority,
+            "queue_name": job.options.queue_name,
+            "due_at": due_at,
+            "budget": job.options.max_attempts,
+            "name": stored.name,
+            "payload": stored.payload,
+            "signature": stored.signature,
+            "options": _options_text(job.options),
+            "context": None if job.context is None else json.dumps(dict(job.context)),
+        }
+
+    def job(self, row: Row[Any], *, opened: bool) -> Job:
+        """Read the job of a row; *opened*: with its call, which raises as ``Seal.load`` does."""
+        options = self.options(row)
+        stored = StoredCall(row.name, row.payload, row.signature)
+        implied = int(options.takes_context)
+        call: Any = (
+            self.seal.load(row.uid, stored, implied=implied)
+            if opened
+            else UnopenedCall(row.uid, stored, self.seal, implied)
+        )
+        if opened and row.options and _TASKS_OWN in row.options:
+            task = self.seal.task_of(stored)
+            options = options if task is None else replace(options, backoff=task.backoff)
+        context = None if row.context is None else json.loads(row.context)
+        run_after = None if row.due_at is None else _instant(row.due_at)
+        return Job(JobId(row.uid), call, options, run_after, context)
+
+    def claim(self, row: Row[Any], *, opened: bool) -> Claim:
+        """Read the claim on a row that was taken; raises as ``job`` does."""
+        return Claim(
+            self.job(row, opened=opened),
+            row.lease,
+            row.attempts,
+            row.budget - row.attempts,
+            self._max_crashes - row.crashes - 1,
+        )
+
+    def options(self, row: Row[Any]) -> TaskOptions:
+        """Read the options of a row."""
+        found = json.loads(row.options) if row.options else {}
+        if found.get("backoff") == _TASKS_OWN:
+            del found["backoff"]
+        if not found and row.rank == 0 and row.queue_name == DEFAULT_OPTIONS.queue_name:
+            return DEFAULT_OPTIONS
+        return TaskOptions(priority=-row.rank, queue_name=row.queue_name, **found)
+
+    def snapshot(
+        self, row: Row[Any], errors: list[TaskError], progress: Progress = NO_PROGRESS
+    ) -> Snapshot:
+        """Read how the job of a row stands."""
+        enqueued_at = _instant(row.enqueued_at)
+        assert enqueued_at is not None
+        return Snapshot(
+            job=self.job(row, opened=False),
+            status=STATUS_OF[row.state],
+            enqueued_at=enqueued_at,
+            run_at=_instant(row.due_at) if row.state == DELAYED else None,
+            started_at=_instant(row.started_at),
+            last_attempted_at=_instant(row.last_attempted_at),
+            finished_at=_instant(row.finished_at),
+            attempts=row.attempts,
+            errors=tuple(errors),
+            result=self._result(row.result),
+            progress=progress,
+            log=tuple(json.loads(row.log)) if row.log else (),
+            worker_id=row.worker_id,
+            crashes=row.crashes,
+        )
+
+    def result_text(self, uid: str, result: Any) -> str | None:
+        """Return what to store of a return value; never raises: the work is done."""
+        if result is None:
+            return None
+        why = result.why if isinstance(result, NotKept) else None
+        if why is None:
+            try:
+                return self.seal.dump_value(result)
+            except NotSerializable as error:
+                why = str(error)
+                log.warning("job=%s succeeded, return value not kept: %s", uid, why)
+        return _NOT_KEPT + why
+
+    def _result(self, text: str | None) -> Any:
+        if text is None:
+            return None
+        if text.startswith(_NOT_KEPT):
+            return NotKept(text.removeprefix(_NOT_KEPT))
+        try:
+            return self.seal.load_value(text)
+        except AsyncJobError as error:
+            return NotKept(str(error))
+
+
+def _options_text(options: TaskOptions) -> str | None:
+    """The options that have no column and are not the default."""
+    found = {
+        name: getattr(options, name)
+        for name in _PLAIN_OPTIONS
+        if getattr(options, name) != getattr(DEFAULT_OPTIONS, name)
+    }
+    if callable(options.backoff):
+        found["backoff"] = _TASKS_OWN
+    elif options.backoff != BACKOFF_SECONDS:
+        found["backoff"] = options.backoff
+    return json.dumps(found) if found else None
+
+
+def _instant(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, timezone.utc)

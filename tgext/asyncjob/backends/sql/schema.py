@@ -1,0 +1,103 @@
+"""The tables in a database: made where they are missing, refused where they are too new."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, Engine, MetaData, Table, insert, inspect, select, update
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from ...errors import ConfigError
+from .dialects import Dialect
+from .tables import SCHEMA_VERSION, Tables
+
+#: Statements that lead from a version to the next one, by the version that they start from.
+UPGRADES: dict[int, tuple[str, ...]] = {}
+
+
+class Schema:
+    """The tables of one database."""
+
+    #: The version that this package works with.
+    expected = SCHEMA_VERSION
+
+    def __init__(self, tables: Tables, dialect: Dialect) -> None:
+        self._tables = tables
+        self._dialect = dialect
+
+    @property
+    def beside(self) -> str | None:
+        """The file that the volatile tables are in, where that is another one; SQLite."""
+        volatile = self._dialect.volatile
+        return None if volatile is self._dialect.engine else volatile.url.database
+
+    def version(self) -> int | None:
+        """Return the version that the database has; None: it has no tables of ours."""
+        table = self._tables.schema
+        if not inspect(self._dialect.engine).has_table(table.name):
+            return None
+        with self._dialect.engine.connect() as connection:
+            found: int | None = connection.execute(select(table.c.version)).scalar()
+        return found
+
+    def check(self, *, create: bool) -> None:
+        """See to it that the tables are there, of this version.
+
+        create: whether to make what is missing and upgrade what is old.
+        Raises ConfigError for a newer version, and for tables that may not be made.
+        """
+        version = self.version()
+        if version is not None and version > SCHEMA_VERSION:
+            raise ConfigError(
+                f"expected the tables {self._tables.prefix}* in version {SCHEMA_VERSION}, got "
+                f"version {version}, which a newer tgext.asyncjob made; install that one here too"
+            )
+        if version != SCHEMA_VERSION and not create:
+            raise ConfigError(
+                f"expected the tables {self._tables.prefix}* in version {SCHEMA_VERSION}, got "
+                f"{'none' if version is None else f'version {version}'}, and "
+                "asyncjob.create_tables is false; run: gearbox asyncjob-schema -c <the .ini file>"
+            )
+        if version != SCHEMA_VERSION:
+            self.upgrade(version)
+        if create:
+            _create(self._tables.metadata, self._tables.volatile, self._dialect.volatile)
+
+    def upgrade(self, version: int | None) -> None:
+        """Lead the database from *version* to the present one; None: from nothing."""
+        if version is None:
+            _create(self._tables.metadata, self._tables.lasting, self._dialect.engine)
+        with self._dialect.begin() as connection:
+            for before in range(version or SCHEMA_VERSION, SCHEMA_VERSION):
+                for statement in UPGRADES[before]:
+                    connection.exec_driver_sql(statement.format(prefix=self._tables.prefix))
+            self._note_version(connection)
+
+    def statements(self) -> list[str]:
+        """Return the SQL that makes the tables, for whoever may not let this program do it."""
+        dialect = self._dialect.engine.dialect
+        found = []
+        for table in [*self._tables.lasting, *self._tables.volatile]:
+            found.append(str(CreateTable(table).compile(dialect=dialect)).strip())
+            for index in sorted(table.indexes, key=lambda index: str(index.name)):
+                found.append(str(CreateIndex(index).compile(dialect=dialect)).strip())
+        found.append(f"INSERT INTO {self._tables.schema.name} (version) VALUES ({SCHEMA_VERSION})")
+        return found
+
+    def _note_version(self, connection: Connection) -> None:
+        table = self._tables.schema
+        changed = connection.execute(update(table).values(version=SCHEMA_VERSION))
+        if not changed.rowcount:
+            connection.execute(insert(table).values(version=SCHEMA_VERSION))
+
+
+def _create(metadata: MetaData, tables: list[Table], engine: Engine) -> None:
+    """Make tables that are missing; several processes may do so at once."""
+    for tries_left in (2, 1, 0):
+        try:
+            metadata.create_all(engine, tables=tables)
+        except DBAPIError:
+            # Between the look and the CREATE another process was faster: look again.
+            if not tries_left:
+                raise
+        else:
+            return

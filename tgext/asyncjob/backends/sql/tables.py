@@ -1,0 +1,245 @@
+"""The tables, and the one place that knows what a status is called in them.
+
+A job's row is written when it is enqueued, claimed and ended, never in between: what changes
+while it runs (progress, whether its worker lives) stands elsewhere, so that a reader of it never
+waits for the job's own transaction.
+
+Instants are seconds since the epoch by the database's own clock, as doubles: equal on all
+databases, microseconds exact until the year 2242.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    bindparam,
+    false,
+    literal,
+    literal_column,
+    text,
+)
+from sqlalchemy.dialects.mysql import LONGTEXT
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+from ...job import CANCELLED, FAILED, READY, RUNNING, SUCCESSFUL, TaskResultStatus
+
+#: What begins the tables' names where ``asyncjob.table_prefix`` says nothing else.
+PREFIX = "asyncjob_"
+
+#: The version of what is below. A database with a newer one is refused.
+SCHEMA_VERSION = 1
+
+#: ``jobs.state``. A delayed job is READY to the world, and here a state of its own, so that a
+#: million of them cost a claim nothing.
+WAITS, DELAYED, RUNS, SUCCEEDED, BROKE, TAKEN_BACK = range(6)
+ENDED = (SUCCEEDED, BROKE, TAKEN_BACK)
+
+STATUS_OF = {
+    WAITS: READY,
+    DELAYED: READY,
+    RUNS: RUNNING,
+    SUCCEEDED: SUCCESSFUL,
+    BROKE: FAILED,
+    TAKEN_BACK: CANCELLED,
+}
+STATE_OF: dict[TaskResultStatus, int] = {
+    SUCCESSFUL: SUCCEEDED,
+    FAILED: BROKE,
+    CANCELLED: TAKEN_BACK,
+}
+
+# SQLite numbers rows by itself in a column of just this type; MariaDB's TEXT ends at 64 KiB.
+_Number = BigInteger().with_variant(Integer(), "sqlite")
+_Long = Text().with_variant(LONGTEXT(), "mysql", "mariadb")
+
+
+class epoch(FunctionElement[float]):
+    """The database's clock: seconds since the epoch."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(epoch, "sqlite")
+def _epoch_of_sqlite(_element: Any, _compiler: Any, **_options: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(epoch, "postgresql")
+def _epoch_of_postgresql(_element: Any, _compiler: Any, **_options: Any) -> str:
+    return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
+
+
+@compiles(epoch, "mysql")
+@compiles(epoch, "mariadb")
+def _epoch_of_mariadb(_element: Any, _compiler: Any, **_options: Any) -> str:
+    # sysdate() is the moment itself, where now() is that of the statement's begin.
+    return "(unix_timestamp(sysdate(6)) + 0e0)"
+
+
+class Clock:
+    """Gives the moment: the database's own, or, for tests that let time pass, *told*'s."""
+
+    def __init__(self, told: Callable[[], float] | None = None) -> None:
+        self._told = told
+        self.is_told = told is not None
+        #: in a statement that is compiled once; its parameter is what ``moment`` gives
+        self.clause: ColumnElement[float] = (
+            epoch() if told is None else bindparam("moment", type_=Double())
+        )
+
+    def moment(self) -> dict[str, float]:
+        """Return the parameter of ``clause``."""
+        return {} if self._told is None else {"moment": self._told()}
+
+    def now(self) -> ColumnElement[float]:
+        """Return the moment for a statement that is built each time."""
+        return epoch() if self._told is None else literal(self._told(), Double())
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables of one prefix."""
+
+    prefix: str
+    metadata: MetaData
+    jobs: Table
+    errors: Table  #: one row for each attempt that failed
+    progress: Table  #: one row for each job that has reported
+    workers: Table  #: one row for each worker that has not said goodbye
+    schema: Table  #: one row: the version
+
+    @property
+    def running(self) -> ColumnElement[bool]:
+        """That a job, found by its uid, is claimed; so written that no database comes to use
+        the index of those that run, in which those that ran stay until it cleans up."""
+        return (self.jobs.c.state + 0) == literal_column(str(RUNS))
+
+    @property
+    def volatile(self) -> list[Table]:
+        """What changes while a job runs; on SQLite it stands in a file of its own."""
+        return [self.progress, self.workers]
+
+    def state(self, state: int) -> ColumnElement[int]:
+        """A state as it stands in the conditions of the partial indexes: a number in the text
+        of the statement, since with a parameter no database would use them."""
+        return literal_column(str(state), SmallInteger())
+
+    @property
+    def lasting(self) -> list[Table]:
+        """What stands in the application's database itself."""
+        return [self.jobs, self.errors, self.schema]
+
+
+def make_tables(prefix: str = PREFIX, metadata: MetaData | None = None) -> Tables:
+    """Describe the tables.
+
+    metadata: where; None: in one of their own. An application that lets Alembic look after
+    them gives its own.
+    """
+    metadata = MetaData() if metadata is None else metadata
+    return Tables(
+        prefix=prefix,
+        metadata=metadata,
+        jobs=_jobs(prefix, metadata),
+        errors=Table(
+            f"{prefix}errors",
+            metadata,
+            Column("number", _Number, primary_key=True, autoincrement=True),
+            Column("uid", String(64), nullable=False, index=True),
+            Column("exception_class_path", String(255), nullable=False),
+            Column("message", _Long, nullable=False),
+            Column("traceback", _Long, nullable=False),
+        ),
+        progress=Table(
+            f"{prefix}progress",
+            metadata,
+            Column("uid", String(64), primary_key=True),
+            Column("value", BigInteger, nullable=False),
+            Column("data", _Long),
+            Column("total", BigInteger),
+        ),
+        workers=Table(
+            f"{prefix}workers",
+            metadata,
+            Column("worker_id", String(64), primary_key=True),
+            Column("host", String(255), nullable=False),
+            Column("pid", Integer, nullable=False),
+            Column("threads", Integer, nullable=False),
+            #: the names that it serves, separated by commas; None: all
+            Column("queues", _Long),
+            Column("started_at", Double, nullable=False),
+            Column("seen_at", Double, nullable=False),
+            #: whether something ends with its process that tells of its death at once
+            Column("provable", Boolean, nullable=False),
+            #: its death is not a crash of what it runs: it was told to stop, or is reloaded
+            Column("expendable", Boolean, nullable=False),
+        ),
+        schema=Table(f"{prefix}schema", metadata, Column("version", Integer, primary_key=True)),
+    )
+
+
+def _jobs(prefix: str, metadata: MetaData) -> Table:
+    jobs = Table(
+        f"{prefix}jobs",
+        metadata,
+        Column("number", _Number, primary_key=True, autoincrement=True),
+        Column("uid", String(64), nullable=False, unique=True),
+        Column("state", SmallInteger, nullable=False),
+        #: the priority turned round, so that every index is read in one direction
+        Column("rank", SmallInteger, nullable=False),
+        Column("queue_name", String(64), nullable=False),
+        Column("due_at", Double),
+        Column("lease", Integer, nullable=False, server_default=text("0")),
+        Column("worker_id", String(64)),
+        Column("attempts", Integer, nullable=False, server_default=text("0")),
+        Column("budget", Integer, nullable=False),
+        Column("crashes", Integer, nullable=False, server_default=text("0")),
+        Column("cancelled", Boolean, nullable=False, server_default=false()),
+        #: the attempt that holds it is committing, in another database
+        Column("fenced", Boolean, nullable=False, server_default=false()),
+        #: the attempt is known to have begun: it was claimed alone, or runs for some time
+        Column("begun", Boolean, nullable=False, server_default=false()),
+        #: its worker died with several claimed, and this may be the one that killed it
+        Column("suspect", Boolean, nullable=False, server_default=false()),
+        Column("enqueued_at", Double, nullable=False, server_default=epoch()),
+        Column("started_at", Double),
+        Column("last_attempted_at", Double),
+        Column("finished_at", Double),
+        Column("name", _Long, nullable=False),
+        Column("payload", _Long, nullable=False),
+        Column("signature", String(255)),
+        Column("options", _Long),
+        Column("context", _Long),
+        Column("result", _Long),
+        Column("log", _Long),
+    )
+    for columns, states in (
+        (("state", "rank", "number"), (WAITS,)),
+        (("state", "queue_name", "rank", "number"), (WAITS,)),
+        (("state", "due_at"), (DELAYED,)),
+        (("state", "worker_id"), (RUNS,)),
+        (("state", "finished_at"), ENDED),
+    ):
+        # Partial where the database can: then a row costs the indexes of its state only.
+        where = jobs.c.state.in_(states) if len(states) > 1 else jobs.c.state == states[0]
+        name = f"{prefix}jobs_by_{'_'.join(columns[1:])}"
+        indexed = [jobs.c[column] for column in columns]
+        Index(name, *indexed, postgresql_where=where, sqlite_where=where)
+    return jobs

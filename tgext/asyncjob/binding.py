@@ -1,0 +1,114 @@
+"""What belongs together: a queue's backend, its application's session, and their database.
+
+Where the session works on the very database that the jobs are in, it is ``marked``: a job is
+enqueued in its transaction, and its commit carries the mark of the job that it ends. A queue may
+learn of its session after it was made, as in TurboGears; until then a backend that needs a
+database is not there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from types import ModuleType
+from typing import Any
+
+from .backend import ClaimingBackend
+from .backends import make_backend
+from .errors import ConfigError, MissingExtra
+from .job import READY
+from .options import Options
+from .scope import Scope
+
+log = logging.getLogger(__name__)
+
+
+class Binding:
+    """Of one queue. made: a backend that was made by hand."""
+
+    def __init__(self, options: Options, scope: Scope, made: ClaimingBackend | None) -> None:
+        self._options = options
+        self._scope = scope
+        self._backend = made
+        self._engine: Any = None  # one that is made here, and closed here
+        self.session: Any = None
+        self.sessions: Any = None
+        #: the sessions, where they work on the database of the jobs
+        self.marked: Any = None
+
+    def bind(self, session: Any) -> None:
+        """Take the application's session, None: it has none (yet), and make the backend if it
+        is not there and can be.
+
+        Raises ConfigError for a session whose work nobody commits, MissingExtra.
+        """
+        if session is not None and session is not self.session:
+            self._adopt(session)
+        if self._backend is None:
+            self._open()
+
+    @property
+    def backend(self) -> ClaimingBackend:
+        """The backend. Raises ConfigError while there is no database for it."""
+        if self._backend is None:
+            raise ConfigError(
+                "asyncjob.backend = sql: expected a database, got neither a session nor a URL; "
+                "give session=DBSession, or asyncjob.url"
+            )
+        return self._backend
+
+    def close(self) -> None:
+        """Close what was made here; once."""
+        if self._backend is None:
+            return
+        lost = 0 if self._backend.is_shared else self._backend.counts()[READY]
+        if lost:
+            log.warning("jobs never run, lost with this process's memory: %d", lost)
+        self._backend.close()
+        if self._engine is not None:
+            if self.sessions is not None:
+                self.sessions.remove()
+            self._engine.dispose()
+
+    def after_fork(self) -> None:
+        """Begin anew in a child process."""
+        if self._backend is not None:
+            self._backend.after_fork()
+
+    def _adopt(self, session: Any) -> None:
+        self.sessions = sqlalchemy_room().Sessions(session)
+        self._scope.bind(self.sessions)
+        self.session = session
+
+    def _open(self) -> None:
+        if self._options.backend == "memory":
+            self._backend = make_backend(self._options)
+            return
+        engine = self._find_engine()
+        if engine is None:
+            return
+        self._backend = make_backend(self._options, engine)
+        if self.sessions is None:
+            self._adopt(sqlalchemy_room().session_on(engine))
+            self.marked = self.sessions
+        elif engine is not self._engine:
+            self.marked = self.sessions
+
+    def _find_engine(self) -> Any:
+        """The session's own engine, or another one for a URL that is not its; None: neither."""
+        url = self._options.url
+        if self.sessions is not None and (url is None or self.sessions.works_on(url)):
+            return self.sessions.engine()
+        if url is not None:
+            self._engine = sqlalchemy_room().engine_of(url)
+        return self._engine
+
+
+def sqlalchemy_room() -> ModuleType:
+    """Load what needs SQLAlchemy; raises MissingExtra."""
+    try:
+        return importlib.import_module(f"{__package__}.sessions")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("sqlalchemy", "zope"):
+            raise
+        raise MissingExtra("a job queue with a database session", "sqlalchemy") from error

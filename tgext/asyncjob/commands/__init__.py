@@ -1,0 +1,94 @@
+"""The commands of both doors, ``python -m tgext.asyncjob`` and gearbox.
+
+A door knows how to come to a queue (a URL, a module, an .ini file) and what to call the commands;
+all else is here. Nothing is printed here but by ``perform``.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ..backends import left_unopened
+from ..errors import AsyncJobError
+from ..queue import JobQueue
+from . import changes, schema, status, worker
+from .answer import FINE, NO_DATABASE, NOTHING_FOUND, USAGE, Answer, Load
+
+
+class Command(NamedTuple):
+    """summary: one line of help. is_service: whether it runs on and writes a log."""
+
+    name: str
+    summary: str
+    add_arguments: Callable[[ArgumentParser], None]
+    run: Callable[[Load, Namespace], Answer]
+    is_service: bool = False
+
+
+def perform(command: Command, load: Load, wanted: Namespace) -> int:
+    """Do what a command line wants, write what there is to say, and return the exit code."""
+    try:
+        text, code = command.run(load, wanted)
+    except AsyncJobError as error:
+        text, code = str(error), USAGE
+    except Exception as error:
+        if not _is_of_database(error):
+            raise
+        text, code = f"the database cannot be asked: {error}", NO_DATABASE
+    if text:
+        stream = sys.stdout if code in (FINE, NOTHING_FOUND) else sys.stderr
+        stream.write(f"{text}\n")
+    return code
+
+
+def _is_of_database(error: Exception) -> bool:
+    # By name: SQLAlchemy need not be installed.
+    return any(kind.__module__ == "sqlalchemy.exc" for kind in type(error).__mro__)
+
+
+Act = Callable[[JobQueue, Namespace], Answer]
+
+
+def _on_queue(act: Act) -> Callable[[Load, Namespace], Answer]:
+    """Make a command of what is done with a queue, in a process that runs no jobs."""
+
+    def run(load: Load, wanted: Namespace) -> Answer:
+        with load() as queue:
+            queue.allow_worker(False)  # TurboGears has allowed it: there is an application
+            return act(queue, wanted)
+
+    return run
+
+
+def _on_unopened(act: Act) -> Callable[[Load, Namespace], Answer]:
+    """The same for what looks at a database before it has, or though it has other, tables."""
+    on_queue = _on_queue(act)
+
+    def run(load: Load, wanted: Namespace) -> Answer:
+        with left_unopened():
+            return on_queue(load, wanted)
+
+    return run
+
+
+COMMANDS = (
+    Command("worker", "run jobs", worker.add_arguments, worker.run, is_service=True),
+    Command(
+        "status",
+        "show what waits, runs and works, or how some jobs stand",
+        status.add_arguments,
+        _on_queue(status.run),
+    ),
+    Command("retry", "enqueue ended jobs again", changes.add_uids, _on_queue(changes.retry)),
+    Command("cancel", "take jobs back", changes.add_uids, _on_queue(changes.cancel)),
+    Command("purge", "remove ended jobs", changes.add_choice, _on_queue(changes.purge)),
+    Command(
+        "schema",
+        "show the version of the tables, make or upgrade them",
+        schema.add_arguments,
+        _on_unopened(schema.run),
+    ),
+)

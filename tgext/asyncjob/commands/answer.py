@@ -1,0 +1,85 @@
+"""What a command has to say, as text for people or JSON for programs, and its exit code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+#: Exit codes.
+FINE = 0
+NOTHING_FOUND = 1  #: no such job, or none that the command could do it to
+USAGE = 2  #: options, or a configuration, that make no sense
+NO_DATABASE = 3  #: the database cannot be asked
+
+#: The least that is left of a column that is made narrower.
+LEAST_WIDTH = 8
+
+#: What ends a cell that was cut.
+CUT = "..."
+
+
+class Answer(NamedTuple):
+    """text: without the last newline; "" for nothing."""
+
+    text: str
+    code: int = FINE
+
+
+def as_json(content: Any, code: int = FINE) -> Answer:
+    """Answer with JSON; instants in ISO format."""
+    return Answer(json.dumps(content, indent=2, default=_plain), code)
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"expected a value for JSON, got {value!r}")
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[object]], width: int | None = None) -> str:
+    """Return a plain table whose lines fit into *width* characters.
+
+    width: None: the terminal's, and without one there is no bound. The widest column is cut
+    first, until all fit or none is wider than LEAST_WIDTH.
+    """
+    if width is None:
+        width = shutil.get_terminal_size((0, 0)).columns
+    lines = [[str(cell) for cell in row] for row in [heads, *rows]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    while width and sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > LEAST_WIDTH:
+        widths[widths.index(max(widths))] -= 1
+    return "\n".join("  ".join(map(_fitted, line, widths)).rstrip() for line in lines)
+
+
+def _fitted(cell: str, width: int) -> str:
+    return cell.ljust(width) if len(cell) <= width else cell[: width - len(CUT)] + CUT
+
+
+def ago(then: datetime, now: datetime) -> str:
+    """Return how long ago that was, as in "5m 10s"."""
+    return lasting(now - then)
+
+
+def lasting(time: timedelta) -> str:
+    """Return a length of time in its two largest units, as in "5m 10s"."""
+    seconds = max(0, int(time.total_seconds()))
+    units = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)]
+    parts = []
+    for name, size in units:
+        number, seconds = divmod(seconds, size)
+        parts.append((number, name))
+    while len(parts) > 1 and not parts[0][0]:
+        del parts[0]
+    return " ".join(f"{number}{name}" for number, name in parts[:2])
+
+
+def number_of(count: int, noun: str) -> str:
+    """Return as in "1 job", "2 jobs"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+#: What gives a command its queue: loads the application, or makes a queue on a URL.
+Load = Callable[[], Any]

@@ -1,0 +1,162 @@
+"""Fork children that are whole, hear every signal, and leave no child without its parent.
+
+    parent <--signals, in their order, through a pipe-- the world
+    parent --fork--> child, which has none of the parent's handlers, pipes and exit functions
+    parent ==lifeline, a pipe==> child: it ends when the parent does, even by SIGKILL
+
+Everything that must be right around a fork stands here; when to fork is for others to say.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import NoReturn
+
+try:
+    from setproctitle import setproctitle
+except ImportError:  # without the extra `worker` a process keeps the name of its command
+
+    def setproctitle(title: str) -> None:
+        """Do nothing."""
+
+
+log = logging.getLogger(__name__)
+
+#: What a parent hears. Windows, which cannot fork, lacks some; the module can be imported there.
+HEARD = tuple(
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGCHLD")
+    if hasattr(signal, name)
+)
+
+
+class Ties:
+    """What ties a process to the children that it forks. Made and used in the main thread.
+
+    end_seconds: what a child may take to end after the parent has died.
+    """
+
+    def __init__(self, end_seconds: float) -> None:
+        self._end_seconds = end_seconds
+        # Only the parent has the writing end: when it dies, however it dies, the pipe ends.
+        self._lifeline, self._lifeline_write = os.pipe()
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+        self._fd_before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._handlers_before = {each: signal.signal(each, _do_nothing) for each in HEARD}
+
+    def wait(self, seconds: float | None) -> bytes:
+        """Sleep until signals come; return their numbers, b"" if none came for *seconds*."""
+        select.select([self._read], [], [], seconds)
+        try:
+            return os.read(self._read, 4096)
+        except BlockingIOError:
+            return b""
+
+    def close(self) -> None:
+        """Have children that are still there end, and give the signals back."""
+        os.close(self._lifeline_write)
+        os.close(self._lifeline)
+        for number, handler in self._handlers_before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        signal.set_wakeup_fd(self._fd_before)
+        os.close(self._read)
+        os.close(self._write)
+
+    def fork(self, run: Callable[[], int]) -> int:
+        """Fork a child that calls *run* and leaves with the status it returns; return its pid.
+
+        In the child SIGTERM does what it does by default, until *run* takes it. SIGINT and
+        SIGHUP do nothing: a terminal sends them to all processes, and the parent answers.
+        Raises OSError where there can be no more processes.
+        """
+        _flush_stdio()  # what is left in the buffers would be written by the child as well
+        # A signal for the child must not find the parent's handlers, and with them its pipe.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
+        try:
+            pid = os.fork()
+            if not pid:
+                self._live(run, mask)
+            return pid
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    # -- in the child
+
+    def _live(self, run: Callable[[], int], mask: Iterable[int]) -> NoReturn:
+        """Be a child from its first to its last moment: nothing is raised or returned."""
+        status = 1
+        try:
+            atexit._clear()  # as multiprocessing does: those functions are the parent's
+            self._let_go()
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            threading.Thread(target=self._watch, name="asyncjob-lifeline", daemon=True).start()
+            status = int(run())
+        except SystemExit as left:
+            status = left.code if isinstance(left.code, int) else int(left.code is not None)
+            if isinstance(left.code, str):
+                log.error("%s", left.code)
+        except BaseException:
+            log.exception("an error ends the process")
+        finally:
+            _leave(status)
+
+    def _let_go(self) -> None:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # SIGINT and SIGHUP keep the handler that does nothing: SIG_IGN would be handed on to
+        # every program that a job starts.
+        for each in (self._read, self._write, self._lifeline_write):
+            os.close(each)
+
+    def _watch(self) -> None:
+        os.read(self._lifeline, 1)
+        # To the main thread, which runs the handlers, and has to be woken where it waits.
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+        log.warning("the parent process is gone: this one was told to end, as by SIGTERM")
+        time.sleep(self._end_seconds)
+        os.kill(os.getpid(), signal.SIGKILL)  # nobody else is left to do it
+
+
+def set_title(text: str) -> None:
+    """Show this process as ``asyncjob-worker: text`` to ps and top, with the extra `worker`."""
+    setproctitle(f"asyncjob-worker: {text}")
+
+
+def name_of(number: int) -> str:
+    """Return the name of a signal, as in "SIGKILL"."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # of the real-time signals only the first and the last have names
+        return f"signal {number}"
+
+
+def _leave(status: int) -> NoReturn:
+    """End this process: what it registered for its exit is run, no thread is waited for."""
+    try:
+        atexit._run_exitfuncs()
+        logging.shutdown()
+        _flush_stdio()
+    finally:
+        os._exit(status & 0xFF)
+
+
+def _flush_stdio() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # broken, closed, or None
+            stream.flush()
+
+
+def _do_nothing(_number: int, _frame: object) -> None:
+    pass
