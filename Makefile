@@ -37,7 +37,7 @@ help:
 	@echo 'make crash            kill workers on each database: nothing lost, nothing twice (docs/crash.rst)'
 	@echo 'make crash LONG=1     20,000 jobs and 200 kills on each; DB=sqlite for one of them, SEED=2'
 	@echo 'make crash MUTANT=fence   or split: the library broken on purpose, which must be noticed'
-	@echo 'make bench            benchmarks/memory.py against their peers (BENCH=--quick: a smoke run)'
+	@echo 'make bench            benchmarks/memory.py and executors.py against their peers (BENCH=--quick: a smoke run)'
 	@echo 'make bench-sql        benchmarks/sql.py, likewise; some ten minutes'
 	@echo 'make clean            remove what these made'
 	@echo
@@ -63,6 +63,7 @@ crash: $(VENV)/.made-test
 
 bench: $(VENV)/.made-bench
 	$(BIN)/python benchmarks/memory.py $(BENCH)
+	$(BIN)/python benchmarks/executors.py $(BENCH)
 
 bench-sql: $(VENV)/.made-bench
 	$(BIN)/python benchmarks/sql.py $(BENCH)

@@ -25,8 +25,14 @@ EXTRAS = {
 # a database's driver, with what backend = sql needs of any
 EXTRAS["postgresql"] = [*EXTRAS["sqlalchemy"], "psycopg[binary]>=3.1"]
 EXTRAS["mysql"] = [*EXTRAS["sqlalchemy"], "PyMySQL>=1.1"]
+# calls on another server: HttpExecutor, HttpHook and the Slackers' workers over them
+EXTRAS["http"] = ["urllib3>=2.0", "itsdangerous>=2.1"]
 # process titles, and the memory that a worker is recycled by
 EXTRAS["worker"] = [*EXTRAS["sqlalchemy"], "setproctitle>=1.3", "psutil>=5.9"]
+# a store of tasks with a secret, or with closures in it
+EXTRAS["store"] = ["itsdangerous>=2.1"]
+# titles and gauges of looppool's processes; the pool itself needs nothing
+EXTRAS["looppool"] = ["setproctitle>=1.3", "psutil>=5.9", "statsd>=4"]
 EXTRAS["all"] = sorted({need for needs in EXTRAS.values() for need in needs})
 EXTRAS["test"] = [
     # the runner, and pages and servers that the tests drive
@@ -39,6 +45,13 @@ EXTRAS["test"] = [
     "gunicorn>=22",
     "waitress>=3",
     "hupper>=1.12",
+    # what programs written for tornado-slacker, Looppool and strand are used with
+    "Django>=4.2",
+    "tornado>=6.4",
+    "raven>=6.10",
+    "sentry-sdk>=2",
+    "redis>=5",
+    "dill>=0.3.8",
     # the TurboGears applications that the tests make
     "gearbox>=0.5",
     "tg.devtools>=2.5",

@@ -1,7 +1,7 @@
 """Virtual environments of what cannot share ours, made once and kept under .bench/.
 
 The released extension, since both are tgext.asyncjob; the durable peers, whose requirements are
-not ours.
+not ours; Looppool, which needs a Tornado of its time.
 """
 
 import subprocess
@@ -25,6 +25,10 @@ PEERS = [
     "uvloop>=0.21",
 ]
 
+LOOPPOOL = "Looppool==0.4.0"
+#: the last with the IOLoop that it was written for
+LOOPPOOL_BESIDE = ["tornado==4.5.3"]
+
 FOLDER = Path(__file__).resolve().parent.parent / ".bench"
 
 
@@ -39,6 +43,11 @@ def released_python() -> str:
 def peers_python() -> str:
     """Give the Python that has PgQueuer, Procrastinate and chancy, as `released_python` does."""
     return _python("peers", PEERS)
+
+
+def looppool_python() -> str:
+    """Give the Python that has Looppool, likewise."""
+    return _python("looppool", [LOOPPOOL, *LOOPPOOL_BESIDE])
 
 
 def _python(name: str, requirements: Sequence[str]) -> str:

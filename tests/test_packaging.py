@@ -172,7 +172,9 @@ def test_extra_all_is_the_union_of_those_of_features(built: Built) -> None:
         needs = built.metadata().get_all("Requires-Dist", [])
         return {need.split(";")[0] for need in needs if f'extra == "{extra}"' in need}
 
-    features = ["turbogears", "sqlalchemy", "postgresql", "mysql", "worker"]
+    features = [
+        "turbogears", "sqlalchemy", "postgresql", "mysql", "http", "worker", "store", "looppool",
+    ]  # fmt: skip
     assert all(needs_of(extra) for extra in features)
     assert needs_of("all") == set().union(*map(needs_of, features))
 

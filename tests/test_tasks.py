@@ -908,6 +908,10 @@ ALL = [
     errors.CallableMissing("shop.mails.send", "that is not there any more"),
     errors.OtherPython("send", "cpython-3.12", "cpython-3.11"),
     errors.Unreadable("a text"),
+    errors.NoReader("a.module.f", "a reason"),
+    errors.RemoteError("a.module.Class", "its text", "its traceback"),
+    errors.CallRefused(401, "a reason"),
+    errors.ServerUnreachable("x"),
 ]
 
 
@@ -932,7 +936,7 @@ def test_an_error_survives_pickling_and_copying(error, again):
     assert vars(found) == vars(error)
 
 
-# -- pickling: as an argument, in a process pool
+# -- pickling: as an argument, or as what a chain begins with, in a process pool
 
 
 def unadorned(number):

@@ -14,10 +14,14 @@
     +-- JobCancelled     concurrent.futures.CancelledError   raised inside a job
     +-- JobTimeout       TimeoutError                        raised inside a job
     +-- WorkerCrashed    RuntimeError    the process that ran the job died
+    +-- RemoteError      RuntimeError    stands for an exception that could not travel
+    +-- NoReader         TimeoutError    nobody reads the store that a task was written to
     +-- ModuleMissing    ImportError     a stored call names a module that is not here
     +-- CallableMissing  LookupError     a stored call names what its module no longer has
     +-- OtherPython      RuntimeError    another version of Python compiled a stored closure
     +-- Unreadable       ValueError      a stored text that this version does not write
+    +-- CallRefused      RuntimeError    another server refused a call, unopened
+    +-- ServerUnreachable  ConnectionError   another server could not be reached, or gave up
 
 A message says what was expected, what came, and what to do. The data it is made of are the
 exception's ``args``, so that every error can be pickled.
@@ -157,6 +161,38 @@ class WorkerCrashed(AsyncJobError, RuntimeError):
     """Recorded for a job whose worker process died while running it."""
 
 
+class RemoteError(AsyncJobError, RuntimeError):
+    """Raised in place of an exception that another process raised and that cannot come here.
+
+    class_path: ``module.Class`` of that exception. text: its message. traceback: as Python prints
+    it there, "" if unknown.
+    """
+
+    def __init__(self, class_path: str, text: str, traceback: str = "") -> None:
+        super().__init__(class_path, text, traceback)
+        self.class_path = class_path
+        self.text = text
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        return f"{self.class_path}: {self.text}"
+
+
+class NoReader(AsyncJobError, TimeoutError):
+    """Raised when nobody takes a task from the store that it was written to."""
+
+    def __init__(self, task: str, reason: str) -> None:
+        super().__init__(task, reason)
+        self.task = task
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"expected a reader to take {self.task} from its store, but {self.reason}; "
+            "start one: StoreTaskReader(store).listen()"
+        )
+
+
 class Unreadable(AsyncJobError, ValueError):
     """Raised for a stored text that is not what this version of the package writes."""
 
@@ -210,3 +246,25 @@ class CallableMissing(AsyncJobError, LookupError):
             f"expected {self.path!r}, which a stored call names, but {self.reason}; "
             "put it back under that name, or enqueue the job again"
         )
+
+
+class CallRefused(AsyncJobError, RuntimeError):
+    """Raised when another server refused a call; nothing of it was opened or run there.
+
+    status: of HTTP. reason: what that server says.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(status, reason)
+        self.status = status
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the server refused the call with status {self.status}: {self.reason}"
+
+
+class ServerUnreachable(AsyncJobError, ConnectionError):
+    """Raised when another server cannot be reached, or the connection breaks off.
+
+    The message says whether the call may have run there.
+    """

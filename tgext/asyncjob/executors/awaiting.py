@@ -1,0 +1,42 @@
+"""Which event loop runs in this thread; and a coroutine run to its end where none does.
+
+For who is to have the result in the very thread that asks: a task of a store, a taskrunner
+outside a loop. A CoroutineExecutor would run it in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable
+from typing import Any
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the event loop that runs in this thread, None if none does."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def finish(value: Any) -> Any:
+    """Return *value*; what it comes to, on an event loop of its own, if it is awaitable.
+
+    Raises RuntimeError inside a running loop, which waiting here would stop.
+    """
+    if not inspect.isawaitable(value):
+        return value
+    if running_loop() is not None:
+        if inspect.iscoroutine(value):
+            value.close()  # else Python warns that nobody awaited it
+        raise RuntimeError(
+            "expected a plain function inside a running event loop, got a coroutine, which "
+            "waiting here would never let run; await it, as CoroutineTaskrunner does, or use "
+            "a thread"
+        )
+    return asyncio.run(_await(value))
+
+
+async def _await(value: Awaitable[Any]) -> Any:
+    return await value

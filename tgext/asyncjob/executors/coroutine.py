@@ -1,0 +1,178 @@
+"""Run coroutine functions, and plain ones, on one event loop.
+
+    submit -> [call_soon_threadsafe] -> the loop's thread: a task for each call -> its future
+
+The loop is the executor's own, in a thread of its own, or one that runs already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import inspect
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, wait
+from contextlib import suppress
+from typing import Any
+
+from .awaiting import running_loop
+
+#: How long the end of a program waits for coroutines that do not want to be cancelled.
+EXIT_SECONDS = 5.0
+
+
+class CoroutineExecutor(Executor):
+    """Runs each call on an event loop, all that wait for something at the same time.
+
+    loop: one that runs, in whatever thread; it goes on after ``shutdown``. None: one of its own.
+        Call ``shutdown`` before that loop is closed: on a closed loop nothing ends.
+    A plain function runs on the loop, too, and holds it up meanwhile. Where it returns something
+    that can be awaited, it is awaited. A call sees the context variables of whoever submits it.
+    What has not ended when the program does is cancelled.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self._lock = threading.Lock()
+        self._loop = loop
+        self._own: _OwnLoop | None = None
+        self._shut_down = False
+        self._pending: set[Future[Any]] = set()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run the call on the loop.
+
+        ``cancel()`` of the future cancels a coroutine function that waits for something; a plain
+        function that has begun is not cancelled.
+        Raises RuntimeError after ``shutdown``, and where the given loop is closed.
+        """
+        future: Future[Any] = Future()
+        with self._lock:
+            if self._shut_down:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            if self._loop is None:
+                self._own = _OwnLoop(self)
+                self._loop = self._own.loop
+            self._loop.call_soon_threadsafe(self._start, future, fn, args, kwargs)
+            self._pending.add(future)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls. wait: until those under way have ended.
+
+        cancel_futures: cancel what has not ended; a plain function that has begun ends.
+        Raises RuntimeError where it would wait for itself: on its own loop, with calls under way.
+        """
+        with self._lock:
+            self._shut_down = True
+            left = list(self._pending)
+        if cancel_futures:
+            for future in left:
+                future.cancel()
+        if self._own is not None and not left:
+            self._own.end()
+        if wait:
+            self._wait_for(left)
+
+    def _wait_for(self, futures: list[Future[Any]]) -> None:
+        if self._loop is not None and self._loop is running_loop():
+            if not all(future.done() for future in futures):
+                raise RuntimeError(
+                    "shutdown() was called on the executor's own event loop, where it would wait "
+                    "for itself; call shutdown(wait=False), and await the futures"
+                )
+            return
+        wait(futures)
+        if self._own is not None:
+            self._own.join()
+
+    # -- on the loop
+
+    def _start(self, future: Future[Any], fn: Callable[..., Any], args: Any, kwargs: Any) -> None:
+        loop = asyncio.get_running_loop()
+        # Until its end such a future counts as waiting, since one that runs cannot be cancelled.
+        stoppable = inspect.iscoroutinefunction(fn)
+        if not stoppable and not future.set_running_or_notify_cancel():
+            self._forget(future)
+            return
+        task = loop.create_task(_settle(future, stoppable, fn, args, kwargs))
+        task.add_done_callback(lambda _task: self._forget(future))
+
+        def cancel(cancelled: Future[Any]) -> None:
+            if cancelled.cancelled():
+                loop.call_soon_threadsafe(task.cancel)
+
+        future.add_done_callback(cancel)
+
+    def _forget(self, future: Future[Any]) -> None:
+        with self._lock:
+            self._pending.discard(future)
+            ends = self._shut_down and not self._pending
+        if ends and self._own is not None:
+            self._own.end()
+
+
+async def _settle(
+    future: Future[Any], stoppable: bool, fn: Callable[..., Any], args: Any, kwargs: Any
+) -> None:
+    """Call, await what comes of it, and put what comes of that into the future."""
+    value, error = None, None
+    try:
+        if not future.cancelled():
+            value = fn(*args, **kwargs)
+            if inspect.isawaitable(value):
+                value = await value
+    except BaseException as raised:  # noqa: BLE001 - a SystemExit ends the call, not the loop
+        error = raised
+    if isinstance(error, asyncio.CancelledError):
+        future.cancel()  # the loop ends, or the coroutine has cancelled itself
+    if stoppable and not future.set_running_or_notify_cancel():
+        return
+    if error is None:
+        future.set_result(value)
+    else:
+        future.set_exception(error)
+
+
+class _OwnLoop:
+    """An event loop in a thread that ends when it is told to, or when nobody holds *owner*."""
+
+    def __init__(self, owner: CoroutineExecutor) -> None:
+        ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+        # A daemon, or a program that forgets a shutdown would never end. It may not hold the
+        # owner, or nobody would ever find that forgotten.
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(_until_ended(ready)), name="asyncjob-coroutines", daemon=True
+        )
+        self._thread.start()
+        self.loop, self._ended = ready.result()
+        self.end = weakref.finalize(owner, self.loop.call_soon_threadsafe, self._ended.set)
+        self.end.atexit = False  # see _end_all
+        _own_loops.add(self)
+
+    def join(self) -> None:
+        """Return when the thread has ended."""
+        self._thread.join()
+
+    def end_with_the_program(self) -> None:
+        """End now; coroutines that wait are cancelled. Finalizers do nothing any more."""
+        with suppress(RuntimeError):  # the loop was closed
+            self.loop.call_soon_threadsafe(self._ended.set)
+        self._thread.join(EXIT_SECONDS)
+
+
+async def _until_ended(ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]) -> None:
+    ended = asyncio.Event()
+    ready.set_result((asyncio.get_running_loop(), ended))
+    await ended.wait()
+
+
+_own_loops: weakref.WeakSet[_OwnLoop] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    # What nobody has shut down, as long as threads can still run.
+    for own in list(_own_loops):
+        own.end_with_the_program()

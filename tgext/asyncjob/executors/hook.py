@@ -1,0 +1,200 @@
+"""The other end of an HttpExecutor: a WSGI application that makes the calls it is sent.
+
+    body -> length -> signature -> age -> allow-list -> number -> [opened] -> scope -> call
+
+Each arrow may refuse, with a 4xx and before anything of the body is unpickled. Whoever knows the
+secret can run code here: the allow-list keeps honest callers to what the hook is for, and is no
+wall against somebody who can sign.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from http import HTTPStatus
+from typing import Any
+
+from ..current import current_queue, open_queues, queue_var
+from ..errors import BadSignature, Unreadable
+from ..seal.letters import Letter, Letters
+from .wire import CONTENT_TYPE, CallHead, NotAllowed, open_call, write_failure, write_result
+
+log = logging.getLogger(__name__)
+
+Scope = Callable[[], AbstractContextManager[Any]]
+
+#: Status, content type and body.
+Answer = tuple[HTTPStatus, str, bytes]
+
+
+class _Refused(Exception):
+    """Raised inside this room; its arguments are a status and a reason to be shown."""
+
+
+class HttpHook:
+    """Makes calls that are signed, fresh, new and allowed, and answers with what came of them.
+
+    secret: shared with the callers. allow: dotted names, or their first components, that may be
+    called; None: any. max_age: seconds; clocks may differ by as much. max_bytes: of one call.
+    scope: gives a context manager around each call, which commits, or aborts where the call
+    raises; None: ``session_scope()`` of the current job queue, where there is one.
+    Raises ConfigError for an empty secret.
+    """
+
+    def __init__(
+        self,
+        secret: str,
+        allow: Iterable[str] | None = None,
+        max_age: float = 30.0,
+        max_bytes: int = 1_048_576,
+        *,
+        scope: Scope | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._calls, self._answers = Letters(secret, "call"), Letters(secret, "answer")
+        self._allow = None if allow is None else frozenset([allow] if type(allow) is str else allow)
+        self._max_age, self._max_bytes = max_age, max_bytes
+        self._scope = scope or _scope_of_queue
+        self._clock = clock
+        self._seen = _Seen()
+
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        """Serve one request, as WSGI has it."""
+        status, kind, body = self.answer(
+            environ["REQUEST_METHOD"], environ.get("CONTENT_LENGTH"), environ["wsgi.input"].read
+        )
+        headers = [("Content-Type", kind), ("Content-Length", str(len(body)))]
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers.append(("Allow", "POST"))
+        start_response(f"{status.value} {status.phrase}", headers)
+        return [body]
+
+    def answer(self, method: str, length: str | None, read: Callable[[int], bytes]) -> Answer:
+        """Make one call and return status, content type and body, for any kind of server.
+
+        length: what the request says of its body's. read: gives so many bytes of it.
+        """
+        try:
+            letter = self._calls.read(self._body(method, length, read))
+            head = self._accepted(letter)
+        except _Refused as refusal:
+            status, reason = refusal.args
+        except BadSignature as error:
+            status, reason = HTTPStatus.UNAUTHORIZED, str(error)
+        except Unreadable as error:
+            status, reason = HTTPStatus.BAD_REQUEST, str(error)
+        else:
+            return self._call(head, letter.body)
+        return _refusal(status, reason)
+
+    # -- may it?
+
+    def _body(self, method: str, length: str | None, read: Callable[[int], bytes]) -> bytes:
+        if method != "POST":
+            raise _Refused(HTTPStatus.METHOD_NOT_ALLOWED, f"expected a POST, got a {method}")
+        if not length:
+            raise _Refused(
+                HTTPStatus.LENGTH_REQUIRED, "expected a body with its Content-Length, got none"
+            )
+        if not (length.isascii() and length.isdigit()):
+            raise _Refused(HTTPStatus.BAD_REQUEST, "expected a number as Content-Length")
+        if len(length) > 18 or int(length) > self._max_bytes:
+            raise _Refused(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"expected a call of {self._max_bytes} bytes at the most, got {length[:18]}; pass "
+                "less, or raise max_bytes of the hook",
+            )
+        try:
+            body = read(int(length))
+        except OSError as error:
+            raise _Refused(HTTPStatus.BAD_REQUEST, f"the body broke off: {error}") from None
+        if len(body) != int(length):
+            raise _Refused(
+                HTTPStatus.BAD_REQUEST, f"expected {length} bytes, got {len(body)}: they broke off"
+            )
+        return body
+
+    def _accepted(self, letter: Letter) -> CallHead:
+        head = CallHead.of(letter.head)
+        now = self._clock()
+        if not abs(now - head.at) <= self._max_age:
+            raise _Refused(
+                HTTPStatus.UNAUTHORIZED,
+                f"expected a call that was signed {self._max_age:g} s ago at the most, got one of "
+                f"{now - head.at:.0f} s ago; compare the clocks of both servers",
+            )
+        if not self._allows(head.target):
+            raise _not_allowed(head.target)
+        # Last, so that what is refused for another reason takes no room.
+        if not self._seen.add(head.number, head.at + self._max_age, now):
+            raise _Refused(HTTPStatus.CONFLICT, "expected a new call, got one that was made before")
+        return head
+
+    def _allows(self, name: str) -> bool:
+        if self._allow is None:
+            return True
+        parts = name.split(".")
+        return any(".".join(parts[:end]) in self._allow for end in range(1, len(parts) + 1))
+
+    # -- then do it
+
+    def _call(self, head: CallHead, body: bytes) -> Answer:
+        began = time.monotonic()
+        try:
+            chain = open_call(head, body, self._allows)
+            with self._scope():
+                # Inside: what is loaded on demand can be loaded as long as there is a session.
+                answer = write_result(self._answers, head.number, chain())
+            how = "succeeded"
+        except NotAllowed as refusal:
+            return _refusal(*_not_allowed(str(refusal)).args)
+        except BaseException as error:  # a SystemExit ends the call, not the server
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            answer = write_failure(self._answers, head.number, error)
+            how = f"failed with {type(error).__name__}"
+        log.info("call=%s %s after %.3fs", head.target, how, time.monotonic() - began)
+        return HTTPStatus.OK, CONTENT_TYPE, answer
+
+
+def _not_allowed(target: str) -> _Refused:
+    return _Refused(
+        HTTPStatus.FORBIDDEN, f"expected a target on the allow-list of the hook, got {target!r}"
+    )
+
+
+def _refusal(status: HTTPStatus, reason: str) -> Answer:
+    log.warning("refused a call with status %d: %s", status, reason)
+    return status, "text/plain; charset=utf-8", f"{reason}\n".encode()
+
+
+def _scope_of_queue() -> AbstractContextManager[Any]:
+    if queue_var.get() is None and not open_queues:
+        return nullcontext()
+    return current_queue().session_scope()
+
+
+class _Seen:
+    """The numbers of the calls that were made, for as long as they could be sent again."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._numbers: set[str] = set()
+        self._until: list[tuple[float, str]] = []  # a heap
+
+    def add(self, number: str, until: float, now: float) -> bool:
+        """Keep a number until a moment; False if it was here."""
+        with self._lock:
+            while self._until and self._until[0][0] < now:
+                self._numbers.discard(heapq.heappop(self._until)[1])
+            if number in self._numbers:
+                return False
+            self._numbers.add(number)
+            heapq.heappush(self._until, (until, number))
+            return True

@@ -1,0 +1,193 @@
+"""Run calls on a pool of event loops: coroutine functions, a process and a loop for many.
+
+A thin use of ``messages``: a call is a message, and there is one result for each.
+"""
+
+from __future__ import annotations
+
+import atexit
+import inspect
+import itertools
+import os
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor, Future
+from typing import Any
+
+from .messages import Crew, Parcel, Station, Terms, pack, unpack
+from .remote import Failure
+
+#: Calls that one worker has at a time by default; the others wait where they can be cancelled.
+MOST_RUNNING = 256
+
+
+class LoopPoolExecutor(Executor):
+    """Runs each call on the event loop of the process that has the fewest.
+
+    A coroutine function's coroutine is awaited; a plain function holds up its loop. What a
+    worker had when it died fails with WorkerCrashed and is not called again.
+
+    max_workers: processes; None: one for each CPU. max_running: calls that one worker has at a
+    time. start_method: of multiprocessing; None: its default.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        *,
+        max_running: int = MOST_RUNNING,
+        start_method: str | None = None,
+    ) -> None:
+        size = os.cpu_count() or 1 if max_workers is None else max_workers
+        self._crew = Crew(
+            Terms(size, Caller, size * max_running, redeliver=False, start_method=start_method),
+            self,
+        )
+        self._lock = threading.RLock()
+        self._numbers = itertools.count()
+        self._waiting: deque[tuple[int, bytes]] = deque()
+        self._futures: dict[int, Future[Any]] = {}
+        self._has_started = False
+        self._shut_down = False
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Have a worker call *fn*; the future is of what it returns, or of what that awaits.
+
+        Raises RuntimeError after ``shutdown``, WorkerCrashed where no worker can be started.
+        What cannot be pickled fails in the future.
+        """
+        future: Future[Any] = Future()
+        number = next(self._numbers)
+        try:
+            payload = pack((number, fn, args, kwargs))
+        except Exception as error:  # noqa: BLE001 - pickle calls what the arguments' classes say
+            payload, mistake = b"", error
+        with self._lock:
+            if self._shut_down:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            if not payload:
+                future.set_running_or_notify_cancel()
+                future.set_exception(mistake)
+                return future
+            if not self._has_started:
+                self._crew.start()
+                self._has_started = True
+                # after the crew's own, so before it: what was submitted is done, as in the
+                # standard library's pools
+                atexit.register(self.shutdown)
+            self._futures[number] = future
+            is_first = not self._waiting
+            self._waiting.append((number, payload))
+            if is_first:  # else the workers are full, and the crew tells when they are not
+                self._feed()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Refuse further calls; the workers end when they have done what was submitted.
+
+        wait: return when they have. cancel_futures: cancel what no worker has yet.
+        """
+        with self._lock:
+            self._shut_down = True
+            atexit.unregister(self.shutdown)
+            if cancel_futures:
+                dropped = [self._futures.pop(number) for number, _ in self._waiting]
+                self._waiting.clear()
+                for future in dropped:
+                    future.cancel()
+                    future.set_running_or_notify_cancel()
+            self._stop_if_over()
+        if wait and self._has_started:
+            self._crew.join()
+
+    def _feed(self) -> None:
+        """Give waiting calls to the idlest workers while they take any."""
+        while self._waiting:
+            worker = self._crew.idlest()
+            if worker is None:
+                return
+            number, payload = self._waiting.popleft()
+            if not self._futures[number].set_running_or_notify_cancel():
+                del self._futures[number]
+                continue
+            try:
+                self._crew.put(payload, number=worker, label=number)
+            except RuntimeError as error:  # it has given up
+                self._futures.pop(number).set_exception(error)
+
+    def _stop_if_over(self) -> None:
+        if self._shut_down and self._has_started and not self._waiting:
+            self._crew.stop("cannot schedule new futures after shutdown")
+
+    # -- the crew's listener
+
+    def deliver(self, worker: int, results: Sequence[Any]) -> None:
+        """Finish the futures of these results."""
+        for number, has_failed, answer in results:
+            future = self._futures.pop(number)
+            try:
+                value = answer.exception() if has_failed else unpack(answer)
+            except Exception as error:  # noqa: BLE001 - the result's classes may raise anything
+                value, has_failed = error, True
+            if has_failed:
+                future.set_exception(value)
+            else:
+                future.set_result(value)
+
+    def lose(self, parcels: Sequence[Parcel], error: BaseException) -> None:
+        """Fail the futures of calls that no worker will do."""
+        for parcel in parcels:
+            assert isinstance(parcel.label, int)
+            self._futures.pop(parcel.label).set_exception(error)
+
+    def make_room(self, worker: int) -> None:
+        """Go on with what waits."""
+        with self._lock:
+            self._feed()
+            self._stop_if_over()
+
+
+class Caller:
+    """The post of a worker that calls what it is sent."""
+
+    def __init__(self, station: Station) -> None:
+        self._station = station
+
+    def start(self) -> None:
+        """Nothing is needed."""
+
+    def join(self) -> None:
+        """Nothing is kept."""
+
+    def handle(self, message: tuple[int, Callable[..., Any], Any, Any]) -> Awaitable[None] | None:
+        """Call, and send what comes of it."""
+        number, function, args, kwargs = message
+        try:
+            value = function(*args, **kwargs)
+            if inspect.isawaitable(value):
+                return self._await(number, value)
+        except BaseException as error:  # noqa: BLE001 - it is the future's, whatever it is
+            self._answer(number, error=error)
+        else:
+            self._answer(number, value)
+        return None
+
+    async def _await(self, number: int, value: Awaitable[Any]) -> None:
+        try:
+            result = await value
+        except BaseException as error:  # noqa: BLE001 - as above
+            self._answer(number, error=error)
+        else:
+            self._answer(number, result)
+
+    def _answer(
+        self, number: int, value: object = None, *, error: BaseException | None = None
+    ) -> None:
+        answer: bytes | Failure
+        try:
+            answer = pack(value) if error is None else Failure.of(error)
+        except Exception as mistake:  # noqa: BLE001 - pickle calls what the result's classes say
+            answer = Failure.of(mistake)
+        self._station.put_nowait((number, isinstance(answer, Failure), answer))
+        self._station.task_done()

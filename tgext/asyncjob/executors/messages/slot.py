@@ -1,0 +1,219 @@
+"""The parent's side of one worker: what waits for it, what it has, what it may send.
+
+A slot outlives its processes. Messages go out in frames: the first at once, and while two frames
+are on their way the rest waits and becomes the next one. So a lone message is not held up, and
+many cost one write. Nothing here locks: the crew does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import sys
+from collections import deque
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from .channel import Channel
+
+log = logging.getLogger(__name__)
+
+#: One that the worker takes messages from, and one that is there when it has done so.
+FRAMES_ON_THEIR_WAY = 2
+
+#: A frame ends with the message that reaches either; the second is in bytes.
+FRAME_MESSAGES = 512
+FRAME_BYTES = 1 << 18
+
+#: Stands for no bound on results.
+BOUNDLESS = sys.maxsize
+
+#: A message that as many workers have died with is not given to another one.
+MOST_DEATHS = 3
+
+
+class Parcel:
+    """A pickled message.
+
+    label: what its sender knows it by; stays in this process.
+    """
+
+    __slots__ = ("deaths", "label", "payload")
+
+    def __init__(self, payload: bytes, label: object) -> None:
+        self.payload = payload
+        self.label = label
+        self.deaths = 0
+
+
+class Slot:
+    """See the module. Used under the crew's lock, but for ``channel`` and ``process``."""
+
+    def __init__(self, number: int, most_tasks: int, most_results: int) -> None:
+        self.number = number
+        self.most_tasks = most_tasks
+        self.most_results = most_results
+        self.process: BaseProcess | None = None
+        self.channel: Channel | None = None
+        self.pid = 0
+        self.has_started = False  #: whether this process has said that it is ready
+        self.is_awaited = False  #: whether somebody has found it full since it last had room
+        self.undone_results = 0  #: results that nobody has said are dealt with
+        self.is_gone = False  #: whether it ended for good
+        self._waiting: deque[Parcel] = deque()
+        self._sent: dict[int, Parcel] = {}
+        self._next_number = 0
+        self._on_their_way = 0
+        self._returned = 0
+        # Credit goes back in eighths, so that a lone result does not cost a frame of its own.
+        self._least_returned = max(1, most_results // 8)
+        self._is_closing = False
+        self._is_told = False
+
+    def __len__(self) -> int:
+        """How many messages it has that are not done."""
+        return len(self._waiting) + len(self._sent)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a share waits and a share is under way, or may be."""
+        return len(self._waiting) + len(self._sent) >= 2 * self.most_tasks
+
+    def occupy(self, process: BaseProcess, channel: Channel) -> None:
+        """Give the slot to a process that is about to start."""
+        self.process, self.channel = process, channel
+        self.has_started = False
+        self._on_their_way = 0
+        self._returned = 0
+        self._is_told = False
+
+    # -- to the worker
+
+    def accept(self, payload: bytes, label: object) -> None:
+        """Take a message. Raises queue.Full."""
+        if self.is_full:
+            self.is_awaited = True
+            raise queue.Full(
+                f"worker {self.number} has {len(self._sent)} messages and {len(self._waiting)} "
+                f"wait, together twice its share of max_tasks, {self.most_tasks}; try again "
+                "later, or await put()"
+            )
+        self._waiting.append(Parcel(payload, label))
+
+    def close(self) -> None:
+        """Have the worker end when it has done what it has; its results are bounded no more."""
+        self._is_closing = True
+
+    def return_results(self, number: int) -> bool:
+        """Let the worker send so many results more; whether it should hear of that now."""
+        self.undone_results -= number
+        self._returned += number
+        return self._returned >= self._least_returned
+
+    def begin(self) -> bool:
+        """Send what waits if nothing is on its way; else it goes with the next frame.
+
+        Returns False where the stream did not take all of it.
+        """
+        return self._on_their_way > 0 or self.push()
+
+    def push(self) -> bool:
+        """Send what may go now. Returns False where the stream did not take all of it.
+
+        The rest is for ``resume``, once there is room.
+        """
+        channel = self.channel
+        if channel is None or channel.is_clogged:
+            return True
+        try:
+            while self._on_their_way < FRAMES_ON_THEIR_WAY and not channel.is_clogged:
+                content = self._next_frame()
+                if content is None:
+                    break
+                self._on_their_way += 1
+                channel.send(content)
+        except OSError as error:  # it has died; whoever watches the processes sees that too
+            log.debug("worker %s cannot be written to: %s", self.number, error)
+        return not channel.is_clogged
+
+    def resume(self) -> None:
+        """Send what the stream did not take, and more."""
+        if self.channel is not None:
+            with contextlib.suppress(OSError):  # as above
+                self.channel.resume()
+            self.push()
+
+    def _next_frame(self) -> tuple[Any, ...] | None:
+        """(number of the first message, messages, credit for results, whether it is the last)."""
+        waiting, sent, most = self._waiting, self._sent, self.most_tasks
+        first = number = self._next_number
+        payloads: list[bytes] = []
+        size = 0
+        while waiting and number - first < FRAME_MESSAGES and size < FRAME_BYTES:
+            if len(sent) >= most:
+                break
+            parcel = waiting.popleft()
+            sent[number] = parcel
+            payloads.append(parcel.payload)
+            size += len(parcel.payload)
+            number += 1
+        self._next_number = number
+        is_last = self._is_closing and not waiting and not self._is_told
+        # told with the first frame after close(), not with the last: the worker goes on sending
+        credit = BOUNDLESS if self._is_closing else self._returned
+        if not payloads and not is_last and self._returned < self._least_returned:
+            return None
+        self._returned = 0
+        self._is_told = self._is_told or is_last
+        return (first, payloads, credit, is_last)
+
+    # -- from the worker
+
+    def note(self, receipts: int, done: list[int]) -> bool:
+        """Count frames that were read and messages that are done, and send more.
+
+        Returns whether the stream took all of that.
+        """
+        self._on_their_way -= receipts
+        for number in done:
+            self._sent.pop(number, None)
+        return self.push()
+
+    def greets(self) -> bool:
+        """Whether there is room, and somebody to tell who has found none."""
+        if not self.is_awaited or self.is_full:
+            return False
+        self.is_awaited = False
+        return True
+
+    def refuse(self, number: int) -> Parcel | None:
+        """Take back a message that the worker cannot read."""
+        return self._sent.pop(number, None)
+
+    # -- after its death
+
+    @property
+    def has_ended_well(self) -> bool:
+        """Whether the process that is gone was told to end and left nothing undone."""
+        return self._is_told and not self._sent and not self._waiting
+
+    def inherit(self, redeliver: bool) -> list[Parcel]:
+        """Take back what the dead process had, to the front of the line; return what is lost.
+
+        redeliver: False: all that it had is lost; True: what too many workers died with is.
+        """
+        had, self._sent = list(self._sent.values()), {}
+        for parcel in had:
+            parcel.deaths += self.has_started  # else it was not what it died of
+        kept = [parcel for parcel in had if redeliver and parcel.deaths < MOST_DEATHS]
+        lost = [parcel for parcel in had if not (redeliver and parcel.deaths < MOST_DEATHS)]
+        self._waiting.extendleft(reversed(kept))
+        return lost
+
+    def clear(self) -> list[Parcel]:
+        """Give up everything, sent or not."""
+        left = [*self._sent.values(), *self._waiting]
+        self._sent = {}
+        self._waiting.clear()
+        return left

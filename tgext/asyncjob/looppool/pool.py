@@ -1,0 +1,265 @@
+"""The pool as the parent holds it: messages in, results on the parent's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib
+import inspect
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from ..executors.messages import Crew, Full, Parcel, Station, Terms, pack, unpack
+from .titles import title_process
+from .worker import Worker
+
+log = logging.getLogger(__name__)
+
+#: ``put`` lets the loop go round after so many messages, or no result would be dealt with.
+PUTS_AT_A_STRETCH = 32
+
+
+class Pool:
+    """Workers, a process each; give it a ``process_message``, start it, put messages.
+
+    ioloop: where results are dealt with: asyncio's loop or Tornado's; None: the one that runs
+    when ``start`` is called. pool_size: None: a process for each CPU.
+    max_tasks: messages that wait, and as many again that workers have begun; each worker has an
+    equal share. max_results: results of one worker that the pool is not done with.
+    start_method: of multiprocessing ("fork", "spawn", "forkserver"); None: its default.
+    when_worker_dies: "redeliver" gives its messages to the next one with its number, "report"
+    gives them to ``message_lost``.
+    """
+
+    def __init__(  # noqa: PLR0913 - the first five are the original's
+        self,
+        ioloop: Any = None,
+        pool_size: int | None = None,
+        worker_class: type[Worker] = Worker,
+        max_tasks: int = 4096,
+        max_results: int = 4096,
+        *,
+        start_method: str | None = None,
+        when_worker_dies: Literal["redeliver", "report"] = "redeliver",
+    ) -> None:
+        if when_worker_dies not in ("redeliver", "report"):
+            raise ValueError(
+                f"when_worker_dies: expected 'redeliver' or 'report', got {when_worker_dies!r}"
+            )
+        self.pool_size = os.cpu_count() or 1 if pool_size is None else pool_size
+        is_tornado = hasattr(ioloop, "asyncio_loop")
+        terms = Terms(
+            self.pool_size,
+            functools.partial(_hire, worker_class, is_tornado),
+            max_tasks,
+            max_results,
+            redeliver=when_worker_dies == "redeliver",
+            start_method=start_method,
+        )
+        self._crew = Crew(terms, self)
+        self._loop: Any = ioloop.asyncio_loop if is_tornado else ioloop
+        self._running: set[asyncio.Future[Any]] = set()
+        self._drained: asyncio.Future[None] | None = None
+        self._puts = 0
+        self._putters: list[deque[asyncio.Future[None]]] = [deque() for _ in range(self.pool_size)]
+
+    # -- to override, or to assign to
+
+    def process_message(self, result: Any, result_done: Any) -> Any:
+        """Deal with a result and call ``result_done()``, now or later; may be a coroutine."""
+        raise NotImplementedError("expected a pool with a process_message(result, result_done)")
+
+    def message_lost(self, message: Any, error: BaseException) -> None:
+        """Hear of a message that no worker has done or will do; it is logged by default."""
+        log.error("a message is lost: %s", error)
+
+    # -- life
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes, by the numbers of their workers."""
+        return self._crew.pids
+
+    def start(self) -> None:
+        """Start the processes. Raises RuntimeError at a second call, and without a loop."""
+        if self._loop is None:
+            try:
+                self._loop = asyncio.get_running_loop()
+            except RuntimeError:
+                raise RuntimeError(
+                    "expected a running event loop, there is none; give the pool one: Pool(ioloop)"
+                ) from None
+        self._crew.start()
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Return when every message that was put is done and the processes have ended.
+
+        Results are on the loop then, before whatever comes to it later. It holds up the loop
+        it is called on; ``drain`` does not.
+        timeout: seconds after which the processes are killed, and what is left is lost; None:
+        as long as it takes.
+        """
+        self._crew.stop()
+        if not self._crew.join(timeout):
+            self._crew.kill(f"the pool was stopped and not done after {timeout:g} s")
+            self._crew.join()
+
+    async def drain(self, timeout: float | None = None) -> None:
+        """Stop as ``stop`` does, but let the loop go on, and wait until results are done too.
+
+        On the pool's loop. Raises TimeoutError where, after another *timeout* seconds, there
+        are results that are not done.
+        """
+        loop = asyncio.get_running_loop()
+        self._drained = loop.create_future()
+        await loop.run_in_executor(None, self.stop, timeout)
+        self._see_whether_drained()
+        await asyncio.wait_for(self._drained, timeout)
+
+    async def __aenter__(self) -> Pool:
+        self.start()
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.drain()
+
+    # -- messages
+
+    def put_nowait(self, message: Any, worker_num: int | None = None) -> None:
+        """Send a message to a worker: to number *worker_num*; None: to the next in turn.
+
+        As many messages as there are workers, put one after the other, reach one worker each.
+        Any thread may put. Raises queue.Full where that worker has its share of ``max_tasks``,
+        IndexError for a number that no worker has, RuntimeError after ``stop``, WorkerCrashed
+        where no worker could be started, and whatever pickle has against the message.
+        """
+        self._crew.put(pack(message), number=worker_num)
+
+    async def put(self, message: Any, worker_num: int | None = None) -> None:
+        """Send a message as soon as the worker whose it is takes one; on the pool's loop."""
+        payload = pack(message)
+        number = self._crew.next_in_turn() if worker_num is None else worker_num
+        self._puts += 1
+        if self._puts % PUTS_AT_A_STRETCH == 0:
+            await asyncio.sleep(0)
+        while True:
+            try:
+                self._crew.put(payload, number=number)
+                return
+            except Full:
+                turn = asyncio.get_running_loop().create_future()
+            self._putters[number].append(turn)
+            await turn
+
+    # -- the crew's listener, in its thread
+
+    def deliver(self, number: int, results: Sequence[Any]) -> None:
+        """Have the loop deal with results."""
+        self._on_loop(self._process, number, results)
+
+    def lose(self, parcels: Sequence[Parcel], error: BaseException) -> None:
+        """Have the loop hear of lost messages."""
+        self._on_loop(self._report, parcels, error)
+
+    def make_room(self, number: int) -> None:
+        """Have the loop go on with who waits in ``put``."""
+        self._on_loop(self._wake, number)
+
+    def _on_loop(self, function: Callable[..., None], *args: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:
+            log.warning("the pool's loop is closed; what comes from its workers is dropped")
+
+    # -- on the loop
+
+    def _process(self, number: int, results: Sequence[Any]) -> None:
+        for result in results:
+            done = ResultDone(self, number)
+            try:
+                answer = self.process_message(result, done)
+            except Exception:
+                log.exception("process_message failed")
+                done.settle()
+                continue
+            if answer is not None and inspect.isawaitable(answer):
+                running = asyncio.ensure_future(answer)
+                self._running.add(running)
+                running.add_done_callback(functools.partial(self._end, done))
+
+    def _end(self, done: ResultDone, running: asyncio.Future[Any]) -> None:
+        self._running.discard(running)
+        if not running.cancelled() and (error := running.exception()) is not None:
+            log.error("process_message failed", exc_info=error)
+            done.settle()
+        self._see_whether_drained()
+
+    def _report(self, parcels: Sequence[Parcel], error: BaseException) -> None:
+        for parcel in parcels:
+            try:
+                message = unpack(parcel.payload)
+            except Exception as mistake:  # noqa: BLE001 - the message's classes may raise anything
+                message, error = parcel.payload, mistake
+            self.message_lost(message, error)
+
+    def _wake(self, number: int) -> None:
+        putters = self._putters[number]
+        while putters:
+            turn = putters.popleft()
+            if not turn.done():
+                turn.set_result(None)
+
+    def _done_with_result(self, number: int) -> None:
+        self._crew.results_done(number, 1)
+        if self._drained is not None:
+            self._on_loop(self._see_whether_drained)
+
+    def _see_whether_drained(self) -> None:
+        drained = self._drained
+        if drained is None or drained.done() or self._running or self._crew.undone_results:
+            return
+        drained.set_result(None)
+
+
+class ResultDone:
+    """Says once that a result is dealt with: the argument ``result_done``; from any thread."""
+
+    __slots__ = ("_is_open", "_number", "_pool")
+
+    def __init__(self, pool: Pool, number: int) -> None:
+        self._pool = pool
+        self._number = number
+        self._is_open = True
+
+    def __call__(self) -> None:
+        """Say so. Raises ValueError at a second call."""
+        if not self._is_open:
+            raise ValueError("result_done() called twice for one result")
+        self.settle()
+
+    def settle(self) -> None:
+        """Say so, unless that has been done."""
+        if self._is_open:
+            self._is_open = False
+            self._pool._done_with_result(self._number)
+
+
+class _Hired:
+    """A worker at its station; so that the names of its own methods are its own."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.start = worker.start
+        self.handle = worker._process_message
+        self.join = worker.join
+
+
+def _hire(worker_class: type[Worker], is_tornado: bool, station: Station) -> _Hired:
+    """Make a worker; on the loop of its process."""
+    ioloop: Any = asyncio.get_running_loop()
+    if is_tornado:
+        ioloop = importlib.import_module("tornado.ioloop").IOLoop.current()
+    title_process(f"{worker_class.__qualname__} {station.number}")
+    return _Hired(worker_class(station.number, ioloop, station))

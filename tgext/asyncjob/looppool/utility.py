@@ -1,0 +1,96 @@
+"""How a process and its event loop are doing, told to a statsd server every some seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+from typing import Any, Protocol
+
+from ..errors import MissingExtra
+
+try:
+    import psutil  # type: ignore[import-untyped]
+except ImportError:
+    raise MissingExtra("tgext.asyncjob.looppool.utility", "looppool") from None
+
+log = logging.getLogger(__name__)
+
+
+class Statsd(Protocol):
+    """What is asked of a client of the ``statsd`` package."""
+
+    def pipeline(self) -> Any: ...
+
+
+class ResourceReporter:
+    """Sends gauges under *prefix*: ``cpu``, ``maxrss``, ``rss``, and of the loop its backlog.
+
+    cpu: a share of one CPU, from the second report on. maxrss, rss: in KiB.
+    ioloop.handler: file descriptors that it watches; ioloop.callback: callbacks that are ready;
+    ioloop.timeout: timers; ioloop.lag: milliseconds that this report is late.
+    Any gauge that the loop does not know of is left out.
+    """
+
+    sleep_time: float = 10  #: seconds from one report to the next
+
+    def __init__(self, ioloop: Any, statsd: Statsd, prefix: str = "process") -> None:
+        loop = getattr(ioloop, "asyncio_loop", ioloop)  # Tornado's has asyncio's inside
+        self._loop: asyncio.AbstractEventLoop = loop
+        self._statsd = statsd
+        self._prefix = prefix
+        self._process = psutil.Process()
+        self._last: tuple[float, float] | None = None
+        self._due: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_running = False
+
+    def start(self) -> None:
+        """Report now and every ``sleep_time`` seconds, on the loop; from any thread."""
+        if not self._is_running:
+            self._is_running = True
+            self._loop.call_soon_threadsafe(self._report)
+
+    def stop(self) -> None:
+        """Report no more; on the loop's thread."""
+        self._is_running = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _report(self) -> None:
+        if not self._is_running:
+            return
+        try:
+            with self._statsd.pipeline() as pipe:
+                for name, value in self._gauges().items():
+                    pipe.gauge(f"{self._prefix}.{name}", value)
+        except OSError as error:
+            log.warning("statsd cannot be reached: %s", error)
+        self._due = self._loop.time() + self.sleep_time
+        self._timer = self._loop.call_at(self._due, self._report)
+
+    def _gauges(self) -> dict[str, float]:
+        gauges: dict[str, float] = {}
+        now, times = self._loop.time(), self._process.cpu_times()
+        used = times.user + times.system
+        if self._last is not None:
+            then, used_then = self._last
+            gauges["cpu"] = (used - used_then) / max(now - then, 1e-9)
+        self._last = (now, used)
+        gauges["maxrss"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        gauges["rss"] = self._process.memory_info().rss // 1024
+        gauges.update(self._backlog())
+        if self._due is not None:
+            gauges["ioloop.lag"] = max(0.0, now - self._due) * 1000
+        return gauges
+
+    def _backlog(self) -> dict[str, float]:
+        """What asyncio keeps to itself; another loop may not have it."""
+        selector = getattr(self._loop, "_selector", None)
+        found = {
+            "ioloop.handler": None if selector is None else selector.get_map(),
+            "ioloop.callback": getattr(self._loop, "_ready", None),
+            "ioloop.timeout": getattr(self._loop, "_scheduled", None),
+        }
+        return {name: len(things) for name, things in found.items() if things is not None}

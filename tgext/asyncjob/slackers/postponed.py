@@ -1,0 +1,112 @@
+"""Slacker and Postponed: attribute access, calls, items and slices, recorded and not done.
+
+Every use of a Slacker starts a chain of its own, and a chain is never changed by extending it:
+each step gives a new Postponed. Names that begin and end with two underscores are not recorded,
+since Python itself asks objects for such; so what is ours is called like that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from concurrent.futures import Executor
+from typing import Any
+
+from ..call import Call
+from ..chain import Chain
+from .outcome import Fetched, fetched, tell
+from .workers import DummyWorker
+
+
+class _Recorder:
+    """What a Slacker and a Postponed record alike."""
+
+    __slots__ = ("__asyncjob_chain__", "__asyncjob_worker__", "__weakref__")
+
+    __asyncjob_chain__: Chain
+    __asyncjob_worker__: Executor | None
+
+    def __init__(self, chain: Chain, worker: Executor | None) -> None:
+        self.__asyncjob_chain__ = chain
+        self.__asyncjob_worker__ = worker
+
+    def __getattr__(self, name: str) -> Postponed:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(f"a {type(self).__name__} records no attribute {name!r}")
+        return Postponed(self.__asyncjob_chain__.get(name), self.__asyncjob_worker__)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Postponed:
+        return Postponed(self.__asyncjob_chain__.call(args, kwargs), self.__asyncjob_worker__)
+
+    def __getitem__(self, key: Any) -> Postponed:
+        return Postponed(self.__asyncjob_chain__.item(key), self.__asyncjob_worker__)
+
+    # Else Python would ask for one item after the other, and each would be recorded.
+    __iter__ = None
+    __contains__ = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without its worker: there it is run by whoever has it.
+        return _recorder_of, (type(self), self.__asyncjob_chain__)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.__asyncjob_chain__}>"
+
+
+class Slacker(_Recorder):
+    """Stands for an object, and does nothing to it.
+
+    obj: any object that can be pickled: a function or class of a module, a module, an instance.
+    worker: where the chains that begin here are run; None: at once, in the caller's thread.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, obj: Any, worker: Executor | None = None) -> None:
+        super().__init__(Chain(obj), worker)
+
+    def __asyncjob_call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        return Call(self.__asyncjob_chain__.base, args, kwargs or None)
+
+
+class Postponed(_Recorder):
+    """A chain of a Slacker's, and where it will be run; each run begins anew.
+
+    It can be awaited, yielded in a ``@process``, and given to ``asyncjob_perform``. It has two
+    names of its own, which it therefore does not record: ``proceed`` and ``fetch``.
+    """
+
+    __slots__ = ()
+
+    def fetch(self, worker: Executor | None = None) -> Fetched:
+        """Begin, and return the future of what comes of it. worker: another than the Slacker's.
+
+        Raises what the worker raises when it takes no more, RuntimeError as a rule.
+        """
+        return fetched(self.__submit(worker))
+
+    def proceed(
+        self, callback: Callable[[Any], Any] | None = None, worker: Executor | None = None
+    ) -> None:
+        """Begin, and call back with the result, or with the exception where it raised.
+
+        The callback is called on the event loop that runs here, else where the work ended.
+        Without one a failure is logged. worker, and what is raised: as in ``fetch``.
+        """
+        tell(self.__submit(worker), callback)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self.fetch().__await__()
+
+    def __submit(self, worker: Executor | None) -> Any:
+        chosen = self.__asyncjob_worker__ if worker is None else worker
+        return (DummyWorker() if chosen is None else chosen).submit(self.__asyncjob_chain__)
+
+    def __asyncjob_call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        call = self.__asyncjob_chain__.as_call
+        return call._replace(args=call.args + args, kwargs=kwargs or None)
+
+
+def _recorder_of(kind: type[_Recorder], chain: Chain) -> _Recorder:
+    made = kind.__new__(kind)
+    _Recorder.__init__(made, chain, None)
+    return made

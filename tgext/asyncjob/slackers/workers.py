@@ -1,0 +1,25 @@
+"""The workers that need nothing but Python: here and now, in a thread, in a process."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from ..executors import InlineExecutor, ProcessExecutor
+
+
+class DummyWorker(InlineExecutor):
+    """Runs a chain at once, in the caller's thread: it blocks."""
+
+
+class ThreadWorker(ThreadPoolExecutor):
+    """Runs chains in a pool of threads. max_workers: how many; None: the standard library's."""
+
+    def __init__(self, max_workers: int | None = None) -> None:
+        super().__init__(max_workers, thread_name_prefix="asyncjob-slacker")
+
+
+class ProcessWorker(ProcessExecutor):
+    """Runs chains in a pool of processes.
+
+    What is recorded must be such as a process finds again: defined in a module, or picklable.
+    """

@@ -1,0 +1,182 @@
+"""Run several tasks at once, and keep account of how each ended."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Any, NamedTuple
+
+from ..errors import NoReader
+from ..executors.awaiting import running_loop
+from .runners import Callback, Taskrunner, tell_and_raise
+from .stored import StoreTaskWriter
+from .targets import Target, runner_class
+
+#: Between two looks where only ``check_complete`` says when all is done.
+_LOOK_SECONDS = 0.01
+
+CheckComplete = Callable[[list[Any], list[str | None], list[BaseException | None]], bool]
+
+
+class _End(NamedTuple):
+    status: str | None = None
+    result: Any = None
+    error: BaseException | None = None
+
+
+class TaskDispatcher:
+    """Runs tasks, of one kind of runner or of several, and knows their ends.
+
+    target: where a task runs that says nothing else. check_complete: is given results, status
+    and errors, and tells whether all is done; None: when every task has ended.
+
+    ``results``, ``status`` (None, ``success`` or ``error``) and ``errors`` have one place for each
+    task, in the order in which the tasks were given, None while it runs.
+    """
+
+    def __init__(
+        self, target: Target = "thread", check_complete: CheckComplete | None = None
+    ) -> None:
+        self._target = runner_class(target)
+        self._check_complete = check_complete
+        self._queued: list[Callable[[], Future[Any]]] = []
+        self._tasks: list[Future[Any] | None] = []  #: None: queued
+        self._writers: list[StoreTaskWriter] = []
+
+    def enqueue(
+        self,
+        func: Callable[..., Any],
+        *init_args: Any,
+        target: Target | None = None,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        """Keep a task for ``run``.
+
+        args, kwargs: those of the call. options: the runner's callbacks and its other ones; the
+        rest is passed to *func*. Raises what the making of its runner raises.
+        """
+        runner = self._runner(func, init_args, target, options)
+        place = len(self._tasks)
+        self._tasks.append(None)
+
+        def start() -> Future[Any]:
+            self._tasks[place] = future = runner.submit(*(args or ()), **(kwargs or {}))
+            return future
+
+        self._queued.append(start)
+
+    def dispatch(
+        self,
+        func: Callable[..., Any],
+        *init_args: Any,
+        target: Target | None = None,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Future[Any]:
+        """Run a task at once; return its future. Arguments as for ``enqueue``."""
+        self.enqueue(func, *init_args, target=target, args=args, kwargs=kwargs, **options)
+        return self._queued.pop()()
+
+    def run(self, timeout: float = 10) -> bool:
+        """Run what was enqueued, in that order; return True when all tasks have ended.
+
+        timeout: seconds, for all together. Raises TimeoutError after them, NoReader if tasks were
+        then still waiting in a store for someone to take them; inside a running event loop
+        RuntimeError, before anything is run.
+        """
+        if running_loop() is not None:
+            raise RuntimeError(
+                "expected to wait outside an event loop, and one is running: its coroutines could "
+                "not go on meanwhile; use `await dispatcher.arun()`"
+            )
+        until = time.monotonic() + timeout
+        self._start()
+        while not self.complete:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise self._too_late(timeout)
+            running = [task for task in self._tasks if task is not None and not task.done()]
+            if running:
+                wait(running, left, return_when=FIRST_COMPLETED)
+            else:
+                time.sleep(min(left, _LOOK_SECONDS))
+        return True
+
+    async def arun(self, timeout: float = 10) -> bool:
+        """Do as ``run``, and let other coroutines run meanwhile."""
+        until = time.monotonic() + timeout
+        self._start()
+        while not self.complete:
+            if until <= time.monotonic():
+                raise self._too_late(timeout)
+            await asyncio.sleep(_LOOK_SECONDS)
+        return True
+
+    def reset(self) -> None:
+        """Forget all tasks; what runs goes on, unheard of."""
+        self._queued, self._tasks, self._writers = [], [], []
+
+    @property
+    def results(self) -> list[Any]:
+        """What each task returned."""
+        return [end.result for end in self._ends()]
+
+    @property
+    def status(self) -> list[str | None]:
+        """How each task ended."""
+        return [end.status for end in self._ends()]
+
+    @property
+    def errors(self) -> list[BaseException | None]:
+        """What each task raised, an ``on_error`` or not."""
+        return [end.error for end in self._ends()]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all is done."""
+        if self._check_complete is not None:
+            return bool(self._check_complete(self.results, self.status, self.errors))
+        return None not in self.status
+
+    # -- inside
+
+    def _runner(
+        self, func: Callable[..., Any], init_args: Any, target: Target | None, options: Any
+    ) -> Taskrunner:
+        make = self._target if target is None else runner_class(target)
+        on_error: Callback | None = options.get("on_error")
+        if on_error is not None:
+            # A runner takes an error that it could tell as dealt with; here it is counted too.
+            options = {**options, "on_error": functools.partial(tell_and_raise, on_error)}
+        runner = make(func, *init_args, **options)
+        if isinstance(runner, StoreTaskWriter):
+            self._writers.append(runner)
+        return runner
+
+    def _start(self) -> None:
+        queued, self._queued = self._queued, []
+        for start in queued:
+            start()
+
+    def _ends(self) -> list[_End]:
+        return [_end_of(task) for task in self._tasks]
+
+    def _too_late(self, timeout: float) -> TimeoutError:
+        unread = [writer for writer in self._writers if writer.status == "new"]
+        if unread:
+            return NoReader(f"{len(unread)} tasks", f"nobody did within {timeout:g} s")
+        running = self.status.count(None)
+        return TimeoutError(f"{running} of {len(self._tasks)} tasks still run after {timeout:g} s")
+
+
+def _end_of(task: Future[Any] | None) -> _End:
+    if task is None or not task.done():
+        return _End()
+    error = task.exception()
+    return _End("success", task.result()) if error is None else _End("error", None, error)

@@ -1,0 +1,252 @@
+"""Write a call into a store, and run what others wrote there.
+
+**A store that holds pickled functions must be one that only its owner can write**: reading such an
+entry runs whatever is in it. Where others can write it too, give writer and reader the same
+``secret``: then entries are JSON and signed, and one that was not written with the secret is
+marked as an error, unopened. Entries are described in ``executors/entries.py``.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import uuid
+from collections.abc import Callable, MutableMapping
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any
+
+from ..call import path_of
+from ..errors import ConfigError
+from ..executors.entries import COMPLETE, ERROR, Entries, Entry
+from ..executors.reading import StoreReader, shared
+from ..executors.store import Watch
+from .runners import Callback, Callbacks, Taskrunner, call_back, tell_and_raise
+
+log = logging.getLogger(__name__)
+
+Store = MutableMapping[str, Any]
+
+
+class StoreTaskReader:
+    """Runs what a StoreTaskWriter wrote into *store*, oldest first.
+
+    get_task_func: is given an entry and gives its function; None: entries hold pickled functions,
+    and then *store* must be one that only its owner can write, or *secret* the writers' secret.
+    unpickle: how to read a function of bytes (``dill.loads``); None for ``pickle.loads``.
+    claim: asked with key and entry whether this reader is to run it; needed where several
+    processes read one store, since a mapping cannot decide that.
+    poll_seconds: between two looks. threads: entries that run at once.
+
+    An entry becomes ``running``, then ``complete`` with a ``result`` or ``error`` with the
+    traceback as ``error``; one that was running when its reader died stays so. Entries stay in
+    the store until somebody removes them. What is no entry is left alone.
+    """
+
+    def __init__(  # noqa: PLR0913 - a reader has as many sides
+        self,
+        store: Store,
+        get_task_func: Callable[[Entry], Any] | None = None,
+        *,
+        secret: str | None = None,
+        unpickle: Callable[[bytes], Any] | None = None,
+        claim: Callable[[str, Entry], bool] | None = None,
+        poll_seconds: float = 0.05,
+        threads: int = 1,
+    ) -> None:
+        self._reader = StoreReader(
+            store,
+            Entries(secret, unpickle),
+            get_task_func and functools.partial(_found_by, get_task_func),
+            claim=claim,
+            poll_seconds=poll_seconds,
+            threads=threads,
+        )
+
+    def listen(self) -> None:
+        """Read the store in a thread that keeps the program alive, until ``stop``."""
+        self._reader.listen()
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """Take nothing more; return whether what runs has ended, within *timeout* seconds."""
+        return self._reader.stop(timeout)
+
+    def run_pending(self, limit: int | None = None) -> int:
+        """Run what is new, in this thread, *limit* entries at most; return how many it were."""
+        return self._reader.run_pending(limit)
+
+    def __enter__(self) -> StoreTaskReader:
+        self.listen()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+class StoreTaskWriter(Taskrunner):
+    """Writes the call into *store*, for a reader in another place and time, and gives its key.
+
+    read_store: a store in which to expect what is written, for a reader of this process, which
+    listens from now on and is ``reader``; or a StoreTaskReader, made as you like it. It finds the
+    function by its name.
+    pickle_func: store the function, not only its name; or what makes bytes of it (``dill.dumps``).
+    **Without a secret the store must then be one that only its owner can write.** The callbacks
+    are stored with it and called by whoever runs it; where only the name is stored, only the
+    reader of ``read_store`` knows them.
+    get_result: is given a key and gives the ``result``, from wherever it may be.
+    secret: signs what is written.
+    """
+
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        store: Store | None = None,
+        *init_args: Any,
+        read_store: Store | StoreTaskReader | None = None,
+        pickle_func: bool | Callable[[Any], bytes] = False,
+        get_result: Callable[[str], Any] | None = None,
+        secret: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(func, *init_args, **options)
+        if store is None:
+            raise ConfigError(
+                f"expected store= for the task {path_of(func)}, got none: give the mapping that "
+                "its reader reads"
+            )
+        self._shared = shared(store)
+        self._entries = Entries(secret)
+        self._watch = Watch(self._shared, self._entries)
+        self._pickle_func = pickle_func
+        self._get_result = get_result
+        self._has_warned = False
+        self.task_id: str | None = None  #: the key of what was written last
+        self.reader = self._reader_of(read_store, secret)
+        if any(self.callbacks) and not pickle_func and self.reader is None:
+            raise ConfigError(
+                f"expected pickle_func=True or read_store= for {path_of(func)}: its callbacks are "
+                "called where the function runs, and only its name would be stored"
+            )
+
+    def __call__(self, *args: Any, task_id: str | None = None, **kwargs: Any) -> str:
+        """Write the call; return the key, *task_id* if that is given.
+
+        Raises NotSerializable, and what the store raises.
+        """
+        key, entry = self._entry(task_id, args, kwargs)
+        with self._shared.lock:
+            self._shared.store[key] = entry
+        return key
+
+    def submit(self, *args: Any, task_id: str | None = None, **kwargs: Any) -> Future[Any]:
+        """Write the call; return the future of what a reader marks as its end."""
+        key, entry = self._entry(task_id, args, kwargs)
+        return self._watch.write(key, entry)
+
+    @property
+    def status(self) -> str | None:
+        """``new``, ``running``, ``complete`` or ``error``, of what was written last.
+
+        None before, and for what somebody has removed.
+        """
+        entry = self._last()
+        return None if entry is None else entry.get("task_status")
+
+    @property
+    def result(self) -> Any:
+        """What the call that was written last has come to; None while there is nothing.
+
+        Raises what it raised, and BadSignature.
+        """
+        if self._get_result is not None and self.task_id is not None:
+            return self._get_result(self.task_id)
+        entry = self._last()
+        if self.task_id is None or entry is None:
+            return None
+        is_over = entry.get("task_status") in (COMPLETE, ERROR)
+        return self._entries.outcome(self.task_id, entry) if is_over else None
+
+    def _last(self) -> Entry | None:
+        if self.task_id is None:
+            return None
+        with self._shared.lock:
+            return self._shared.get(self.task_id)
+
+    def _entry(self, task_id: str | None, args: Any, kwargs: Any) -> tuple[str, Entry]:
+        key = task_id or str(uuid.uuid4())
+        name = self._name
+        func: Callable[..., Any] | bytes | None = None
+        if self._pickle_func:
+            func = self.stored_function()
+            if callable(self._pickle_func):
+                func = self._pickle_func(func)
+        if self._shared.is_read_by_nobody() and not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "task %s: %s waits in a dict that nothing in this process reads yet; "
+                "start a reader: StoreTaskReader(store).listen()",
+                key,
+                name,
+            )
+        given = (self._init_args, args, self._init_kwargs, kwargs)
+        entry = self._entries.write(key, name, func, given)
+        self.task_id = key
+        return key, entry
+
+    def stored_function(self) -> Callable[..., Any]:
+        """Return what a reader is to call: the function, with the callbacks if there are any."""
+        if not any(self.callbacks):
+            return self.func
+        on_iter, on_end, on_error = self.callbacks
+        # The reader is to know of the error, too, and mark it.
+        tell = None if on_error is None else functools.partial(tell_and_raise, on_error)
+        return functools.partial(run_stored, self.func, (on_iter, on_end, tell))
+
+    def _reader_of(self, read_store: Any, secret: str | None) -> StoreTaskReader | None:
+        if read_store is None:
+            return None
+        reader = read_store
+        if not isinstance(read_store, StoreTaskReader):
+            reader = StoreTaskReader(read_store, self._find, secret=secret, claim=self._knows)
+        reader.listen()
+        return reader  # type: ignore[no-any-return]
+
+    def _find(self, entry: Entry) -> Any:
+        """The function of an entry, for the reader that this writer has made."""
+        return self.stored_function() if entry.get("name") == self._name else None
+
+    def _knows(self, _key: str, entry: Entry) -> bool:
+        # The names of other writers are for their readers.
+        return entry.get("func") is not None or entry.get("name") == self._name
+
+    @property
+    def _name(self) -> str:
+        return str(getattr(self.func, "__name__", type(self.func).__name__))
+
+
+def _found_by(get_task_func: Callable[[Entry], Any], entry: Entry) -> Any:
+    """The function of an entry; of a runner that a decorator has put in its place, what it runs."""
+    found = get_task_func(entry)
+    if isinstance(found, StoreTaskWriter):
+        return found.stored_function()  # itself, it would only be written again
+    return functools.partial(_run_here, found) if isinstance(found, Taskrunner) else found
+
+
+def _run_here(runner: Taskrunner, /, *args: Any, **kwargs: Any) -> Any:
+    return runner.run(args, kwargs)
+
+
+def run_stored(
+    func: Callable[..., Any],
+    callbacks: tuple[Callback | None, Callback | None, Callback | None],
+    /,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """Run a function with the callbacks that were stored with it."""
+    return call_back(Callbacks(*callbacks), func, args, kwargs)
