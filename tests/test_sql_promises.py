@@ -57,6 +57,7 @@ from tgext.asyncjob import (
     asyncjob_track,
     task,
 )
+from tgext.asyncjob.current import attempt_var
 
 READY, RUNNING = TaskResultStatus.READY, TaskResultStatus.RUNNING
 SUCCESSFUL, FAILED = TaskResultStatus.SUCCESSFUL, TaskResultStatus.FAILED
@@ -593,6 +594,47 @@ def test_job_that_loses_its_lease_before_its_only_commit_commits_nothing(place, 
     assert ran_elsewhere == [1]
     assert place.written() == [("once", 1)]
     assert (status(queue, uid), queue.result(uid).attempts) == (SUCCESSFUL, 1)
+
+
+class InterruptedTracker:
+    """Has the running job's time run out while it is told of a job that the job has committed."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def track(self, uid: str) -> None:
+        attempt: Any = attempt_var.get()
+        if attempt is not None:
+            elsewhere(lambda: attempt.interrupt(JobTimeout) or True)  # as a worker's watch does
+        self.told.append(uid)
+
+    def set_progress(self, uid: str, value: int, data: Any) -> None: ...
+    def get_progress(self, uid: str) -> Any: ...
+    def remove(self, uid: str) -> None: ...
+
+
+def commit_two_follow_ups(went_on: str) -> None:
+    for name in ("first", "second"):
+        asyncjob_perform(write_one, name)
+    write_one("part")
+    transaction.commit()
+    sqlqueues.hooks[went_on]()
+
+
+def test_timeout_between_a_commit_and_its_announcement_waits_until_all_jobs_are_announced(place):
+    tracker, went_on = InterruptedTracker(), []
+    queue = place.queue(progress_tracker=tracker)
+    sqlqueues.hooks["went on"] = lambda: went_on.append(True)
+    uid = queue.perform(commit_two_follow_ups, "went on")
+
+    with queue.as_current():
+        queue.run_pending(1)
+
+    found = queue.result(uid)
+    assert (found.status, found.errors[-1].exception_class) == (FAILED, JobTimeout)
+    assert tracker.told == [row.uid for row in place.jobs()]  # itself, and both follow-ups
+    assert went_on == []
+    assert place.written() == [("part", 1)]
 
 
 # -- cancellation across queues

@@ -21,7 +21,7 @@ from typing import Any
 from .backend import ClaimingBackend
 from .binding import Binding, sqlalchemy_room
 from .call import Call, check
-from .current import as_current, attempt_var, open_queues
+from .current import as_current, attempt_var, open_queues, uncut
 from .errors import ConfigError, QueueClosed, QueueFull
 from .job import DEFAULT_OPTIONS, Job, TaskOptions
 from .ledger import Ledger
@@ -166,6 +166,7 @@ class JobQueue:
         """Write jobs in the transaction that has enqueued them."""
         self.backend.enqueue(jobs, self._binding.marked.connection())
 
+    @uncut  # a job that commits in the middle comes here, where locks are taken; below as well
     def _announce(self, jobs: list[Job]) -> None:
         """Have jobs run that a transaction has stored and committed."""
         self.backend.announced(jobs)
@@ -181,17 +182,9 @@ class JobQueue:
             return self._binding.marked.connection()
         return None
 
+    @uncut
     def _hand_over(self, jobs: list[Job]) -> None:
         """Give committed jobs to the backend, and see to it that somebody runs them."""
-        attempt = attempt_var.get()
-        if attempt is not None:
-            # A job that commits in the middle is not interrupted here, where locks are held.
-            with attempt.shield():
-                self._enqueue_all(jobs)
-        else:
-            self._enqueue_all(jobs)
-
-    def _enqueue_all(self, jobs: list[Job]) -> None:
         self.backend.enqueue(jobs)
         self._begin(jobs)
 
