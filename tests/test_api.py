@@ -16,6 +16,7 @@ from tgext.asyncjob import (
     ConfigError,
     JobCancelled,
     JobQueue,
+    JobTimeout,
     NotInJob,
     Progress,
     TaskResultStatus,
@@ -31,6 +32,7 @@ from tgext.asyncjob import (
     task,
 )
 from tgext.asyncjob.backends.memory import MemoryBackend
+from tgext.asyncjob.current import attempt_var
 
 SUCCESSFUL, FAILED, CANCELLED, READY = (
     TaskResultStatus.SUCCESSFUL,
@@ -715,3 +717,29 @@ def test_progress_tracker_that_raises_does_not_change_what_becomes_of_a_job():
 
     assert result.status == "SUCCESSFUL"
     assert result.progress.value == 3
+
+
+def test_timeout_while_the_progress_tracker_is_told_ends_the_job_right_after():
+    told, went_on = [], []
+
+    class Slow:
+        def track(self, uid): ...
+        def get_progress(self, uid): ...
+        def remove(self, uid): ...
+        def set_progress(self, uid, value, data):
+            interrupts = threading.Thread(target=attempt_var.get().interrupt, args=(JobTimeout,))
+            interrupts.start()  # as a worker's watch does
+            interrupts.join()
+            told.append(value)
+
+    def job():
+        asyncjob_set_progress(3)
+        went_on.append(True)
+
+    with JobQueue(threads=0, progress_tracker=Slow()) as queue:
+        result = queue.result(queue.perform(job))
+        queue.run_pending()
+        result.refresh()
+
+    assert (told, went_on) == ([3], [])
+    assert result.errors[-1].exception_class is JobTimeout

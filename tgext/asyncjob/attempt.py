@@ -91,7 +91,7 @@ class Attempt:
         with self._running.shield():
             if not self._surroundings.backend.report(self.claim, progress):
                 self._refused()
-        self._surroundings.tracked.report(self.uid, progress)
+            self._surroundings.tracked.report(self.uid, progress)
 
     def checkpoint(self) -> None:
         """Raise whatever is to end the attempt; return if nothing is."""
