@@ -23,7 +23,7 @@ from sqlalchemy.pool import NullPool
 
 from needs import need
 from own_servers import OwnServer, own_server
-from tgext.asyncjob import JobQueue, TaskResult, TaskResultStatus, asyncjob_session
+from tgext.asyncjob import JobQueue, Progress, TaskResult, TaskResultStatus, asyncjob_session
 
 SUCCESSFUL = TaskResultStatus.SUCCESSFUL
 
@@ -321,6 +321,30 @@ def test_a_request_that_enqueued_fails_at_its_commit_while_the_server_is_away(ki
         assert app.perform_again(write, 3).wait(PATIENCE).status is SUCCESSFUL
         assert app.queue.backend.get(uid) is None
         assert app.read("SELECT number FROM ledger ORDER BY number") == [1, 3]
+
+
+@servers
+@pytest.mark.parametrize("stops", [True, False], ids=["job that stops", "job that does not"])
+def test_a_queue_that_is_closed_while_the_server_is_away_says_what_it_could_not_say(
+    kind: str, stops: bool, heard: Heard
+) -> None:
+    with own_server(kind) as server, application(server.url, drain_timeout=0.1) as app:
+        result = app.perform(write_and_compute if stops else write_around_a_pause, 1)
+        assert stage.begun.wait(PATIENCE)
+        server.kill()
+        app.queue.backend._reports.put(result.id, Progress(1, None, None))  # too late
+
+        app.queue.close()
+
+        assert heard.has_said(f"could not tell the database the last progress of job={result.id}")
+        assert heard.has_said("could not tell the database that worker")
+        assert heard.has_said("run elsewhere after 20s (asyncjob.lease) at the latest")
+        server.start()
+        stage.go_on.set()
+        with app.elsewhere() as other:
+            _until(other.run_pending)
+            assert other.result(result.id).status is SUCCESSFUL
+        assert app.read("SELECT number FROM ledger") == [1]
 
 
 # -- a connection that is dropped

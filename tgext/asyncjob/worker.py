@@ -151,7 +151,7 @@ class Worker:
             slot.stop()
         if not self._join(GRACE_SECONDS):
             for slot in self._slots_but_mine():
-                slot.give_back()
+                self._try(slot.give_back, "give back what runs")
         self._join(GRACE_SECONDS)
 
     # -- slots

@@ -15,6 +15,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from sqlalchemy import Connection, Engine, Table, delete, insert, select, update
+from sqlalchemy.exc import DBAPIError
 
 from ...job import Progress
 from ...seal import Seal
@@ -80,13 +81,19 @@ class Reports:
             connection.execute(delete(self._table).where(self._table.c.uid.in_(uids)))
 
     def close(self) -> None:
-        """Write the rest, and end."""
+        """Write the rest, and end; it is lost where the database is away."""
         self._stop.set()
         self._news.set()
         writer = self._writer
         if writer is not None:
             writer.join(IDLE_SECONDS)
-        self._write()
+        try:
+            self._write()
+        except DBAPIError as error:
+            log.warning(
+                "closed, and could not tell the database the last progress of %s: %s",
+                ", ".join(f"job={uid}" for uid in self._latest), error.orig,
+            )  # fmt: skip
 
     def after_fork(self) -> None:
         """Forget what a parent process has to write."""

@@ -127,15 +127,23 @@ class Workers:
 
     def dismiss(self) -> None:
         """Forget the workers of this process, but for those that still hold a job: somebody has
-        to take it from them."""
-        if not self._ours:
+        to take it from them. A database that is away stops nobody from leaving."""
+        ours = set(self._ours)
+        self._ours.clear()
+        if not ours:
             return  # there may be no tables to look at
         workers = self._tables.workers
-        ours = set(self._ours) - self._holders()
-        self._ours.clear()
-        if ours:
-            with self._liveness.connection() as connection:
-                connection.execute(delete(workers).where(workers.c.worker_id.in_(ours)))
+        try:
+            gone = ours - self._holders()
+            if gone:
+                with self._liveness.connection() as connection:
+                    connection.execute(delete(workers).where(workers.c.worker_id.in_(gone)))
+        except DBAPIError as error:
+            log.warning(
+                "closed, and could not tell the database that worker %s ends; jobs that it still "
+                "holds run elsewhere after %gs (asyncjob.lease) at the latest: %s",
+                ", ".join(sorted(ours)), self._lease_seconds, error.orig,
+            )  # fmt: skip
 
     def after_fork(self) -> None:
         """Forget that there were any: they are the parent's."""
