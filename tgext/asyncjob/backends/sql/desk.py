@@ -66,15 +66,6 @@ from .workers import Workers
 
 log = logging.getLogger(__name__)
 
-#: How old a look at a claim may be that ``holds`` still believes, in seconds.
-HOLDS_SECONDS = 0.5
-
-#: Ended jobs that one transaction removes: a few milliseconds' worth of locks.
-PRUNED_AT_ONCE = 500
-
-#: How long a job whose module this worker does not have is left to others, in seconds.
-ELSEWHERE_SECONDS = 30.0
-
 
 class SqlDesk(Backend):
     """See the package.
@@ -100,7 +91,6 @@ class SqlDesk(Backend):
         self.engine = engine
         self.tables = make_tables(prefix)
         self._retention_seconds = retention_seconds
-        self._max_crashes = max_crashes
         self._clock = Clock(clock)
         self._now = self._clock.now
         self._unopened: bool | None = None
