@@ -277,7 +277,7 @@ class SqlBackend(SqlDesk, ClaimingBackend):
                 self.release([self._rows.claim(row, opened=False)])
 
     def watch_locks(self, running: Iterable[tuple[JobId, Any]]) -> bool:
-        return self._dialect.watch_locks(running)
+        return self._dialect.watch_locks(running) is not None
 
     def rescue(self) -> int:
         is_one_database = self._dialect.volatile is self._dialect.engine

@@ -116,9 +116,9 @@ class Dialect(ABC):
         """Whether trying again may help: a deadlock, a lock that came too late, a lost
         connection, a full disk."""
 
-    def watch_locks(self, running: Iterable[tuple[str, Any]]) -> bool:
-        """Say which jobs keep all others from writing; False where none can."""
-        return False
+    def watch_locks(self, running: Iterable[tuple[str, Any]]) -> dict[str, float] | None:
+        """Say which jobs keep all others from writing, and since when; None where none can."""
+        return None
 
     def trim(self) -> bool:
         """Close the idle connections to a server, which threads that sleep do not need, but for
@@ -223,7 +223,7 @@ class Sqlite(Dialect):
         self.path = path
         self._line = threading.Lock()
         own = super().make_engine(engine)
-        self._lock_watch = LockWatch(own, path)
+        self._lock_watch = LockWatch(engine, own, path)
         with own.connect() as connection:
             mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
             if mode != "wal":
@@ -261,9 +261,8 @@ class Sqlite(Dialect):
     def volatile(self) -> Engine:
         return self._beside
 
-    def watch_locks(self, running: Iterable[tuple[str, Any]]) -> bool:
-        self._lock_watch.look(running)
-        return True
+    def watch_locks(self, running: Iterable[tuple[str, Any]]) -> dict[str, float] | None:
+        return self._lock_watch.look(running)
 
     def cut(self, connection: Connection) -> None:
         driver = _driver_of(connection)

@@ -1,7 +1,9 @@
 """Who holds SQLite's one write lock for long: then whoever else writes waits, and gives up.
 
-A worker asks every now and then, with the connections that its jobs use. Whether the lock is
-held is tried out; a job is named if it was in a transaction at every look while it was.
+A worker asks every now and then, with the connections that its jobs use. A job holds the lock if
+its transaction has changed a row: one that only reads does not, and one that waits for the lock
+has not changed any yet. (Nor has one that took the lock by a ``BEGIN IMMEDIATE`` of the
+application's own and only reads so far; SQLite tells nobody of that.)
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import OperationalError
 
 log = logging.getLogger(__name__)
@@ -19,35 +21,57 @@ log = logging.getLogger(__name__)
 #: How long a job may hold the lock before it is named, in seconds: drivers give up after 5.
 HELD_SECONDS = 2.0
 
+#: Where a connection keeps how many rows it had changed when its transaction began.
+_CHANGES = "asyncjob_changes"
+
+#: What ``sqlite3.Connection.isolation_level`` may be where a transaction begins with the lock.
+_AT_ONCE = ("IMMEDIATE", "EXCLUSIVE")
+
 
 class LockWatch:
-    """Used by one thread."""
+    """Used by one thread. engine: the application's; own: ours on the same file, *path*."""
 
-    def __init__(self, engine: Engine, path: str) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, own: Engine, path: str) -> None:
+        self._own = own
         self._path = path
-        self._since: dict[str, float] = {}  # by time.monotonic()
-        self._told: set[str] = set()
+        # By the uid, and the transaction: one that commits in parts lets go in between.
+        self._since: dict[tuple[str, int], float] = {}  # by time.monotonic()
+        self._named: dict[tuple[str, int], float] = {}  # and since when, by the clock
+        event.listen(engine, "begin", _remember_changes)
 
-    def look(self, running: Iterable[tuple[str, Any]]) -> None:
-        """Name the jobs that seem to hold the lock, each once. running: uids, and connections."""
-        found = {uid for uid, connection in running if _is_in_transaction(connection)}
+    def look(self, running: Iterable[tuple[str, Any]]) -> dict[str, float]:
+        """Name the jobs that hold the lock for long, each once; return them, with the moments,
+        in seconds since the epoch, since when they do. running: uids, and connections."""
+        wrote = [(uid, self._wrote_since(connection)) for uid, connection in running]
+        found = {(uid, begun) for uid, begun in wrote if begun is not None}
         if not found or not self._is_locked():
             found = set()
         now = time.monotonic()
-        self._since = {uid: self._since.get(uid, now) for uid in found}
-        self._told &= found
-        for uid, since in self._since.items():
-            if now - since >= HELD_SECONDS and uid not in self._told:
-                self._told.add(uid)
+        self._since = {each: self._since.get(each, now) for each in found}
+        self._named = {each: since for each, since in self._named.items() if each in found}
+        for each, since in self._since.items():
+            if now - since >= HELD_SECONDS and each not in self._named:
+                self._named[each] = time.time() - (now - since)
                 log.warning(
                     "job=%s holds the write lock of %s for more than %.0fs: whoever else writes "
                     "waits for it, requests too, and fails in the end; let the job write last, "
-                    "or commit in parts, or use PostgreSQL", uid, self._path, now - since,
+                    "or commit in parts, or use PostgreSQL", each[0], self._path, now - since,
                 )  # fmt: skip
+        return {uid: since for (uid, _begun), since in self._named.items()}
+
+    def _wrote_since(self, connection: Any) -> int | None:
+        """How many rows a connection had changed when the transaction began in which it has
+        changed more; None: it is in no such one."""
+        try:
+            is_here = connection.engine.url.database == self._path
+            driver, begun = connection.connection.dbapi_connection, connection.info[_CHANGES]
+            wrote = driver.total_changes > begun or driver.isolation_level in _AT_ONCE
+            return begun if is_here and driver.in_transaction and wrote else None
+        except Exception:  # noqa: BLE001 - closed meanwhile, or another driver's
+            return None
 
     def _is_locked(self) -> bool:
-        with self._engine.connect() as connection:
+        with self._own.connect() as connection:
             patience = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
             connection.exec_driver_sql("PRAGMA busy_timeout = 0")
             try:
@@ -60,8 +84,6 @@ class LockWatch:
         return False
 
 
-def _is_in_transaction(connection: Any) -> bool:
-    try:
-        return bool(connection.connection.dbapi_connection.in_transaction)
-    except Exception:  # noqa: BLE001 - closed meanwhile, or another driver's
-        return False
+def _remember_changes(connection: Connection) -> None:
+    driver: Any = connection.connection.dbapi_connection
+    connection.info[_CHANGES] = getattr(driver, "total_changes", None)

@@ -1,0 +1,141 @@
+"""Which job holds SQLite's one write lock: neither one that reads, nor one that waits for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, create_engine, event, text
+
+from tgext.asyncjob.backends.sql import lockwatch
+from tgext.asyncjob.backends.sql.lockwatch import LockWatch
+
+WRITES = text("INSERT INTO note VALUES (1)")
+READS = text("SELECT * FROM note")
+
+#: The longest that a thread may take to come to a line.
+PATIENCE_SECONDS = 20.0
+
+
+class Desk:
+    """Connections to a file as jobs have them, and the watch of their worker."""
+
+    def __init__(self, path: Path, **options: Any) -> None:
+        url = f"sqlite:///{path}"
+        self.engine = create_engine(url, connect_args={"timeout": PATIENCE_SECONDS, **options})
+        self._own = create_engine(url, isolation_level="AUTOCOMMIT")
+        with self._own.connect() as connection:
+            connection.execute(text("PRAGMA journal_mode = WAL"))
+            connection.execute(text("CREATE TABLE note (number INTEGER)"))
+        self._watch = LockWatch(self.engine, self._own, str(path))
+        self._running: list[tuple[str, Connection]] = []
+
+    def job(self, uid: str) -> Connection:
+        self._running.append((uid, self.engine.connect()))
+        return self._running[-1][1]
+
+    def named(self) -> dict[str, float]:
+        return self._watch.look(self._running)
+
+    def close(self) -> None:
+        for _, connection in self._running:
+            connection.close()
+        self.engine.dispose()
+        self._own.dispose()
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: Any) -> Iterator[Desk]:
+    """Names at the first look: how long is held is told by the worker's test."""
+    monkeypatch.setattr(lockwatch, "HELD_SECONDS", 0.0)
+    made = Desk(tmp_path / "notes.db")
+    yield made
+    made.close()
+
+
+def begin_at_the_first_statement(engine: Engine) -> None:
+    """As SQLAlchemy's documentation says, so that savepoints are right."""
+    event.listen(engine, "connect", lambda made, _record: setattr(made, "isolation_level", None))
+    event.listen(engine, "begin", lambda made: made.exec_driver_sql("BEGIN"))
+
+
+def test_job_that_has_written_is_named_once_and_no_more_after_its_commit(desk, caplog):
+    job = desk.job("writer")
+    before = time.time()
+
+    named = [desk.named()]
+    job.execute(WRITES)
+    named += [desk.named(), desk.named()]
+    job.commit()
+    named += [desk.named()]
+
+    assert [list(each) for each in named] == [[], ["writer"], ["writer"], []]
+    assert named[1] == named[2]
+    assert before <= named[1]["writer"] <= time.time()
+    assert caplog.text.count("job=writer holds the write lock") == 1
+
+
+def test_job_that_reads_in_a_transaction_while_another_holds_the_lock_is_not_named(desk):
+    begin_at_the_first_statement(desk.engine)
+    desk.job("reader").execute(READS)
+    desk.job("writer").execute(WRITES)
+
+    assert list(desk.named()) == ["writer"]
+
+
+def test_job_that_waits_for_the_lock_is_not_named(desk):
+    holder, waiter = desk.job("holder"), desk.job("waiter")
+    holder.execute(WRITES)
+    waits = threading.Thread(target=waiter.execute, args=[WRITES])
+    waits.start()
+    until = time.monotonic() + PATIENCE_SECONDS
+    while not waiter.connection.dbapi_connection.in_transaction:  # the driver begins, and waits
+        assert time.monotonic() < until
+
+    named = list(desk.named())
+
+    holder.rollback()
+    waits.join(PATIENCE_SECONDS)
+    assert named == ["holder"]
+    assert list(desk.named()) == ["waiter"]
+
+
+def test_job_that_commits_in_parts_holds_the_lock_since_its_last_commit(desk, caplog):
+    job = desk.job("in parts")
+    job.execute(WRITES)
+    first = desk.named()
+    job.commit()
+    job.execute(WRITES)
+
+    second = desk.named()
+
+    assert second["in parts"] > first["in parts"]
+
+
+def test_transaction_that_begins_with_the_lock_is_named_before_it_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(lockwatch, "HELD_SECONDS", 0.0)
+    desk = Desk(tmp_path / "notes.db", isolation_level="IMMEDIATE")
+    desk.job("changes nothing").execute(text("UPDATE note SET number = 2"))
+
+    named = list(desk.named())
+
+    desk.close()
+    assert named == ["changes nothing"]
+
+
+def test_connection_to_another_file_holds_no_lock_of_this_one(desk, tmp_path):
+    elsewhere = Desk(tmp_path / "elsewhere.db")
+    job = elsewhere.job("writes elsewhere")
+    job.execute(WRITES)
+    desk._running += elsewhere._running
+
+    with desk.engine.begin() as request:
+        request.execute(WRITES)
+        named = desk.named()
+
+    elsewhere.close()
+    assert named == {}
