@@ -19,7 +19,7 @@ import textwrap
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -496,6 +496,60 @@ def test_status_does_not_wait_for_a_job_that_holds_the_write_lock(shop, command)
         shop.open_gate()
         assert busy.result(uid).wait(PATIENCE_SECONDS).status == "SUCCESSFUL"
     assert f"{uid}  shop_" in text
+
+
+def test_status_tells_which_job_of_another_process_holds_the_write_lock(shop, start, command):
+    [uid] = shop.enqueue((shop.jobs.writes,))
+    worker = start(shop)
+    worker.line("^begun")
+    early = json.loads(command("status", "--json")[1])["running"]
+
+    worker.line(f"job={uid} holds the write lock")
+    text, shown = (_asked_elsewhere(shop, *options) for options in ([], ["--json"]))
+    shop.open_gate()
+    worker.line(f"job={uid} attempt=1 .* successful")
+    worker.tell()
+    worker.ended()
+
+    assert [job["locks_since"] for job in early] == [None]
+    [job] = json.loads(shown)["running"]
+    assert (job["uid"], job["worker_id"].partition("-")[0]) == (uid, str(worker.process.pid))
+    assert job["since"] <= job["locks_since"] <= datetime.now(timezone.utc).isoformat()
+    assert re.search(rf"^{uid} holds SQLite's write lock for \d+s: whoever else writes", text, re.M)
+
+
+def _asked_elsewhere(shop: Shop, *options: str) -> str:
+    """What the command says in a process of its own, once it says who holds the lock."""
+    command = [sys.executable, "-m", "tgext.asyncjob", "status", *shop.address, *options]
+    return _until(
+        lambda: (0, subprocess.run(command, capture_output=True, text=True, check=True).stdout),
+        "holds SQLite" if not options else '"locks_since": "',
+    )[1]
+
+
+def test_job_that_waits_says_that_another_holds_the_write_lock(shop, command):
+    holder, waits = shop.enqueue((shop.jobs.writes,), (shop.jobs.note, "later"))
+    with shop.queue(threads=1) as busy:
+        busy.start_worker()
+
+        _, text = _until(lambda: command("status", waits), "write lock")
+
+        shop.open_gate()
+        assert busy.result(waits).wait(PATIENCE_SECONDS).status == "SUCCESSFUL"
+    assert re.search(rf"^  why not yet: {holder} holds SQLite's write lock for \ds: ", text, re.M)
+
+
+def test_lock_of_a_worker_that_was_killed_is_nobodys(shop, start, command):
+    [uid] = shop.enqueue((shop.jobs.writes,))
+    worker = start(shop)
+    worker.line(f"job={uid} holds the write lock")
+    _until(lambda: command("status"), "holds SQLite")
+
+    worker.process.kill()
+    worker.process.wait()
+
+    [job] = json.loads(command("status", "--json")[1])["running"]
+    assert (job["uid"], job["locks_since"]) == (uid, None)
 
 
 def test_failed_job_says_its_last_error(shop, command):

@@ -12,6 +12,8 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, event, text
 
 from tgext.asyncjob.backends.sql import lockwatch
+from tgext.asyncjob.backends.sql.dialects import dialect_of
+from tgext.asyncjob.backends.sql.liveness import liveness_of
 from tgext.asyncjob.backends.sql.lockwatch import LockWatch
 
 WRITES = text("INSERT INTO note VALUES (1)")
@@ -139,3 +141,21 @@ def test_connection_to_another_file_holds_no_lock_of_this_one(desk, tmp_path):
 
     elsewhere.close()
     assert named == {}
+
+
+def test_other_processes_are_told_as_long_as_the_lock_is_held_and_the_worker_lives(desk, tmp_path):
+    dialect = dialect_of(desk.engine, "jobs")
+    worker, other = liveness_of(dialect), liveness_of(dialect)
+    worker.hold("w1")
+    told = [other.told("w1")]
+
+    for held in ({"a": 5.25}, {"a": 5.25, "b": 7.5}, {}, {"b": 9.0}):
+        worker.tell("w1", held)
+        told.append(other.told("w1"))
+    worker.let_go()
+    told.append(other.told("w1"))
+    worker.tell("w1", {"b": 9.0})
+
+    dialect.dispose()
+    assert told == [{}, {"a": 5.25}, {"a": 5.25, "b": 7.5}, {}, {"b": 9.0}, {}]
+    assert not list(tmp_path.glob("*w1"))

@@ -191,8 +191,9 @@ class ClaimingBackend(Backend):
     def beat(self, worker_id: WorkerId) -> list[JobId]:
         """Say that this worker lives; return the jobs it has lost to others."""
 
-    def watch_locks(self, running: Iterable[tuple[JobId, Any]]) -> bool:
-        """Say which jobs keep all others from writing. running: uids, and connections in use.
+    def watch_locks(self, worker_id: WorkerId, running: Iterable[tuple[JobId, Any]]) -> bool:
+        """Say which jobs of this worker keep all others from writing, in the log and to whoever
+        asks from another process. running: uids, and connections in use.
 
         False where nobody can, and there is no need to ask again.
         """

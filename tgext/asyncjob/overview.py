@@ -25,6 +25,8 @@ class RunningSeen(NamedTuple):
     value: int  #: its progress; -1 until something is reported
     total: int | None
     is_cancelled: bool  #: somebody has asked it to stop
+    #: since when it keeps everybody else from writing, on SQLite; None: it does not, or not long
+    locks_since: datetime | None
 
 
 class WaitingSeen(NamedTuple):

@@ -297,7 +297,7 @@ class Worker:
             if attempt is not None and attempt.started < begun_before
             for connection in attempt.connections
         ]
-        self._watches_locks = self._backend.watch_locks(running) and any(attempts)
+        self._watches_locks = self._backend.watch_locks(self.id, running) and any(attempts)
 
     def _settle_overdue(self) -> None:
         while self._overdue:

@@ -27,8 +27,18 @@ def reasons_of(queue: JobQueue, uid: str) -> list[str]:
         are = "job of its queue is" if line.before == 1 else "jobs of its queue are"
         reasons.append(f"{line.before} {are} before it")
     if not reasons:
-        reasons += _busy(serving, overview)
+        reasons = [*locks_of(overview, overview.now()), *_busy(serving, overview)]
     return reasons or ["it is next, and a worker should have it at any moment"]
+
+
+def locks_of(overview: Overview, now: datetime) -> list[str]:
+    """Return a sentence for each running job that keeps everybody else from writing."""
+    return [
+        f"{each.uid} holds SQLite's write lock for {lasting(now - each.locks_since)}: whoever else "
+        "writes, enqueues or claims a job waits until it commits"
+        for each in overview.running()
+        if each.locks_since is not None
+    ]
 
 
 def _delay(found: Snapshot, line: Line, now: datetime) -> list[str]:

@@ -13,7 +13,7 @@ from ..queue import JobQueue
 from ..task import TaskResult
 from .answer import FINE, NOTHING_FOUND, Answer, ago, as_json, lasting, table
 from .durable import overview_of
-from .reasons import reasons_of
+from .reasons import locks_of, reasons_of
 
 #: Running jobs that a page of text shows; --json shows all.
 MOST_SHOWN = 50
@@ -102,8 +102,10 @@ def _running(overview: Overview, now: datetime) -> str:
         )
         for each in found[:MOST_SHOWN]
     ]
-    shown = table(["RUNNING", "CALL", "SINCE", "PROGRESS", "ATTEMPT", "WORKER"], rows)
-    return shown + (f"\n(the oldest {MOST_SHOWN})" if len(found) > MOST_SHOWN else "")
+    shown = [table(["RUNNING", "CALL", "SINCE", "PROGRESS", "ATTEMPT", "WORKER"], rows)]
+    if len(found) > MOST_SHOWN:
+        shown.append(f"(the oldest {MOST_SHOWN})")
+    return "\n".join([*shown, *locks_of(overview, now)])
 
 
 def _progress(seen: RunningSeen) -> str:

@@ -276,8 +276,11 @@ class SqlBackend(SqlDesk, ClaimingBackend):
                 log.warning("job=%s was claimed, and the answer was lost: waits again", uid)
                 self.release([self._rows.claim(row, opened=False)])
 
-    def watch_locks(self, running: Iterable[tuple[JobId, Any]]) -> bool:
-        return self._dialect.watch_locks(running) is not None
+    def watch_locks(self, worker_id: WorkerId, running: Iterable[tuple[JobId, Any]]) -> bool:
+        held = self._dialect.watch_locks(running)
+        if held is not None:
+            self._liveness.tell(worker_id, held)
+        return held is not None
 
     def rescue(self) -> int:
         is_one_database = self._dialect.volatile is self._dialect.engine

@@ -110,7 +110,9 @@ class SqlDesk(Backend):
             lease_seconds=lease_seconds,
             max_crashes=max_crashes,
         )
-        self.overview = SqlOverview(self.tables, self._dialect, self._workers, self._now)
+        self.overview = SqlOverview(
+            self.tables, self._dialect, self._workers, self._liveness, self._now
+        )
         self._reports = Reports(self.tables.progress, self._dialect.volatile, self._seal)
         self._wakeup = Wakeup(lambda: ears_of(self._dialect), self._look)
         self._begin()

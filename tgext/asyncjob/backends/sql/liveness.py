@@ -9,6 +9,7 @@ Where neither can tell (a pooler between, say) a worker is not ``provable``, and
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 import threading
@@ -58,6 +59,14 @@ class Liveness(ABC):
         """Whether the kernel knows that."""
         return False
 
+    def tell(self, worker_id: str, held: dict[str, float]) -> None:  # noqa: B027 - only SQLite's
+        """Let other processes know which jobs of this worker keep all others from writing, and
+        since when, in seconds since the epoch."""
+
+    def told(self, worker_id: str) -> dict[str, float]:
+        """Return what a worker that lives has told so."""
+        return {}
+
     @abstractmethod
     def let_go(self) -> None:
         """Stop proving anything."""
@@ -68,12 +77,16 @@ class Liveness(ABC):
 
 
 class FileLocks(Liveness):
-    """Files ``<database>-asyncjob-<worker id>``; removed with the death they tell of."""
+    """Files ``<database>-asyncjob-<worker id>``; removed with the death they tell of.
+
+    What stands in them is who holds the database's one write lock: nobody can write that there.
+    """
 
     def __init__(self, dialect: Sqlite) -> None:
         self._database = dialect.path
         self._volatile = dialect.volatile
         self._held: dict[str, int] = {}
+        self._told: dict[str, dict[str, float]] = {}
 
     def hold(self, worker_id: str) -> bool:
         if worker_id in self._held:
@@ -103,6 +116,24 @@ class FileLocks(Liveness):
         finally:
             os.close(found)
 
+    def tell(self, worker_id: str, held: dict[str, float]) -> None:
+        if worker_id not in self._held or held == self._told.get(worker_id, {}):
+            return
+        self._told[worker_id] = held
+        with suppress(FileNotFoundError):  # it may just end
+            written = os.open(self._path(worker_id), os.O_WRONLY | os.O_TRUNC)
+            with open(written, "w", encoding="utf-8") as file:
+                json.dump(held, file)
+
+    def told(self, worker_id: str) -> dict[str, float]:
+        if self.is_dead(worker_id):
+            return {}
+        try:
+            found: dict[str, float] = json.loads(self._path(worker_id).read_text("utf-8"))
+        except (FileNotFoundError, ValueError):  # nothing yet, or it is just being written
+            return {}
+        return found
+
     def let_go(self) -> None:
         for worker_id in self._held:
             self._path(worker_id).unlink(missing_ok=True)
@@ -112,6 +143,7 @@ class FileLocks(Liveness):
         for held in self._held.values():
             os.close(held)  # a forked child's copy would keep a dead parent alive
         self._held.clear()
+        self._told.clear()
 
     def _path(self, worker_id: str) -> Path:
         return Path(f"{self._database}-asyncjob-{worker_id}")

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, and_, case, func, or_, select
 from ...job import NO_PROGRESS, WorkerSeen
 from ...overview import Connections, Line, Overview, RunningSeen, WaitingSeen
 from .dialects import Dialect, MariaDb, PostgreSql, Sqlite
+from .liveness import Liveness
 from .tables import DELAYED, RUNS, WAITS, Tables
 from .workers import Workers
 
@@ -38,12 +39,14 @@ class SqlOverview(Overview):
         tables: Tables,
         dialect: Dialect,
         workers: Workers,
+        liveness: Liveness,
         now: Callable[[], ColumnElement[float]],
     ) -> None:
         self._tables = tables
         self._jobs = tables.jobs
         self._dialect = dialect
         self._workers = workers
+        self._liveness = liveness
         self._now = now
 
     def now(self) -> datetime:
@@ -67,10 +70,13 @@ class SqlOverview(Overview):
         with self._dialect.engine.connect() as connection:
             rows = connection.execute(wanted).all()
         reports = self._reports([row.uid for row in rows])
+        workers = {row.worker_id for row in rows if row.worker_id is not None}
+        told = {worker_id: self._liveness.told(worker_id) for worker_id in workers}
         return [
             RunningSeen(
                 row.uid, row.name, row.queue_name, _instant(row.last_attempted_at), row.attempts,
                 row.worker_id, *reports.get(row.uid, (NO_PROGRESS.value, None)), row.cancelled,
+                _locks_since(row, told.get(row.worker_id, {})),
             )
             for row in rows
         ]  # fmt: skip
@@ -162,6 +168,13 @@ class SqlOverview(Overview):
         if isinstance(self._dialect, PostgreSql) and driver == "psycopg":
             return "by LISTEN"
         return "by polling"
+
+
+def _locks_since(row: Any, told: dict[str, float]) -> datetime | None:
+    """When the attempt that runs began to hold the lock, as far as its worker has told."""
+    since = told.get(row.uid)
+    # It may have been told of the attempt before this one.
+    return None if since is None or since < row.last_attempted_at else _instant(since)
 
 
 def _instant(seconds: float) -> datetime:
