@@ -450,25 +450,59 @@ def gearbox(*command):
     return (sys.executable, "-c", "from gearbox.main import main; main()", *command)
 
 
+def change_and_reload(project, version):
+    """Change a module that is served; return the process that serves it then."""
+    module = project.path / "served" / "version.py"
+    before = project.get("/")["pid"]
+    module.write_text(f"VERSION = {version}\n")
+
+    def served():
+        answer = project.get("/")
+        if answer is not None and answer["pid"] == before:
+            os.utime(module)  # the reloader may have begun to watch it only just now
+        return answer if answer is not None and answer["version"] == version else None
+
+    return project.until(served, "the changed module is served")["pid"]
+
+
 def test_gearbox_serve_reloads_a_changed_module_and_runs_jobs_before_and_after(project):
     project.serve(*gearbox("serve", "--reload"))
     before = project.get("/perform", name="before")
     assert project.note("before")["pid"] == before["pid"]
 
-    module = project.path / "served" / "version.py"
-    module.write_text("VERSION = 2\n")
-
-    def is_reloaded():
-        answer = project.get("/")
-        if answer is not None and answer["pid"] == before["pid"]:
-            os.utime(module)  # the reloader may have begun to watch it only just now
-        return answer is not None and answer["version"] == 2
-
-    project.until(is_reloaded, "the changed module is served")
+    served_by = change_and_reload(project, 2)
     after = project.get("/perform", name="after")
 
-    assert after["pid"] != before["pid"]
+    assert after["pid"] == served_by != before["pid"]
     assert project.note("after")["pid"] == after["pid"]
+
+
+@pytest.mark.timeout(110)
+def test_long_job_outlives_ten_reloads_of_gearbox_serve(project):
+    with (project.path / "development.ini").open("a") as ini:
+        ini.write("asyncjob.backend = sql\nasyncjob.url = sqlite:///%(here)s/jobs.db\n")
+    project.serve(*gearbox("serve", "--reload"))
+    enqueued = project.get("/perform", name="long", job="held")
+    run_by = [project.note("long begun")["pid"]]
+
+    for version in range(2, 12):
+        process = change_and_reload(project, version)
+        project.until(
+            lambda pid=process: project.note("long begun")["pid"] == pid, "the job begins anew"
+        )
+        run_by.append(process)
+    project.open_gate("job gate")
+    project.note("long ended")
+    job = project.until(
+        lambda: (
+            (asked := project.get("/ask", uid=enqueued["uid"])["job"])["status"] != "RUNNING"
+            and asked
+        ),
+        "the job has ended",
+    )
+
+    assert len(set(run_by)) == 11
+    assert (job["status"], job["error"]) == ("SUCCESSFUL", None)
 
 
 def test_gearbox_setup_app_starts_no_thread(project):
