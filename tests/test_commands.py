@@ -343,6 +343,40 @@ def test_killed_worker_process_is_replaced_and_its_job_runs_again(shop, start):
     assert found.errors[0].exception_class_path == "tgext.asyncjob.errors.WorkerCrashed"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(110)
+@pytest.mark.parametrize(("kind", "job"), [("sqlite", "writes"), ("postgresql", "held")])
+def test_long_job_outlives_ten_deploys_that_kill_its_worker_in_the_drain(
+    make_shop, start, kind, job
+):
+    shop = make_shop(kind)
+    [uid] = shop.enqueue((getattr(shop.jobs, job),))
+
+    for _ in range(10):
+        worker = start(shop, "--threads", "2")
+        worker.line("^begun")
+        worker.tell(signal.SIGTERM)
+        worker.line("was told to end by SIGTERM")
+        with pytest.raises(subprocess.TimeoutExpired):  # the job is still held
+            worker.process.wait(1)
+        worker.tell(signal.SIGKILL)
+        worker.process.wait(PATIENCE_SECONDS)
+    last = start(shop, "--threads", "2")
+    last.line("^begun")
+    shop.open_gate()
+    last.line("successful")
+    last.tell(signal.SIGTERM)
+    last.ended()
+
+    found = shop.result(uid)
+    assert (found.status, found.attempts, found.errors) == ("SUCCESSFUL", 1, [])
+    if job == "writes":
+        engine = create_engine(shop.url)
+        with engine.connect() as connection:
+            assert connection.exec_driver_sql("SELECT count(*) FROM kept").scalar() == 1
+        engine.dispose()
+
+
 def test_process_that_has_grown_too_large_is_replaced_after_a_job(shop, start):
     worker = start(shop, "--max-rss", "1")
     idle = worker.line(r"process (\d+) begins")[1]
