@@ -20,6 +20,7 @@ import transaction
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
+from zope.sqlalchemy import mark_changed
 
 from needs import need
 from own_servers import OwnServer, own_server
@@ -576,6 +577,115 @@ def test_jobs_on_sqlite_that_read_and_then_write_cost_no_attempt(tmp_path: Path)
 
         assert_all_done_once(app, results)
         assert app.read("SELECT value FROM counters WHERE id = 1") == [200]
+
+
+def test_a_job_on_sqlite_that_only_reads_ends_though_others_commit_meanwhile(
+    tmp_path: Path, heard: Heard
+) -> None:
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    engine = create_engine(url)
+    _begin_at_the_first_statement(engine)
+
+    with application(url, engine) as app:
+        result = app.perform(read_around_a_pause)
+        assert stage.begun.wait(PATIENCE)
+        app.run("UPDATE counters SET value = 7 WHERE id = 1")
+        stage.go_on.set()
+
+        result.wait(PATIENCE)
+
+        assert (result.status, result.return_value, result.attempts) == (SUCCESSFUL, [0, 0, 0], 1)
+        assert result.errors == []
+        assert not heard.has_said("trying again after a passing database error")
+
+
+def read_around_a_pause(*, commits: bool = False) -> list[int]:
+    session = asyncjob_session()
+    stage.tries.append(session.execute(text("SELECT count(*) FROM ledger")).scalar())
+    stage.begun.set()
+    assert stage.go_on.wait(PATIENCE)
+    found = list(session.execute(text("SELECT value FROM counters ORDER BY id")).scalars())
+    if commits:
+        mark_changed(session())  # as who executes SQL of his own may do always
+        transaction.commit()
+    return found
+
+
+def test_a_job_on_sqlite_that_only_reads_is_marked_with_our_patience(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    impatient = create_engine(url, connect_args={"timeout": 0.05})
+
+    with application(url, impatient) as app:
+        result = app.perform(read_around_a_pause)
+        assert stage.begun.wait(PATIENCE)
+        with app.holding("UPDATE counters SET value = 7 WHERE id = 1") as let_go:
+            stage.go_on.set()
+            _until(app.queue.backend._dialect._line.locked)  # one of ours waits for the lock
+            let_go()
+
+        assert result.wait(PATIENCE).status is SUCCESSFUL
+        assert stage.tries == [0]
+
+
+def test_a_job_on_sqlite_that_only_reads_may_commit_in_the_middle(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path}/jobs.db")
+    _begin_at_the_first_statement(engine)
+
+    with application(str(engine.url), engine) as app:
+        result = app.queue.result(app.queue.perform(read_around_a_pause, commits=True))
+        assert stage.begun.wait(PATIENCE)
+        app.run("UPDATE counters SET value = 7 WHERE id = 1")
+        stage.go_on.set()
+
+        assert result.wait(PATIENCE).status is SUCCESSFUL
+        assert stage.tries == [0]
+
+
+def test_a_job_on_sqlite_that_only_reads_is_cancelled_though_it_is_marked_apart(
+    tmp_path: Path,
+) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path}/jobs.db")
+    _begin_at_the_first_statement(engine)
+
+    with application(str(engine.url), engine) as app:
+        result = app.perform(read_around_a_pause)
+        assert stage.begun.wait(PATIENCE)
+        assert result.cancel()
+        stage.go_on.set()
+
+        assert result.wait(PATIENCE).status is TaskResultStatus.CANCELLED
+        assert stage.tries == [0]
+
+
+def test_a_job_on_sqlite_that_writes_beside_what_it_reads_is_not_marked_apart(
+    tmp_path: Path, heard: Heard
+) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path}/jobs.db")
+
+    @event.listens_for(engine, "connect")
+    def attach(connection: Any, _record: Any) -> None:
+        connection.execute(f"ATTACH '{tmp_path}/beside.db' AS beside")
+
+    _begin_at_the_first_statement(engine)
+
+    with application(str(engine.url), engine) as app:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE beside.notes (number INTEGER)")
+        result = app.perform(read_and_write_beside)
+        assert stage.begun.wait(PATIENCE)
+        app.run("UPDATE counters SET value = 7 WHERE id = 1")
+        stage.go_on.set()
+
+        assert result.wait(PATIENCE).status is SUCCESSFUL
+        with engine.connect() as connection:
+            assert connection.exec_driver_sql("SELECT * FROM beside.notes").all() == [(7,)]
+        assert heard.has_said("trying again after a passing database error")
+
+
+def read_and_write_beside() -> None:
+    """Two databases have one commit, and so the mark must be part of it."""
+    [value, *_] = read_around_a_pause()
+    asyncjob_session().execute(text("INSERT INTO beside.notes VALUES (:value)"), {"value": value})
 
 
 def _begin_at_the_first_statement(engine: Engine) -> None:

@@ -181,8 +181,9 @@ class SqlBackend(SqlDesk, ClaimingBackend):
             return bool(connection.execute(wanted).scalar())
 
     def fence(self, claim: Claim, connection: Connection | None = None) -> bool:
-        with self._on(connection) as given:
-            return self._claims.fence(claim, given, lasting=connection is None)
+        return self._dialect.change(
+            connection, lambda given: self._claims.fence(claim, given, lasting=connection is None)
+        )
 
     def unfence(self, claim: Claim) -> None:
         with self._on(None) as given:
@@ -194,8 +195,9 @@ class SqlBackend(SqlDesk, ClaimingBackend):
             with self._dialect.write() as own:
                 stored = self._claims.finish(claim, outcome, own)
         else:
-            with self._on(connection) as given:
-                stored = self._claims.finish(claim, outcome, given)
+            stored = self._dialect.change(
+                connection, lambda given: self._claims.finish(claim, outcome, given)
+            )
         if connection is None:
             self._ended([(claim, outcome)])
         return stored

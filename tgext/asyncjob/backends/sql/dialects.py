@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
@@ -31,7 +31,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from ...errors import ConfigError
-from .lockwatch import LockWatch
+from .lockwatch import LockWatch, was_refused_the_lock
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +97,13 @@ class Dialect(ABC):
                 with suppress(Exception):  # the connection may be what failed
                     connection.exec_driver_sql("ROLLBACK")
                 raise
+
+    def change(self, connection: Connection | None, change: Callable[[Connection], bool]) -> bool:
+        """Make a change that a job's commit is to carry, on its connection; None: by itself."""
+        if connection is not None:
+            return change(connection)
+        with self.begin() as own:
+            return change(own)
 
     def announces(self, queue_name: Any) -> list[ColumnElement[Any]]:
         """Return what an INSERT is to give back, so that its commit tells idle workers."""
@@ -247,6 +254,15 @@ class Sqlite(Dialect):
         # comes last may come first for a long time.
         with self._line, self.engine.connect() as connection:
             yield connection
+
+    def change(self, connection: Connection | None, change: Callable[[Connection], bool]) -> bool:
+        try:
+            return super().change(connection, change)
+        except OperationalError as error:
+            if connection is None or not was_refused_the_lock(connection, error):
+                raise
+        # It has written nothing, so there is nothing that the change must be committed with.
+        return super().change(None, change)
 
     def prepare(self, connection: Any, _record: Any) -> None:
         connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")

@@ -84,6 +84,18 @@ class LockWatch:
         return False
 
 
+def was_refused_the_lock(connection: Connection, error: OperationalError) -> bool:
+    """Whether *error* shows that the transaction on *connection* was to write for the first time.
+
+    It was refused the lock, which it would have if it had written: others hold it, or have
+    written since it first read, and then no waiting helps it.
+    """
+    driver: Any = connection.connection.dbapi_connection
+    # In a database that is attached to this one it may have written.
+    has_changed = getattr(driver, "total_changes", None) != connection.info.get(_CHANGES)
+    return "database is locked" in str(error.orig) and not has_changed
+
+
 def _remember_changes(connection: Connection) -> None:
     driver: Any = connection.connection.dbapi_connection
     connection.info[_CHANGES] = getattr(driver, "total_changes", None)
