@@ -570,7 +570,7 @@ def test_job_that_waits_says_that_another_holds_the_write_lock(shop, command):
 
         shop.open_gate()
         assert busy.result(waits).wait(PATIENCE_SECONDS).status == "SUCCESSFUL"
-    assert re.search(rf"^  why not yet: {holder} holds SQLite's write lock for \ds: ", text, re.M)
+    assert re.search(rf"^  why not yet: {holder} holds SQLite's write lock for \d+s: ", text, re.M)
 
 
 def test_lock_of_a_worker_that_was_killed_is_nobodys(shop, start, command):
