@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from .errors import BadCall, NotSerializable
 
 _PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
-_UNCOUNTABLE = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
 
 
 class Call(NamedTuple):
@@ -65,9 +64,11 @@ def _plainly_fits(target: object, given: int, kwargs: dict[str, Any]) -> bool:
     if kwargs or type(target) is not FunctionType:
         return False
     code = target.__code__
-    if code.co_kwonlyargcount or code.co_flags & _UNCOUNTABLE:
+    if code.co_kwonlyargcount > len(target.__kwdefaults__ or ()):
         return False
-    return code.co_argcount - len(target.__defaults__ or ()) <= given <= code.co_argcount
+    if given < code.co_argcount - len(target.__defaults__ or ()):
+        return False
+    return given <= code.co_argcount or bool(code.co_flags & inspect.CO_VARARGS)
 
 
 def _check_signature(

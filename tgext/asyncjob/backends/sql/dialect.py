@@ -1,0 +1,141 @@
+"""What every database is asked for: the pieces of statements that have no common form.
+
+Statements are written once; they ask a ``Dialect``. Its engine is our own, with connections of
+its own: each statement commits by itself, and what needs more than one stands in ``begin()``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
+
+
+class Dialect(ABC):
+    """How one database does what all do. channel: what a notification is sent by."""
+
+    #: Whether UPDATE gives back rows. Where not, a claim is a SELECT ... FOR UPDATE before it.
+    update_returns: bool
+    #: Whether a SELECT can pass over rows that others have locked.
+    skips_locked: bool
+    #: Begins a transaction that writes.
+    begin_text = "BEGIN"
+    #: Whether a writer keeps all others out.
+    has_one_writer = False
+
+    def __init__(self, engine: Engine, channel: str) -> None:
+        self.channel = channel
+        self.engine = self.make_engine(engine)
+
+    def make_engine(self, engine: Engine) -> Engine:
+        """Return an engine like the application's, with connections of our own, on which every
+        statement commits by itself."""
+        # The pool brings what the application said of how to connect.
+        pool = engine.pool.recreate()
+        own = create_engine(engine.url, pool=pool, isolation_level="AUTOCOMMIT")
+        event.listen(own, "connect", self.prepare)
+        return own
+
+    def prepare(self, connection: Any, _record: Any) -> None:  # noqa: B027
+        """Set up a fresh connection of our own."""
+
+    @property
+    def volatile(self) -> Engine:
+        """The engine for progress and the like, which never waits for a job's transaction."""
+        return self.engine
+
+    def is_one_of(self, column: ColumnElement[str], parameter: str) -> ColumnElement[bool] | None:
+        """The condition that *column* is in a list that is one parameter; None: there are none
+        such here."""
+        return None
+
+    def write(self) -> AbstractContextManager[Connection]:
+        """Give a connection for one statement that changes something, and commits by itself."""
+        return self.engine.connect()
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """Give a connection inside a transaction, which is committed where the block ends."""
+        with self.write() as connection:
+            connection.exec_driver_sql(self.begin_text)
+            try:
+                yield connection
+                connection.exec_driver_sql("COMMIT")
+            except BaseException:
+                with suppress(Exception):  # the connection may be what failed
+                    connection.exec_driver_sql("ROLLBACK")
+                raise
+
+    def write_lazily(self) -> AbstractContextManager[Connection]:
+        """Give one like ``write`` whose commit waits for no disk: a power cut may take it back,
+        and nothing that was committed after it is there then."""
+        return self.write()
+
+    @property
+    def lazily(self) -> list[ColumnElement[Any]]:
+        """What an UPDATE there has to give back for that."""
+        return []
+
+    def announces(self, queue_name: Any) -> list[ColumnElement[Any]]:
+        """Return what an INSERT is to give back, so that its commit tells idle workers."""
+        return []
+
+    def announce(  # noqa: B027 - where there is no telling, workers look
+        self, connection: Connection, queue_names: Sequence[str]
+    ) -> None:
+        """Tell idle workers, with the commit of the transaction on *connection*."""
+
+    @abstractmethod
+    def cut(self, connection: Connection) -> None:
+        """Break a connection that another thread works with, so that it lets go of its locks."""
+
+    @abstractmethod
+    def is_passing(self, error: DBAPIError) -> bool:
+        """Whether trying again may help: a deadlock, a lock that came too late, a lost
+        connection, a full disk."""
+
+    def watch_locks(self, running: Iterable[tuple[str, Any]]) -> bool:
+        """Say which jobs keep all others from writing; False where none can."""
+        return False
+
+    def trim(self) -> bool:
+        """Close the idle connections to a server, which threads that sleep do not need, but for
+        one that claims the next job at once; False if this is not the moment."""
+        if self.has_one_writer:
+            return True
+        # One that is in use would come back to a pool that is no more, and be closed by nobody.
+        if getattr(self.engine.pool, "checkedout", int)():
+            return False
+        self.engine.dispose()
+        with self.engine.connect():
+            return True
+
+    def dispose(self) -> None:
+        """Close what is open."""
+        self.engine.dispose()
+
+    def after_fork(self) -> None:
+        """Forget connections that are a parent process's, without ever closing them: that would
+        say goodbye in its name."""
+        forget_connections(self.engine)
+
+
+#: Pools that a parent process filled.
+_inherited: list[Any] = []
+
+
+def forget_connections(engine: Engine) -> None:
+    """Let *engine* begin anew in a forked child."""
+    _inherited.append(engine.pool)
+    engine.dispose(close=False)
+
+
+def driver_of(connection: Connection) -> Any:
+    found = connection.connection.dbapi_connection
+    if found is None:
+        raise RuntimeError("the connection has been closed meanwhile")
+    return found
