@@ -18,7 +18,8 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from .dialects import Dialect, PostgreSql, Sqlite
+from .dialect import Dialect
+from .dialects import PostgreSql, Sqlite
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,10 @@ LISTEN_SECONDS = 1.0
 
 class Ears(ABC):
     """Listens for the commits of others; used by one thread."""
+
+    #: Whether a look at the table comes before a thread is woken: where it costs less than a
+    #: claim that finds nothing.
+    looks_first = True
 
     @abstractmethod
     def listen(self, stop: threading.Event) -> list[str] | None:
@@ -67,12 +72,15 @@ class Notifications(Ears):
         self._connection: Connection | None = connection
         self._dialect = dialect
         self._own_channel = f"{dialect.channel}_{os.urandom(6).hex()}"
-        self._driver.execute(f'LISTEN "{dialect.channel}"')
-        self._driver.execute(f'LISTEN "{self._own_channel}"')
-        self.interrupt()
-        if not list(self._driver.notifies(timeout=LISTEN_SECONDS, stop_after=1)):
+        try:
+            self._driver.execute(f'LISTEN "{dialect.channel}"')
+            self._driver.execute(f'LISTEN "{self._own_channel}"')
+            self.interrupt()
+            if not list(self._driver.notifies(timeout=LISTEN_SECONDS, stop_after=1)):
+                raise NotDelivered
+        except BaseException:
             self.close()
-            raise NotDelivered
+            raise
 
     def listen(self, stop: threading.Event) -> list[str] | None:
         heard: list[str] = []
@@ -99,6 +107,8 @@ class NotDelivered(Exception):
 class CommitCounter(Ears):
     """Looks at the number that changes with every commit of another connection, whenever the
     write-ahead log was written to: to ask for the time of a file is cheaper."""
+
+    looks_first = False  # a claim does it
 
     def __init__(self, dialect: Sqlite) -> None:
         self._log_path = f"{dialect.path}-wal"

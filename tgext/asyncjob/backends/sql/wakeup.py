@@ -198,7 +198,7 @@ class Wakeup:
                 try:
                     self.look()  # what came before they were there
                     while not self._stop.is_set():
-                        self._heard(ears.listen(self._stop))
+                        self._heard(ears.listen(self._stop), ears.looks_first)
                         fault_seconds = FAULT_SECONDS[0]
                 finally:
                     ears.close()
@@ -209,9 +209,9 @@ class Wakeup:
                 self._stop.wait(fault_seconds)
                 fault_seconds = min(2 * fault_seconds, FAULT_SECONDS[1])
 
-    def _heard(self, queue_names: list[str] | None) -> None:
+    def _heard(self, queue_names: list[str] | None, looks_first: bool) -> None:
         if queue_names is None:
             if self._sleeping:
-                self.look()
+                self.look() if looks_first else self.wake()
         elif self._queues is None or not set(queue_names).isdisjoint(self._queues):
             self.wake()
