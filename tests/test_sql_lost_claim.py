@@ -10,18 +10,22 @@ import os
 import signal
 import sqlite3
 import time
+import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, delete, event, text
+from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 
 from backend_contract import DONE, claim_one, enqueued, status_of
 from own_servers import OwnServer, own_server
 from tgext.asyncjob.backends.sql import SqlBackend
-from tgext.asyncjob.job import READY, SUCCESSFUL, WorkerId
+from tgext.asyncjob.job import READY, SUCCESSFUL, Outcome, WorkerId
+
+#: What most jobs come to, and what is stored by statements of its own.
+NOTHING = Outcome(SUCCESSFUL)
 
 #: How long a crashed server may take until it answers again, in seconds.
 PATIENCE_SECONDS = 20.0
@@ -31,6 +35,7 @@ class Crashing:
     """A PostgreSQL that writes nothing behind a commit's back, and crashes when it is told to."""
 
     def __init__(self, server: OwnServer) -> None:
+        self._prefix = f"test_{uuid.uuid4().hex[:8]}_"
         # What it is asked after a crash is asked on a new connection.
         self.engine = create_engine(server.url, pool_pre_ping=True)
         with self.engine.connect() as connection:
@@ -40,10 +45,10 @@ class Crashing:
 
     @contextmanager
     def backend(self) -> Iterator[SqlBackend]:
-        made = SqlBackend(self.engine, secret="swordfish")
-        yield made
-        with suppress(DBAPIError):  # the connection that it says goodbye on broke in the crash
-            made.close()
+        made = SqlBackend(self.engine, secret="swordfish", prefix=self._prefix)
+        with closing(made):
+            made.open(create_tables=True)
+            yield made
 
     def hold_the_writer(self) -> None:
         """Stop the process that would write a lazy commit a moment later."""
@@ -79,10 +84,6 @@ def server() -> Iterator[OwnServer]:
 @pytest.fixture
 def crashing(server: OwnServer) -> Iterator[Crashing]:
     made = Crashing(server)
-    with made.backend() as backend:
-        backend.open(create_tables=True)
-    with made.engine.begin() as connection:
-        connection.execute(delete(backend.tables.jobs))
     yield made
     made.engine.dispose()
 
@@ -101,6 +102,8 @@ def test_lost_claim_lets_nobody_finish_what_another_has_claimed(crashing):
         with crashing.engine.begin() as connection:
             assert not mine.fence(lost, connection)
         assert not mine.finish(lost, DONE)
+        assert not mine.finish(lost, NOTHING)
+        assert mine.finish_many([(lost, NOTHING), (lost, DONE)]) == [False, False]
         assert others.finish(claim, DONE)
         assert status_of(mine, uid) is SUCCESSFUL
 

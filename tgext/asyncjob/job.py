@@ -260,6 +260,7 @@ class Claim(NamedTuple):
     attempt: int  #: 1 for the first
     attempts_left: int  #: further ones that the job's budget allows after this one
     crashes_left: int = 0  #: further deaths of a worker, or losses of the database, it may cause
+    worker_id: str = ""  #: whose it is
 
 
 class Outcome(NamedTuple):

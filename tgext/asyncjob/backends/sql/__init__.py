@@ -117,9 +117,10 @@ class SqlBackend(SqlDesk, ClaimingBackend):
         if len(rows) == limit:
             self._wakeup.wake()  # there may be more, for another thread
         self._took = True
-        for row in rows:
-            self._running[row.uid, row.lease] = worker_id
-        return rows
+        # What this worker runs by the very same lease was claimed before the server lost it.
+        new = [row for row in rows if self._running.get((row.uid, row.lease)) != worker_id]
+        self._running.update({(row.uid, row.lease): worker_id for row in new})
+        return new
 
     def _promote(self) -> None:
         """Let the delayed jobs wait whose time has come."""
@@ -175,8 +176,7 @@ class SqlBackend(SqlDesk, ClaimingBackend):
         return held
 
     def is_cancelled(self, claim: Claim) -> bool:
-        jobs = self.tables.jobs
-        wanted = select(jobs.c.cancelled).where(self._claims.held(claim))
+        wanted = select(self.tables.jobs.c.cancelled).where(self._claims.held(claim))
         with self._dialect.engine.connect() as connection:
             return bool(connection.execute(wanted).scalar())
 
@@ -286,7 +286,7 @@ class SqlBackend(SqlDesk, ClaimingBackend):
 
     def rescue(self) -> int:
         is_one_database = self._dialect.volatile is self._dialect.engine
-        looks = self._looks(self._wakeup.queues) if is_one_database else ()
+        looks = self._claims.looks(self._wakeup.queues, self._now()) if is_one_database else ()
         rescued, seen = self._workers.rescue(looks)
         if rescued:
             self._wakeup.wake()

@@ -5,8 +5,10 @@
     finish    the outcome: committed with the job's work, or not at all
     release   as if it had not been claimed
 
-A row is changed only by who holds its lease, and a statement that hits no row says so. ``hold``
-stands for all of that: uid, lease and state in one condition.
+A row is changed only by who holds its lease, and a statement that hits no row says so. ``held``
+stands for all of that: uid, lease, worker and state in one condition. The worker is part of it
+since a claim's commit waits for no disk: a server that comes back without it gives the same lease
+once more, to another. No work can outlive its claim, whose commit is older.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    literal_column,
     not_,
     select,
     true,
@@ -36,8 +39,8 @@ from sqlalchemy import (
 )
 
 from ...job import READY, SUCCESSFUL, Claim, Outcome
-from .dialects import Dialect
-from .rows import Rows
+from .dialect import Dialect
+from .rows import CLAIMED, Rows
 from .statements import Statement
 from .tables import DELAYED, RUNS, STATE_OF, SUCCEEDED, TAKEN_BACK, WAITS, Clock, Tables
 
@@ -56,12 +59,14 @@ class Claims:
     ) -> None:
         self._tables = tables
         self._jobs = tables.jobs
+        self._claimed = [self._jobs.c[name] for name in CLAIMED]
         self._dialect = dialect
         self._rows = rows
         self._now = clock.now
         self._moment = clock.moment
         self._clock = clock.clause
         self._taking: dict[tuple[str, ...] | None, Statement] = {}
+        self._looking: dict[tuple[str, ...] | None, Statement] = {}
         self._succeeding = self._compiled(
             self._succeeded(self._jobs.c.uid == bindparam("held_uid", type_=String()))
         )
@@ -90,7 +95,7 @@ class Claims:
         statement = self._taking.get(names)
         if statement is None:
             statement = self._taking[names] = self._compiled(self._taken_at_once(names))
-        with self._dialect.write() as connection:
+        with self._dialect.write_lazily() as connection:
             return statement.execute(
                 connection, taker=worker_id, most=limit, alone=limit == 1, **self._moment()
             ).all()
@@ -103,7 +108,9 @@ class Claims:
         taken = self._taken(
             bindparam("taker", type_=String()), bindparam("alone", type_=Boolean()), self._clock
         )
-        return taken.where(self._jobs.c.number.in_(picked)).returning(*self._jobs.c)
+        return taken.where(self._jobs.c.number.in_(picked)).returning(
+            *self._claimed, *self._dialect.lazily
+        )
 
     def _take_in_steps(
         self, worker_id: str, queues: Collection[str] | None, limit: int
@@ -115,7 +122,7 @@ class Claims:
             mine = self._jobs.c.number.in_(numbers)
             taken = self._taken(worker_id, limit == 1, self._now())
             connection.execute(taken.where(mine))
-            return connection.execute(select(self._jobs).where(mine)).all()
+            return connection.execute(select(*self._claimed).where(mine)).all()
 
     def first_waiting(
         self, queues: Collection[str] | None, limit: Any, *, locking: bool = True
@@ -133,6 +140,26 @@ class Claims:
         if locking and self._dialect.skips_locked:
             return first.with_for_update(skip_locked=True)
         return first
+
+    def look(self, queues: Collection[str] | None) -> Row[Any]:
+        """Read whether something waits, and when the next delayed job is due."""
+        names = None if queues is None else tuple(queues)
+        statement = self._looking.get(names)
+        if statement is None:
+            wanted = select(*self.looks(names, self._clock))
+            statement = self._looking[names] = self._compiled(wanted)
+        with self._dialect.engine.connect() as connection:
+            return statement.execute(connection, **self._moment()).one()
+
+    def looks(
+        self, queues: Collection[str] | None, now: ColumnElement[float]
+    ) -> tuple[ColumnElement[Any], ...]:
+        """What such a look selects."""
+        jobs = self._jobs
+        waits = self.first_waiting(queues, literal_column("1"), locking=False).exists()
+        due_at = select(func.min(jobs.c.due_at)).where(jobs.c.state == self._tables.state(DELAYED))
+        due = (due_at.scalar_subquery() - now).label("due")
+        return select(waits).scalar_subquery().label("waits"), due
 
     def _taken(self, worker_id: Any, begun: Any, now: ColumnElement[float]) -> Any:
         jobs = self._jobs
@@ -169,6 +196,7 @@ class Claims:
         return and_(
             jobs.c.uid == claim.job.uid,
             jobs.c.lease == claim.lease,
+            jobs.c.worker_id == claim.worker_id,
             self._tables.running,
         )
 
@@ -195,7 +223,11 @@ class Claims:
         """Store an outcome; False where the claim no longer holds."""
         if is_plain(outcome):
             done = self._succeeding.execute(
-                connection, held_uid=claim.job.uid, held_lease=claim.lease, **self._moment()
+                connection,
+                held_uid=claim.job.uid,
+                held_lease=claim.lease,
+                held_by=claim.worker_id,
+                **self._moment(),
             )
             return done.rowcount == 1
         jobs, uid = self._jobs, claim.job.uid
@@ -231,8 +263,8 @@ class Claims:
         return True
 
     def finish_many(self, ends: Sequence[End], connection: Connection) -> bool:
-        """Store the outcomes of attempts that used no database; False as soon as one claim does
-        not hold, and then the caller rolls back and stores them one by one."""
+        """Store the outcomes of one worker's attempts that used no database; False as soon as one
+        claim does not hold, and then the caller rolls back and stores them one by one."""
         plain: dict[int, list[Claim]] = {}
         for claim, outcome in ends:
             if is_plain(outcome):
@@ -243,18 +275,21 @@ class Claims:
 
     def _succeed(self, claims: Sequence[Claim], connection: Connection) -> bool:
         """Mark claims of one lease number as SUCCESSFUL; False if not all of them hold."""
-        uids, lease = [claim.job.uid for claim in claims], claims[0].lease
+        uids = [claim.job.uid for claim in claims]
+        held = {"held_lease": claims[0].lease, "held_by": claims[0].worker_id, **self._moment()}
         if self._succeeding_many is not None:
-            moment = self._moment()
-            done = self._succeeding_many.execute(connection, uids=uids, held_lease=lease, **moment)
+            done = self._succeeding_many.execute(connection, uids=uids, **held)
         else:
-            some = self._succeeded(self._jobs.c.uid.in_(uids))
-            done = connection.execute(some, {"held_lease": lease, **self._moment()})
+            done = connection.execute(self._succeeded(self._jobs.c.uid.in_(uids)), held)
         return done.rowcount == len(claims)
 
     def _succeeded(self, which: ColumnElement[bool]) -> Any:
         jobs = self._jobs
-        held = and_(which, jobs.c.lease == bindparam("held_lease", type_=Integer()))
+        held = and_(
+            which,
+            jobs.c.lease == bindparam("held_lease", type_=Integer()),
+            jobs.c.worker_id == bindparam("held_by", type_=String()),
+        )
         values = {
             "worker_id": None, "fenced": false(), "suspect": false(), "result": None, "log": None,
             "finished_at": self._clock, "state": SUCCEEDED,

@@ -12,7 +12,6 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Double,
     Engine,
@@ -42,7 +41,8 @@ from ...job import (
 )
 from ...seal import Seal
 from .claims import Claims
-from .dialects import dialect_of, forget_connections
+from .dialect import forget_connections
+from .dialects import dialect_of
 from .ears import ears_of
 from .liveness import liveness_of
 from .overview import SqlOverview
@@ -313,16 +313,7 @@ class SqlDesk(Backend):
 
     def _look(self, queues: Collection[str] | None) -> Look:
         """See whether something is waiting, and when the next delayed job is due."""
-        with self._dialect.engine.connect() as connection:
-            return self._seen_in(connection.execute(select(*self._looks(queues))).one())
-
-    def _looks(self, queues: Collection[str] | None) -> tuple[ColumnElement[Any], ...]:
-        """What such a look selects."""
-        jobs = self.tables.jobs
-        waits = self._claims.first_waiting(queues, 1, locking=False).exists()
-        due_at = select(func.min(jobs.c.due_at)).where(jobs.c.state == self.tables.state(DELAYED))
-        due = (due_at.scalar_subquery() - self._now()).label("due")
-        return select(waits).scalar_subquery().label("waits"), due
+        return self._seen_in(self._claims.look(queues))
 
     def _seen_in(self, row: Any) -> Look:
         return Look(bool(row.waits) or (row.due is not None and row.due <= 0), row.due)

@@ -7,7 +7,7 @@ its own: each statement commits by itself, and what needs more than one stands i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
@@ -70,6 +70,13 @@ class Dialect(ABC):
                     connection.exec_driver_sql("ROLLBACK")
                 raise
 
+    def change(self, connection: Connection | None, change: Callable[[Connection], bool]) -> bool:
+        """Make a change that a job's commit is to carry, on its connection; None: by itself."""
+        if connection is not None:
+            return change(connection)
+        with self.begin() as own:
+            return change(own)
+
     def write_lazily(self) -> AbstractContextManager[Connection]:
         """Give one like ``write`` whose commit waits for no disk: a power cut may take it back,
         and nothing that was committed after it is there then."""
@@ -98,9 +105,9 @@ class Dialect(ABC):
         """Whether trying again may help: a deadlock, a lock that came too late, a lost
         connection, a full disk."""
 
-    def watch_locks(self, running: Iterable[tuple[str, Any]]) -> bool:
-        """Say which jobs keep all others from writing; False where none can."""
-        return False
+    def watch_locks(self, running: Iterable[tuple[str, Any]]) -> dict[str, float] | None:
+        """Say which jobs keep all others from writing, and since when; None where none can."""
+        return None
 
     def trim(self) -> bool:
         """Close the idle connections to a server, which threads that sleep do not need, but for

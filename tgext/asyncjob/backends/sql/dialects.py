@@ -1,18 +1,14 @@
 """What differs between SQLite, PostgreSQL and MariaDB: nearly all of it.
 
-Statements are written once; they ask a ``Dialect`` for the pieces that have no common form. Its
-engine is our own, with connections of its own: each statement commits by itself, and what needs
-more than one stands in ``begin()``. Whether a worker lives is in ``liveness.py``, how a change
-is heard of in ``ears.py``.
+Whether a worker lives is in ``liveness.py``, how a change is heard of in ``ears.py``.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import (
@@ -26,11 +22,13 @@ from sqlalchemy import (
     event,
     func,
     select,
+    true,
 )
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from ...errors import ConfigError
+from .dialect import Dialect, driver_of, forget_connections
 from .lockwatch import LockWatch, was_refused_the_lock
 
 log = logging.getLogger(__name__)
@@ -39,114 +37,11 @@ log = logging.getLogger(__name__)
 #: is less than an ordinary import holds it.
 BUSY_SECONDS = 30
 
+#: SQLite's word for commits that a power cut may take back, in their order, from the last one on.
+NORMAL = 1
+
 #: A bit of what MariaDB's protocol says of a connection with each answer.
 IN_TRANSACTION = 1
-
-
-class Dialect(ABC):
-    """How one database does what all do. channel: what a notification is sent by."""
-
-    #: Whether UPDATE gives back rows. Where not, a claim is a SELECT ... FOR UPDATE before it.
-    update_returns: bool
-    #: Whether a SELECT can pass over rows that others have locked.
-    skips_locked: bool
-    #: Begins a transaction that writes.
-    begin_text = "BEGIN"
-    #: Whether a writer keeps all others out.
-    has_one_writer = False
-
-    def __init__(self, engine: Engine, channel: str) -> None:
-        self.channel = channel
-        self.engine = self.make_engine(engine)
-
-    def make_engine(self, engine: Engine) -> Engine:
-        """Return an engine like the application's, with connections of our own, on which every
-        statement commits by itself."""
-        # The pool brings what the application said of how to connect.
-        pool = engine.pool.recreate()
-        own = create_engine(engine.url, pool=pool, isolation_level="AUTOCOMMIT")
-        event.listen(own, "connect", self.prepare)
-        return own
-
-    def prepare(self, connection: Any, _record: Any) -> None:  # noqa: B027
-        """Set up a fresh connection of our own."""
-
-    @property
-    def volatile(self) -> Engine:
-        """The engine for progress and the like, which never waits for a job's transaction."""
-        return self.engine
-
-    def is_one_of(self, column: ColumnElement[str], parameter: str) -> ColumnElement[bool] | None:
-        """The condition that *column* is in a list that is one parameter; None: there are none
-        such here."""
-        return None
-
-    def write(self) -> AbstractContextManager[Connection]:
-        """Give a connection for one statement that changes something, and commits by itself."""
-        return self.engine.connect()
-
-    @contextmanager
-    def begin(self) -> Iterator[Connection]:
-        """Give a connection inside a transaction, which is committed where the block ends."""
-        with self.write() as connection:
-            connection.exec_driver_sql(self.begin_text)
-            try:
-                yield connection
-                connection.exec_driver_sql("COMMIT")
-            except BaseException:
-                with suppress(Exception):  # the connection may be what failed
-                    connection.exec_driver_sql("ROLLBACK")
-                raise
-
-    def change(self, connection: Connection | None, change: Callable[[Connection], bool]) -> bool:
-        """Make a change that a job's commit is to carry, on its connection; None: by itself."""
-        if connection is not None:
-            return change(connection)
-        with self.begin() as own:
-            return change(own)
-
-    def announces(self, queue_name: Any) -> list[ColumnElement[Any]]:
-        """Return what an INSERT is to give back, so that its commit tells idle workers."""
-        return []
-
-    def announce(  # noqa: B027 - where there is no telling, workers look
-        self, connection: Connection, queue_names: Sequence[str]
-    ) -> None:
-        """Tell idle workers, with the commit of the transaction on *connection*."""
-
-    @abstractmethod
-    def cut(self, connection: Connection) -> None:
-        """Break a connection that another thread works with, so that it lets go of its locks."""
-
-    @abstractmethod
-    def is_passing(self, error: DBAPIError) -> bool:
-        """Whether trying again may help: a deadlock, a lock that came too late, a lost
-        connection, a full disk."""
-
-    def watch_locks(self, running: Iterable[tuple[str, Any]]) -> dict[str, float] | None:
-        """Say which jobs keep all others from writing, and since when; None where none can."""
-        return None
-
-    def trim(self) -> bool:
-        """Close the idle connections to a server, which threads that sleep do not need, but for
-        one that claims the next job at once; False if this is not the moment."""
-        if self.has_one_writer:
-            return True
-        # One that is in use would come back to a pool that is no more, and be closed by nobody.
-        if getattr(self.engine.pool, "checkedout", int)():
-            return False
-        self.engine.dispose()
-        with self.engine.connect():
-            return True
-
-    def dispose(self) -> None:
-        """Close what is open."""
-        self.engine.dispose()
-
-    def after_fork(self) -> None:
-        """Forget connections that are a parent process's, without ever closing them: that would
-        say goodbye in its name."""
-        forget_connections(self.engine)
 
 
 class PostgreSql(Dialect):
@@ -156,6 +51,10 @@ class PostgreSql(Dialect):
     def is_one_of(self, column: ColumnElement[str], parameter: str) -> ColumnElement[bool] | None:
         return column == func.any(bindparam(parameter, type_=ARRAY(String)))
 
+    @property
+    def lazily(self) -> list[ColumnElement[Any]]:
+        return [func.set_config("synchronous_commit", "off", true())]  # for this transaction
+
     def announces(self, queue_name: Any) -> list[ColumnElement[Any]]:
         return [func.pg_notify(self.channel, queue_name)]
 
@@ -164,7 +63,7 @@ class PostgreSql(Dialect):
             connection.execute(select(func.pg_notify(self.channel, queue_name)))
 
     def cut(self, connection: Connection) -> None:
-        pid = _driver_of(connection).info.backend_pid
+        pid = driver_of(connection).info.backend_pid
         with self.engine.connect() as own:
             own.execute(select(func.pg_terminate_backend(pid)))
 
@@ -200,7 +99,7 @@ class MariaDb(Dialect):
         cursor.close()
 
     def cut(self, connection: Connection) -> None:
-        number = int(_driver_of(connection).thread_id())
+        number = int(driver_of(connection).thread_id())
         with self.engine.connect() as own:
             own.exec_driver_sql(f"KILL CONNECTION {number}")
 
@@ -264,8 +163,19 @@ class Sqlite(Dialect):
         # It has written nothing, so there is nothing that the change must be committed with.
         return super().change(None, change)
 
-    def prepare(self, connection: Any, _record: Any) -> None:
+    @contextmanager
+    def write_lazily(self) -> Iterator[Connection]:
+        with self.write() as connection:
+            driver, synchronous = driver_of(connection), connection.info["synchronous"]
+            driver.execute(f"PRAGMA synchronous = {min(synchronous, NORMAL)}")
+            try:
+                yield connection
+            finally:
+                driver.execute(f"PRAGMA synchronous = {synchronous}")
+
+    def prepare(self, connection: Any, record: Any) -> None:
         connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+        record.info["synchronous"] = connection.execute("PRAGMA synchronous").fetchone()[0]
 
     def prepare_beside(self, connection: Any, record: Any) -> None:
         self.prepare(connection, record)
@@ -281,7 +191,7 @@ class Sqlite(Dialect):
         return self._lock_watch.look(running)
 
     def cut(self, connection: Connection) -> None:
-        driver = _driver_of(connection)
+        driver = driver_of(connection)
         driver.interrupt()
         driver.rollback()
 
@@ -297,23 +207,6 @@ class Sqlite(Dialect):
         super().after_fork()
         self._line = threading.Lock()
         forget_connections(self._beside)
-
-
-#: Pools that a parent process filled.
-_inherited: list[Any] = []
-
-
-def forget_connections(engine: Engine) -> None:
-    """Let *engine* begin anew in a forked child."""
-    _inherited.append(engine.pool)
-    engine.dispose(close=False)
-
-
-def _driver_of(connection: Connection) -> Any:
-    found = connection.connection.dbapi_connection
-    if found is None:
-        raise RuntimeError("the connection has been closed meanwhile")
-    return found
 
 
 def _warn_of_short_patience(engine: Engine) -> None:

@@ -35,7 +35,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 
-from .dialects import Dialect, PostgreSql, Sqlite
+from .dialect import Dialect
+from .dialects import PostgreSql, Sqlite
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ from sqlalchemy import ColumnElement, and_, case, func, or_, select
 
 from ...job import NO_PROGRESS, WorkerSeen
 from ...overview import Connections, Line, Overview, RunningSeen, WaitingSeen
-from .dialects import Dialect, MariaDb, PostgreSql, Sqlite
+from .dialect import Dialect
+from .dialects import MariaDb, PostgreSql, Sqlite
 from .liveness import Liveness
 from .tables import DELAYED, RUNS, WAITS, Tables
 from .workers import Workers

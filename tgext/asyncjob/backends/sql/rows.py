@@ -40,6 +40,13 @@ _PLAIN_OPTIONS = ("takes_context", "max_attempts", "timeout")
 _NOT_KEPT = "!"
 
 
+#: What a claim is made of.
+CLAIMED = (
+    "number", "uid", "rank", "queue_name", "due_at", "lease", "worker_id", "attempts", "budget",
+    "crashes", "suspect", "name", "payload", "signature", "options", "context",
+)  # fmt: skip
+
+
 class UnopenedCall:
     """A stored call that is looked at: its name is there, the rest is read when asked for.
 
@@ -128,6 +135,7 @@ class Rows:
             row.attempts,
             row.budget - row.attempts,
             self._max_crashes - row.crashes - 1,
+            row.worker_id,
         )
 
     def options(self, row: Row[Any]) -> TaskOptions:

@@ -7,7 +7,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from ...errors import ConfigError
-from .dialects import Dialect
+from .dialect import Dialect
 from .tables import SCHEMA_VERSION, Tables
 
 #: Statements that lead from a version to the next one, by the version that they start from.

@@ -36,7 +36,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ...errors import WorkerCrashed
 from ...job import TaskError, WorkerSeen
-from .dialects import Dialect
+from .dialect import Dialect
 from .liveness import Liveness
 from .tables import BROKE, RUNS, TAKEN_BACK, WAITS, Tables
 
@@ -270,6 +270,7 @@ class Workers:
         changed = connection.execute(
             update(jobs)
             .where(jobs.c.uid == row.uid, jobs.c.lease == row.lease)
+            .where(jobs.c.worker_id == worker.worker_id)
             .where(jobs.c.state == self._tables.state(RUNS))
             .ordered_values(
                 (jobs.c.worker_id, None),
