@@ -8,62 +8,72 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import transaction
+
+from tgext.asyncjob import JobQueue, TaskResultStatus
 
 FEW, MANY = (5_000, 50_000) if os.environ.get("LONG") else (2_000, 10_000)
 
-#: How much more it may be. In a short run what is allocated once counts for more.
+#: How much more it may be.
 GROWTH = 1.05
 
+#: Jobs that are enqueued at once.
+BATCH = 1_000
+
+#: Answers each line with the pages that it has in memory.
 WORKER = """
-import gc, sys, time
-from sqlalchemy import Engine, event
+import gc, sys
 from tgext.asyncjob import JobQueue
-from tgext.asyncjob.call import Call
-from tgext.asyncjob.job import DEFAULT_OPTIONS, Job
 
-# SQLite keeps up to 2 MB of pages for each connection, and fills that slowly: bounded, and not
-# what is looked for here.
-@event.listens_for(Engine, "connect")
-def connect(connection, _record):
-    connection.execute("PRAGMA cache_size = -100")
-
-def resident():
-    gc.collect()
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1])
-
-few, many = int(sys.argv[2]), int(sys.argv[3])
 with JobQueue("sql", url=sys.argv[1], threads=4, secret="swordfish") as queue:
-    backend, ran = queue.backend, 0
     queue.start_worker()
-    for until in (few, many):
-        while ran < until:
-            call = Call(len, ("abc",), None)
-            jobs = [
-                backend.prepare(Job(backend.new_uid(), call, DEFAULT_OPTIONS, None, None))
-                for _ in range(1000)
-            ]
-            backend.enqueue(jobs)
-            ran += len(jobs)
-            while backend.waiting():
-                queue.result(jobs[-1].uid)
-                time.sleep(0.05)
-            for job in jobs[-200:]:
-                queue.result(job.uid).wait(30)
-        print(resident(), flush=True)
+    for _line in sys.stdin:
+        gc.collect()
+        with open("/proc/self/statm") as file:
+            print(file.read().split()[1], flush=True)
 """
 
 
 @pytest.mark.timeout(600 if os.environ.get("LONG") else 120)
 def test_a_worker_needs_no_more_memory_after_many_jobs_than_after_some(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WORKER, f"sqlite:///{tmp_path}/jobs.db", str(FEW), str(MANY)]
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    command = [sys.executable, "-c", WORKER, url]
+    found, ran = [], 0
+    with (
+        JobQueue("sql", url=url, threads=0, secret="swordfish") as queue,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as worker,
+    ):
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        for until in (FEW, MANY):
+            while ran < until:
+                enqueue(queue)
+                ran += BATCH
+                wait_for(queue, ran)
+            worker.stdin.write("\n")
+            worker.stdin.flush()
+            found.append(int(worker.stdout.readline()))
+        worker.stdin.close()
 
-    done = subprocess.run(command, capture_output=True, text=True)
-
-    assert done.returncode == 0, done.stderr
-    after_few, after_many = map(int, done.stdout.split())
+    after_few, after_many = found
     sys.stdout.write(f"after {FEW} jobs {after_few} pages, after {MANY} jobs {after_many}\n")
+    assert worker.returncode == 0
     assert after_many <= after_few * GROWTH
+
+
+def enqueue(queue: JobQueue) -> None:
+    with queue.in_transaction():
+        for _ in range(BATCH):
+            queue.perform(len, "abc")
+        transaction.commit()
+
+
+def wait_for(queue: JobQueue, ended: int) -> None:
+    while queue.backend.counts()[TaskResultStatus.SUCCESSFUL] < ended:
+        time.sleep(0.02)  # who enqueues is told nothing of the end of jobs elsewhere
