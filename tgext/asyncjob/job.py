@@ -256,7 +256,7 @@ class Claim(NamedTuple):
     """A worker's right to run one attempt of a job."""
 
     job: Job
-    lease: int  #: the fencing token: never given twice for one job
+    lease: int  #: the fencing token: with the worker, never given twice for one job
     attempt: int  #: 1 for the first
     attempts_left: int  #: further ones that the job's budget allows after this one
     crashes_left: int = 0  #: further deaths of a worker, or losses of the database, it may cause
