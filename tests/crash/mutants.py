@@ -6,10 +6,10 @@ split   the job's work is committed, and the mark that says so after it, apart
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Connection, update
+from sqlalchemy import Integer, bindparam, update
 
 from tgext.asyncjob.attempt import Attempt
 from tgext.asyncjob.backends.sql import SqlBackend
@@ -25,18 +25,17 @@ def fence() -> None:
     def held(self: Any, claim: Claim) -> Any:
         return self._jobs.c.uid == claim.job.uid
 
-    def succeed(self: Any, claims: Sequence[Claim], connection: Connection) -> bool:
-        uids = [claim.job.uid for claim in claims]
-        done = update(self._jobs).where(self._jobs.c.uid.in_(uids))
-        connection.execute(done.values(state=SUCCEEDED, finished_at=self._now()))
-        return True
+    def succeeded(self: Any, which: Any) -> Any:
+        given = bindparam("held_lease", type_=Integer()) > 0  # whatever it is
+        done = update(self._jobs).where(which, given)
+        return done.values(state=SUCCEEDED, finished_at=self._clock)
 
     def beat_and_hear_nothing(self: Any, worker_id: Any) -> list[Any]:
         beat(self, worker_id)
         return []
 
     _replace(Claims, "held", held)
-    _replace(Claims, "_succeed", succeed)
+    _replace(Claims, "_succeeded", succeeded)
     _replace(SqlBackend, "beat", beat_and_hear_nothing)
 
 
@@ -44,8 +43,10 @@ def split() -> None:
     """See that the claim holds, commit the work, and leave the mark to a later transaction."""
 
     def before_commit(self: Any, _value: Any) -> None:
-        backend, which = self._surroundings.backend, (self.claim.job.uid, self.claim.lease)
-        backend._looked.pop(which, None)
+        backend, sessions = self._surroundings.backend, self._surroundings.marked
+        if sessions is not None and sessions.is_used():
+            sessions.connection()  # so that it commits all the same
+        backend._looked.pop((self.claim.job.uid, self.claim.lease), None)
         if not backend.holds(self.claim):
             self._refused()
         self._fenced = True  # so that the commit asks no more
