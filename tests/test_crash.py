@@ -16,8 +16,8 @@ from databases import url_of
 
 TESTS = Path(__file__).resolve().parent
 
-#: Seconds for one database; on a machine with nothing else to do it takes a fifth of that.
-pytestmark = pytest.mark.timeout(110)
+#: Seconds for one database; on a machine with nothing else to do it takes an eighth of that.
+pytestmark = pytest.mark.timeout(170)
 
 
 def soak(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -28,7 +28,7 @@ def soak(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "TMPDIR": str(folder)},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=160,
     )
 
 

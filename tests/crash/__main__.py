@@ -35,7 +35,7 @@ class Size:
     lease: float
 
 
-SHORT = Size(jobs=300, blows=10, workers=3, seconds=5.0, lease=1.5)
+SHORT = Size(jobs=300, blows=10, workers=3, seconds=10.0, lease=1.5)
 LONG = Size(jobs=20_000, blows=200, workers=4, seconds=400.0, lease=2.0)
 
 

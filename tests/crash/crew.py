@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .journal import DONE, READY, STRUCK, read
+from .journal import DONE, PASSED, READY, STRUCK, Line, read
 from .place import Place
 from .schedule import ENQUEUER, WORKER
 
@@ -29,6 +29,7 @@ class Child:
     is_ready: bool = False
     struck: signal.Signals | None = None  #: a blow is on its way, or has hit
     struck_at: float = 0.0  #: by time.monotonic()
+    point: str = ""  #: where it is to strike itself
 
     def look(self) -> bool:
         """Return whether it has come up."""
@@ -45,7 +46,7 @@ class Child:
 
     def send(self, which: signal.Signals, point: str = "") -> None:
         """Strike it: now, or by its own hand when it comes to *point*."""
-        self.struck, self.struck_at = which, time.monotonic()
+        self.struck, self.struck_at, self.point = which, time.monotonic(), point
         if not point:
             self.process.send_signal(which)
             return
@@ -56,10 +57,16 @@ class Child:
         except BrokenPipeError:
             pass  # it has just ended
 
-    def own_strike(self) -> float | None:
-        """Return when it last struck itself."""
-        found = [line.seconds for line in read(self.journal) if line.word == STRUCK]
-        return found[-1] if found else None
+    def own_strike(self) -> Line | None:
+        """Return when it struck itself and in which job; None where it was not told to, or has
+        not come there."""
+        found = [line for line in read(self.journal) if line.word == STRUCK]
+        return found[-1] if found and self.point else None
+
+    def has_passed(self) -> bool:
+        """Whether the attempt in which it last struck itself has ended."""
+        words = [line.word for line in read(self.journal) if line.word in (STRUCK, PASSED)]
+        return words[-1:] != [STRUCK]
 
 
 class Crew:

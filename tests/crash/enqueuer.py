@@ -1,4 +1,5 @@
-"""The enqueuing process: orders and their jobs, a few in each transaction, until all are there.
+"""The enqueuing process: orders and their jobs, a few in each transaction, until all are there
+and the coordinator says that it is enough.
 
 It keeps nothing in mind: which order is next, the table of orders says. So whoever is started
 after it was killed, or its connection was, goes on where the last commit ended.
@@ -46,7 +47,7 @@ def main() -> None:
     note(READY)
     begun_at = time.monotonic()
     first = number = _next(queue)
-    while number < place.jobs:
+    while number < place.jobs or not place.enough.exists():
         due_at = begun_at + (number - first) * place.seconds / place.jobs
         time.sleep(max(0.0, due_at - time.monotonic()))
         try:
@@ -77,7 +78,7 @@ def _enqueue(queue: JobQueue, first: int) -> None:
     """Commit a few orders, with their jobs."""
     place = here()
     orders = field_of(place.prefix).orders
-    last = min(place.jobs, first + random.Random(f"{place.seed} {first}").randint(1, MOST_AT_ONCE))
+    last = first + random.Random(f"{place.seed} {first}").randint(1, MOST_AT_ONCE)
     with queue.in_transaction():
         points.reach(BEFORE_WORK)
         for number in range(first, last):

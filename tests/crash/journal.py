@@ -20,7 +20,8 @@ STARTED = "started"  #: the first line of a process
 READY = "ready"  #: a worker serves
 BEGAN = "began"  #: an attempt's first line
 RAN = "ran"  #: the last line of a job that touched no database
-STRUCK = "struck"  #: the process is about to send itself a signal
+STRUCK = "struck"  #: the process is about to send itself a signal, in that job
+PASSED = "passed"  #: the attempt that a SIGSTOP held up has ended, as it may
 CONNECTED = "connected"  #: a connection, by MariaDB's number
 DONE = "done"  #: everything is enqueued
 

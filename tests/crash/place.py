@@ -37,8 +37,8 @@ class Place:
     prefix: str  #: what begins the names of the tables
     folder: str
     seed: int
-    jobs: int  #: to be enqueued, not counting those that jobs enqueue
-    seconds: float  #: over which the enqueues are spread
+    jobs: int  #: to be enqueued at least, not counting those that jobs enqueue
+    seconds: float  #: over which the enqueues of so many are spread
     lease: float
     threads: int = 2
     mutant: str = ""
@@ -70,6 +70,11 @@ class Place:
     def path(self, suffix: str) -> Path:
         """Return a file of this process."""
         return Path(self.folder, f"{self.name}.{suffix}")
+
+    @property
+    def enough(self) -> Path:
+        """The file that says that jobs need come no more, once there are ``jobs`` of them."""
+        return Path(self.folder, "enough")
 
     def environment(self) -> Mapping[str, str]:
         """Return what a process started here is to find."""

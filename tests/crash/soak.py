@@ -6,8 +6,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGCONT, SIGKILL, SIGSTOP, Signals
+from signal import SIGCONT, SIGKILL, SIGSTOP
 
 from sqlalchemy import Engine, NullPool, create_engine, func, select
 
@@ -17,6 +18,7 @@ from .crew import Child, Crew
 from .field import Field, field_of
 from .journal import BEGAN, Line, read_all
 from .place import Place
+from .points import BEFORE_WORK
 from .report import Report
 from .schedule import WORKER, Blow
 from .servers import cut_one
@@ -25,13 +27,12 @@ from .verdict import judge
 #: Seconds between two looks at the processes.
 LOOK_SECONDS = 0.02
 
-#: Seconds in which a process that is to strike itself must come to the point.
-POINT_SECONDS = 3.0
-
-#: Seconds beyond a lease that a stopped worker is kept from waking, if nobody takes its jobs.
+#: Seconds beyond a lease that a stopped worker is kept from waking, if nobody runs its jobs:
+#: they may wait for its own locks.
 STOPPED_SECONDS = 3.5
 
-#: Seconds without any job's end after which those that are open are lost.
+#: Seconds without any job's end after which those that are open are lost, and seconds that a
+#: blow may take, from when it is dealt until the process can be dealt another.
 PATIENCE_SECONDS = 40.0
 
 
@@ -50,6 +51,16 @@ def tables(place: Place) -> Iterator[tuple[Engine, Field]]:
         engine.dispose()
 
 
+@dataclass
+class Stop:
+    """One process, stopped. held: the jobs that it had then."""
+
+    child: Child
+    since: float
+    held: set[str]
+    is_over: bool = False  #: it goes on, but perhaps still with one of those
+
+
 class Soak:
     """size: how many workers there are at a time."""
 
@@ -57,7 +68,7 @@ class Soak:
         self._place = place
         self._blows = list(blows)
         self._crew = Crew(place, size)
-        self._stopped: list[tuple[Child, float, set[tuple[str, int]]]] = []
+        self._stopped: list[Stop] = []
         self._stops: list[tuple[float, float]] = []  # from when to when
         self._struck: Counter[str] = Counter()
         self._held: list[tuple[float, set[str]]] = []  # what those that were killed held, and when
@@ -87,11 +98,14 @@ class Soak:
             time.sleep(LOOK_SECONDS)
 
     def _strike_all(self) -> None:
+        """Deal the blows; jobs come until the last has hit."""
         begun_at = time.monotonic()
         while self._blows or self._is_under_way() or not self._crew.is_enqueued:
             self._look()
             if self._blows and time.monotonic() >= begun_at + self._blows[0].seconds:
                 self._strike(self._blows[0])
+            if not self._blows and not self._is_under_way():
+                self._place.enough.touch()
             time.sleep(LOOK_SECONDS)
 
     def _is_under_way(self) -> bool:
@@ -99,12 +113,11 @@ class Soak:
 
     def _strike(self, blow: Blow) -> None:
         """Strike whom it may be; the blow waits while there would be no worker left."""
-        role = WORKER if self._crew.is_enqueued else blow.role
-        free = self._crew.free(role)
-        if len(free) <= (role == WORKER):
+        free = self._crew.free(blow.role)
+        if len(free) <= (blow.role == WORKER):
             return
         if blow.which is None:
-            if cut_one(self._engine, self._place, role, blow.draw):
+            if cut_one(self._engine, self._place, blow.role, blow.draw):
                 self._struck["cut"] += 1
                 del self._blows[0]
             return
@@ -117,54 +130,64 @@ class Soak:
         """See what has become of those that were struck, and replace those that are gone."""
         for child in self._crew.reap():
             if child.role == WORKER and child.struck is SIGKILL:
-                held = {uid for uid, _ in self._held_by(child)}
-                self._held.append((child.own_strike() or child.struck_at, held))
+                struck = child.own_strike()
+                killed_at = child.struck_at if struck is None else struck.seconds
+                self._held.append((killed_at, self._held_by(child)))
         self._crew.fill()
-        stopped = {id(child) for child, *_ in self._stopped}
+        stopped = [stop.child for stop in self._stopped if not stop.is_over]
         for child in self._crew.children:
-            if id(child) in stopped:
-                continue
-            # Asked of all: one that was late at its point is stopped when nobody expects it.
-            if child.is_stopped():
-                self._stopped.append((child, time.monotonic(), self._held_by(child)))
+            if child.struck is SIGSTOP and child not in stopped and child.is_stopped():
+                self._stopped.append(Stop(child, time.monotonic(), self._held_by(child)))
             elif child.struck in (SIGKILL, SIGSTOP):
-                self._insist(child, child.struck)
-        for entry in list(self._stopped):
-            self._wake(*entry)
+                self._insist(child)
+        for stop in list(self._stopped):
+            self._wake(stop)
 
-    def _insist(self, child: Child, which: Signals) -> None:
-        """Do it from outside where the process does not come to the point."""
-        if time.monotonic() - child.struck_at > POINT_SECONDS:
-            child.send(which)
+    def _insist(self, child: Child) -> None:
+        """Say so where a blow does not come about, and make an end."""
+        if time.monotonic() - child.struck_at > PATIENCE_SECONDS:
+            self._crew.complaints.append(f"{child.name} did not come to {child.point!r}")
+            child.send(SIGKILL)
 
-    def _wake(self, child: Child, since: float, held: set[tuple[str, int]]) -> None:
-        """Let a stopped process go on, once others have what it held, and have run it."""
-        seconds = time.monotonic() - since - self._place.lease
-        if seconds < 0.3 or (seconds < STOPPED_SECONDS and held & self._open(held)):
-            return
-        child.process.send_signal(SIGCONT)
-        if child.struck is SIGSTOP:
-            child.struck = None
-        self._stops.append((since, time.monotonic()))
-        self._stopped = [entry for entry in self._stopped if entry[0] is not child]
+    def _wake(self, stop: Stop) -> None:
+        """Let a stopped process go on, once others have what it held, and have run it; it is
+        spared until the attempt that was stopped has ended, as it may."""
+        if not stop.is_over and self._has_waited(stop):
+            stop.child.process.send_signal(SIGCONT)
+            stop.is_over = True
+            self._stops.append((stop.since, time.monotonic()))
+        if stop.is_over and stop.child.has_passed():
+            stop.child.struck = None
+            self._stopped.remove(stop)
+
+    def _has_waited(self, stop: Stop) -> bool:
+        seconds = time.monotonic() - stop.since - self._place.lease
+        if seconds < 0.3:
+            return False
+        # Who stopped there has no locks, and nothing shows before its job has been run.
+        may_lock = stop.child.point != BEFORE_WORK
+        return (may_lock and seconds >= STOPPED_SECONDS) or not self._are_open(stop.held)
 
     # -- questions to the database
 
-    def _held_by(self, child: Child) -> set[tuple[str, int]]:
+    def _held_by(self, child: Child) -> set[str]:
+        """The jobs that stand as a process's, and the one in which it struck itself: when it
+        was late to be seen, others may have that already."""
         jobs = self._field.jobs.jobs
-        mine = select(jobs.c.uid, jobs.c.lease).where(
+        mine = select(jobs.c.uid).where(
             jobs.c.state == RUNS, jobs.c.worker_id.like(f"{child.process.pid}-%")
         )
         with self._engine.connect() as connection:
-            return set(connection.execute(mine).tuples())
+            held = set(connection.execute(mine).scalars())
+        struck = child.own_strike()
+        return held | ({struck.subject} if struck is not None else set())
 
-    def _open(self, held: set[tuple[str, int]]) -> set[tuple[str, int]]:
-        """Those that have not ended, given with the lease that they were held by."""
+    def _are_open(self, uids: set[str]) -> bool:
+        """Whether any of them has not ended."""
         jobs = self._field.jobs.jobs
-        leases = dict(held)
-        wanted = select(jobs.c.uid).where(jobs.c.uid.in_(list(leases)), jobs.c.state.not_in(ENDED))
+        wanted = select(jobs.c.uid).where(jobs.c.uid.in_(list(uids)), jobs.c.state.not_in(ENDED))
         with self._engine.connect() as connection:
-            return {(uid, leases[uid]) for uid in connection.execute(wanted).scalars()}
+            return connection.execute(wanted).first() is not None
 
     def _wait_for_end(self) -> None:
         jobs = self._field.jobs.jobs

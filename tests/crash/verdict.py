@@ -35,7 +35,7 @@ class Verdict:
 
 
 def judge(connection: Connection, field: Field, ordered: int, journal: list[Line]) -> Verdict:
-    """Compare everything. ordered: how many orders the enqueuer was to place."""
+    """Compare everything. ordered: how many orders the enqueuer was to place at least."""
     verdict = Verdict()
     orders = connection.execute(select(field.orders)).all()
     jobs = {row.uid: row for row in connection.execute(select(field.jobs.jobs))}
@@ -52,7 +52,7 @@ def _judge_orders(
     verdict: Verdict, orders: list[Row[Any]], jobs: dict[str, Row[Any]], ordered: int
 ) -> None:
     placed = Counter(order.number for order in orders if order.kind != "follow_up")
-    for number in range(ordered):
+    for number in range(max([ordered, *(number + 1 for number in placed)])):
         verdict.count(f"orders of number {number}", 1, placed[number])
     followed = Counter(order.number for order in orders if order.kind == "follow_up")
     for order in orders:
