@@ -14,11 +14,11 @@ import tg
 import transaction
 import webtest
 from sqlalchemy import event
-from tg import TGController, expose, redirect
+from tg import TGController, expose
 from transaction.interfaces import TransientError
 from zope.sqlalchemy import datamanager
 
-from tgapps import Root, applications
+from tgapps import COMMITTED_ENDS, Root, Voter, applications
 from tgext.asyncjob import (
     ConfigError,
     NotCommitted,
@@ -73,28 +73,6 @@ def site(make_app):
 @pytest.fixture
 def make_site(make_app):
     return lambda *args, **options: Site(make_app(*args, **options))
-
-
-class Voter:
-    """A data manager that has a vote in the commit of the current transaction."""
-
-    transaction_manager = transaction.manager
-
-    def __init__(self, error=None):
-        self._error = error
-        transaction.get().join(self)
-
-    def sortKey(self):
-        return "a voter"
-
-    def tpc_vote(self, _txn):
-        if self._error is not None:
-            raise self._error
-
-    def _nothing(self, _txn):
-        pass
-
-    abort = tpc_begin = commit = tpc_finish = tpc_abort = _nothing
 
 
 # -- how a request ends
@@ -179,31 +157,7 @@ def test_failed_commit_and_the_job_never_existed(site):
     assert site.model.committed() == []
 
 
-def redirects():
-    redirect("/elsewhere")
-
-
-def is_not_found():
-    tg.abort(404)
-
-
-def is_not_found_for_programs():
-    tg.abort(404, passthrough="json")
-
-
-def says_that_it_failed():
-    tg.response.status = 500
-
-
-@pytest.mark.parametrize(
-    ("end", "status"),
-    [
-        (redirects, 302),
-        (is_not_found, 404),
-        (is_not_found_for_programs, 404),
-        (says_that_it_failed, 500),
-    ],
-)
+@pytest.mark.parametrize(("end", "status"), COMMITTED_ENDS)
 def test_response_that_turbogears_commits_lets_the_job_run(site, end, status):
     def controller():
         site.add_and_perform("a")

@@ -14,10 +14,6 @@ from tg import (
     AppConfig,
     FullStackApplicationConfigurator,
     MinimalApplicationConfigurator,
-    TGController,
-    expose,
-    redirect,
-    url,
 )
 from tg.configurator.components.sqlalchemy import SQLAlchemyConfigurationComponent
 from tg.configurator.components.transactions import TransactionManagerConfigurationComponent
@@ -33,7 +29,6 @@ from tgext.asyncjob import (
     asyncjob_perform,
     asyncjob_result,
     asyncjob_set_progress,
-    asyncjob_timed_query,
     plugme,
     start_async_worker,
     task,
@@ -617,125 +612,3 @@ def test_no_thread_and_no_lost_job_in_a_process_that_only_sets_up(tmp_path):
     finally:
         queue.close()
         model.close()
-
-
-# -- the examples of the seed, but for Python 3 and url's params
-
-
-def background_task(number):
-    print(number * 2)  # noqa: T201
-
-
-def make_seed_controller(DBSession, Group, go_on):
-    """The controller methods of the seed's page, as they stand there.
-
-    go_on: stands where the seed sleeps.
-    """
-
-    class SeedController(TGController):
-        @expose()
-        def background(self):
-            asyncjob_perform(background_task, 5)
-            return "OK"
-
-        @expose()
-        def controller_method(self):
-            def async_action():
-                for i in range(5):
-                    asyncjob_set_progress(i)
-                    go_on()
-
-            taskid = asyncjob_perform(async_action)
-            return redirect(url("/state", params={"uid": taskid}))
-
-        @expose()
-        def state(self, uid):
-            state = asyncjob_get_progress(uid)
-            if not state:
-                return "Job Completed"
-            elif state[0] < 0:
-                return "Not yet started"
-            else:
-                return str(state[0])
-
-        @expose()
-        def timed_query(self):
-            def async_query_action(group_id):
-                group = asyncjob_timed_query(DBSession.query(Group).filter_by(id=group_id)).first()
-                group.name = "Prova"
-                asyncjob_timed_query(
-                    DBSession.query(Group).filter_by(id=group_id), retries=10, interval=6
-                ).first()
-
-            g = Group(name="test_group")
-            DBSession.add(g)
-            DBSession.flush()
-            asyncjob_perform(async_query_action, g.id)
-            return "OK"
-
-    return SeedController()
-
-
-class Steps:
-    """Where the seed's job sleeps; lets the test take one step at a time."""
-
-    def __init__(self):
-        self._reached = threading.Semaphore(0)
-        self._go_on = threading.Semaphore(0)
-
-    def __call__(self):
-        self._reached.release()
-        assert self._go_on.acquire(timeout=10)
-
-    def wait(self):
-        assert self._reached.acquire(timeout=10)
-
-    def take_one(self):
-        self._go_on.release()
-
-
-@pytest.fixture
-def steps():
-    return Steps()
-
-
-@pytest.fixture
-def seed(make_app, steps):
-    app = make_app()
-    # Expose the seed's controller on the model that the application was made with.
-    controller = make_seed_controller(app.model.DBSession, app.model.Item, steps)
-    app.tgapp.controller_instances["root"] = controller
-    return app
-
-
-def test_seed_background_task(seed, capfd):
-    assert seed.get("/background").text == "OK"
-
-    seed.run_all()
-    assert capfd.readouterr().out == "10\n"
-
-
-def test_seed_progress_of_a_closure_and_its_state_page(seed, steps, gate):
-    seed.queue.perform(gate.enter)  # somebody else's job goes first
-    page = seed.get("/controller_method")
-    assert page.status_int == 302
-    state = page.headers["Location"]
-    gate.wait_for()
-
-    shown = [seed.get(state).text]
-    gate.open()
-    for _ in range(5):
-        steps.wait()
-        shown.append(seed.get(state).text)
-        steps.take_one()
-    seed.run_all()
-    shown.append(seed.get(state).text)
-
-    assert shown == ["Not yet started", "0", "1", "2", "3", "4", "Job Completed"]
-
-
-def test_seed_timed_query_in_a_closure(seed):
-    assert seed.get("/timed_query").text == "OK"
-
-    seed.run_all()
-    assert seed.model.committed() == ["Prova"]

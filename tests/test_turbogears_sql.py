@@ -1,6 +1,6 @@
 """A real TurboGears application with ``asyncjob.backend = sql``: all that it had on memory.
 
-This module is the application's: ``DBSession`` and ``Group`` are its globals, as they are those of
+This module is the application's, as is ``tggroups``: jobs are functions of it, as they are those of
 a project, because a stored call finds them by importing it. Where no thread is needed there is
 none: ``threads = 0`` and ``run_pending()``, as an application's own tests have it.
 """
@@ -10,22 +10,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import sqlite3
-import threading
 
 import pytest
 import sqlalchemy
 import tg
 import transaction
-import zope.sqlalchemy
-from sqlalchemy import event, orm
+from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
-from tg import TGController, expose, redirect, url
 from tg.i18n import ugettext
 from transaction.interfaces import TransientError
 from zope.sqlalchemy import datamanager
 
 from test_turbogears_home import package  # noqa: F401 - a fixture: with a catalogue
-from tgapps import Model, Root, make
+from tgapps import COMMITTED_ENDS, Root, Voter, make
 from tgext.asyncjob import (
     ConfigError,
     NotCommitted,
@@ -35,27 +32,13 @@ from tgext.asyncjob import (
     asyncjob_get_progress,
     asyncjob_perform,
     asyncjob_result,
-    asyncjob_set_progress,
     asyncjob_timed_query,
     task,
 )
 from tgext.asyncjob.backends.sql.tables import RUNS, SUCCEEDED, WAITS
+from tggroups import DBSession, Group, GroupModel
 
-# -- the application: its model, its jobs, and what they have seen
-
-DBSession = orm.scoped_session(orm.sessionmaker())
-zope.sqlalchemy.register(DBSession)
-
-Base = orm.declarative_base()
-
-
-class Group(Base):
-    __tablename__ = "tg_group"
-
-    group_id = sqlalchemy.Column(sqlalchemy.Integer, primary_key=True)
-    group_name = sqlalchemy.Column(sqlalchemy.String, unique=True)
-    display_name = sqlalchemy.Column(sqlalchemy.String)
-
+# -- the application's jobs, and what they have seen
 
 #: What jobs have seen, in their order; new for each test.
 seen: list = []
@@ -86,38 +69,6 @@ def add_group_and_fail(name):
 def add_and_perform(name):
     """What most controllers here do: a row, and a job that looks for it."""
     return asyncjob_perform(look, name, add_group(name))
-
-
-class GroupModel(Model):
-    """This module's model, in a file. savepoints: as SQLAlchemy's manual makes them work."""
-
-    def __init__(self, path, *, savepoints=False):
-        self._path = path
-        self.url = f"sqlite:///{path}?timeout=30"
-        self.engines = []
-        self.DBSession = DBSession
-        self.Item = Group
-        self.metadata = Base.metadata
-        self._savepoints = savepoints
-
-    def init_model(self, engine):
-        if self._savepoints:
-            super().init_model(engine)
-            return
-        self.engines.append(engine)
-        DBSession.configure(bind=engine)
-        Base.metadata.create_all(engine)
-
-    def read(self, statement):
-        """The rows of a query, as another process reads them: what is committed."""
-        with contextlib.closing(sqlite3.connect(self._path)) as connection:
-            return connection.execute(statement).fetchall()
-
-    def groups(self):
-        return sorted(name for (name,) in self.read("SELECT group_name FROM tg_group"))
-
-    def stored_jobs(self):
-        return self.read("SELECT uid, state FROM asyncjob_jobs ORDER BY number")
 
 
 SQL = {"asyncjob.backend": "sql", "asyncjob.threads": "0"}
@@ -154,36 +105,7 @@ def run_pending(app):
 # -- how a request ends
 
 
-def stays():
-    return {}
-
-
-def redirects():
-    redirect("/elsewhere")
-
-
-def is_not_found():
-    tg.abort(404)
-
-
-def is_not_found_for_programs():
-    tg.abort(404, passthrough="json")
-
-
-def says_that_it_failed():
-    tg.response.status = 500
-
-
-@pytest.mark.parametrize(
-    ("end", "status"),
-    [
-        (stays, 200),
-        (redirects, 302),
-        (is_not_found, 404),
-        (is_not_found_for_programs, 404),
-        (says_that_it_failed, 500),
-    ],
-)
+@pytest.mark.parametrize(("end", "status"), [(dict, 200), *COMMITTED_ENDS])
 def test_response_that_turbogears_commits_stores_the_job(app, end, status):
     def controller():
         add_and_perform("a")
@@ -197,27 +119,6 @@ def test_response_that_turbogears_commits_stores_the_job(app, end, status):
 
 def raises():
     raise LookupError("of the controller")
-
-
-class Voter:
-    """A data manager that votes against the commit of the current transaction."""
-
-    transaction_manager = transaction.manager
-
-    def __init__(self, error):
-        self._error = error
-        transaction.get().join(self)
-
-    def sortKey(self):
-        return "~a voter"  # the last to be asked: the job's row has been written by then
-
-    def tpc_vote(self, _txn):
-        raise self._error
-
-    def _nothing(self, _txn):
-        pass
-
-    abort = tpc_begin = commit = tpc_finish = tpc_abort = _nothing
 
 
 def is_voted_down():
@@ -685,128 +586,3 @@ def test_database_in_memory_is_refused_with_the_line_for_test_ini(make_app):
 
     assert app.does(lambda: {"uid": add_and_perform("a")}).status_int == 200
     assert app.queue.backend.name == "memory"
-
-
-# -- the examples of the seed, but for Python 3 and url's params; threads run them
-
-
-class Clock:
-    """Stands where the seed's job sleeps; lets the test take one step at a time."""
-
-    def __init__(self):
-        self._reached = threading.Semaphore(0)
-        self._go_on = threading.Semaphore(0)
-
-    def sleep(self, _seconds):
-        self._reached.release()
-        assert self._go_on.acquire(timeout=10)
-
-    def wait(self):
-        assert self._reached.acquire(timeout=10)
-
-    def take_one(self):
-        self._go_on.release()
-
-
-time = Clock()
-
-
-def background_task(number):
-    print(number * 2)  # noqa: T201
-
-
-class SeedController(TGController):
-    """The controller methods of the seed's page, as they stand there."""
-
-    @expose()
-    def background(self):
-        asyncjob_perform(background_task, 5)
-        return "OK"
-
-    @expose()
-    def controller_method(self):
-        def async_action():
-            for i in range(5):
-                asyncjob_set_progress(i)
-                time.sleep(1)
-
-        taskid = asyncjob_perform(async_action)
-        return redirect(url("/state", params=dict(uid=taskid)))  # noqa: C408 - as it stands there
-
-    @expose()
-    def state(self, uid):
-        state = asyncjob_get_progress(uid)
-        if not state:
-            return "Job Completed"
-        elif state[0] < 0:
-            return "Not yet started"
-        else:
-            return str(state[0])
-
-    @expose()
-    def query(self):
-        def async_query_action(group_id):
-            group = asyncjob_timed_query(
-                DBSession.query(Group).filter_by(group_id=group_id)
-            ).first()
-            group.display_name = "Prova"
-
-        g = Group(group_name="test_group")
-        DBSession.add(g)
-        DBSession.flush()
-        asyncjob_perform(async_query_action, g.group_id)
-        return "OK"
-
-    @expose()
-    def patient_query(self, group_id):
-        def async_query_action(group_id):
-            asyncjob_timed_query(
-                DBSession.query(Group).filter_by(group_id=group_id), retries=10, interval=6
-            ).first()
-
-        asyncjob_perform(async_query_action, int(group_id))
-        return "OK"
-
-
-@pytest.fixture
-def seed(make_app):
-    """The seed's application; a thread runs its jobs, and a session secret is all it needs."""
-    return make_app(SeedController(), ini={"asyncjob.threads": "1", "session.secret": "a secret"})
-
-
-def test_seed_background_task(seed, capfd):
-    assert seed.get("/background").text == "OK"
-
-    seed.run_all()
-    assert capfd.readouterr().out == "10\n"
-
-
-def test_seed_progress_of_a_closure_and_its_state_page(seed):
-    state = seed.get("/controller_method").headers["Location"]
-
-    shown = []
-    for _ in range(5):
-        time.wait()
-        shown.append(seed.get(state).text)
-        time.take_one()
-    seed.run_all()
-    shown.append(seed.get(state).text)
-
-    assert shown == ["0", "1", "2", "3", "4", "Job Completed"]
-
-
-def test_seed_state_page_of_a_job_that_waits(make_app):
-    waiting = make_app(SeedController(), ini={"session.secret": "a secret"})
-
-    state = waiting.get("/controller_method").headers["Location"]
-
-    assert waiting.get(state).text == "Not yet started"
-
-
-def test_seed_timed_query_in_a_closure(seed):
-    assert seed.get("/query").text == "OK"
-    assert seed.get("/patient_query?group_id=1").text == "OK"
-
-    seed.run_all()
-    assert seed.model.read("SELECT display_name FROM tg_group") == [("Prova",)]
-    assert all(state == SUCCEEDED for _, state in seed.model.stored_jobs())

@@ -15,6 +15,7 @@ from typing import Any
 
 import sqlalchemy
 import tg
+import transaction
 import webtest
 import zope.sqlalchemy
 from sqlalchemy import event, orm
@@ -55,6 +56,57 @@ class Root(TGController):
     @expose()
     def text(self, **params: Any) -> Any:
         return self.action(**params)
+
+
+def redirects() -> None:
+    tg.redirect("/elsewhere")
+
+
+def is_not_found() -> None:
+    tg.abort(404)
+
+
+def is_not_found_for_programs() -> None:
+    tg.abort(404, passthrough="json")
+
+
+def says_that_it_failed() -> None:
+    tg.response.status = 500
+
+
+#: Ends of a controller, and their statuses, after which TurboGears commits all the same.
+COMMITTED_ENDS = [
+    (redirects, 302),
+    (is_not_found, 404),
+    (is_not_found_for_programs, 404),
+    (says_that_it_failed, 500),
+]
+
+
+class Voter:
+    """A data manager that has a vote in the commit of the current transaction.
+
+    error: what it votes with; None: it agrees. Its turn is right before the session's, which has
+    written what it has by then, and commits with its vote.
+    """
+
+    transaction_manager = transaction.manager
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self._error = error
+        transaction.get().join(self)
+
+    def sortKey(self) -> str:
+        return "~a voter"
+
+    def tpc_vote(self, _txn: Any) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _nothing(self, _txn: Any) -> None:
+        pass
+
+    abort = tpc_begin = commit = tpc_finish = tpc_abort = _nothing
 
 
 class Globals:
