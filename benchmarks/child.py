@@ -4,9 +4,6 @@ Started by children.py, with the Python of the contender's environment. A measur
 takes too long ends the process with a traceback of its threads.
 """
 
-import faulthandler
-import json
-import sys
 from collections.abc import Callable
 
 # Not used here: what an application has loaded, whichever queue it uses. The garbage collector
@@ -15,6 +12,7 @@ import sqlalchemy.orm  # noqa: F401
 import zope.sqlalchemy  # noqa: F401
 
 import measures
+from answers import answer_all
 
 #: one measurement; the slowest takes some seconds
 MEASUREMENT_SECONDS = 150.0
@@ -43,14 +41,5 @@ MEASURES: dict[str, Callable[..., float]] = {
 }
 
 
-def main() -> None:
-    for line in sys.stdin:
-        question = json.loads(line)
-        faulthandler.dump_traceback_later(MEASUREMENT_SECONDS, exit=True)
-        answer = MEASURES[question.pop("measure")](**question)
-        faulthandler.cancel_dump_traceback_later()
-        print(json.dumps(answer), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    answer_all(MEASURES, MEASUREMENT_SECONDS)

@@ -8,6 +8,7 @@ import json
 import subprocess
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 PROGRAM = Path(__file__).resolve().parent / "child.py"
 
@@ -34,6 +35,9 @@ class Child:
 
     def ask(self, measure: str, **parameters: str | int | bool) -> float:
         """Give the answer of one measurement. Raises ChildFailed when there is none."""
+        return float(self._answer(measure, parameters))
+
+    def _answer(self, measure: str, parameters: dict[str, Any]) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
@@ -44,7 +48,7 @@ class Child:
         line = self._process.stdout.readline()
         if not line:
             raise ChildFailed(measure, self._process.wait(10))
-        return float(json.loads(line))
+        return json.loads(line)
 
     def __enter__(self) -> "Child":
         return self

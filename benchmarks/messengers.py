@@ -6,15 +6,15 @@ clock. Imports are late: Looppool lives in an environment where ours is not inst
 """
 
 import asyncio
-import faulthandler
-import json
 import multiprocessing
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import closing
 from importlib import import_module
 from typing import Any
+
+from answers import answer_all
 
 PROCESSES = 2
 
@@ -76,22 +76,29 @@ def worker_class_of(module: Any) -> Any:
     return NoOp
 
 
+def exchange_seconds(
+    pool: Any, run: Callable[[], Any], stop: Callable[[], Any], messages: int
+) -> float:
+    """Send messages through a pool and back. run, stop: its loop, in this thread."""
+    exchange = Exchange(pool, stop)
+    pool.process_message = exchange.process_message
+    pool.start()
+    exchange.begin(10 * PROCESSES)
+    run()
+    began = time.perf_counter()
+    exchange.begin(messages)
+    run()
+    seconds = time.perf_counter() - began
+    pool.stop()
+    return seconds
+
+
 def looppool_seconds(messages: int) -> float:
     """Looppool's Pool on Tornado's loop."""
     loop = import_module("tornado.ioloop").IOLoop.current()
     module = import_module("looppool")
     pool = module.Pool(loop, PROCESSES, worker_class_of(module))
-    exchange = Exchange(pool, loop.stop)
-    pool.process_message = exchange.process_message
-    pool.start()
-    exchange.begin(10 * PROCESSES)
-    loop.start()
-    began = time.perf_counter()
-    exchange.begin(messages)
-    loop.start()
-    seconds = time.perf_counter() - began
-    pool.stop()
-    return seconds
+    return exchange_seconds(pool, loop.start, loop.stop, messages)
 
 
 def pool_seconds(messages: int) -> float:
@@ -99,18 +106,8 @@ def pool_seconds(messages: int) -> float:
     module = import_module("tgext.asyncjob.looppool")
     loop = asyncio.new_event_loop()
     pool = module.Pool(loop, PROCESSES, worker_class_of(module), start_method="fork")
-    exchange = Exchange(pool, loop.stop)
-    pool.process_message = exchange.process_message
-    pool.start()
-    exchange.begin(10 * PROCESSES)
-    loop.run_forever()
-    began = time.perf_counter()
-    exchange.begin(messages)
-    loop.run_forever()
-    seconds = time.perf_counter() - began
-    pool.stop()
-    loop.close()
-    return seconds
+    with closing(loop):
+        return exchange_seconds(pool, loop.run_forever, loop.stop, messages)
 
 
 def executor_seconds(executor: Executor, function: Callable[[int], Any], messages: int) -> float:
@@ -200,14 +197,5 @@ MEASURES: dict[str, Callable[[int], float]] = {
 }
 
 
-def main() -> None:
-    for line in sys.stdin:
-        question = json.loads(line)
-        faulthandler.dump_traceback_later(MEASUREMENT_SECONDS, exit=True)
-        answer = MEASURES[question["measure"]](question["messages"])
-        faulthandler.cancel_dump_traceback_later()
-        print(json.dumps(answer), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    answer_all(MEASURES, MEASUREMENT_SECONDS)

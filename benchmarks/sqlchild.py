@@ -4,12 +4,10 @@ Started by sqlstands.py, with the Python of the contender's environment. A measu
 too long ends the process with a traceback of its threads. What a queue prints goes to stderr.
 """
 
-import faulthandler
-import json
 import os
-import sys
 
 import sqlmeasures
+from answers import answer_all
 
 #: one measurement; the slowest fills a backlog
 MEASUREMENT_SECONDS = 240.0
@@ -18,12 +16,7 @@ MEASUREMENT_SECONDS = 240.0
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    for line in sys.stdin:
-        question = json.loads(line)
-        faulthandler.dump_traceback_later(MEASUREMENT_SECONDS, exit=True)
-        answer = sqlmeasures.MEASURES[question.pop("measure")](**question)
-        faulthandler.cancel_dump_traceback_later()
-        print(json.dumps(answer), file=answers, flush=True)
+    answer_all(sqlmeasures.MEASURES, MEASUREMENT_SECONDS, answers)
 
 
 if __name__ == "__main__":

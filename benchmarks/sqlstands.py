@@ -5,9 +5,7 @@ the run ends, however it ends.
 """
 
 import contextlib
-import json
 import os
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -18,7 +16,7 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import make_url
 
-from children import Child, ChildFailed
+from children import Child
 
 PROGRAM = Path(__file__).resolve().parent / "sqlchild.py"
 SCHEMA = "asyncjob_benchmark_{}"
@@ -28,23 +26,11 @@ class Stand(Child):
     """A running sqlchild.py under some environment's Python; answers may be lists."""
 
     def __init__(self, python: str) -> None:
-        self._process = subprocess.Popen(
-            [python, str(PROGRAM)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        super().__init__(python, PROGRAM)
 
     def ask(self, measure: str, **parameters: Any) -> Any:
         """Give the answer of one measurement. Raises ChildFailed when there is none."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(json.dumps({"measure": measure, **parameters}) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise ChildFailed(measure, self._process.wait(10)) from None
-        line = self._process.stdout.readline()
-        if not line:
-            raise ChildFailed(measure, self._process.wait(10))
-        return json.loads(line)
+        return self._answer(measure, parameters)
 
 
 class Places:
