@@ -23,6 +23,7 @@ import docutils.nodes
 import pytest
 
 import tgext.asyncjob
+from projects import PLAIN, model_source, write_project
 from test_floor_plan import Plan
 from tgext.asyncjob import JobQueue, TaskResult, asyncjob_result, errors, joblog, scope
 from tgext.asyncjob.backends import memory
@@ -252,25 +253,6 @@ MASTER = """<html>
 <head py:block="head"></head><body py:block="body"></body>
 </html>"""
 
-MODEL = """
-import zope.sqlalchemy
-from sqlalchemy.orm import declarative_base, mapped_column, scoped_session, sessionmaker
-from sqlalchemy.types import Integer, String
-
-DBSession = scoped_session(sessionmaker())
-zope.sqlalchemy.register(DBSession)
-Base = declarative_base()
-
-class User(Base):
-    __tablename__ = "tg_user"
-    user_id = mapped_column(Integer, primary_key=True)
-    display_name = mapped_column(String)
-
-def init_model(engine):
-    DBSession.configure(bind=engine)
-    Base.metadata.create_all(engine)
-"""
-
 #: What a quickstart application has in these files before the tutorial begins.
 BEFORE = {"controllers/root.py": "from tg import TGController as BaseController\n"}
 
@@ -292,6 +274,7 @@ class Tutorial:
         configurator = FullStackApplicationConfigurator()
         configurator.update_blueprint(
             {
+                **PLAIN,
                 "package": __import__("myapp"),
                 "root_controller": self._module.RootController(),
                 "app_globals": __import__("myapp.lib.app_globals", fromlist=["lib"]).Globals,
@@ -300,11 +283,6 @@ class Tutorial:
                 "sqlalchemy.url": f"sqlite:///{folder}/myapp.db?timeout=30",
                 "renderers": ["kajiki", "json"],
                 "default_renderer": "kajiki",
-                "auth_backend": None,
-                "session.enabled": False,
-                "cache.enabled": False,
-                "i18n.enabled": False,
-                "debug": False,
             }
         )
         lines = {"asyncjob.threads": "0", "asyncjob.backend": backend}
@@ -322,7 +300,7 @@ class Tutorial:
         [template] = blocks_of(ROOT / "docs" / "start.rst", "html")
         files = {
             "__init__.py": "",
-            "model.py": MODEL,
+            "model.py": model_source("User", "tg_user", key="user_id", column="display_name"),
             "jobs.py": jobs.astext(),
             "lib/__init__.py": "",
             "lib/app_globals.py": app_globals.astext(),
@@ -332,9 +310,7 @@ class Tutorial:
             "templates/job.xhtml": template.astext(),
             "templates/master.xhtml": MASTER,
         }
-        for name, text in files.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(BEFORE.get(name, "") + text, encoding="utf-8")
+        write_project(folder, {name: BEFORE.get(name, "") + files[name] for name in files})
 
     def start(self, suffix: str) -> Any:
         return self.app.post("/rename", {"suffix": suffix}).follow()

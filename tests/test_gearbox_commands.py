@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from needs import need
+from projects import PLAIN, model_source, write_project
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
@@ -81,23 +82,7 @@ PROJECT = {
         """,
     "bakery.egg-info/top_level.txt": "bakery\n",
     "bakery/__init__.py": "",
-    "bakery/model.py": """
-        import zope.sqlalchemy
-        from sqlalchemy import Column, Integer, String, orm
-
-        DBSession = orm.scoped_session(orm.sessionmaker())
-        zope.sqlalchemy.register(DBSession)
-        Base = orm.declarative_base()
-
-        class Loaf(Base):
-            __tablename__ = "loaf"
-            id = Column(Integer, primary_key=True)
-            name = Column(String)
-
-        def init_model(engine):
-            DBSession.configure(bind=engine)
-            Base.metadata.create_all(engine)
-        """,
+    "bakery/model.py": model_source("Loaf", "loaf", key="id", column="name"),
     "bakery/jobs.py": """
         import os
         from pathlib import Path
@@ -134,17 +119,12 @@ PROJECT = {
         def make_app(global_conf, **app_conf):
             configurator = FullStackApplicationConfigurator()
             configurator.update_blueprint({
+                **{plain},
                 "package": bakery,
                 "root_controller": TGController(),
                 "app_globals": Globals,
                 "renderers": ["json"],
                 "default_renderer": "json",
-                "auth_backend": None,
-                "i18n.enabled": False,
-                "session.enabled": False,
-                "cache.enabled": False,
-                "errorpage.enabled": False,
-                "trace_errors.enable": False,
                 "use_sqlalchemy": True,
                 "model": model,
                 "DBSession": model.DBSession,
@@ -159,10 +139,7 @@ class Bakery:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        for name, text in PROJECT.items():
-            file = path / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(textwrap.dedent(text).lstrip())
+        write_project(path, PROJECT, plain=PLAIN)
         os.mkfifo(path / "gate")
         self.started: list[subprocess.Popen[bytes]] = []
 

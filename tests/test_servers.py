@@ -26,6 +26,7 @@ from pathlib import Path
 import pytest
 
 from needs import need
+from projects import PLAIN, write_project
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
@@ -127,18 +128,12 @@ PROJECT = {
 
         base_config = FullStackApplicationConfigurator()
         base_config.update_blueprint({
+            **{plain},
             "package": served,
             "root_controller": Root(),
             "app_globals": Globals,
             "renderers": ["json"],
             "default_renderer": "json",
-            "auth_backend": None,
-            "i18n.enabled": False,
-            "session.enabled": False,
-            "cache.enabled": False,
-            "errorpage.enabled": False,
-            "trace_errors.enable": False,
-            "debug": False,
             "serve_static": False,
         })
 
@@ -177,10 +172,6 @@ PROJECT = {
 }
 
 
-def dedented(text: str) -> str:
-    return "\n".join(line.removeprefix("        ") for line in text.splitlines()).lstrip("\n")
-
-
 def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -203,10 +194,7 @@ class Project:
             "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "1",  # or a module that is changed within a second is stale
         }
-        for name, text in PROJECT.items():
-            file = path / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(dedented(text).replace("{port}", str(self.port)))
+        write_project(path, PROJECT, port=self.port, plain=PLAIN)
         self.make_gate("job gate")
 
     # -- programs
@@ -521,7 +509,7 @@ def test_gearbox_tgshell_starts_no_thread_until_it_enqueues(project):
         uid = asyncjob_perform(jobs.note, "job")
         asyncjob_result(uid).wait(10)
         """
-    (project.path / "check.py").write_text(dedented(script))
+    write_project(project.path, {"check.py": script})
 
     project.run(*gearbox("tgshell", "check.py"))
 

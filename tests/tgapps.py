@@ -21,6 +21,7 @@ import zope.sqlalchemy
 from sqlalchemy import event, orm
 from tg import FullStackApplicationConfigurator, TGController, expose
 
+import projects
 from tgext.asyncjob import JobQueue, start_async_worker, task
 
 #: The longest that a test waits for a job. None that is right comes near it.
@@ -28,16 +29,10 @@ PATIENCE_SECONDS = 10
 
 #: What needs nothing installed or configured, and is not what these tests are about.
 PLAIN = {
+    **projects.PLAIN,
     "renderers": ["json"],
     "helpers": types.SimpleNamespace(),
     "default_renderer": "json",
-    "auth_backend": None,
-    "session.enabled": False,
-    "cache.enabled": False,
-    "i18n.enabled": False,
-    "errorpage.enabled": False,
-    "trace_errors.enable": False,
-    "debug": False,
 }
 
 
