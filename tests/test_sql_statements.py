@@ -48,9 +48,8 @@ from tgext.asyncjob.job import READY, RUNNING
 #: More statements than any job here comes to: then the counter does not count.
 MOST = 100
 
-#: A claim and a mark, each of which is one statement on PostgreSQL: fewer, and the counter has
-#: missed them.
-LEAST = 2
+#: A claim, some work, and a mark: fewer, and the counter has missed them.
+LEAST = 3
 
 
 class Killer:
@@ -195,7 +194,8 @@ def test_job_killed_before_any_of_its_statements_ends_as_if_it_had_not_been(plac
     assert after_none == clean
     for statement, each in enumerate(after_deaths, 1):
         assert each == clean, f"killed before statement {statement}"
-    assert len(after_deaths) >= LEAST
+    # claim and mark of a job that does nothing may each be one statement that commits by itself
+    assert len(after_deaths) >= LEAST - (job is nothing)
 
 
 def test_a_mark_that_is_committed_apart_from_the_work_is_noticed(place, nursery):
