@@ -1,11 +1,14 @@
 """Database servers of a test's own: to be restarted, counted and broken, which a shared one is not.
 
 Each is a child process of the tests on a free port, with its data in a folder that goes with it.
+The data is made once for each kind and copied from then on: that takes seconds, the copy does not.
 Durability is off: what is tested is a server that dies, not a machine.
 """
 
 from __future__ import annotations
 
+import atexit
+import functools
 import getpass
 import os
 import pwd
@@ -47,6 +50,10 @@ class OwnServer:
     def make(self) -> None:
         """Make its data."""
         self._run(self._makes())
+
+    def make_as(self, made: OwnServer) -> None:
+        """Copy the data of another, which never ran."""
+        self._run(["cp", "-R", f"{made.folder}/data", f"{self.folder}/data"])
 
     def _makes(self) -> list[str]:
         raise NotImplementedError
@@ -189,11 +196,19 @@ def own_server(kind: str) -> Iterator[OwnServer]:
     """Run a server of *kind* for a block; needs its programs."""
     made = KINDS[kind]()
     try:
-        made.make()
+        made.make_as(_fresh(kind))
         made.start()
         yield made
     finally:
         made.remove()
+
+
+@functools.cache
+def _fresh(kind: str) -> OwnServer:
+    made = KINDS[kind]()
+    atexit.register(made.remove)
+    made.make()
+    return made
 
 
 def _postgresql_programs() -> Path:
