@@ -816,6 +816,28 @@ class BackendContract:
 
     # -- retry
 
+    def test_a_crash_is_counted_and_costs_no_attempt(self, backend):
+        uid = enqueued(backend)
+        first = claim_one(backend)
+
+        backend.finish(first, Outcome(READY, error=ERROR, crashed=True))
+
+        again = claim_one(backend)
+        assert (first.attempt, again.attempt) == (1, 1)
+        assert again.crashes_left == first.crashes_left - 1
+        assert again.attempts_left == first.attempts_left
+        assert backend.get(uid).crashes == 1
+        assert backend.get(uid).errors == (ERROR,)
+
+    def test_retry_forgets_the_crashes(self, backend):
+        uid = enqueued(backend)
+        first = claim_one(backend)
+        backend.finish(first, Outcome(FAILED, error=ERROR, crashed=True))
+
+        backend.retry(uid)
+
+        assert claim_one(backend).crashes_left == first.crashes_left
+
     def test_retry_gives_an_ended_job_a_fresh_budget_and_keeps_its_history(self, backend):
         uid = enqueued(backend, max_attempts=2)
         backend.finish(claim_one(backend), AGAIN)

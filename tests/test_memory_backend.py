@@ -229,7 +229,7 @@ def test_one_job_retried_for_ever_does_not_grow(backend, clock, monkeypatch):
 
     found = backend.get(uid)
     assert found.attempts == 201
-    assert len(found.errors) == memory.MOST_ERRORS
+    assert len(found.errors) == line.MOST_ERRORS
     assert len(backend._ended) <= 50
 
 

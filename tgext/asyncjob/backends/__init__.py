@@ -22,7 +22,9 @@ def make_backend(options: Options, engine: Any = None) -> ClaimingBackend:
     """
     made: ClaimingBackend
     if options.backend == "memory":
-        made = _class_of("memory", "MemoryBackend")(retention_seconds=options.retention)
+        made = _class_of("memory", "MemoryBackend")(
+            retention_seconds=options.retention, max_crashes=options.max_crashes
+        )
         return made
     made = _class_of("sql", "SqlBackend")(
         engine,

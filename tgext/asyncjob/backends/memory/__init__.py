@@ -41,9 +41,6 @@ from .sleepers import Sleepers
 #: million jobs a day does not grow. What each takes is up to its arguments and its result.
 MOST_ENDED = 10_000
 
-#: Attempts of one job whose errors are kept.
-MOST_ERRORS = 20
-
 SECRETS = 256  #: random parts of uids that are drawn at a time
 
 _UID = re.compile(r"asyncjob_(\d+)_([0-9a-f]{8})_[0-9a-f]{32}", re.ASCII)
@@ -52,15 +49,21 @@ _UID = re.compile(r"asyncjob_(\d+)_([0-9a-f]{8})_[0-9a-f]{32}", re.ASCII)
 class MemoryBackend(ClaimingBackend):
     """See the module.
 
-    retention_seconds: how long ended jobs are kept. clock: gives seconds since the epoch.
+    retention_seconds: how long ended jobs are kept. max_crashes: deaths that a job may cause of
+    the process that runs it. clock: gives seconds since the epoch.
     """
 
     name = "memory"
 
     def __init__(
-        self, *, retention_seconds: float = 604_800, clock: Callable[[], float] = time.time
+        self,
+        *,
+        retention_seconds: float = 604_800,
+        max_crashes: int = 3,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._retention_seconds = retention_seconds
+        self._max_crashes = max_crashes
         self._clock = clock
         self._begin()
 
@@ -88,8 +91,7 @@ class MemoryBackend(ClaimingBackend):
         except IndexError:
             # Many at once: the system call lets go of the interpreter, and with it in every
             # request a worker would cut in.
-            random = os.urandom(16 * SECRETS).hex()
-            origin = self._origin
+            origin, random = self._origin, os.urandom(16 * SECRETS).hex()
             made = [origin + random[at : at + 32] for at in range(0, len(random), 32)]
             uids.extend(cast("list[JobId]", made))
             return self.new_uid()
@@ -136,7 +138,7 @@ class MemoryBackend(ClaimingBackend):
             self._ended.remove(entry)
             entry.budget = entry.attempts + entry.job.options.max_attempts
             entry.run_at = entry.finished_at = entry.ended = None
-            entry.cancelled = False
+            entry.cancelled, entry.crashes = False, 0
             _before, entry.progress = entry.progress, NO_PROGRESS
             entry.ticket = 0  # to the end of the line
             self._let_wait(entry)
@@ -175,7 +177,8 @@ class MemoryBackend(ClaimingBackend):
                 entry.last_attempted_at = now
                 if entry.started_at is None:
                     entry.started_at = now
-                claims.append(Claim(entry.job, lease, attempt, entry.budget - attempt))
+                crashes = self._max_crashes - entry.crashes - 1
+                claims.append(Claim(entry.job, lease, attempt, entry.budget - attempt, crashes))
             due = self._line.next_due()
             if due is not None:  # who goes off with a job may have been the one to see to that
                 self._sleepers.wake_by(due)
@@ -315,10 +318,7 @@ class MemoryBackend(ClaimingBackend):
                 return False
             if status is READY:
                 status = CANCELLED
-        if outcome.error is not None:
-            entry.errors = (*entry.errors[1 - MOST_ERRORS :], outcome.error)
-        entry.log = outcome.log
-        entry.fenced = False
+        entry.note(outcome)
         if status is READY:
             if outcome.delay_seconds > 0:
                 entry.run_at = self._clock() + outcome.delay_seconds

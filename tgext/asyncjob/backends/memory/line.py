@@ -15,7 +15,7 @@ from collections.abc import Collection
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from ...job import NO_PROGRESS, READY, Job, Snapshot, TaskError
+from ...job import NO_PROGRESS, READY, Job, Outcome, Snapshot, TaskError
 
 #: Queue names whose heaps are kept though they are empty: making one for each job that a quick
 #: worker waits for would cost as much as the job.
@@ -25,12 +25,15 @@ MOST_NAMES = 64
 #: heaps' length, so it must be rare.
 MOST_STALE = 1_000
 
+#: Attempts of one job whose errors are kept.
+MOST_ERRORS = 20
+
 
 class Entry:
     """One job and how it stands; instants are seconds since the epoch."""
 
     __slots__ = (
-        "attempts", "budget", "cancelled", "ended", "enqueued_at", "errors", "fenced",
+        "attempts", "budget", "cancelled", "crashes", "ended", "enqueued_at", "errors", "fenced",
         "finished_at", "job", "last_attempted_at", "lease", "log", "progress", "result", "run_at",
         "started_at", "status", "ticket",
     )  # fmt: skip
@@ -45,6 +48,7 @@ class Entry:
         self.budget = job.options.max_attempts  #: the number of its last allowed attempt
         self.lease = 0
         self.cancelled = False
+        self.crashes = 0  #: deaths of the process of an attempt
         self.fenced = False  #: the attempt that holds it is committing
         self.started_at: float | None = None
         self.last_attempted_at: float | None = None
@@ -54,6 +58,16 @@ class Entry:
         self.progress = NO_PROGRESS
         self.log: tuple[str, ...] = ()
         self.ended: threading.Event | None = None  #: made by the first that waits for the end
+
+    def note(self, outcome: Outcome) -> None:
+        """Keep what an attempt that has ended leaves behind."""
+        if outcome.error is not None:
+            self.errors = (*self.errors[1 - MOST_ERRORS :], outcome.error)
+        self.log = outcome.log
+        self.fenced = False
+        if outcome.crashed:
+            self.crashes += 1
+            self.attempts -= outcome.status is READY
 
     def snapshot(self) -> Snapshot:
         return Snapshot(
@@ -69,6 +83,7 @@ class Entry:
             result=self.result,
             progress=self.progress,
             log=self.log,
+            crashes=self.crashes,
         )
 
 
