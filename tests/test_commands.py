@@ -47,7 +47,7 @@ JOBS = """
 import os
 from pathlib import Path
 from sqlalchemy import text
-from tgext.asyncjob import asyncjob_session, asyncjob_set_progress
+from tgext.asyncjob import asyncjob_session, asyncjob_set_progress, task
 
 HERE = Path(__file__).parent
 
@@ -71,6 +71,11 @@ def writes():
 
 def wrong():
     raise ValueError("a wrong job")
+
+@task(executor="process")
+def held_apart():
+    say("apart", os.getpid(), os.getppid())
+    held()
 """
 
 
@@ -414,6 +419,44 @@ def test_what_is_wrong_with_the_application_is_said_once_for_all_processes(shop,
     assert said == (
         "--app wrong_app:queue: expected a JobQueue, or a callable that gives one, got int"
     )
+
+
+def test_worker_runs_tasks_in_processes_which_end_with_it(shop, start):
+    [uid] = shop.enqueue((shop.jobs.held_apart.func,), executor="process")
+    worker = start(shop)
+    _, own, nursery = worker.line(r"^apart (\d+) (\d+)")[0].split()
+    title = psutil.Process(int(own)).cmdline()[0]
+
+    # As a service manager does, to all of them.
+    for pid in (worker.process.pid, int(nursery), int(own)):
+        os.kill(pid, signal.SIGTERM)
+    worker.line("was told to end by SIGTERM")
+    shop.open_gate()
+
+    assert worker.ended() == 0  # nobody is left who could write
+    assert title.strip() == f"asyncjob-worker: job {uid} {shop.jobs.__name__}.held_apart"
+    assert shop.result(uid).status == "SUCCESSFUL"
+
+
+def test_worker_of_an_application_with_such_tasks_is_ready_for_them_from_its_start(shop, start):
+    (shop.folder / "apart_app.py").write_text(
+        f"import {shop.jobs.__name__}\n"
+        "from tgext.asyncjob import JobQueue\n"
+        f"made = lambda url: JobQueue('sql', url=url, table_prefix={shop.prefix!r})\n"
+    )
+    shop.address = ["--url", shop.url]
+    worker = start(shop, "--app", "apart_app:made")
+    worker.line("begins: database")
+    own = psutil.Process(worker.process.pid)
+    until = time.monotonic() + PATIENCE_SECONDS
+    while not own.children() and time.monotonic() < until:
+        os.sched_yield()
+    [nursery] = own.children()
+
+    worker.tell(signal.SIGTERM)
+
+    assert worker.ended() == 0
+    assert not nursery.is_running()
 
 
 def test_worker_on_postgresql_listens_and_masks_the_password(make_shop, start, capsys):

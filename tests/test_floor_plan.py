@@ -31,6 +31,7 @@ FLOORS = """
     slackers  looppool  taskrunners
     surroundings  ledger  binding
     attempt
+    apart
     slot
     worker  supervisor
     runner

@@ -144,6 +144,12 @@ def test_url_in_a_job_is_that_of_the_request_s_host(home):
     )
 
 
+def test_job_in_a_process_of_its_own_feels_at_home_too(home):
+    apart = outcome(home, task(executor="process")(address), HTTP_HOST="shop.example")
+
+    assert apart == outcome(home, address, HTTP_HOST="shop.example")
+
+
 def test_url_in_a_job_minds_script_name_scheme_and_port(home):
     environ = {
         "HTTP_HOST": "shop.example:8443",

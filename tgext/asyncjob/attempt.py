@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from threading import current_thread, main_thread
 from types import CoroutineType
 from typing import Any
@@ -143,11 +143,7 @@ class Attempt:
         if not self._running.abandon():
             return False
         try:
-            outcome = self._after(JobTimeout(self.claim.job.options.timeout))
-            if outcome.error is not None:
-                text = f"It did not stop. It was here:\n{stack_of(self._running.thread)}"
-                outcome = outcome._replace(error=outcome.error._replace(traceback=text))
-            self.outcome = outcome
+            self.outcome = self._timed_out(stack_of(self._running.thread))
         except Exception as mistake:  # noqa: BLE001 - see fail
             self.fail(mistake)
         return True
@@ -196,17 +192,20 @@ class Attempt:
                     raise
                 self.outcome = self._after(error)
             else:
-                if self._marked is None:
-                    self.outcome = self._success(value)
-                else:
-                    self._surroundings.backend.finished(self.claim)
-                    self._has_ended(self._marked)
+                self._conclude(value)
         except Exception as mistake:  # noqa: BLE001 - see fail
             if self._surroundings.backend.is_passing(mistake):
                 self.outcome = Outcome(READY, crashed=True)  # to be stored when it is back
             else:
                 self.fail(mistake)
         return True
+
+    def _conclude(self, value: Any) -> None:
+        if self._marked is None:
+            self.outcome = self._success(value)
+        else:
+            self._surroundings.backend.finished(self.claim)
+            self._has_ended(self._marked)
 
     def _in_surroundings(self) -> Any:
         surround, scope = self._surroundings.surround, self._surroundings.scope
@@ -228,7 +227,13 @@ class Attempt:
         if options.takes_context:
             result: TaskResult = self._surroundings.queue.result(self.uid)
             args = (TaskContext(result, self.claim.attempt), *args)
-        value = call.target(*args, **call.kwargs) if call.kwargs else call.target(*args)
+        executor = options.executor
+        if not isinstance(executor, str):
+            # Nothing of the job goes along: its session belongs to this thread.
+            future = Context().run(executor.submit, call.target, *args, **call.kwargs or {})
+            value = self._running.wait_for(future, self.checkpoint)
+        else:
+            value = call.target(*args, **call.kwargs) if call.kwargs else call.target(*args)
         return self._running.complete(value) if type(value) is CoroutineType else value
 
     def _before_commit(self, value: Any) -> None:
@@ -261,17 +266,7 @@ class Attempt:
             )
             if not held:
                 self._refused()
-            self._warn_of_parts()
-
-    def _warn_of_parts(self) -> None:
-        name = self.claim.job.call.name
-        if name not in self._surroundings.commits_in_parts:
-            self._surroundings.commits_in_parts.add(name)
-            log.warning(
-                "job=%s call=%s commits in the middle: what it did so far stays whatever becomes "
-                "of the rest, and a further attempt begins from the top: it must see for itself "
-                "what is there", self.uid, name,
-            )  # fmt: skip
+            self._surroundings.warn_of_parts(self.uid, self.claim.job.call.name)
 
     def _refused(self) -> None:
         """Raise for what the backend refused: cancelled, or not ours any more."""
@@ -279,6 +274,14 @@ class Attempt:
         if self._surroundings.backend.is_cancelled(self.claim):
             raise JobCancelled
         raise LeaseLost
+
+    def _timed_out(self, stack: str) -> Outcome:
+        """What follows where it did not stop by itself. stack: where it was."""
+        outcome = self._after(JobTimeout(self.claim.job.options.timeout))
+        if outcome.error is None:
+            return outcome
+        text = f"It did not stop. It was here:\n{stack}"
+        return outcome._replace(error=outcome.error._replace(traceback=text))
 
     def _after(self, error: BaseException) -> Outcome:
         return verdict_on(

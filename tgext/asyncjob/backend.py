@@ -96,6 +96,10 @@ class Backend(ABC):
     def waiting(self) -> int:
         """Count the READY jobs; cheap enough for every enqueue."""
 
+    def may_fork(self) -> bool:
+        """Whether a child that were forked now could work with the same store."""
+        return True
+
     @abstractmethod
     def after_fork(self) -> None:
         """Begin anew in a child process: no lock, connection or job of the parent's is used."""

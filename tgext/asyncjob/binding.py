@@ -70,10 +70,45 @@ class Binding:
                 self.sessions.remove()
             self._engine.dispose()
 
+    def connection(self) -> Any:
+        """The connection in whose transaction a change of jobs takes part; None: its own."""
+        if self.marked is not None and self._scope.is_managed and self.marked.is_used():
+            return self.marked.connection()
+        return None
+
+    def check_lock(self) -> None:
+        """Refuse to wait for a lock that this very thread holds; raises ConfigError."""
+        if self.marked is not None and self.backend.has_one_writer and self.marked.has_written():
+            raise ConfigError(
+                "perform(): expected no uncommitted work in this thread, whose session has written "
+                "and keeps SQLite's one write lock; commit before, or enqueue inside "
+                "`with queue.in_transaction():`, so that the job is committed with that work"
+            )
+
     def after_fork(self) -> None:
         """Begin anew in a child process."""
         if self._backend is not None:
             self._backend.after_fork()
+
+    def may_fork(self) -> bool:
+        """Whether a child that were forked now could work with the same databases."""
+        is_quiet = self.sessions is None or self.sessions.may_fork()
+        return is_quiet and (self._backend is None or self._backend.may_fork())
+
+    def forget_connections(self) -> None:
+        """Leave the connections of the application's session to the parent process, too."""
+        if self.sessions is not None:
+            self.sessions.forget_connections()
+
+    def leave(self) -> None:
+        """Say goodbye to the databases, at the end of a child process."""
+        if self.sessions is not None:
+            self.sessions.dispose()
+        self.backend.close()
+
+    def stand_in(self, backend: ClaimingBackend) -> None:
+        """Work with *backend* from now on: this process's own has none of the jobs."""
+        self._backend = backend
 
     def _adopt(self, session: Any) -> None:
         self.sessions = sqlalchemy_room().Sessions(session)

@@ -55,9 +55,12 @@ class Ties:
         self._fd_before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         self._handlers_before = {each: signal.signal(each, _do_nothing) for each in HEARD}
 
-    def wait(self, seconds: float | None) -> bytes:
-        """Sleep until signals come; return their numbers, b"" if none came for *seconds*."""
-        select.select([self._read], [], [], seconds)
+    def wait(self, seconds: float | None, *also: int) -> bytes:
+        """Sleep until signals come; return their numbers, b"" if none came for *seconds*.
+
+        also: file descriptors; something to read from one of them ends the wait, too.
+        """
+        select.select([self._read, *also], [], [], seconds)
         try:
             return os.read(self._read, 4096)
         except BlockingIOError:
@@ -80,7 +83,7 @@ class Ties:
         SIGHUP do nothing: a terminal sends them to all processes, and the parent answers.
         Raises OSError where there can be no more processes.
         """
-        _flush_stdio()  # what is left in the buffers would be written by the child as well
+        flush_stdio()  # what is left in the buffers would be written by the child as well
         # A signal for the child must not find the parent's handlers, and with them its pipe.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
         try:
@@ -147,12 +150,13 @@ def _leave(status: int) -> NoReturn:
     try:
         atexit._run_exitfuncs()
         logging.shutdown()
-        _flush_stdio()
+        flush_stdio()
     finally:
         os._exit(status & 0xFF)
 
 
-def _flush_stdio() -> None:
+def flush_stdio() -> None:
+    """Write what is left in the buffers of stdout and stderr."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):  # broken, closed, or None
             stream.flush()

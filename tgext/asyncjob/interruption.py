@@ -19,6 +19,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +27,9 @@ from .job import is_ours
 
 #: How often an interruption tries to find a function outside such code, and seconds between two.
 LOOKS, LOOK_SECONDS = 50, 0.001
+
+#: Seconds between two looks whether to go on waiting for a future.
+FUTURE_SECONDS = 0.1
 
 #: Functions of ``threading`` in which a lock is being taken or let go.
 _LOCKING = frozenset({"__enter__", "__exit__", "acquire", "release", "_acquire_restore"})
@@ -40,8 +44,8 @@ class Abandoned(BaseException):
 class Interruptible:
     """Runs a function so that another thread can stop it."""
 
-    __slots__ = ("_cancel_coroutine", "_interruption", "_lock", "_phase", "_sent",
-                 "_shields", "thread")  # fmt: skip
+    __slots__ = ("_interruption", "_lock", "_phase", "_sent", "_shields", "_wake",
+                 "thread")  # fmt: skip
 
     def __init__(self) -> None:
         self.thread = 0  #: the identifier of the thread that runs it, 0 before
@@ -50,7 +54,8 @@ class Interruptible:
         self._shields = 0
         self._interruption: type[BaseException] | None = None
         self._sent = False  #: whether it is on its way, or will be raised by a shield
-        self._cancel_coroutine: Callable[[], Any] | None = None
+        #: ends what its thread waits for, where that is a coroutine or a future
+        self._wake: Callable[[], Any] | None = None
 
     def run(self, function: Callable[[], Any]) -> Any:
         """Return what *function* returns.
@@ -85,6 +90,26 @@ class Interruptible:
         """
         return asyncio.run(self._await(coroutine))
 
+    def wait_for(self, future: Future[Any], look: Callable[[], None]) -> Any:
+        """Return the result of *future*, for the function itself, or raise what it raised.
+
+        look: called now and then, and raises what is to end the wait. However that ends, the
+        future is cancelled if it still can be.
+        """
+        ended = threading.Event()
+        with self._lock:
+            self._wake = ended.set
+        try:
+            future.add_done_callback(lambda _: ended.set())
+            while not ended.wait(FUTURE_SECONDS):
+                look()
+            self.check()
+            return future.result()
+        finally:
+            with self._lock:
+                self._wake = None
+            future.cancel()
+
     def check(self) -> None:
         """Raise what is to end the function, if anything is; for its own thread."""
         if self._phase == _ABANDONED:
@@ -103,8 +128,8 @@ class Interruptible:
                 if self._phase != _RUNNING or self._sent:
                     return
                 self._interruption = self._interruption or error
-                if self._cancel_coroutine is not None:
-                    self._cancel_coroutine()
+                if self._wake is not None:
+                    self._wake()
                     self._sent = True
                 elif self._shields:
                     self._sent = True
@@ -152,12 +177,12 @@ class Interruptible:
         loop = asyncio.get_running_loop()
         task = asyncio.ensure_future(coroutine)
         with self._lock:
-            self._cancel_coroutine = lambda: loop.call_soon_threadsafe(task.cancel)
+            self._wake = lambda: loop.call_soon_threadsafe(task.cancel)
         try:
             return await task
         finally:
             with self._lock:
-                self._cancel_coroutine = None
+                self._wake = None
 
 
 def _is_locking(thread: int) -> bool:

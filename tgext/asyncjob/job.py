@@ -7,9 +7,11 @@ may change it.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import traceback
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import MAXYEAR, datetime, timedelta, timezone
 from enum import Enum
@@ -124,6 +126,10 @@ BACKOFF_SECONDS = 2.0
 LONGEST_BACKOFF_SECONDS = 86_400.0
 
 
+#: Where an attempt may run, by name: in a thread of the worker, in a process of its own, or in a
+#: thread that runs a coroutine function, as any thread does.
+EXECUTORS = ("thread", "process", "coroutine")
+
 #: A hundred years: what is meant to be for ever, or a mistake, is beyond it.
 LONGEST_DELAY = timedelta(days=36_525)
 
@@ -143,6 +149,10 @@ class TaskOptions:
     #: more as jitter; or a callable of the number of the attempt that failed
     backoff: float | Callable[[int], float] = BACKOFF_SECONDS
     timeout: float | None = None  #: seconds an attempt may take; None: no bound
+    #: "thread", "process": where the whole attempt runs; "coroutine": a thread, for an `async def`
+    #: function only. An executor is given the bare call, which the attempt waits for: what the
+    #: call does over there is outside the job's transaction, and happens at least once
+    executor: str | Executor = "thread"
 
     def __post_init__(self) -> None:
         _expect(
@@ -169,6 +179,10 @@ class TaskOptions:
             self.timeout is None
             or (_is_number(self.timeout) and 0 < self.timeout <= LONGEST_DELAY.total_seconds()),
             "timeout", "seconds, more than 0, or None", self.timeout,
+        )  # fmt: skip
+        _expect(
+            isinstance(self.executor, Executor) or self.executor in EXECUTORS,
+            "executor", _executors_expected(self.executor), self.executor,
         )  # fmt: skip
 
     def delay_seconds(self, attempt: int, jitter: float) -> float:
@@ -232,6 +246,13 @@ def _is_int(value: object) -> bool:
 def _is_number(value: object) -> bool:
     # A NaN compares false with everything and would pass no later check either.
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+
+
+def _executors_expected(got: object) -> str:
+    names = ", ".join(f'"{name}"' for name in EXECUTORS)
+    near = difflib.get_close_matches(got, EXECUTORS, 1) if isinstance(got, str) else ()
+    hint = f' (did you mean "{near[0]}"?)' if near else ""
+    return f"{names} or a concurrent.futures.Executor{hint}"
 
 
 def _expect(holds: bool, name: str, expected: str, got: object) -> None:

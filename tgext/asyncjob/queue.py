@@ -18,11 +18,12 @@ from datetime import datetime, timedelta
 from types import FunctionType
 from typing import Any
 
+from .apart import Line, Nursery, check_travels
 from .backend import ClaimingBackend
 from .binding import Binding, sqlalchemy_room
 from .call import Call, check
 from .current import as_current, attempt_var, open_queues, uncut
-from .errors import ConfigError, QueueClosed, QueueFull
+from .errors import QueueClosed, QueueFull
 from .job import DEFAULT_OPTIONS, Job, TaskOptions
 from .ledger import Ledger
 from .options import Options
@@ -71,8 +72,9 @@ class JobQueue:
             self._tracked,
             retention_seconds=self.options.retention,
             announce=self._runner.announce,
-            connection=self._connection,
+            connection=self._binding.connection,
         )
+        self._nursery = Nursery(self._binding.may_fork, self._become_nursery, self._become_child)
         self._closed = False
         self._pid = os.getpid()
         self.bind(session)
@@ -138,29 +140,21 @@ class JobQueue:
         if self._closed and attempt_var.get() is None:  # a job may still end while it drains
             raise QueueClosed
         check(call.target, call.args, call.kwargs or {}, implied=int(options.takes_context))
+        if options.executor == "process":
+            check_travels(call)
         if self.options.max_queued is not None:
             self._check_room(self.options.max_queued)
         context = self._capture() if self._capture is not None else None
         backend = self.backend
         job = backend.prepare(Job(backend.new_uid(), call, options, run_after, context))
         if not self._scope.is_managed:
-            self._check_lock(backend)
+            self._binding.check_lock()
             self._hand_over([job])
         elif self._binding.marked is None:
             self._scope.pending(self._hand_over).add(job)
         else:
             self._scope.pending(self._announce, self._store).add(job)
         return job
-
-    def _check_lock(self, backend: ClaimingBackend) -> None:
-        """Refuse to wait for a lock that this very thread holds."""
-        marked = self._binding.marked
-        if marked is not None and backend.has_one_writer and marked.has_written():
-            raise ConfigError(
-                "perform(): expected no uncommitted work in this thread, whose session has written "
-                "and keeps SQLite's one write lock; commit before, or enqueue inside "
-                "`with queue.in_transaction():`, so that the job is committed with that work"
-            )
 
     def _store(self, jobs: list[Job]) -> None:
         """Write jobs in the transaction that has enqueued them."""
@@ -171,16 +165,6 @@ class JobQueue:
         """Have jobs run that a transaction has stored and committed."""
         self.backend.announced(jobs)
         self._begin(jobs)
-
-    def _connection(self) -> Any:
-        """The connection in whose transaction a change takes part; None: it has its own."""
-        if (
-            self._binding.marked is not None
-            and self._scope.is_managed
-            and self._binding.marked.is_used()
-        ):
-            return self._binding.marked.connection()
-        return None
 
     @uncut
     def _hand_over(self, jobs: list[Job]) -> None:
@@ -220,14 +204,8 @@ class JobQueue:
             self._binding.sessions,
             looks=max(looks, 0) + 1,  # at once, and that often again
             pause=lambda: pause(max(0.0, seconds)),
-            end_snapshot=self._end_snapshot,
+            end_snapshot=self._scope.end_reading,
         )
-
-    def _end_snapshot(self) -> bool:
-        if not self._scope.only_reads():
-            return False
-        self._scope.forget()
-        return True
 
     # -- run
 
@@ -280,7 +258,27 @@ class JobQueue:
             session=self.session,
             marked=self._binding.marked,
             tracked=self._tracked,
+            nursery=self._nursery,
         )
+
+    # -- processes of attempts
+
+    def open_nursery(self) -> None:
+        """Make what starts the processes of jobs; best before this process has threads."""
+        self._nursery.open()
+
+    def _become_nursery(self) -> None:
+        for queue in open_queues:
+            if isinstance(queue, JobQueue):
+                queue.allow_worker(False)
+        self._binding.forget_connections()
+
+    def _become_child(self, line: Line) -> tuple[Surroundings, Callable[[], None]]:
+        if not self.backend.is_shared:
+            self._binding.stand_in(line.backend(self.backend))
+        if self._tracked.tracker is not None:
+            self._tracked.tracker = line.tracker()
+        return self._surroundings(), self._binding.leave
 
     # -- extents
 
@@ -319,6 +317,7 @@ class JobQueue:
         open_queues.discard(self)
         self._end_watch()
         self._runner.stop()
+        self._nursery.close()
         self._scope.unbind()
         if first:
             self._binding.close()
@@ -334,6 +333,7 @@ class JobQueue:
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._runner.begin()
+            self._nursery.after_fork()
             self._binding.after_fork()
 
     def _here(self) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from . import joblog
+from .apart import begin
 from .attempt import Attempt, settle
 from .errors import JobTimeout
 from .options import Options
@@ -104,7 +105,7 @@ class Runner:
             claims = backend.claim(self._worker_id, self._options.queues, 1)
             if not claims:
                 break
-            attempt = Attempt(claims[0], surroundings)
+            attempt = begin(claims[0], surroundings)
             take_back = _interrupt_later(attempt)
             try:
                 attempt.run()

@@ -186,6 +186,13 @@ class Scope:
         if self._open_transaction() is not None:
             self._manager.abort()
 
+    def end_reading(self) -> bool:
+        """Forget this thread's transaction; False where something would be lost."""
+        if not self.only_reads():
+            return False
+        self.forget()
+        return True
+
     # -- a transaction of one's own
 
     def run(self, work: Callable[[], Result], before_commit: Callable[[Result], None]) -> Result:

@@ -30,6 +30,9 @@ PATIENCE_SECONDS = 30
 _EXTRAS = {"psycopg": "postgresql", "psycopg2": "postgresql", "pymysql": "mysql"}
 
 
+#: Pools that a parent process filled.
+_inherited: list[Any] = []
+
 #: The classes of sessions (each ``sessionmaker`` makes one) whose commits are asked about.
 _fenced_kinds: WeakSet[Any] = WeakSet()
 
@@ -112,6 +115,40 @@ class Sessions:
                 self.scoped.remove()
         engine: Engine = bind.engine
         return engine
+
+    def may_fork(self) -> bool:
+        """Whether no connection is in a state that a forked child must not copy.
+
+        SQLite keeps in the process which locks its connections hold: those that are idle are
+        closed for that, and while one is in use, this is not the moment.
+        """
+        for engine in self._engines():
+            if engine.dialect.name == "sqlite":
+                if getattr(engine.pool, "checkedout", int)():
+                    return False
+                engine.dispose()
+        return True
+
+    def forget_connections(self) -> None:
+        """Begin with new connections, in a forked child: those that are there are its parent's,
+        and are not closed, which would say goodbye in the parent's name."""
+        for engine in self._engines():
+            _inherited.append(engine.pool)
+            engine.dispose(close=False)
+
+    def dispose(self) -> None:
+        """Close the connections that are idle."""
+        for engine in self._engines():
+            engine.dispose()
+
+    def _engines(self) -> list[Engine]:
+        """The engines that these sessions are bound to, but for a single connection for everybody:
+        that may be a database in memory."""
+        given = self.scoped.session_factory.kw
+        binds = [given.get("bind"), *(given.get("binds") or {}).values()]
+        engines = {bind.engine for bind in binds if bind is not None}
+        single = (StaticPool, SingletonThreadPool)
+        return [engine for engine in engines if not isinstance(engine.pool, single)]
 
     def works_on(self, url: str) -> bool:
         """Whether that is the URL of this session's database."""

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
 
+from .apart import begin
 from .attempt import Attempt, Drained, LeaseLost, settle
 from .current import queue_var
 from .errors import JobTimeout
@@ -125,7 +126,7 @@ class Slot(threading.Thread):
         return True
 
     def _run(self, claim: Claim) -> bool:
-        self.attempt = attempt = Attempt(claim, self._surroundings)
+        self.attempt = attempt = begin(claim, self._surroundings, self._stopping.is_set)
         if claim.job.options.timeout is not None:
             self._look()
         wanted = attempt.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -10,8 +11,11 @@ from typing import Any, Protocol
 
 from .backend import ClaimingBackend
 from .current import CurrentQueue
+from .job import JobId
 from .progress import Tracked
 from .scope import Scope
+
+log = logging.getLogger(__name__)
 
 
 class MarkedSessions(Protocol):
@@ -35,5 +39,17 @@ class Surroundings:
     marked: MarkedSessions | None = None  #: whose commit carries the mark; None: no session's
     tracked: Tracked = field(default_factory=lambda: Tracked(None))
     jitter: Callable[[], float] = random.random
+    #: where the processes of attempts come from (``apart.Nursery``); None: there are none
+    nursery: Any = None
     #: calls that were seen to commit in the middle, each worth one warning
     commits_in_parts: set[str] = field(default_factory=set)
+
+    def warn_of_parts(self, uid: JobId, name: str) -> None:
+        """Say, once for each call, that the job *uid* has committed before its end."""
+        if name not in self.commits_in_parts:
+            self.commits_in_parts.add(name)
+            log.warning(
+                "job=%s call=%s commits in the middle: what it did so far stays whatever becomes "
+                "of the rest, and a further attempt begins from the top: it must see for itself "
+                "what is there", uid, name,
+            )  # fmt: skip

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import difflib
 import functools
+import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
+from types import FunctionType
 from typing import Any, overload
 
 from .call import Call, path_of, why_not_kept
@@ -48,11 +50,25 @@ class Task(TaskOptions):
         if not callable(self.func):
             raise BadCall(f"@task: expected a function to decorate, got {self.func!r}")
         check_run_after(self.run_after)
+        self._check_executor()
         # What functools.update_wrapper does, which a frozen dataclass refuses; no option shares
         # a name with these.
         for name in functools.WRAPPER_ASSIGNMENTS:
             vars(self)[name] = getattr(self.func, name, None)
         vars(self)["__wrapped__"] = self.func
+
+    def _check_executor(self) -> None:
+        if self.executor == "coroutine" and not inspect.iscoroutinefunction(self.func):
+            raise ConfigError(
+                f'executor: "coroutine" expected an `async def` function, got {self.name}; leave '
+                'the option out, or say "process" for work that keeps a core busy'
+            )
+        is_named = type(self.func) is not FunctionType or "<" not in self.func.__qualname__
+        if self.executor == "process" and not is_named:
+            raise ConfigError(
+                f'executor: "process" expected a module-level function, got {self.name}, which the '
+                "process cannot find by its name; move it to the module, or run it in a thread"
+            )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.func(*args, **kwargs)
@@ -85,7 +101,7 @@ class Task(TaskOptions):
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         # By its path, as a function is pickled: where @task stands above one, its path leads here.
-        held = _held_at(self.func)
+        held = held_at(self.func)
         if held is self:
             return str(self.func.__qualname__)
         found = isinstance(held, Task) and held.func is self.func
@@ -96,7 +112,7 @@ class Task(TaskOptions):
         return f"<Task {self.name}>"
 
 
-def _held_at(func: Callable[..., Any]) -> Any:
+def held_at(func: Callable[..., Any]) -> Any:
     """Return what the path of *func* leads to in this process; None: nothing, or no path."""
     try:
         path = func.__qualname__.split(".")
@@ -117,8 +133,10 @@ def task(**options: Any) -> Callable[[Callable[..., Any]], Task]: ...
 def task(func: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Declare a module-level function as a Task: ``@task`` or ``@task(priority=10, ...)``.
 
-    Options: those of TaskOptions. Raises ConfigError at import for an unknown option or a
-    value out of range.
+    Options: those of TaskOptions. executor: "thread", or "process" to run each attempt, with its
+    session and its commit, in a process of its own; an executor is given the bare call: what that
+    does is outside the job's transaction, and happens at least once.
+    Raises ConfigError at import for an unknown option or a value out of range.
     """
     _refuse_unknown(options, _OPTION_NAMES, "@task")
     if func is not None:

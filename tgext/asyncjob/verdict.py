@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from .errors import JobCancelled, JobTimeout
+from .errors import JobCancelled, JobTimeout, WorkerCrashed
 from .job import (
     BACKOFF_SECONDS,
     CANCELLED,
@@ -37,6 +37,14 @@ def success(value: Any, claim: Claim, lines: tuple[str, ...]) -> Outcome:
     if isinstance(result, NotKept):
         log.warning("job=%s succeeded, return value not kept: %s", claim.job.uid, result.why)
     return Outcome(SUCCESSFUL, result, log=lines)
+
+
+def crash(why: WorkerCrashed, claim: Claim) -> Outcome:
+    """Return the outcome of an attempt whose process died, and say it in the log: as for the
+    death of a worker it runs again at once, and costs no attempt, ``max_crashes`` times."""
+    is_last = claim.crashes_left <= 0
+    log.warning("job=%s %s: %s", claim.job.uid, "failed" if is_last else "waits again", why)
+    return Outcome(FAILED if is_last else READY, error=TaskError.of(why), crashed=True)
 
 
 def verdict_on(

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
 
+from ..apart import declares_processes
 from ..forking import set_title
 from ..queue import JobQueue
 from ..recycling import Allowance
@@ -70,6 +71,8 @@ def work(load: Load, plan: Plan, heard: Iterable[signal.Signals]) -> int:
                 os.getpid(), overview.database(), number_of(threads, "thread"), served,
                 overview.hearing(),
             )  # fmt: skip
+            if declares_processes():
+                queue.open_nursery()  # there is no thread yet whose locks it would copy
             return _shift(queue, plan, orders)
         finally:
             orders.close()

@@ -148,6 +148,9 @@ class SqlDesk(Backend):
         self._liveness.let_go()
         self._dialect.dispose()
 
+    def may_fork(self) -> bool:
+        return self._dialect.may_fork()
+
     def after_fork(self) -> None:
         # The child must not say goodbye on connections that are its parent's.
         forget_connections(self.engine)

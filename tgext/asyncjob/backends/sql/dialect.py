@@ -125,6 +125,10 @@ class Dialect(ABC):
         """Close what is open."""
         self.engine.dispose()
 
+    def may_fork(self) -> bool:
+        """Whether none of our connections is in a state that a forked child must not copy."""
+        return True
+
     def after_fork(self) -> None:
         """Forget connections that are a parent process's, without ever closing them: that would
         say goodbye in its name."""

@@ -204,6 +204,11 @@ class Sqlite(Dialect):
         text = str(error.orig)
         return "is locked" in text or "is full" in text or "disk I/O" in text
 
+    def may_fork(self) -> bool:
+        # SQLite keeps in the process which locks its connections hold. But for the one that
+        # counts commits, which holds none, a connection that is out may be inside a transaction.
+        return getattr(self.engine.pool, "checkedout", int)() <= 1
+
     def dispose(self) -> None:
         super().dispose()
         self._beside.dispose()

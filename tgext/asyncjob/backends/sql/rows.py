@@ -31,7 +31,8 @@ from .tables import DELAYED, STATUS_OF, WAITS
 
 log = logging.getLogger(__name__)
 
-#: Stands for a backoff that is a function: the one that the task has where the job is run.
+#: Stands for what is no text or number, a backoff that is a function or an executor: for the one
+#: that the task has where the job is run.
 _TASKS_OWN = "the task's"
 
 _PLAIN_OPTIONS = ("takes_context", "max_attempts", "timeout")
@@ -122,7 +123,9 @@ class Rows:
         )
         if opened and row.options and _TASKS_OWN in row.options:
             task = self.seal.task_of(stored)
-            options = options if task is None else replace(options, backoff=task.backoff)
+            if task is not None:
+                own = _tasks_own(json.loads(row.options))
+                options = replace(options, **{name: getattr(task, name) for name in own})
         context = None if row.context is None else json.loads(row.context)
         run_after = None if row.due_at is None else _instant(row.due_at)
         return Job(JobId(row.uid), call, options, run_after, context)
@@ -141,8 +144,8 @@ class Rows:
     def options(self, row: Row[Any]) -> TaskOptions:
         """Read the options of a row."""
         found = json.loads(row.options) if row.options else {}
-        if found.get("backoff") == _TASKS_OWN:
-            del found["backoff"]
+        for name in _tasks_own(found):
+            del found[name]
         if not found and row.rank == 0 and row.queue_name == DEFAULT_OPTIONS.queue_name:
             return DEFAULT_OPTIONS
         return TaskOptions(priority=-row.rank, queue_name=row.queue_name, **found)
@@ -205,7 +208,14 @@ def _options_text(options: TaskOptions) -> str | None:
         found["backoff"] = _TASKS_OWN
     elif options.backoff != BACKOFF_SECONDS:
         found["backoff"] = options.backoff
+    if options.executor != DEFAULT_OPTIONS.executor:
+        by_name = isinstance(options.executor, str)
+        found["executor"] = options.executor if by_name else _TASKS_OWN
     return json.dumps(found) if found else None
+
+
+def _tasks_own(found: dict[str, Any]) -> list[str]:
+    return [name for name, value in found.items() if value == _TASKS_OWN]
 
 
 def _instant(seconds: float | None) -> datetime | None:
