@@ -143,6 +143,42 @@ def ring_too_long(path: str) -> None:
     ring(path)
 
 
+@task(executor="process")
+def write_and_ring(path: str) -> None:
+    write("too late")
+    asyncjob_session().flush()
+    ring(path)
+
+
+@task(executor="process", timeout=0.2)
+def ring_and_keep_the_interpreter(path: str) -> None:
+    ring(path)
+    ctypes.PyDLL(None).sleep(60)  # as a loop in C that never lets go of it
+
+
+MOMENTS = ("at once", "after the work", "in the commit", "after the commit")
+
+
+@task(executor="process")
+def write_and_be_killed(text: str, moment: str, folder: str) -> None:
+    """Be killed at that moment of the first attempt."""
+    mark = Path(folder, text)
+    is_first = not mark.exists()
+    mark.touch()
+
+    def kill(now: str) -> None:
+        if is_first and now == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    kill("at once")
+    write(text)
+    session = asyncjob_session()
+    session.flush()
+    event.listen(session(), "before_commit", lambda _session: kill("in the commit"))
+    event.listen(session(), "after_commit", lambda _session: kill("after the commit"))
+    kill("after the work")
+
+
 @task(executor="process", timeout=0.2)
 def lock_and_sleep_in_the_database() -> None:
     session = asyncjob_session()
@@ -524,6 +560,17 @@ def test_a_process_that_hears_of_its_timeout_may_tidy_up(tmp_path, shop):
     assert (tmp_path / "tidied up").exists()
 
 
+def test_a_process_that_keeps_the_interpreter_is_killed_by_its_timeout(door, shop):
+    with shop.open() as queue, queue.as_current():
+        result = ring_and_keep_the_interpreter.enqueue(door.path)
+        visitor = door.visitor()
+        visitor.let_in()
+        visitor.wait_for_end()
+        ended(result)
+
+    assert result.errors[-1].exception_class is JobTimeout
+
+
 @ON_A_SERVER
 def test_a_timeout_lets_go_of_what_the_process_has_locked_on_the_server(shop):
     with shop.open() as queue, queue.as_current():
@@ -585,6 +632,37 @@ def test_a_crash_disturbs_no_other_process(door, shop):
         patient.let_in()
 
         assert ended(other).return_value == patient.pid
+
+
+@DURABLE
+def test_processes_killed_at_any_moment_leave_the_work_of_each_job_once(tmp_path, shop):
+    texts = [f"{moment}, {number}" for moment in MOMENTS for number in range(3)]
+    with shop.open(threads=3) as queue, queue.as_current():
+        results = [
+            write_and_be_killed.enqueue(text, text.partition(",")[0], str(tmp_path))
+            for text in texts
+        ]
+        for result in results:
+            ended(result)
+
+    assert {result.status for result in results} == {"SUCCESSFUL"}
+    assert shop.written() == sorted(texts)
+    crashed = [result.args[1] for result in results if result.errors]
+    assert crashed == [moment for moment in MOMENTS[:3] for _ in range(3)]
+
+
+@on("postgresql", "mariadb")  # on SQLite nobody can take over from one that has written
+def test_a_process_whose_job_is_another_worker_s_by_now_commits_nothing(door, shop):
+    jobs = shop.place.tables.jobs
+    with shop.open(threads=1) as queue, queue.as_current():
+        write_and_ring.enqueue(door.path)
+        visitor = door.visitor()
+        with shop.place.engine.begin() as connection:
+            connection.execute(jobs.update().values(lease=jobs.c.lease + 1))
+        visitor.let_in()
+        visitor.wait_for_end()
+
+    assert shop.written() == []
 
 
 def test_jobs_go_on_after_the_death_of_what_starts_their_processes(door, shop):
@@ -735,6 +813,16 @@ def test_a_function_that_came_after_the_processes_were_prepared_fails_with_its_n
 
     assert result.status == "FAILED"
     assert "came_late" in result.errors[0].message
+
+
+@on("sqlite")
+def test_no_process_is_forked_while_a_connection_to_sqlite_is_in_use(shop):
+    with shop.open(threads=0) as queue:
+        with shop.place.engine.connect():
+            during = queue._binding.may_fork()
+        after = queue._binding.may_fork()
+
+    assert (during, after) == (False, True)
 
 
 @pytest.mark.parametrize("executor", ["proces", "Thread", "", None, 3, object()])
