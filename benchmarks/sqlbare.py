@@ -14,6 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
+import transaction
+import zope.sqlalchemy
+from sqlalchemy.orm import scoped_session, sessionmaker
 
 from sqljobs import CREATE_WRITTEN, NOTE, stamp, tick
 
@@ -120,6 +123,32 @@ class Core:
 
     def close(self) -> None:
         self._engine.dispose()
+
+
+class Session(Core):
+    """The same in a TurboGears application's session, which joins a transaction: where a request
+    is before anything is added to it."""
+
+    def __init__(self, url: str, create: bool) -> None:
+        super().__init__(url, create)
+        self._session = scoped_session(sessionmaker(bind=self._engine))
+        zope.sqlalchemy.register(self._session)
+
+    def requester(self, job: str) -> Callable[[], Any]:
+        insert, own = JOBS.insert(), WRITTEN.insert()
+
+        def request() -> None:
+            self._number += 1
+            self._session.execute(own, {"number": self._number, "note": NOTE})
+            self._session.execute(insert, job_row(job, self._number))
+            zope.sqlalchemy.mark_changed(self._session())
+            transaction.commit()
+
+        return request
+
+    def close(self) -> None:
+        self._session.remove()
+        super().close()
 
 
 class Loop:

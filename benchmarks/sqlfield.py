@@ -39,6 +39,9 @@ def ours(database: str, threads: int, signed: bool = True) -> Contestant:
 
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
 CORE = {each: Contestant("core", each, "bare SQLAlchemy Core") for each in (SQLITE, POSTGRESQL)}
+SESSION = {
+    each: Contestant("session", each, "the same in a session") for each in (SQLITE, POSTGRESQL)
+}
 LOOPS = {
     SQLITE: Contestant("sqlite loop", SQLITE, "bare sqlite3 loop"),
     POSTGRESQL: Contestant("psycopg loop", POSTGRESQL, "bare psycopg loop"),

@@ -16,6 +16,7 @@ from sqljobs import PATIENCE_SECONDS, STAMPS, TALLY
 #: module and class of each contender; imported late, since no environment has them all
 CONTENDERS = {
     "core": "sqlbare:Core",
+    "session": "sqlbare:Session",
     "sqlite loop": "sqlbare:SqliteLoop",
     "psycopg loop": "sqlbare:PsycopgLoop",
     "notify": "sqlbare:Notify",
