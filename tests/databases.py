@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, event
 
 from needs import need
 
@@ -22,6 +25,19 @@ def url_of(kind: str, folder: Path) -> str:
     name, port, url = SERVERS[kind]
     need(_listens(port), f"{name} on 127.0.0.1:{port}")
     return url
+
+
+def begin_at_the_first_statement(engine: Engine) -> None:
+    """Make SQLite's transactions whole, as SQLAlchemy's manual says: else sqlite3 begins at the
+    first statement that writes, a SELECT before it holds no snapshot, and SAVEPOINT breaks."""
+
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN")
 
 
 def _listens(port: int) -> bool:

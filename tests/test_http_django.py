@@ -6,14 +6,14 @@ import asyncio
 import http.client
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tornado.ioloop import IOLoop
 
 import django_library
+from test_slackers import in_tornado
 from tgext.asyncjob import CallRefused
 from tgext.asyncjob import slackers as adisp
 from tgext.asyncjob.slackers import DjangoWorker, Slacker
@@ -77,14 +77,6 @@ def worker() -> Iterator[DjangoWorker]:
 
 def result_of(postponed: Any) -> Any:
     return postponed.fetch().result(PATIENCE_SECONDS)
-
-
-def in_tornado(function: Callable[[], Any]) -> Any:
-    loop = IOLoop(make_current=False)
-    try:
-        return loop.run_sync(function, timeout=PATIENCE_SECONDS)
-    finally:
-        loop.close()
 
 
 # -- the seed's programs

@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 import transaction
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 from zope.sqlalchemy import mark_changed
 
+from databases import begin_at_the_first_statement
 from needs import need
 from own_servers import OwnServer, own_server
 from tgext.asyncjob import JobQueue, Progress, TaskResult, TaskResultStatus, asyncjob_session
@@ -81,6 +82,7 @@ class Stage:
     both: threading.Barrier = field(default_factory=lambda: threading.Barrier(2))
     tries: list[int] = field(default_factory=list)
     raised: list[str] = field(default_factory=list)
+    interrupted: threading.Event = field(default_factory=threading.Event)
     pids: list[int] = field(default_factory=list)
 
 
@@ -160,6 +162,7 @@ def write_and_compute(number: int) -> None:
             pass
     except BaseException as error:
         stage.raised.append(type(error).__name__)
+        stage.interrupted.set()
         raise
 
 
@@ -171,7 +174,10 @@ class Application:
 
     def __init__(self, url: str, engine: Engine | None = None, **options: Any) -> None:
         self.url = url
+        self._executed = 0  #: statements, but those of ``read`` and ``run``
+        self._executes = threading.Condition()
         self._apart = create_engine(url, poolclass=NullPool)
+        event.listen(Engine, "after_cursor_execute", self._note)
         with self._apart.begin() as connection:
             # A primary key: twice is an error. InnoDB's, so that a rollback is one.
             connection.execute(text("CREATE TABLE ledger (number INTEGER PRIMARY KEY)"))
@@ -195,6 +201,29 @@ class Application:
                 return self.perform(job, *args)
             except OperationalError:
                 assert time.monotonic() < until
+
+    def until(self, found: Callable[[], Any]) -> Any:
+        """Ask until the answer is something: again after each statement of the queue's, for only
+        the server knows."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            executed = self._executed
+            if answer := found():
+                return answer
+            with self._executes:
+                assert self._executes.wait_for(
+                    lambda before=executed: self._executed > before, until - time.monotonic()
+                ), "it never came"
+
+    def _note(self, connection: Connection, *_execution: Any) -> None:
+        if connection.engine is not self._apart:
+            with self._executes:
+                self._executed += 1
+                self._executes.notify_all()
+
+    def close(self) -> None:
+        self.queue.close()
+        event.remove(Engine, "after_cursor_execute", self._note)
 
     def read(self, query: str) -> list[Any]:
         with self._apart.connect() as connection:
@@ -228,7 +257,7 @@ def application(url: str, engine: Engine | None = None, **options: Any) -> Itera
         yield made
     finally:
         stage.go_on.set()
-        made.queue.close()
+        made.close()
         if engine is not None:
             made.queue.session.remove()
             engine.dispose()
@@ -380,15 +409,6 @@ def _hearts(app: Application, kind: str) -> list[int]:
     return [found for found in app.read(_HEARTS[kind].format(worker=worker)) if found]
 
 
-def _until(found: Callable[[], Any]) -> Any:
-    """Ask until the answer is something: the server tells nobody of it."""
-    until = time.monotonic() + PATIENCE
-    while not (answer := found()):
-        assert time.monotonic() < until, "it never came"
-        time.sleep(0.02)
-    return answer
-
-
 @servers
 def test_a_job_whose_connection_is_dropped_runs_again_at_no_cost(kind: str) -> None:
     with own_server(kind) as server, application(server.url) as app:
@@ -426,11 +446,11 @@ def test_a_heartbeat_whose_connection_is_dropped_proves_its_life_anew(kind: str)
     with own_server(kind) as server, application(server.url, lease=2) as app:
         result = app.perform(write_around_a_pause, 1)
         assert stage.begun.wait(PATIENCE)
-        before = _until(lambda: _hearts(app, kind))
+        before = app.until(lambda: _hearts(app, kind))
 
         _cut(app, kind, before)
 
-        after = _until(lambda: [pid for pid in _hearts(app, kind) if pid not in before])
+        after = app.until(lambda: [pid for pid in _hearts(app, kind) if pid not in before])
         assert len(after) == 1
         stage.go_on.set()
         assert_all_done_once(app, [result])
@@ -439,11 +459,11 @@ def test_a_heartbeat_whose_connection_is_dropped_proves_its_life_anew(kind: str)
 
 def test_the_listening_connection_is_dropped_and_listens_anew() -> None:
     with own_server("postgresql") as server, application(server.url) as app:
-        before = _until(lambda: app.read(_EARS["postgresql"]))
+        before = app.until(lambda: app.read(_EARS["postgresql"]))
 
         _cut(app, "postgresql", before)
 
-        after = _until(lambda: [p for p in app.read(_EARS["postgresql"]) if p not in before])
+        after = app.until(lambda: [p for p in app.read(_EARS["postgresql"]) if p not in before])
         assert len(after) == 1
         with app.elsewhere() as other:
             assert other.result(other.perform(write, 1)).wait(PATIENCE).status is SUCCESSFUL
@@ -570,7 +590,7 @@ def test_a_deadlock_of_two_jobs_costs_neither_an_attempt(kind: str) -> None:
 def test_jobs_on_sqlite_that_read_and_then_write_cost_no_attempt(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/jobs.db"
     engine = create_engine(url)
-    _begin_at_the_first_statement(engine)
+    begin_at_the_first_statement(engine)
 
     with application(url, engine, threads=4) as app:
         results = [app.perform(read_then_write, number) for number in range(200)]
@@ -584,7 +604,7 @@ def test_a_job_on_sqlite_that_only_reads_ends_though_others_commit_meanwhile(
 ) -> None:
     url = f"sqlite:///{tmp_path}/jobs.db"
     engine = create_engine(url)
-    _begin_at_the_first_statement(engine)
+    begin_at_the_first_statement(engine)
 
     with application(url, engine) as app:
         result = app.perform(read_around_a_pause)
@@ -620,7 +640,7 @@ def test_a_job_on_sqlite_that_only_reads_is_marked_with_our_patience(tmp_path: P
         assert stage.begun.wait(PATIENCE)
         with app.holding("UPDATE counters SET value = 7 WHERE id = 1") as let_go:
             stage.go_on.set()
-            _until(app.queue.backend._dialect._line.locked)  # one of ours waits for the lock
+            app.until(app.queue.backend._dialect._line.locked)  # one of ours waits for the lock
             let_go()
 
         assert result.wait(PATIENCE).status is SUCCESSFUL
@@ -629,7 +649,7 @@ def test_a_job_on_sqlite_that_only_reads_is_marked_with_our_patience(tmp_path: P
 
 def test_a_job_on_sqlite_that_only_reads_may_commit_in_the_middle(tmp_path: Path) -> None:
     engine = create_engine(f"sqlite:///{tmp_path}/jobs.db")
-    _begin_at_the_first_statement(engine)
+    begin_at_the_first_statement(engine)
 
     with application(str(engine.url), engine) as app:
         result = app.queue.result(app.queue.perform(read_around_a_pause, commits=True))
@@ -645,7 +665,7 @@ def test_a_job_on_sqlite_that_only_reads_is_cancelled_though_it_is_marked_apart(
     tmp_path: Path,
 ) -> None:
     engine = create_engine(f"sqlite:///{tmp_path}/jobs.db")
-    _begin_at_the_first_statement(engine)
+    begin_at_the_first_statement(engine)
 
     with application(str(engine.url), engine) as app:
         result = app.perform(read_around_a_pause)
@@ -666,7 +686,7 @@ def test_a_job_on_sqlite_that_writes_beside_what_it_reads_is_not_marked_apart(
     def attach(connection: Any, _record: Any) -> None:
         connection.execute(f"ATTACH '{tmp_path}/beside.db' AS beside")
 
-    _begin_at_the_first_statement(engine)
+    begin_at_the_first_statement(engine)
 
     with application(str(engine.url), engine) as app:
         with engine.begin() as connection:
@@ -686,18 +706,6 @@ def read_and_write_beside() -> None:
     """Two databases have one commit, and so the mark must be part of it."""
     [value, *_] = read_around_a_pause()
     asyncjob_session().execute(text("INSERT INTO beside.notes VALUES (:value)"), {"value": value})
-
-
-def _begin_at_the_first_statement(engine: Engine) -> None:
-    """As SQLAlchemy's documentation says: else sqlite3 begins at the first that writes."""
-
-    @event.listens_for(engine, "connect")
-    def connect(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN")
 
 
 def test_a_job_that_holds_the_write_lock_of_a_sqlite_file_is_named(
@@ -736,7 +744,7 @@ def test_a_worker_that_cannot_renew_for_its_lease_stops_its_jobs(kind: str, how:
         assert stage.begun.wait(PATIENCE)
 
         with away(server, how):
-            _until(lambda: stage.raised)
+            assert stage.interrupted.wait(PATIENCE)
 
         assert stage.raised == ["LeaseLost"]
         stage.go_on.set()

@@ -15,7 +15,7 @@ import zope.sqlalchemy
 from sqlalchemy import Column, Integer, String, create_engine, event, insert, select
 from sqlalchemy.orm import declarative_base, scoped_session, sessionmaker
 
-from databases import url_of
+from databases import begin_at_the_first_statement, url_of
 from tgext.asyncjob import JobQueue, TaskResultStatus, asyncjob_timed_query
 
 Looked = tuple[bool, list[str]]
@@ -28,7 +28,7 @@ class Notes:
         self.url = url_of(kind, folder)
         self.engine = create_engine(self.url)
         if kind == "sqlite":
-            _begin_at_the_first_statement(self.engine)
+            begin_at_the_first_statement(self.engine)
         base = declarative_base()
         columns = {
             "__tablename__": f"notes_{uuid.uuid4().hex[:8]}",
@@ -86,18 +86,6 @@ class Notes:
         self.queue.backend.tables.metadata.drop_all(self.apart)  # type: ignore[attr-defined]
         self.apart.dispose()
         self.engine.dispose()
-
-
-def _begin_at_the_first_statement(engine: Any) -> None:
-    """As SQLAlchemy's documentation says: else a SELECT of sqlite3 holds no snapshot."""
-
-    @event.listens_for(engine, "connect")
-    def connect(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN")
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "mariadb"])

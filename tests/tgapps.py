@@ -18,10 +18,11 @@ import tg
 import transaction
 import webtest
 import zope.sqlalchemy
-from sqlalchemy import event, orm
+from sqlalchemy import orm
 from tg import FullStackApplicationConfigurator, TGController, expose
 
 import projects
+from databases import begin_at_the_first_statement
 from tgext.asyncjob import JobQueue, start_async_worker, task
 
 #: The longest that a test waits for a job. None that is right comes near it.
@@ -150,9 +151,8 @@ class Model:
         return made
 
     def init_model(self, engine: Any) -> None:
-        """Bind the session, and make SAVEPOINT work on SQLite as SQLAlchemy's manual says."""
-        event.listen(engine, "connect", _leave_transactions_to_sqlalchemy)
-        event.listen(engine, "begin", _begin)
+        """Bind the session, and make SAVEPOINT work on SQLite."""
+        begin_at_the_first_statement(engine)
         self.engines.append(engine)
         self.DBSession.configure(bind=engine)
         self.metadata.create_all(engine)
@@ -179,14 +179,6 @@ class Model:
         self.DBSession.remove()
         for engine in self.engines:
             engine.dispose()
-
-
-def _leave_transactions_to_sqlalchemy(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None
-
-
-def _begin(connection: Any) -> None:
-    connection.exec_driver_sql("BEGIN")
 
 
 class App:
