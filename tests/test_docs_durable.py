@@ -352,13 +352,13 @@ def test_backup_of_a_database_in_use_has_the_jobs_that_waited_and_that_ran(tmp_p
     with JobQueue("sql", url=url, threads=1) as queue:
         queue.start_worker()
         running = queue.perform(waits_at, str(tmp_path / "gate"))
-        until(lambda: queue.result(running).status == "RUNNING")
-        waiting = queue.perform(divmod, 7, 2)
-        done = subprocess.run(
-            ["sh", "-c", SHOWN["backup"].replace("python", sys.executable, 1)],
-            cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_SECONDS,
-        )  # fmt: skip
-        (tmp_path / "gate").write_text("go")
+        with (tmp_path / "gate").open("w") as gate:  # which waits for whoever reads there
+            waiting = queue.perform(divmod, 7, 2)
+            done = subprocess.run(
+                ["sh", "-c", SHOWN["backup"].replace("python", sys.executable, 1)],
+                cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_SECONDS,
+            )  # fmt: skip
+            gate.write("go")
         queue.result(running).wait(PATIENCE_SECONDS)
     (tmp_path / "gate").unlink()
     (tmp_path / "gate").write_text("open")

@@ -372,7 +372,7 @@ def test_a_queue_that_is_closed_while_the_server_is_away_says_what_it_could_not_
         server.start()
         stage.go_on.set()
         with app.elsewhere() as other:
-            _until(other.run_pending)
+            app.until(other.run_pending)
             assert other.result(result.id).status is SUCCESSFUL
         assert app.read("SELECT number FROM ledger") == [1]
 
