@@ -18,6 +18,9 @@ from databases import url_of
 from tgext.asyncjob.backends.sql import SqlBackend
 from tgext.asyncjob.job import READY, RUNNING, WorkerId
 
+#: The longest that a rescue may take. One that waits for nobody comes nowhere near it.
+PATIENCE_SECONDS = 20
+
 
 @pytest.fixture(params=["postgresql", "mariadb"])
 def make_backend(request: Any, tmp_path: Any, clock: Any) -> Iterator[Callable[[], SqlBackend]]:
@@ -50,9 +53,9 @@ def test_worker_that_hangs_in_a_commit_keeps_nobody_from_rescuing_other_jobs(mak
     with hung.engine.begin() as connection:
         assert hung.fence(claims[committing], connection)
         rescuer.start()
-        rescuer.join(5)
+        rescuer.join(PATIENCE_SECONDS)
         before = (list(rescued), status_of(alive, committing), status_of(alive, waiting))
-    rescuer.join(30)
+    rescuer.join(PATIENCE_SECONDS)
 
     assert before == ([1], RUNNING, READY)
     assert alive.rescue() == 1  # the commit that hung has ended without a mark

@@ -358,14 +358,14 @@ def test_second_signal_is_handed_on_so_that_children_stop_at_once(start, tmp_pat
 
 def test_child_that_does_not_drain_in_time_is_killed(start, tmp_path):
     (tmp_path / "busy").touch()
-    program = start("sys.exit(supervise(work, drain_seconds=0.1, margin=0.1))")
+    program = start("sys.exit(supervise(work, drain_seconds=0.5, margin=0.5))")
     [born] = program.pids("born", 1)
 
     program.tell(signal.SIGTERM)
 
     assert program.ended() == 0
     assert f"drains {born}" in program.said
-    assert any(f"worker process {born} has not ended 0.2s after" in line for line in program.said)
+    assert any(f"worker process {born} has not ended 1.0s after" in line for line in program.said)
     assert any(f"worker process {born} was killed by SIGKILL" in line for line in program.said)
 
 
@@ -389,7 +389,7 @@ def test_child_that_is_still_starting_ends_at_the_first_signal(start):
 
 def test_interrupt_of_a_whole_terminal_reaches_a_child_once_and_as_a_drain(start, tmp_path):
     (tmp_path / "busy").touch()
-    program = start("sys.exit(supervise(work, drain_seconds=0.1, margin=0.1))")
+    program = start("sys.exit(supervise(work, drain_seconds=0.5, margin=0.5))")
     [born] = program.pids("born", 1)
 
     for number in (signal.SIGINT, signal.SIGHUP):
@@ -405,7 +405,7 @@ def test_interrupt_of_a_whole_terminal_reaches_a_child_once_and_as_a_drain(start
 def test_supervisor_that_is_killed_leaves_no_child_behind(start, tmp_path, obeys):
     if not obeys:
         (tmp_path / "busy").touch()
-    program = start("supervise(work, processes=2, drain_seconds=0.1, margin=0.1)")
+    program = start("supervise(work, processes=2, drain_seconds=0.5, margin=0.5)")
     born = program.pids("born", 2)
 
     os.kill(program.pid, signal.SIGKILL)
@@ -444,7 +444,7 @@ def test_hangup_goes_no_further_than_a_child_that_cannot_start(start, tmp_path):
             return 9 if os.path.exists("broken") else work()
 
         sys.exit(supervise(
-            child, processes=2, settled=0.6, first_pause=0.01, longest_pause=0.05, deaths=2
+            child, processes=2, settled=2.0, first_pause=0.01, longest_pause=0.05, deaths=2
         ))
         """
     )
