@@ -49,6 +49,12 @@ class _GoingOn:
     """An attempt has a context of its own, and this in it; when it ends, so does this."""
 
 
+def _note_its_end(uid: str) -> None:
+    going_on = _GoingOn()
+    weakref.finalize(going_on, note, PASSED, uid)
+    _going_on.set(going_on)
+
+
 class Points:
     """armed: the signal and the point at which this process is to send it to itself."""
 
@@ -66,14 +72,12 @@ class Points:
                 return
             which, self._armed = self._armed[0], None
         uid = asyncjob_running_uid() or ""
+        _note_its_end(uid)  # now: who has lost its lease is interrupted as it wakes
         note(STRUCK, uid)
         if which is signal.SIGSTOP and point == BEFORE_WORK:
             self._connections.stop_without()
         else:
             _strike(which)
-        going_on = _GoingOn()
-        weakref.finalize(going_on, note, PASSED, uid)
-        _going_on.set(going_on)
 
     def watch(self, session: Any, applies: Callable[[], object]) -> None:
         """Come to the points of a session's commits, after the library's own listeners."""
