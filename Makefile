@@ -24,7 +24,7 @@ CRASH_OPTIONS = $(if $(DB),--db $(DB)) $(if $(LONG),--long) $(if $(MUTANT),--mut
   $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test check lint types crash bench bench-sql clean browser
+.PHONY: help demo test fast check lint types crash bench bench-sql clean browser
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -33,6 +33,7 @@ help:
 	@echo 'make demo ONCE=1      one upload-to-thumbnails job against it, then stop'
 	@echo 'make demo ONCE=fail   one job that fails; demo.py ends with status 1, make with its own'
 	@echo 'make test             style, types and all tests: what decides whether work lands'
+	@echo 'make fast             style, types and the tests that are not marked slow: while you work'
 	@echo 'make check            style and types alone'
 	@echo 'make crash            kill workers on each database: nothing lost, nothing twice (docs/crash.rst)'
 	@echo 'make crash LONG=1     20,000 jobs and 200 kills on each; DB=sqlite for one of them, SEED=2'
@@ -48,6 +49,10 @@ demo: $(VENV)/.made-demo
 
 test: $(VENV)/.made-test browser check
 	$(BIN)/python -m pytest $(PYTEST)
+
+# Every contract on every backend, with fewer examples; no browser, no kills, no other servers.
+fast: $(VENV)/.made-test check
+	FAST=1 $(BIN)/python -m pytest -m 'not slow' $(PYTEST)
 
 check: lint types
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import transaction
 import zope.sqlalchemy
 from sqlalchemy import Column, Integer, MetaData, String, Table, create_engine, delete, select
@@ -27,7 +28,9 @@ from tgext.asyncjob import JobQueue, asyncjob_perform, asyncjob_session
 from tgext.asyncjob.backends.sql import SqlBackend
 from tgext.asyncjob.job import READY, RUNNING
 
-KINDS = ("sqlite", *SERVERS)
+#: As parameters. What a module does on SQLite is its part of the fast suite; that each database
+#: keeps the contract is test_sql_backend's.
+KINDS = ("sqlite", *(pytest.param(kind, marks=pytest.mark.slow) for kind in SERVERS))
 
 #: The name of the variable that hands the prefix on to a process of another program.
 PREFIX_VARIABLE = "ASYNCJOB_TEST_PREFIX"

@@ -201,6 +201,7 @@ def test_the_work_of_a_job_whose_result_is_not_kept_is_committed(one):
     assert one.database.texts() == ["made by the bad job"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hanging", HANGING, ids=lambda bad: bad.__name__)
 def test_a_slot_is_replaced_as_often_as_it_is_lost_and_none_leaks(one, hanging):
     for _ in range(4):
@@ -267,6 +268,7 @@ def test_a_coroutine_that_hangs_is_ended_by_its_timeout(one):
     assert [thread.name for thread in _slots()] == ["asyncjob-1"]
 
 
+@pytest.mark.slow
 def test_a_timeout_at_the_very_end_of_a_job_hits_that_job_or_nothing(database):
     """An exception sent to a thread arrives later: never in the worker's own code."""
 

@@ -261,6 +261,7 @@ def test_worker_runs_one_job_only_when_told_once(shop, start):
     assert "1 job: it was to run one" in worker.said[-1]
 
 
+@pytest.mark.slow
 def test_burst_goes_on_behind_a_job_whose_module_is_missing(shop, start, command, monkeypatch):
     elsewhere = shop.folder / "elsewhere"
     elsewhere.mkdir()
@@ -312,6 +313,7 @@ def test_sigterm_lets_the_running_job_end_and_begins_no_other(shop, start, comma
     assert re.search(rf"^{pid}-\w+ .*  all .*  stopping$", stopping, re.M)
 
 
+@pytest.mark.slow
 def test_second_sigterm_gives_the_job_back_at_once_and_costs_it_nothing(shop, start):
     [uid] = shop.enqueue((shop.jobs.held,))
     worker = start(shop)
@@ -328,6 +330,7 @@ def test_second_sigterm_gives_the_job_back_at_once_and_costs_it_nothing(shop, st
     assert "let go" not in "".join(worker.said)
 
 
+@pytest.mark.slow
 def test_killed_worker_process_is_replaced_and_its_job_runs_again(shop, start):
     [uid] = shop.enqueue((shop.jobs.held,))
     worker = start(shop, "--processes", "2")
@@ -382,6 +385,7 @@ def test_long_job_outlives_ten_deploys_that_kill_its_worker_in_the_drain(
         engine.dispose()
 
 
+@pytest.mark.slow
 def test_process_that_has_grown_too_large_is_replaced_after_a_job(shop, start):
     worker = start(shop, "--max-rss", "1")
     idle = worker.line(r"process (\d+) begins")[1]
@@ -399,6 +403,7 @@ def test_process_that_has_grown_too_large_is_replaced_after_a_job(shop, start):
     assert second != first
 
 
+@pytest.mark.slow
 def test_several_processes_in_a_burst_end_together(shop, start):
     uids = shop.enqueue(*[(shop.jobs.note, number) for number in range(4)])
 
@@ -459,6 +464,7 @@ def test_worker_of_an_application_with_such_tasks_is_ready_for_them_from_its_sta
     assert not nursery.is_running()
 
 
+@pytest.mark.slow
 def test_worker_on_postgresql_listens_and_masks_the_password(make_shop, start, capsys):
     shop = make_shop("postgresql")
     shop.address[1] = shop.url.replace("postgres@", "postgres:sesame@")

@@ -17,7 +17,7 @@ from databases import url_of
 TESTS = Path(__file__).resolve().parent
 
 #: Seconds for one database; on a machine with nothing else to do it takes an eighth of that.
-pytestmark = pytest.mark.timeout(170)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(170)]
 
 
 def soak(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -346,6 +346,7 @@ def until(condition: Callable[[], Any]) -> None:
         time.sleep(0.02)  # what another process, or time, does nobody tells
 
 
+@pytest.mark.slow
 def test_backup_of_a_database_in_use_has_the_jobs_that_waited_and_that_ran(tmp_path):
     os.mkfifo(tmp_path / "gate")
     url = f"sqlite:///{tmp_path}/app.db?timeout=30"
@@ -430,6 +431,7 @@ def limited_role(database: Given, kind: str) -> Iterator[str]:
         database.does(*(f"DROP USER {database.name}{host}" for host in hosts))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("create_tables", [True, False])
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
 def test_rights_of_the_page_suffice_once_the_tables_are_there(kind, create_tables):
@@ -566,6 +568,7 @@ def uses_the_session() -> None:
     asyncjob_session().execute(text("SELECT 1"))
 
 
+@pytest.mark.slow
 def test_behind_pgbouncer_by_session_nothing_is_different(pgbouncer, caplog):
     url = pgbouncer("session")
 
@@ -574,6 +577,7 @@ def test_behind_pgbouncer_by_session_nothing_is_different(pgbouncer, caplog):
     assert warned == []
 
 
+@pytest.mark.slow
 def test_behind_pgbouncer_by_transaction_jobs_run_and_two_warnings_say_what_is_different(
     pgbouncer, caplog
 ):

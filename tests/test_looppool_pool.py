@@ -584,6 +584,7 @@ def start_parent(tmp_path: Path, *arguments: str) -> tuple[subprocess.Popen[str]
     return parent, [int(pid) for pid in parent.stdout.readline().split()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_killed_parent_leaves_no_child(tmp_path, fifo, method):
     parent, pids = start_parent(tmp_path, method, "wait", fifo)
@@ -737,6 +738,7 @@ def test_worker_that_dies_after_the_stop_is_replaced_for_what_is_left(fifo):
     assert run(program()) == [fifo, "behind it"]
 
 
+@pytest.mark.slow
 def test_death_is_noticed_though_the_workers_own_child_lives_on(fifo):
     async def program() -> Gathering:
         async with Gathering(workers.Parental, 1, start_method=REPLACING_METHOD) as pool:

@@ -233,6 +233,7 @@ def test_one_job_retried_for_ever_does_not_grow(backend, clock, monkeypatch):
     assert len(backend._ended) <= 50
 
 
+@pytest.mark.slow
 def test_hundred_thousand_cancelled_delayed_jobs_leave_next_to_nothing(backend):
     delay = timedelta(days=1)
     keeper = enqueued(backend, run_after=delay)
@@ -248,6 +249,7 @@ def test_hundred_thousand_cancelled_delayed_jobs_leave_next_to_nothing(backend):
     assert status_of(backend, keeper) is READY
 
 
+@pytest.mark.slow
 def test_hundred_thousand_jobs_cancelled_after_all_were_enqueued_are_swept(backend, clock):
     delay = timedelta(days=1)
     backend.enqueue(jobs := [a_job(backend, run_after=delay) for _ in range(100_000)])
@@ -340,6 +342,7 @@ def test_wait_for_end_of_a_job_that_leaves_by_the_bound_on_ended_jobs_returns(ba
     assert backend.get(uid) is None
 
 
+@pytest.mark.slow
 def test_counting_while_others_enqueue_and_end_raises_nothing(backend):
     stop = threading.Event()
 

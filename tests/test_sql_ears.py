@@ -20,6 +20,8 @@ from databases import url_of
 from tgext.asyncjob import JobQueue, TaskResultStatus
 from tgext.asyncjob.backends.sql import SqlBackend
 
+pytestmark = pytest.mark.slow
+
 WORKER = """
 import sys
 from tgext.asyncjob import JobQueue, worker

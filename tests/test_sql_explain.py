@@ -25,6 +25,8 @@ from tgext.asyncjob.job import JobId
 from tgext.asyncjob.seal import Seal
 from tgext.asyncjob.worker import new_worker_id
 
+pytestmark = pytest.mark.slow
+
 FINISHED, WAIT_LATER, BATCH = 200_000, 50_000, 20
 
 #: Jobs that wait to be claimed, where there is a backlog.

@@ -25,6 +25,8 @@ from sqlalchemy.pool import NullPool
 from own_servers import OwnServer, own_server
 from tgext.asyncjob.backends.sql.ears import LATELY_SECONDS
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 60.0 if os.environ.get("LONG") else 12.0
 
 #: More than the backing off of whatever was closer at the start takes.

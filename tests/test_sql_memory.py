@@ -38,6 +38,7 @@ with JobQueue("sql", url=sys.argv[1], threads=4, secret="swordfish") as queue:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600 if os.environ.get("LONG") else 120)
 def test_a_worker_needs_no_more_memory_after_many_jobs_than_after_some(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/jobs.db"

@@ -25,6 +25,8 @@ from tgext.asyncjob.backends.sql import SqlBackend
 from tgext.asyncjob.backends.sql.tables import STATUS_OF
 from tgext.asyncjob.job import CANCELLED, SUCCESSFUL, Claim, WorkerId
 
+pytestmark = pytest.mark.slow
+
 #: All of them where CI is set; a laptop has better things to do.
 ROUNDS = 1000 if os.environ.get("CI") else 250
 

@@ -45,6 +45,8 @@ from sqlqueues import (
 from tgext.asyncjob import JobQueue
 from tgext.asyncjob.job import READY, RUNNING
 
+pytestmark = pytest.mark.slow
+
 #: More statements than any job here comes to: then the counter does not count.
 MOST = 100
 

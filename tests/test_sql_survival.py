@@ -27,6 +27,8 @@ from needs import need
 from own_servers import OwnServer, own_server
 from tgext.asyncjob import JobQueue, Progress, TaskResult, TaskResultStatus, asyncjob_session
 
+pytestmark = pytest.mark.slow
+
 SUCCESSFUL = TaskResultStatus.SUCCESSFUL
 
 #: How long anything here may take that has to happen, in seconds.

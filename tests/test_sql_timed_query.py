@@ -16,6 +16,7 @@ from sqlalchemy import Column, Integer, String, create_engine, event, insert, se
 from sqlalchemy.orm import declarative_base, scoped_session, sessionmaker
 
 from databases import begin_at_the_first_statement, url_of
+from sqlqueues import KINDS
 from tgext.asyncjob import JobQueue, TaskResultStatus, asyncjob_timed_query
 
 Looked = tuple[bool, list[str]]
@@ -88,7 +89,7 @@ class Notes:
         self.engine.dispose()
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+@pytest.fixture(params=KINDS)
 def notes(request: Any, tmp_path: Path) -> Iterator[Notes]:
     made = Notes(request.param, tmp_path)
     yield made

@@ -70,6 +70,7 @@ def server() -> None:
     multiprocessing.set_forkserver_preload(["executor_contract", "tgext.asyncjob.executors"])
 
 
+@pytest.mark.slow
 class TestNewProcessExecutor(ExecutorContract):
     @pytest.fixture
     def executor(self, server: None) -> Iterator[Executor]:

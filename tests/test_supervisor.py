@@ -28,7 +28,7 @@ from tgext.asyncjob.errors import ConfigError, MissingExtra
 from tgext.asyncjob.recycling import Allowance, rss_bytes
 from tgext.asyncjob.supervisor import Backoff, Patience, Supervisor
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
 #: The longest that a line may take to come. What is right comes nowhere near it.
 PATIENCE_SECONDS = 20.0

@@ -14,7 +14,10 @@ from photoalbum.model import ContactSheet, DBSession, JobRecord, Picture
 
 # WebOb copies the body of an upload into a temporary file and leaves the closing of
 # it to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
+]
 
 
 def upload(album, *files):
