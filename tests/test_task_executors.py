@@ -156,6 +156,12 @@ def ring_and_keep_the_interpreter(path: str) -> None:
     ctypes.PyDLL(None).sleep(60)  # as a loop in C that never lets go of it
 
 
+@task(executor="process", timeout=0.2)
+def ring_in_the_commit(path: str) -> None:
+    write("nearly")
+    event.listen(asyncjob_session()(), "before_commit", lambda _session: ring(path))
+
+
 MOMENTS = ("at once", "after the work", "in the commit", "after the commit")
 
 
@@ -569,6 +575,31 @@ def test_a_process_that_keeps_the_interpreter_is_killed_by_its_timeout(door, sho
         ended(result)
 
     assert result.errors[-1].exception_class is JobTimeout
+
+
+@IN_MEMORY
+def test_a_process_that_commits_is_not_killed_where_only_it_knows_how_that_goes(door, shop):
+    with shop.open(threads=1) as queue, queue.as_current():
+        result = ring_in_the_commit.enqueue(door.path)
+        visitor = door.visitor()
+        [slot] = queue.runner._last._slots
+        until(lambda: slot.attempt._killing and slot.attempt._killing.finished.is_set())
+        visitor.let_in()
+        ended(result)
+
+    assert result.status == "SUCCESSFUL"
+    assert shop.written() == ["nearly"]
+
+
+@DURABLE
+def test_a_process_that_hangs_in_its_commit_is_killed_by_its_timeout(door, shop):
+    with shop.open() as queue, queue.as_current():
+        result = ring_in_the_commit.enqueue(door.path)
+        door.visitor().wait_for_end()
+        ended(result)
+
+    assert result.errors[-1].exception_class is JobTimeout
+    assert shop.written() == []
 
 
 @ON_A_SERVER

@@ -149,7 +149,9 @@ class Attempt:
         return True
 
     def cut_off(self) -> None:
-        """Break the connections of an attempt that was abandoned; they may hold locks."""
+        """Break its connections, which may hold locks; not where it has returned and commits."""
+        if self._running.has_returned:
+            return
         connections, self._connections = self._connections, {}
         for connection in connections.values():
             with suppress(Exception):  # it may have ended by itself in this moment

@@ -60,7 +60,10 @@ class Ties:
 
         also: file descriptors; something to read from one of them ends the wait, too.
         """
-        select.select([self._read, *also], [], [], seconds)
+        poll = select.poll()  # and not select(), to which a number beyond 1023 is an error
+        for each in (self._read, *also):
+            poll.register(each, select.POLLIN)
+        poll.poll(None if seconds is None else seconds * 1000)
         try:
             return os.read(self._read, 4096)
         except BlockingIOError:

@@ -57,6 +57,11 @@ class Interruptible:
         #: ends what its thread waits for, where that is a coroutine or a future
         self._wake: Callable[[], Any] | None = None
 
+    @property
+    def has_returned(self) -> bool:
+        """Whether it has, so that nobody else can end it."""
+        return self._phase == _RETURNED
+
     def run(self, function: Callable[[], Any]) -> Any:
         """Return what *function* returns.
 
