@@ -482,3 +482,15 @@ def test_calling_leaves_an_exception_that_can_be_pickled_as_it_is():
         calling(fail, 1, "why")
 
     assert caught.value.code == 1
+
+
+def test_the_package_loads_no_executor_that_nobody_asked_for():
+    code = (
+        "import sys, tgext.asyncjob.executors as executors\n"
+        "rooms = [name for name in sys.modules if name.startswith(executors.__name__ + '.')]\n"
+        "print(*rooms, 'then', executors.InlineExecutor.__name__)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == ["tgext.asyncjob.executors.remote", "then", "InlineExecutor"]

@@ -1,6 +1,7 @@
 """Where a call can be run: each is a ``concurrent.futures.Executor``, nothing added.
 
-The thread and process pools are the standard library's.
+The thread and process pools are the standard library's. Each is loaded when it is first asked
+for: few need them all, and those that speak HTTP need packages of an extra.
 """
 
 from __future__ import annotations
@@ -9,16 +10,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingExtra
-from .coroutine import CoroutineExecutor
-from .inline import InlineExecutor
-from .looppool import LoopPoolExecutor
-from .newprocess import NewProcessExecutor
-from .processes import ProcessExecutor
-from .store import StoreExecutor
 
 if TYPE_CHECKING:
+    from .coroutine import CoroutineExecutor
     from .hook import HttpHook as HttpHook
     from .http import HttpExecutor as HttpExecutor
+    from .inline import InlineExecutor
+    from .looppool import LoopPoolExecutor
+    from .newprocess import NewProcessExecutor
+    from .processes import ProcessExecutor
+    from .store import StoreExecutor
 
 __all__ = [
     "CoroutineExecutor",
@@ -29,18 +30,27 @@ __all__ = [
     "StoreExecutor",
 ]
 
+_ROOMS = {
+    "CoroutineExecutor": ".coroutine",
+    "InlineExecutor": ".inline",
+    "LoopPoolExecutor": ".looppool",
+    "NewProcessExecutor": ".newprocess",
+    "ProcessExecutor": ".processes",
+    "StoreExecutor": ".store",
+}
+
 #: Not in ``__all__``: a star import must not need the packages of the extra.
 _HTTP = {"HttpExecutor": ".http", "HttpHook": ".hook"}
 
 
 def __getattr__(name: str) -> Any:
-    """Load what speaks HTTP when it is first asked for: the rest runs without its packages."""
-    if name not in _HTTP:
+    room = _ROOMS.get(name) or _HTTP.get(name)
+    if room is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        found = getattr(importlib.import_module(_HTTP[name], __name__), name)
+        found = getattr(importlib.import_module(room, __name__), name)
     except ModuleNotFoundError as error:
-        if error.name not in ("urllib3", "itsdangerous"):
+        if name not in _HTTP or error.name not in ("urllib3", "itsdangerous"):
             raise
         raise MissingExtra(f"tgext.asyncjob.executors.{name}", "http") from error
     globals()[name] = found
