@@ -23,7 +23,7 @@ def url_of(kind: str, folder: Path) -> str:
     if kind == "sqlite":
         return f"sqlite:///{folder}/jobs.db"
     name, port, url = SERVERS[kind]
-    need(_listens(port), f"{name} on 127.0.0.1:{port}")
+    need(_listens(port), f"{name} on 127.0.0.1:{port} (Debian: .ci/run installs and starts it)")
     return url
 
 

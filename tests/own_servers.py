@@ -163,7 +163,7 @@ class OwnMariaDb(OwnServer):
 
     def __init__(self) -> None:
         for program in ("mariadb-install-db", _MARIADBD):
-            need(_which(program), f"MariaDB's {program}")
+            need(_which(program), f"MariaDB's {program} (Debian: mariadb-server)")
         super().__init__()
 
     def _makes(self) -> list[str]:
@@ -216,7 +216,7 @@ def _postgresql_programs() -> Path:
     if found is not None:
         return found.parent
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
-    need(versions, "PostgreSQL's programs: initdb and postgres")
+    need(versions, "PostgreSQL's initdb and postgres (Debian: postgresql)")
     return versions[-1].parent
 
 

@@ -91,6 +91,6 @@ def redis_store() -> Iterator[RedisStore]:
         is_there = True
     except redis.ConnectionError:
         is_there = False
-    need(is_there, "Redis on 127.0.0.1:6379")
+    need(is_there, "Redis on 127.0.0.1:6379 (Debian: .ci/run installs and starts it)")
     yield store
     store.close()
