@@ -60,3 +60,20 @@ def test_worker_that_hangs_in_a_commit_keeps_nobody_from_rescuing_other_jobs(mak
     assert before == ([1], RUNNING, READY)
     assert alive.rescue() == 1  # the commit that hung has ended without a mark
     assert status_of(alive, committing) is READY
+
+
+def test_job_of_a_dead_worker_that_the_server_still_holds_is_taken_by_the_next_round(make_backend):
+    """A server may see of one connection that its process has died, and of another not yet."""
+    dead, alive = make_backend(), make_backend()
+    committing, waiting = enqueued(dead), enqueued(dead)
+    claims = {c.job.uid: c for c in dead.claim(WorkerId("the dead one"), None, 2)}
+
+    with dead.engine.begin() as connection:
+        assert dead.fence(claims[committing], connection)
+        dead._workers._liveness.let_go()
+        first = (alive.rescue(), status_of(alive, committing), status_of(alive, waiting))
+        connection.rollback()
+
+    assert first == (1, RUNNING, READY)
+    assert alive.rescue() == 1
+    assert status_of(alive, committing) is READY

@@ -244,8 +244,9 @@ class Workers:
                 raise
             log.info("could not take over from %s yet: %s", worker.worker_id, error)
             return 0  # the next round comes back to it
-        # One that is only silent may come back, and what it claims then must not be nobody's.
-        if is_dead or worker.is_forgotten:
+        # One that is only silent may come back, and what it claims then must not be nobody's. Of a
+        # dead one the server may still be rolling back a commit: the next round takes that.
+        if (is_dead or worker.is_forgotten) and worker.worker_id not in self._holders():
             workers = self._tables.workers
             with self._dialect.volatile.connect() as connection:
                 connection.execute(delete(workers).where(workers.c.worker_id == worker.worker_id))
