@@ -11,6 +11,7 @@ import ctypes
 import faulthandler
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -708,6 +709,25 @@ def test_jobs_go_on_after_the_death_of_what_starts_their_processes(door, shop):
 
     assert result.return_value == again.pid
     assert [error.exception_class for error in result.errors] == [WorkerCrashed]
+
+
+@IN_MEMORY
+def test_processes_start_where_a_server_has_many_connections_open(shop):
+    """More than the 1024 descriptors that ``select`` can wait for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2048, hard), hard))
+    many: list[int] = []
+    try:
+        while not many or many[-1] < 1100:
+            many.append(os.open(os.devnull, os.O_RDONLY))
+        with shop.open() as queue, queue.as_current():
+            result = ended(whereabouts.enqueue())
+    finally:
+        for each in many:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert result.status == "SUCCESSFUL"
 
 
 # -- in a process: the worker's end
