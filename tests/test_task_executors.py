@@ -13,6 +13,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 import sys
 import threading
 import time
@@ -728,6 +729,21 @@ def test_processes_start_where_a_server_has_many_connections_open(shop):
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
     assert result.status == "SUCCESSFUL"
+
+
+@IN_MEMORY
+def test_a_server_s_client_hears_that_its_connection_was_closed(shop):
+    """Where the first job in a process came while the connection was open."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname(), PATIENCE_SECONDS) as client,
+    ):
+        connection, _ = server.accept()
+        with shop.open() as queue, queue.as_current():
+            ended(whereabouts.enqueue())
+            connection.close()
+
+            assert client.recv(1) == b""
 
 
 # -- in a process: the worker's end

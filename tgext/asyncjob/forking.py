@@ -14,6 +14,8 @@ import logging
 import os
 import select
 import signal
+import socket
+import stat
 import sys
 import threading
 import time
@@ -133,6 +135,42 @@ class Ties:
         log.warning("the parent process is gone: this one was told to end, as by SIGTERM")
         time.sleep(self._end_seconds)
         os.kill(os.getpid(), signal.SIGKILL)  # nobody else is left to do it
+
+
+def leave_connections(*kept: int) -> None:
+    """Leave the connections of the parent to the parent, in a forked child: as long as there is a
+    copy, whoever is at the other end does not hear that the parent has closed its own.
+
+    In their places stands what is no socket, since the objects that use them are still here. kept:
+    descriptors; stdin, stdout and stderr are kept too, which may be connections under systemd.
+    """
+    if not os.path.isdir("/dev/fd"):
+        return
+    spared = [_file_of(each) for each in (0, 1, 2, *kept)]
+    null = os.open(os.devnull, os.O_RDWR)
+    for each in map(int, os.listdir("/dev/fd")):
+        if _is_connection(each) and _file_of(each) not in spared:
+            os.dup2(null, each, inheritable=False)
+    os.close(null)
+
+
+def _file_of(descriptor: int) -> tuple[int, int] | None:
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _is_connection(descriptor: int) -> bool:
+    """Whether it is a connection, or a socket that waits for some."""
+    try:
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            return False
+        with socket.socket(fileno=os.dup(descriptor)) as copy:
+            return copy.type == socket.SOCK_STREAM
+    except OSError:  # the one that the folder was read by
+        return False
 
 
 def set_title(text: str) -> None:

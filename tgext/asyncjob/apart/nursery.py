@@ -33,7 +33,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, NoReturn
 
 from ..errors import WorkerCrashed
-from ..forking import HEARD, Ties, flush_stdio, name_of, set_title
+from ..forking import HEARD, Ties, flush_stdio, leave_connections, name_of, set_title
 from .child import Adopt, live
 
 log = logging.getLogger(__name__)
@@ -245,6 +245,7 @@ class Nursery:
 
     def _be(self, requests: socket.socket, mask: Any) -> NoReturn:
         try:
+            leave_connections(requests.fileno())
             ties = Ties(end_seconds=0)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             set_title("processes of jobs")
