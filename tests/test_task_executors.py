@@ -63,6 +63,13 @@ log = logging.getLogger("shop")
 # -- tasks
 
 
+class Unreadable(Exception):
+    """One that pickle takes, and cannot make again."""
+
+    def __init__(self, text: str, number: int) -> None:
+        super().__init__(text)
+
+
 class Refused(Exception):
     """An application's own."""
 
@@ -233,6 +240,12 @@ def third_time(context: TaskContext) -> tuple[int, str]:
 @task(executor="process")
 def return_unsendable() -> Unsendable:
     return Unsendable()
+
+
+@task(executor="process", max_attempts=2, backoff=0)
+def write_and_return_unreadable(text: str) -> Unreadable:
+    write(text)
+    return Unreadable(text, 1)
 
 
 @task(executor="process")
@@ -439,6 +452,16 @@ def test_a_result_that_cannot_be_sent_does_not_undo_the_work(shop):
 
     assert result.status == "SUCCESSFUL"
     with pytest.raises(NotSerializable):
+        _ = result.return_value
+
+
+def test_a_result_that_cannot_be_read_does_not_undo_the_work(shop):
+    with shop.open() as queue, queue.as_current():
+        result = ended(write_and_return_unreadable.enqueue("fig"))
+
+    assert (result.status, result.attempts) == ("SUCCESSFUL", 1)
+    assert shop.written() == ["fig"]
+    with pytest.raises(NotSerializable, match="Unreadable"):
         _ = result.return_value
 
 

@@ -18,7 +18,7 @@ from ..executors.remote import Failure
 from ..job import Claim, Outcome
 from ..surroundings import Surroundings
 from ..verdict import crash
-from .letters import ANSWER, ASK, END, ORDER, STACK, UNREAD, pack, unpack
+from .letters import ANSWER, ASK, END, ORDER, STACK, UNREAD, not_kept, pack, unpack
 from .nursery import Child
 
 #: Seconds in which a process may still end by itself that was told to.
@@ -123,10 +123,16 @@ class AttemptApart(Attempt):
             elif kind == UNREAD:
                 raise unpack(content).exception()
             elif kind == END:
-                outcome, warned = unpack(content)
+                outcome, result, warned = unpack(content)
                 self._surroundings.commits_in_parts.update(warned)
-                return outcome  # type: ignore[no-any-return]
+                return outcome and outcome._replace(result=self._read(result))  # type: ignore[no-any-return]
         return self._after_death(child)
+
+    def _read(self, result: bytes) -> Any:
+        try:
+            return unpack(result)
+        except Exception as error:  # noqa: BLE001 - the value's own code runs; its work is done
+            return not_kept(self.uid, "return what can be read", error)
 
     def _after_death(self, child: Child) -> Outcome:
         order = self._order

@@ -27,10 +27,9 @@ from ..current import queue_var, uncut
 from ..executors.remote import Failure
 from ..forking import set_title
 from ..interruption import stack_of
-from ..job import Claim, Job, Outcome
+from ..job import Claim, Job
 from ..surroundings import Surroundings
-from ..task import NotKept
-from .letters import ANSWER, ASK, END, STACK, UNREAD, check_travels, pack, unpack
+from .letters import ANSWER, ASK, END, STACK, UNREAD, check_travels, not_kept, pack, unpack
 
 #: Called in the process of an attempt, with its end of the line; returns what attempts work with
 #: there, and what closes it.
@@ -190,16 +189,15 @@ class _Job:
 
 
 def _packed_end(attempt: Attempt, surroundings: Surroundings) -> bytes:
+    """Pack the outcome, its result by itself, and the calls that were warned of."""
     outcome, warned = attempt.outcome, surroundings.commits_in_parts
+    if outcome is None:
+        return pack((None, b"", warned))
     try:
-        return pack((outcome, warned))
+        result = pack(outcome.result)
     except Exception as error:  # noqa: BLE001 - the result's own code runs
-        assert outcome is not None
-        kind = type(outcome.result)
-        why = f"its process cannot send a {kind.__name__} ({type(error).__name__}: {error})"
-        log.warning("job=%s succeeded, return value not kept: %s", attempt.uid, why)
-        kept: Outcome = outcome._replace(result=NotKept(why))
-        return pack((kept, warned))
+        result = pack(not_kept(attempt.uid, f"send a {type(outcome.result).__name__}", error))
+    return pack((outcome._replace(result=None), result, warned))
 
 
 def _do_nothing(_number: int, _frame: object) -> None:

@@ -7,6 +7,7 @@ an end of the line.
 from __future__ import annotations
 
 import io
+import logging
 import pickle
 import sys
 from collections.abc import Callable
@@ -16,8 +17,10 @@ from typing import Any
 
 from ..call import Call
 from ..errors import NotSerializable
-from ..job import BACKOFF_SECONDS, Claim, Job, TaskOptions
-from ..task import Task, held_at
+from ..job import BACKOFF_SECONDS, Claim, Job, JobId, TaskOptions
+from ..task import NotKept, Task, held_at
+
+log = logging.getLogger(__name__)
 
 #: From the worker: the job; an answer; what is to end the job.
 ANSWER, ORDER = b"a", b"o"
@@ -74,6 +77,14 @@ def pack(value: object, claim: Claim | None = None, *, plain: bool = False) -> b
 def unpack(content: bytes, claim: Claim | None = None) -> Any:
     """Return the value; raises whatever its classes do."""
     return _Reader(io.BytesIO(content), claim).load()
+
+
+def not_kept(uid: JobId, what: str, error: Exception) -> NotKept:
+    """Return what stands for a result that does not arrive, and say it in the log. what: it was
+    not possible to do."""
+    why = f"its process could not {what} ({type(error).__name__}: {error})"
+    log.warning("job=%s succeeded, return value not kept: %s", uid, why)
+    return NotKept(why)
 
 
 def check_travels(call: Call, options: TaskOptions | None = None) -> None:
