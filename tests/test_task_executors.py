@@ -146,7 +146,7 @@ def ring_once(path: str) -> int:
     return os.getpid()
 
 
-@task(executor="process", timeout=0.2)
+@task(executor="process", timeout=0.5)
 def ring_too_long(path: str) -> None:
     write("before the bell")
     ring(path)
@@ -159,13 +159,13 @@ def write_and_ring(path: str) -> None:
     ring(path)
 
 
-@task(executor="process", timeout=0.2)
+@task(executor="process", timeout=0.5)
 def ring_and_keep_the_interpreter(path: str) -> None:
     ring(path)
     ctypes.PyDLL(None).sleep(60)  # as a loop in C that never lets go of it
 
 
-@task(executor="process", timeout=0.2)
+@task(executor="process", timeout=0.5)
 def ring_in_the_commit(path: str) -> None:
     write("nearly")
     event.listen(asyncjob_session()(), "before_commit", lambda _session: ring(path))
@@ -194,14 +194,14 @@ def write_and_be_killed(text: str, moment: str, folder: str) -> None:
     kill("after the work")
 
 
-@task(executor="process", timeout=0.2)
+@task(executor="process", timeout=0.5)
 def lock_and_sleep_in_the_database() -> None:
     session = asyncjob_session()
     session.execute(text(f"LOCK TABLE {Effect.__tablename__} IN ACCESS EXCLUSIVE MODE"))
     session.execute(text("SELECT pg_sleep(60)"))
 
 
-@task(executor="process", timeout=0.2)
+@task(executor="process", timeout=0.5)
 def turn_until_told(folder: str) -> None:
     try:
         while True:
