@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Integer, bindparam, update
+from sqlalchemy import or_, update
 
 from tgext.asyncjob.attempt import Attempt
 from tgext.asyncjob.backends.sql import SqlBackend
@@ -20,14 +20,14 @@ from tgext.asyncjob.job import Claim
 
 def fence() -> None:
     """Look at neither lease nor state: not in a condition, nor in the heartbeat."""
-    beat = SqlBackend.beat
+    beat, succeeded = SqlBackend.beat, Claims._succeeded
 
     def held(self: Any, claim: Claim) -> Any:
         return self._jobs.c.uid == claim.job.uid
 
-    def succeeded(self: Any, which: Any) -> Any:
-        given = bindparam("held_lease", type_=Integer()) > 0  # whatever it is
-        done = update(self._jobs).where(which, given)
+    def succeeded_whose_it_may_be(self: Any, which: Any) -> Any:
+        fenced = succeeded(self, which).whereclause  # with all the parameters that are given
+        done = update(self._jobs).where(or_(fenced, which))
         return done.values(state=SUCCEEDED, finished_at=self._clock)
 
     def beat_and_hear_nothing(self: Any, worker_id: Any) -> list[Any]:
@@ -35,7 +35,7 @@ def fence() -> None:
         return []
 
     _replace(Claims, "held", held)
-    _replace(Claims, "_succeeded", succeeded)
+    _replace(Claims, "_succeeded", succeeded_whose_it_may_be)
     _replace(SqlBackend, "beat", beat_and_hear_nothing)
 
 
