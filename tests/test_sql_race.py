@@ -116,12 +116,16 @@ def stale_claims(place: Place, backend: SqlBackend, clock: FakeClock, rounds: in
     claims: list[Claim] = []
     while len(claims) < rounds:
         claims += backend.claim(WorkerId("prepares"), None, 100)
+    claims = [
+        claim._replace(worker_id=WorkerId(f"silent {number}"))
+        for number, claim in enumerate(claims)
+    ]
     tables, begun_at = place.tables, clock.seconds
     volatile = backend._dialect.volatile
     with place.engine.begin() as connection:
-        for number, claim in enumerate(claims):
+        for claim in claims:
             mine = update(tables.jobs).where(tables.jobs.c.uid == claim.job.uid)
-            connection.execute(mine.values(worker_id=f"silent {number}"))
+            connection.execute(mine.values(worker_id=claim.worker_id))
     described = {"host": "h", "pid": 1, "threads": 1, "provable": False, "expendable": False}
     with volatile.connect() as connection:
         connection.exec_driver_sql(backend._dialect.begin_text)
