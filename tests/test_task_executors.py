@@ -769,6 +769,25 @@ def test_a_server_s_client_hears_that_its_connection_was_closed(shop):
             assert client.recv(1) == b""
 
 
+@IN_MEMORY
+def test_a_job_waits_where_no_process_can_be_started_for_it(shop):
+    """As where there are no descriptors left for a moment."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with shop.open(threads=0, max_crashes=2) as queue, queue.as_current():
+        whereabouts.enqueue()
+        queue.run_pending()
+        result = whereabouts.enqueue()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            ran = queue.run_pending()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        result.refresh()
+
+    assert (ran, result.status) == (1, "READY")
+    assert "Too many open files" in result.errors[0].message
+
+
 # -- in a process: the worker's end
 
 

@@ -39,12 +39,18 @@ def success(value: Any, claim: Claim, lines: tuple[str, ...]) -> Outcome:
     return Outcome(SUCCESSFUL, result, log=lines)
 
 
-def crash(why: WorkerCrashed, claim: Claim) -> Outcome:
+def crash(why: WorkerCrashed, claim: Claim, delay_seconds: float = 0.0) -> Outcome:
     """Return the outcome of an attempt whose process died, and say it in the log: as for the
-    death of a worker it runs again at once, and costs no attempt, ``max_crashes`` times."""
+    death of a worker it runs again, and costs no attempt, ``max_crashes`` times.
+
+    delay_seconds: before it does, where the machine needs time.
+    """
     is_last = claim.crashes_left <= 0
     log.warning("job=%s %s: %s", claim.job.uid, "failed" if is_last else "waits again", why)
-    return Outcome(FAILED if is_last else READY, error=TaskError.of(why), crashed=True)
+    error = TaskError.of(why)
+    if is_last:
+        return Outcome(FAILED, error=error, crashed=True)
+    return Outcome(READY, error=error, delay_seconds=delay_seconds, crashed=True)
 
 
 def verdict_on(

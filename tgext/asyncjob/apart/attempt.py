@@ -15,7 +15,7 @@ from typing import Any
 from ..attempt import Attempt, Drained, LeaseLost
 from ..errors import JobTimeout, WorkerCrashed
 from ..executors.remote import Failure
-from ..job import Claim, Outcome
+from ..job import BACKOFF_SECONDS, Claim, Outcome
 from ..surroundings import Surroundings
 from ..verdict import crash
 from .letters import ANSWER, ASK, END, ORDER, STACK, UNREAD, not_kept, pack, unpack
@@ -89,7 +89,9 @@ class AttemptApart(Attempt):
         try:
             child = self._surroundings.nursery.bear()
         except WorkerCrashed as error:
-            return crash(error, self.claim)
+            # At once it would be so again, and of all jobs that wait.
+            delay_seconds = BACKOFF_SECONDS * (1 + self._surroundings.jitter())
+            return crash(error, self.claim, delay_seconds)
         try:
             with self._guard:
                 self._child = child
