@@ -417,6 +417,19 @@ def test_a_process_that_dies_after_its_commit_is_a_crash_on_memory(shop):
     assert shop.written() == ["plum", "plum"]  # at least once
 
 
+@DURABLE
+def test_a_process_that_dies_after_its_commit_has_done_its_job(caplog, shop):
+    removed: list[str] = []
+    tracker = Recording()
+    tracker.remove = removed.append  # type: ignore[method-assign]
+    with shop.open(progress_tracker=tracker) as queue, queue.as_current():
+        result = ended(write_and_die_after_the_commit.enqueue("plum"))
+
+    assert (result.status, result.errors, removed) == ("SUCCESSFUL", [], [result.id])
+    assert "waits again" not in caplog.text
+    assert "lease lost" not in caplog.text
+
+
 def test_a_task_that_is_retried_has_its_own_backoff_and_context(shop):
     with shop.open() as queue, queue.as_current():
         result = ended(third_time.enqueue())

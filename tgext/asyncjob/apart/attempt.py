@@ -136,11 +136,17 @@ class AttemptApart(Attempt):
         except Exception as error:  # noqa: BLE001 - the value's own code runs; its work is done
             return not_kept(self.uid, "return what can be read", error)
 
-    def _after_death(self, child: Child) -> Outcome:
+    def _after_death(self, child: Child) -> Outcome | None:
         order = self._order
+        if order is LeaseLost:
+            raise order
+        found = self._surroundings.backend.get(self.uid)
+        if found is not None and found.status.is_final:  # by its commit, before its last word
+            self._has_ended(Outcome(found.status))
+            return None
         if order is JobTimeout:
             return self._timed_out(self._stack)
-        if order is Drained or order is LeaseLost:
+        if order is Drained:
             raise order
         if self._is_stopping():
             raise Drained
