@@ -947,6 +947,27 @@ def test_no_process_is_forked_while_a_connection_to_sqlite_is_in_use(shop):
     assert (during, after) == (False, True)
 
 
+@on("sqlite")
+def test_no_process_is_forked_while_jobs_are_written(shop):
+    """By another thread, also before this process listens for jobs."""
+    with shop.open(threads=0) as queue:
+        dialect = queue.backend._dialect
+        with dialect.begin():
+            while_claiming = queue._binding.may_fork()
+        with dialect.volatile.connect():
+            while_beating = queue._binding.may_fork()
+        after = queue._binding.may_fork()
+
+    assert (while_claiming, while_beating, after) == (False, False, True)
+
+
+@on("sqlite")
+def test_processes_are_forked_while_the_worker_listens(shop):
+    with shop.open(threads=1) as queue:
+        until(lambda: queue.backend._wakeup._ears is not None)
+        until(queue._binding.may_fork)
+
+
 @pytest.mark.parametrize("executor", ["proces", "Thread", "", None, 3, object()])
 def test_an_unknown_executor_is_refused_and_the_known_ones_are_named(executor):
     names = '"thread", "process", "coroutine" or a concurrent.futures.Executor'

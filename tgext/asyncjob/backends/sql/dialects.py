@@ -205,9 +205,10 @@ class Sqlite(Dialect):
         return "is locked" in text or "is full" in text or "disk I/O" in text
 
     def may_fork(self) -> bool:
-        # SQLite keeps in the process which locks its connections hold. But for the one that
-        # counts commits, which holds none, a connection that is out may be inside a transaction.
-        return getattr(self.engine.pool, "checkedout", int)() <= 1
+        # SQLite keeps in the process which locks its connections hold: one that is out may be
+        # inside a transaction. The one that counts commits, which holds none, is not the pool's.
+        pools = (self.engine.pool, self._beside.pool)
+        return not any(getattr(pool, "checkedout", int)() for pool in pools)
 
     def dispose(self) -> None:
         super().dispose()

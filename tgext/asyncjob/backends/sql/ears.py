@@ -117,6 +117,7 @@ class CommitCounter(Ears):
         self._heard_at = 0.0
         self._connection = dialect.engine.connect()
         self._cursor: Any = self._connection.connection.driver_connection.cursor()  # type: ignore[union-attr]
+        self._connection.detach()  # it is out for ever, and never in a transaction
         self._seen = self._count()
 
     def listen(self, stop: threading.Event) -> list[str] | None:
