@@ -962,6 +962,30 @@ def test_no_process_is_forked_while_jobs_are_written(shop):
 
 
 @on("sqlite")
+def test_a_queue_that_is_closed_starts_no_process_any_more(shop):
+    """Nor is its end held up by a process that waits for a moment to be forked in."""
+    queue = shop.open(threads=1, drain_timeout=0)
+    with queue.backend._dialect.volatile.connect():
+        with queue.as_current():
+            result = whereabouts.enqueue()
+        until(queue._nursery._lock.locked)
+        closing = threading.Thread(target=queue.close)
+        closing.start()
+        closing.join(BOUND_SECONDS)
+        is_closed = not closing.is_alive()
+    closing.join()
+    slots = [each for each in threading.enumerate() if each.name == "asyncjob-1"]
+    for slot in slots:
+        slot.join(PATIENCE_SECONDS)
+
+    assert is_closed
+    assert _children() == set()
+    with shop.open(threads=0) as other:
+        found = other.result(result.id)
+        assert (found.status, found.attempts, found.errors) == ("READY", 0, [])
+
+
+@on("sqlite")
 def test_processes_are_forked_while_the_worker_listens(shop):
     with shop.open(threads=1) as queue:
         until(lambda: queue.backend._wakeup._ears is not None)

@@ -87,8 +87,10 @@ class AttemptApart(Attempt):
         """Run the attempt; return what is still to be stored of it, None: nothing."""
         letter = self._letter()
         try:
-            child = self._surroundings.nursery.bear()
+            child = self._surroundings.nursery.bear(lambda: self._order is None)
         except WorkerCrashed as error:
+            if (ordered := self._as_ordered()) is not None:
+                return ordered
             # At once it would be so again, and of all jobs that wait.
             delay_seconds = BACKOFF_SECONDS * (1 + self._surroundings.jitter())
             return crash(error, self.claim, delay_seconds)
@@ -137,21 +139,26 @@ class AttemptApart(Attempt):
             return not_kept(self.uid, "return what can be read", error)
 
     def _after_death(self, child: Child) -> Outcome | None:
-        order = self._order
-        if order is LeaseLost:
-            raise order
+        if self._order is LeaseLost:
+            raise LeaseLost
         found = self._surroundings.backend.get(self.uid)
         if found is not None and found.status.is_final:  # by its commit, before its last word
             self._has_ended(Outcome(found.status))
             return None
-        if order is JobTimeout:
-            return self._timed_out(self._stack)
-        if order is Drained:
-            raise order
-        if self._is_stopping():
-            raise Drained
+        if (ordered := self._as_ordered()) is not None:
+            return ordered
         why = f"its process {child.pid} {child.how()} while it ran"
         return crash(WorkerCrashed(why), self.claim)
+
+    def _as_ordered(self) -> Outcome | None:
+        """Return what follows from what was to end it, or raise that; None: nothing was."""
+        if self._order is JobTimeout:
+            return self._timed_out(self._stack)
+        if self._order is not None:
+            raise self._order
+        if self._is_stopping():
+            raise Drained
+        return None
 
     def _answer(self, content: bytes) -> bytes:
         try:

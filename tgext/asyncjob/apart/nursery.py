@@ -145,18 +145,19 @@ class Nursery:
         if requests is not None:
             requests.close()  # a copy, which would keep the nursery when the parent has gone
 
-    def open(self) -> None:
-        """Make the nursery, if there is none."""
+    def open(self, is_wanted: Callable[[], bool] = lambda: True) -> None:
+        """Make the nursery, if there is none. is_wanted: whether it still is."""
         with self._lock:
-            self._open()
+            self._open(is_wanted)
 
-    def bear(self) -> Child:
-        """Start a process; raises WorkerCrashed where there can be none."""
+    def bear(self, is_wanted: Callable[[], bool]) -> Child:
+        """Start a process; raises WorkerCrashed where there can be none, or as soon as it is not
+        wanted any more."""
         child: Child | None = None
         why = ""
         try:
             for _ in range(2):  # the nursery may have been killed
-                self.open()
+                self.open(is_wanted)
                 child, why = self._bear()
                 if child is not None:
                     return child
@@ -199,11 +200,11 @@ class Nursery:
                     socket.send_fds(self._requests, [_NUMBER.pack(number)], descriptors)
             return self._requests
 
-    def _open(self) -> None:
+    def _open(self, is_wanted: Callable[[], bool]) -> None:
         if self._requests is not None:
             return
         until = time.monotonic() + QUIET_SECONDS
-        while not self._may_fork():
+        while is_wanted() and not self._may_fork():
             if time.monotonic() > until:
                 log.warning(
                     "another thread has been using a database of jobs for %gs: processes of jobs "
@@ -211,6 +212,8 @@ class Nursery:
                 )  # fmt: skip
                 break
             time.sleep(QUIET_LOOK_SECONDS)
+        if not is_wanted():
+            raise WorkerCrashed("no process was started for it: it is to end")
         ours, theirs = socket.socketpair()
         flush_stdio()  # else what is left in the buffers would be written by each process, too
         # From 3.12 on Python says that it is a risk; the module says what is done about it.
