@@ -13,11 +13,12 @@ import transaction
 from sqlalchemy import Engine, create_engine, delete, event, select, text, update
 from zope.sqlalchemy import mark_changed
 
-from backend_contract import DONE, BackendContract, claim_one, enqueued, status_of
+from backend_contract import DONE, BackendContract, a_job, claim_one, enqueued, status_of
 from databases import url_of
 from test_backend_model import RETENTION_SECONDS, compare
 from tgext.asyncjob import ConfigError, JobQueue, task
 from tgext.asyncjob.backends.sql import SqlBackend
+from tgext.asyncjob.backends.sql.pruning import PRUNED_AT_ONCE
 from tgext.asyncjob.call import Call
 from tgext.asyncjob.job import FAILED, NO_PROGRESS, READY, RUNNING, SUCCESSFUL, Job, WorkerId
 
@@ -120,6 +121,21 @@ def rescued_by(backend: SqlBackend) -> int:
     while not (rescued := backend.rescue()) and time.monotonic() < until:
         pass
     return rescued
+
+
+def test_pruning_goes_on_while_it_finds_as_many_as_it_removes_at_once(make_backend):
+    backend = make_backend(retention_seconds=0)
+    many = 2 * PRUNED_AT_ONCE + 1
+    backend.enqueue([a_job(backend) for _ in range(many)])
+    claims = backend.claim(WorkerId("w"), None, many)
+    backend.finish_many([(claim, DONE) for claim in claims])
+
+    removed = 0
+    while some := backend.prune():  # on a slow machine not all within one round
+        assert some % PRUNED_AT_ONCE in (0, 1)
+        removed += some
+
+    assert removed == many
 
 
 def test_jobs_of_a_dead_worker_wait_again_and_it_costs_no_attempt(make_backend):

@@ -35,7 +35,7 @@ RESCUE_SECONDS = 1.5
 LOCK_SECONDS = 0.5
 
 #: Seconds between prunings.
-PRUNE_SECONDS = 30.0
+PRUNE_SECONDS = 60.0
 
 #: Heartbeats in the time of one lease: three may get lost.
 BEATS = 4

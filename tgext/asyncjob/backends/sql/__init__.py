@@ -7,7 +7,8 @@
 
 The rooms: ``tables`` and ``schema``, ``rows`` (a job as a row), ``desk`` (who enqueues and asks),
 ``claims`` (the statements of a claim's life), ``workers`` and ``liveness`` (who lives),
-``reports`` (progress), ``wakeup`` and ``ears`` (who is woken when), ``dialects`` (what differs).
+``reports`` (progress), ``pruning``, ``wakeup`` and ``ears`` (who is woken when), ``dialects``
+(what differs).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, not_, select
+from sqlalchemy import Connection, Row, not_, select
 from sqlalchemy.exc import DBAPIError
 
 from ...backend import ClaimingBackend
@@ -48,8 +49,8 @@ ROUNDS_TO_LOOK = 20
 #: How old a look at a claim may be that ``holds`` still believes, in seconds.
 HOLDS_SECONDS = 0.5
 
-#: Ended jobs that one transaction removes: a few milliseconds' worth of locks.
-PRUNED_AT_ONCE = 500
+#: How long one round of pruning may go on, in seconds: a rescue waits for it.
+PRUNING_SECONDS = 0.2
 
 #: How long a job whose module this worker does not have is left to others, in seconds.
 ELSEWHERE_SECONDS = 30.0
@@ -309,36 +310,12 @@ class SqlBackend(SqlDesk, ClaimingBackend):
 
     def prune(self) -> int:
         self._workers.rescue_from_strangers()
-        return self._remove_some(ENDED, self._retention_seconds)
+        return self._pruning.remove(ENDED, self._retention_seconds, within_seconds=PRUNING_SECONDS)
 
     def purge(self, statuses: Collection[TaskResultStatus], older_than_seconds: float) -> int:
-        """Remove all jobs that ended in one of *statuses*, so long ago at least; return how many.
-
-        A few at a time: what others do goes on between.
-        """
-        states, removed = [STATE_OF[status] for status in statuses], 0
-        while True:
-            some = self._remove_some(states, older_than_seconds)
-            removed += some
-            if some < PRUNED_AT_ONCE:
-                return removed
-
-    def _remove_some(self, states: Collection[int], older_than_seconds: float) -> int:
-        jobs, errors = self.tables.jobs, self.tables.errors
-        old = self._now() - older_than_seconds
-        wanted = (
-            select(jobs.c.uid)
-            .where(jobs.c.state.in_(states), jobs.c.finished_at <= old)
-            .limit(PRUNED_AT_ONCE)
-        )
-        with self._dialect.engine.connect() as connection:
-            uids = connection.execute(wanted).scalars().all()
-        if uids:
-            with self._dialect.begin() as connection:
-                connection.execute(delete(errors).where(errors.c.uid.in_(uids)))
-                connection.execute(delete(jobs).where(jobs.c.uid.in_(uids)))
-            self._reports.forget(uids)
-        return len(uids)
+        """Remove all jobs that ended in one of *statuses*, so long ago at least; return how
+        many."""
+        return self._pruning.remove([STATE_OF[status] for status in statuses], older_than_seconds)
 
     def cut(self, connection: Connection) -> None:
         if connection.engine.dialect.name == self.engine.dialect.name:

@@ -46,6 +46,7 @@ from .dialects import dialect_of
 from .ears import ears_of
 from .liveness import liveness_of
 from .overview import SqlOverview
+from .pruning import Pruning
 from .reports import Reports
 from .rows import Rows
 from .schema import Schema
@@ -114,6 +115,7 @@ class SqlDesk(Backend):
             self.tables, self._dialect, self._workers, self._liveness, self._now
         )
         self._reports = Reports(self.tables.progress, self._dialect.volatile, self._seal)
+        self._pruning = Pruning(self.tables, self._dialect, self._reports, self._now)
         self._wakeup = Wakeup(lambda: ears_of(self._dialect), self._look)
         self._begin()
 
