@@ -27,6 +27,7 @@ from typing import Any
 import psutil
 import pytest
 from sqlalchemy import event, text
+from transaction.interfaces import TransientError
 
 from door import Door, ring
 from sqlchildren import Nursery
@@ -192,6 +193,24 @@ def write_and_be_killed(text: str, moment: str, folder: str) -> None:
     event.listen(session(), "before_commit", lambda _session: kill("in the commit"))
     event.listen(session(), "after_commit", lambda _session: kill("after the commit"))
     kill("after the work")
+
+
+_tries: list[str] = []
+
+
+@task(executor="process", timeout=0.5)
+def ring_in_a_commit_that_fails(path: str) -> None:
+    """And once more when it is tried again."""
+
+    def refuse(_session: Any) -> None:
+        ring(path)
+        raise TransientError("a deadlock, say")
+
+    _tries.append(path)
+    if len(_tries) == 2:
+        ring(path)
+    write("work")
+    event.listen(asyncjob_session()(), "before_commit", refuse)
 
 
 @task(executor="process", timeout=0.5)
@@ -602,6 +621,23 @@ def test_a_process_that_hears_of_its_timeout_may_tidy_up(tmp_path, shop):
 
     assert result.errors[-1].exception_class is JobTimeout
     assert (tmp_path / "tidied up").exists()
+
+
+@IN_MEMORY
+def test_a_timeout_that_came_in_a_commit_ends_the_next_try(door, shop):
+    with shop.open(threads=1) as queue, queue.as_current():
+        result = ring_in_a_commit_that_fails.enqueue(door.path)
+        in_commit = door.visitor()
+        [slot] = queue.runner._last._slots
+        attempt = slot.attempt
+        until(lambda: attempt._killing is not None and not attempt._killing.is_alive())
+        in_commit.let_in()
+        again = door.visitor()
+        again.wait_for_end()
+        ended(result)
+
+    assert [error.exception_class for error in result.errors] == [JobTimeout]
+    assert shop.written() == []
 
 
 def test_a_process_that_keeps_the_interpreter_is_killed_by_its_timeout(door, shop):

@@ -182,5 +182,7 @@ class AttemptApart(Attempt):
                 self._is_committing = surroundings.backend.fence(*args)
                 return self._is_committing
         if method == "unfence":
-            self._is_committing = False
+            with self._guard:
+                self._is_committing, self._killing = False, None
+            self._give_order()  # one that came in the commit, and is for the next try too
         return getattr(surroundings.backend, method)(*args, **kwargs)
