@@ -195,6 +195,12 @@ def write_and_be_killed(text: str, moment: str, folder: str) -> None:
     kill("after the work")
 
 
+@task(executor="process", timeout=0.2)
+def write_and_ring_after_the_commit(path: str) -> None:
+    write("work")
+    event.listen(asyncjob_session()(), "after_commit", lambda _session: ring(path))
+
+
 _tries: list[str] = []
 
 
@@ -621,6 +627,24 @@ def test_a_process_that_hears_of_its_timeout_may_tidy_up(tmp_path, shop):
 
     assert result.errors[-1].exception_class is JobTimeout
     assert (tmp_path / "tidied up").exists()
+
+
+@IN_MEMORY
+def test_a_process_is_not_killed_after_its_commit_to_another_database(door, tmp_path, shop):
+    """Than that of the jobs, whose commit carries no mark."""
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    with JobQueue("sql", shop.place.Session, url=url, threads=1) as queue, queue.as_current():
+        queue.start_worker()
+        result = write_and_ring_after_the_commit.enqueue(door.path)
+        visitor = door.visitor()
+        [slot] = queue.runner._last._slots
+        attempt = slot.attempt
+        until(lambda: attempt._killing is not None and not attempt._killing.is_alive())
+        visitor.let_in()
+        ended(result)
+
+    assert (result.status, result.errors) == ("SUCCESSFUL", [])
+    assert shop.written() == ["work"]
 
 
 @IN_MEMORY

@@ -177,12 +177,15 @@ class AttemptApart(Attempt):
             return getattr(self.claim.job.options, method)(*args)
         if of_whom == "tracker":
             return getattr(surroundings.tracked.tracker, method)(*args, **kwargs)
-        if method == "fence":
-            with self._guard:
-                self._is_committing = surroundings.backend.fence(*args)
-                return self._is_committing
-        if method == "unfence":
-            with self._guard:
-                self._is_committing, self._killing = False, None
-            self._give_order()  # one that came in the commit, and is for the next try too
+        if of_whom == "commit":
+            return self._hear_of_commit(method == "begins")
         return getattr(surroundings.backend, method)(*args, **kwargs)
+
+    def _hear_of_commit(self, begins: bool) -> None:
+        """Kill no process from here on, or let it be killed once more."""
+        with self._guard:
+            self._is_committing = begins
+            if not begins:
+                self._killing = None
+        if not begins:
+            self._give_order()  # one that came in the commit, and is for the next try too

@@ -139,6 +139,27 @@ def live(connection: Connection, adopt: Adopt) -> int:
         return 0  # told everything, or nobody is left to be told
 
 
+class _AttemptHere(Attempt):
+    """Tells the worker of a commit that carries no mark: from its beginning on only this process
+    knows whether it came about, and must not be killed."""
+
+    __slots__ = ("_line",)
+
+    def __init__(self, claim: Claim, surroundings: Surroundings, line: Line) -> None:
+        super().__init__(claim, surroundings)
+        self._line = line
+
+    def _before_commit(self, value: Any) -> None:
+        super()._before_commit(value)
+        if self._fenced:
+            self._line.ask("commit", "begins")
+
+    def _run_call(self) -> Any:
+        if self._fenced:  # that one did not come about
+            self._line.ask("commit", "ends")
+        return super()._run_call()
+
+
 class _Job:
     """The one job of this process."""
 
@@ -158,7 +179,7 @@ class _Job:
             return
         set_title(f"job {claim.job.uid} {claim.job.call.name}")
         queue_var.set(surroundings.queue)
-        self._attempt = attempt = Attempt(claim, surroundings)
+        self._attempt = attempt = _AttemptHere(claim, surroundings, self._line)
         attempt.run()
         try:
             close()  # writes the last progress, and says goodbye
