@@ -113,7 +113,7 @@ class AttemptApart(Attempt):
             self._surroundings.backend.finished(self.claim)
 
     def _letter(self) -> bytes:
-        warned = self._surroundings.commits_in_parts
+        warned = self._surroundings.commits_in_parts.copy()  # other slots add to it
         asks_backoff = callable(self.claim.job.options.backoff)
         return pack((self.claim, asks_backoff, warned), plain=True)
 

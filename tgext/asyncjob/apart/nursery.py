@@ -203,6 +203,8 @@ class Nursery:
     def _open(self, is_wanted: Callable[[], bool]) -> None:
         if self._requests is not None:
             return
+        # From 3.12 on Python says that it is a risk; the module says what is done about it.
+        warnings.filterwarnings("ignore", ".*use of fork", DeprecationWarning, re.escape(__name__))
         until = time.monotonic() + QUIET_SECONDS
         while is_wanted() and not self._may_fork():
             if time.monotonic() > until:
@@ -214,10 +216,8 @@ class Nursery:
             time.sleep(QUIET_LOOK_SECONDS)
         if not is_wanted():
             raise WorkerCrashed("no process was started for it: it is to end")
-        ours, theirs = socket.socketpair()
         flush_stdio()  # else what is left in the buffers would be written by each process, too
-        # From 3.12 on Python says that it is a risk; the module says what is done about it.
-        warnings.filterwarnings("ignore", ".*use of fork", DeprecationWarning, re.escape(__name__))
+        ours, theirs = socket.socketpair()
         # A signal for the nursery must not find this process's handlers.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
         try:
