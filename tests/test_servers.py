@@ -322,7 +322,8 @@ def uwsgi(project, *options):
     return project.serve(
         program, "--http-socket", f"127.0.0.1:{project.port}", "--module", "served.wsgi",
         "--home", sys.prefix, "--need-app", "--enable-threads", "--die-on-term",
-        "--buffer-size", "8192", *options,
+        # what uWSGI itself sometimes takes for ever to end, its master kills
+        "--buffer-size", "8192", "--worker-reload-mercy", "20", *options,
     )  # fmt: skip
 
 

@@ -1024,6 +1024,7 @@ def test_no_process_is_forked_while_jobs_are_written(shop):
 @on("sqlite")
 def test_a_queue_that_is_closed_starts_no_process_any_more(shop):
     """Nor is its end held up by a process that waits for a moment to be forked in."""
+    before = _children()
     queue = shop.open(threads=1, drain_timeout=0)
     with queue.backend._dialect.volatile.connect():
         with queue.as_current():
@@ -1039,7 +1040,7 @@ def test_a_queue_that_is_closed_starts_no_process_any_more(shop):
         slot.join(PATIENCE_SECONDS)
 
     assert is_closed
-    assert _children() == set()
+    assert _children() <= before
     with shop.open(threads=0) as other:
         found = other.result(result.id)
         assert (found.status, found.attempts, found.errors) == ("READY", 0, [])

@@ -117,7 +117,6 @@ class SqlBackend(SqlDesk, ClaimingBackend):
         self._wakeup.stir()
         if len(rows) == limit:
             self._wakeup.wake()  # there may be more, for another thread
-        self._took = True
         # What this worker runs by the very same lease was claimed before the server lost it.
         new = [row for row in rows if self._running.get((row.uid, row.lease)) != worker_id]
         self._running.update({(row.uid, row.lease): worker_id for row in new})
@@ -296,8 +295,8 @@ class SqlBackend(SqlDesk, ClaimingBackend):
         elif self._rounds % ROUNDS_TO_LOOK == 0:
             self._wakeup.look()
         self._rounds += 1
-        if self._took and not self._running:
-            self._took = not self._dialect.trim()
+        if not self._running:
+            self._dialect.trim()
         return rescued
 
     def wait(

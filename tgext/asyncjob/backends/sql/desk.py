@@ -126,7 +126,6 @@ class SqlDesk(Backend):
         self._strays: set[tuple[str, int]] = set()  # claims seen in the table, and not here
         self._doubtful_beats = 0
         self._rounds = 0
-        self._took = True  # whether something was claimed since connections were last closed
 
     def open(self, *, create_tables: bool) -> None:
         try:

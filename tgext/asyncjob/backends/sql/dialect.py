@@ -109,17 +109,17 @@ class Dialect(ABC):
         """Say which jobs keep all others from writing, and since when; None where none can."""
         return None
 
-    def trim(self) -> bool:
+    def trim(self) -> None:
         """Close the idle connections to a server, which threads that sleep do not need, but for
-        one that claims the next job at once; False if this is not the moment."""
-        if self.has_one_writer:
-            return True
+        one that claims the next job at once."""
+        pool: Any = self.engine.pool
+        is_kept = self.has_one_writer or not hasattr(pool, "checkedin")
         # One that is in use would come back to a pool that is no more, and be closed by nobody.
-        if getattr(self.engine.pool, "checkedout", int)():
-            return False
+        if is_kept or pool.checkedin() < 2 or pool.checkedout():
+            return
         self.engine.dispose()
         with self.engine.connect():
-            return True
+            pass
 
     def dispose(self) -> None:
         """Close what is open."""
