@@ -108,7 +108,7 @@ def test_lost_claim_lets_nobody_finish_what_another_has_claimed(crashing):
         assert status_of(mine, uid) is SUCCESSFUL
 
 
-def test_lost_claim_is_not_given_twice_to_the_one_who_still_works_on_it(crashing):
+def test_lease_of_a_lost_claim_is_not_given_twice_to_one_worker(crashing):
     with crashing.backend() as backend:
         enqueued(backend)
         crashing.hold_the_writer()
@@ -116,7 +116,11 @@ def test_lost_claim_is_not_given_twice_to_the_one_who_still_works_on_it(crashing
         crashing.crash()
 
         assert backend.claim(WorkerId("mine"), None, 1) == []
-        assert backend.finish(claim, DONE)
+        again = claim_one(backend, "mine")
+
+        assert again.lease == claim.lease + 1
+        assert not backend.finish(claim, DONE)
+        assert backend.finish(again, DONE)
 
 
 def test_end_of_a_job_is_not_lost(crashing):

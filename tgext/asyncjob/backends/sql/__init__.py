@@ -117,10 +117,13 @@ class SqlBackend(SqlDesk, ClaimingBackend):
         self._wakeup.stir()
         if len(rows) == limit:
             self._wakeup.wake()  # there may be more, for another thread
-        # What this worker runs by the very same lease was claimed before the server lost it.
-        new = [row for row in rows if self._running.get((row.uid, row.lease)) != worker_id]
-        self._running.update({(row.uid, row.lease): worker_id for row in new})
-        return new
+        # A server that lost a claim gives its lease once more: the next one will be another.
+        twice = [row for row in rows if self._running.get((row.uid, row.lease)) == worker_id]
+        if twice:
+            self.release([self._rows.claim(row, opened=False) for row in twice])
+            rows = [row for row in rows if row not in twice]
+        self._running.update({(row.uid, row.lease): worker_id for row in rows})
+        return rows
 
     def _promote(self) -> None:
         """Let the delayed jobs wait whose time has come."""
