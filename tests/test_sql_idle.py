@@ -32,9 +32,8 @@ SECONDS = 60.0 if os.environ.get("LONG") else 12.0
 #: More than the backing off of whatever was closer at the start takes.
 SETTLING_SECONDS = 2.0 + LATELY_SECONDS
 
-#: In a short run a pruning more or less counts for more: on PostgreSQL nine rounds of the registry,
-#: three beats and the three queries of one pruning are the most that can fall into it.
-SLACK = 0 if os.environ.get("LONG") else 3
+#: In a short run a round more or less counts for more; the next pruning comes after it.
+SLACK = 0 if os.environ.get("LONG") else 2
 
 #: Of a core.
 SHARE = 0.01
