@@ -207,6 +207,24 @@ def write_several(text: str) -> str:
     return text
 
 
+def enqueue_two(text: str) -> None:
+    """Enqueues jobs, and touches no database besides."""
+    asyncjob_perform(write_one, f"{text} one")
+    asyncjob_perform(write_one, f"{text} two")
+
+
+def enqueue_at_commit(text: str) -> None:
+    """Leaves to a hook of its commit to enqueue a job."""
+    transaction.get().addBeforeCommitHook(asyncjob_perform, (write_one, text))
+
+
+def enqueue_in_parts(text: str) -> None:
+    """Commits what it has enqueued, after a test has had its say, and goes on."""
+    asyncjob_perform(write_one, text)
+    hooks.get("middle", nothing)()
+    transaction.commit()
+
+
 PARTS = ("first", "second", "third")
 
 

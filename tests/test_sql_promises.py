@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import transaction
-from sqlalchemy import event, select, update
+from sqlalchemy import Engine, event, select, update
 from transaction.interfaces import DoomedTransaction
 
 import sqlqueues
@@ -31,6 +31,7 @@ from sqlqueues import (
     after_hook,
     count_rows,
     effects,
+    enqueue_in_parts,
     kill_own_process,
     nothing,
     place_of,
@@ -268,6 +269,97 @@ def test_enqueue_does_not_flush_what_the_request_has_half_built(place, queue):
 
     assert flushed_by_enqueue == []
     assert place.written() == [("whole", 1)]
+
+
+def test_transaction_that_used_no_session_enqueues_by_one_statement_as_its_last_vote(place, queue):
+    statements: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_others: Any) -> None:
+        statements.append(statement.split()[0])
+
+    queue.perform(nothing)  # whose statements are of a first time, too
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        with queue.in_transaction():
+            uid = queue.perform(nothing)
+            asked = list(statements)
+            transaction.commit()
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+    assert (asked, statements) == ([], ["INSERT"])
+    assert exists(queue, uid)
+
+
+def test_job_of_a_transaction_that_another_participant_refuses_never_was(place, queue):
+    with queue.in_transaction():
+        uid = queue.perform(nothing)
+        transaction.get().join(Refusing())
+        with pytest.raises(ZeroDivisionError):
+            transaction.commit()
+        transaction.abort()
+
+    assert not exists(queue, uid)
+
+
+def test_job_that_cannot_be_stored_fails_the_commit_and_leaves_no_other(place, queue):
+    def refuse(_connection: Any, _cursor: Any, statement: str, *_others: Any) -> None:
+        if statement.startswith("INSERT"):  # they are written by then, and not committed
+            raise ZeroDivisionError
+
+    with queue.in_transaction():
+        queue.perform(nothing)
+        queue.perform(nothing)
+        event.listen(Engine, "after_cursor_execute", refuse)
+        try:
+            with pytest.raises(ZeroDivisionError):
+                transaction.commit()
+        finally:
+            event.remove(Engine, "after_cursor_execute", refuse)
+        transaction.abort()
+
+    assert place.jobs() == []
+
+
+def test_job_is_stored_with_what_a_hook_of_the_commit_writes(place, queue):
+    connections: list[Any] = []
+
+    def note(connection: Any, _cursor: Any, statement: str, *_others: Any) -> None:
+        if statement.startswith("INSERT"):
+            connections.append(connection)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        with queue.in_transaction():
+            queue.perform(nothing)
+            transaction.get().addBeforeCommitHook(write_with, (place, "written by a hook"))
+            transaction.commit()
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+    assert len(connections) == 2
+    assert len(set(connections)) == 1
+    assert place.written() == [("written by a hook", 1)]
+
+
+def write_with(place: Place, text: str) -> None:
+    place.Session.execute(effects.insert().values(text=text, amount=1))
+
+
+class Refusing:
+    """A participant that votes no."""
+
+    transaction_manager = transaction.manager
+
+    def sortKey(self) -> str:
+        return "refusing"
+
+    def tpc_vote(self, _txn: Any) -> None:
+        raise ZeroDivisionError
+
+    def abort(self, _txn: Any) -> None: ...
+
+    tpc_begin = commit = tpc_finish = tpc_abort = abort
 
 
 # -- asking inside the transaction
@@ -562,6 +654,18 @@ def test_job_that_commits_in_the_middle_is_refused_there_once_it_is_anothers(
     assert place.written() == [("row first", 1), ("row second", 1), ("row third", 1)]
     assert (status(other, uid), other.result(uid).return_value) == (SUCCESSFUL, 3)
     assert "lease lost, outcome dropped" in caplog.text
+
+
+def test_job_that_commits_what_it_has_enqueued_is_refused_there_once_it_is_cancelled(
+    place, queue, other
+):
+    uid = queue.perform(enqueue_in_parts, "never enqueued")
+    sqlqueues.hooks["middle"] = lambda: elsewhere(other.result(uid).cancel)
+
+    queue.run_pending()
+
+    assert status(other, uid) is CANCELLED
+    assert [row.uid for row in place.jobs()] == [uid]
 
 
 def test_job_in_parts_that_is_not_disturbed_commits_each_and_is_told_of_once(place, queue, caplog):

@@ -35,6 +35,8 @@ from sqlqueues import (
     PREFIX,
     PREFIX_VARIABLE,
     Place,
+    enqueue_at_commit,
+    enqueue_two,
     nothing,
     options_of,
     place_of,
@@ -187,7 +189,10 @@ def left_by_deaths(
         place.close_queues()
 
 
-@pytest.mark.parametrize("job", [nothing, write_one, write_several, write_in_parts])
+@pytest.mark.parametrize(
+    "job",
+    [nothing, write_one, write_several, write_in_parts, enqueue_two, enqueue_at_commit],
+)
 def test_job_killed_before_any_of_its_statements_ends_as_if_it_had_not_been(place, nursery, job):
     since = "start" if job is write_one else "claim"
 

@@ -49,7 +49,6 @@ def split() -> None:
         backend._looked.pop((self.claim.job.uid, self.claim.lease), None)
         if not backend.holds(self.claim):
             self._refused()
-        self._fenced = True  # so that the commit asks no more
 
     _replace(Attempt, "_before_commit", before_commit)
 

@@ -60,7 +60,7 @@ class Attempt:
     """One attempt of one job; made, run and dropped by a worker's slot."""
 
     __slots__ = (
-        "_connections", "_fenced", "_lines", "_marked", "_running", "_surroundings",
+        "_connections", "_end", "_fenced", "_lines", "_marked", "_running", "_surroundings",
         "claim", "outcome", "started",
     )  # fmt: skip
 
@@ -73,7 +73,8 @@ class Attempt:
         self.outcome: Outcome | None = None
         self._connections: dict[Any, Any] = {}  # by engine: the one that is in use
         self._fenced = False
-        self._marked: Outcome | None = None  # stored by the commit that is under way
+        self._end: Outcome | None = None  # what it comes to, if the commit that ends it does
+        self._marked: Outcome | None = None  # the same, where that commit carries it
         self._lines: deque[str] | None = None
 
     # -- what the job's own code asks, by way of current.py
@@ -217,7 +218,7 @@ class Attempt:
             return scope.run(self._run_call, self._before_commit)
 
     def _run_call(self) -> Any:
-        self._marked = None  # where the commit did not come about, and this is another try
+        self._end = self._marked = None  # this may be another try
         if self._fenced:
             self._surroundings.backend.unfence(self.claim)
             self._fenced = False
@@ -240,10 +241,10 @@ class Attempt:
 
     def _before_commit(self, value: Any) -> None:
         """The job's commit is a checkpoint: a cancellation it swallowed, it cannot here."""
+        self._end = self._success(value)
         sessions = self._surroundings.marked
-        if sessions is not None and sessions.is_used():
-            sessions.connection()  # so that it commits even if it has only read
-            self._marked = self._success(value)  # by ``commits``, as the last thing before it
+        if sessions is not None and (sessions.is_used() or self._surroundings.scope.enqueues):
+            sessions.connection()  # so that it commits even if it has only read, or enqueued
             return
         if not self._surroundings.backend.fence(self.claim):
             self._refused()
@@ -257,17 +258,16 @@ class Attempt:
         if sessions is not None and sessions.owns(session):
             session.flush()  # nothing must come after the mark
             connection = sessions.connection()
-        if self._marked is not None and connection is not None:
-            if not backend.finish(self.claim, self._marked, connection):
-                self._refused()
-        elif self._marked is None and not self._fenced:
-            held = (
-                backend.holds(self.claim)
-                if connection is None
-                else backend.fence(self.claim, connection)
-            )
-            if not held:
-                self._refused()
+        if connection is None:
+            held = self._end is not None or backend.holds(self.claim)
+        elif self._end is None:
+            held = backend.fence(self.claim, connection)
+        else:
+            held = backend.finish(self.claim, self._end, connection)
+            self._marked = self._end
+        if not held:
+            self._refused()
+        if self._end is None:
             self._surroundings.warn_of_parts(self.uid, self.claim.job.call.name)
 
     def _refused(self) -> None:
@@ -333,7 +333,7 @@ class Attempt:
         return success(value, self.claim, self._log_lines())
 
     def _log_lines(self) -> tuple[str, ...]:
-        return () if self._lines is None else tuple(self._lines)
+        return tuple(self._lines or ())
 
 
 def settle(attempts: Sequence[Attempt], backend: ClaimingBackend) -> None:

@@ -1,7 +1,10 @@
 """The jobs that a transaction has enqueued, and what its end makes of them.
 
-They are stored by its commit, where they are kept in its own database, and handed over after it;
-forgotten by its abort, and by the rollback of a savepoint of either kind.
+Where they are kept in the database of a session that takes part in the transaction, they are
+stored in it, just before the votes, and exist with its commit. Where that session takes no part,
+there is nothing in their database that they would have to be committed with: to store them is the
+last vote of the transaction. Elsewhere they are handed over after the commit. An abort forgets
+them, and the rollback of a savepoint of either kind those that came after it.
 """
 
 from __future__ import annotations
@@ -17,19 +20,23 @@ from .job import Job
 class PendingJobs:
     """A data manager of the ``transaction`` package that holds the jobs of one transaction.
 
-    hand_over: called with the jobs, in order, once everything else has been committed.
-    store: called with them just before, in the transaction itself; None: there is no store in it.
+    hand_over: called with the jobs, in order, once everything else has been committed; as the
+    last vote, where there is a *store*. store: called with them before the votes, and writes them
+    where the transaction carries them, or gives False. announce: called after the commit with
+    those that *store* has written.
     """
 
     def __init__(
         self,
         hand_over: Callable[[list[Job]], None],
-        store: Callable[[list[Job]], None] | None = None,
+        store: Callable[[list[Job]], bool] | None = None,
+        announce: Callable[[list[Job]], None] = lambda _jobs: None,
     ) -> None:
         self.transaction_manager = transaction.manager
         self._hand_over = hand_over
         self._store = store
-        self._stored = 0
+        self._announce = announce
+        self._stored = False
         self._jobs: list[Job | None] = []  # None: it was dropped; a savepoint counts it still
         #: False once it was aborted: by the rollback of a savepoint older than itself, too
         self.takes_part = True
@@ -39,18 +46,12 @@ class PendingJobs:
         """The jobs, in the order of their enqueue."""
         return [job for job in self._jobs if job is not None]
 
-    def add(self, job: Job) -> None:
-        """Take one more."""
-        if self._store is not None and self._stored == len(self._jobs):
-            self.transaction_manager.get().addBeforeCommitHook(self._store_new)
+    def add(self, job: Job, join: Callable[[], object] | None = None) -> None:
+        """Take one more. join: called just before the commit, where *store* has to find something
+        that carries it."""
+        if join is not None and not self._jobs:
+            self.transaction_manager.get().addBeforeCommitHook(join)
         self._jobs.append(job)
-
-    def _store_new(self) -> None:
-        assert self._store is not None
-        new = [job for job in self._jobs[self._stored :] if job is not None]
-        self._stored = len(self._jobs)  # what later hooks enqueue comes in another round
-        if new:
-            self._store(new)
 
     def mark(self) -> int:
         """Return what ``drop_after`` needs to come back to this moment."""
@@ -63,7 +64,7 @@ class PendingJobs:
     def drop(self, uid: str) -> bool:
         """Forget one job; False if it is not here, or stored already."""
         found = self.find(uid)
-        if found is None or self._jobs.index(found) < self._stored:
+        if found is None or self._stored:
             return False
         self._jobs[self._jobs.index(found)] = None
         return True
@@ -83,18 +84,27 @@ class PendingJobs:
 
     def abort(self, _txn: Any) -> None:
         self._jobs.clear()
-        self._stored = 0
         self.takes_part = False
 
-    def tpc_begin(self, _txn: Any) -> None: ...
+    def tpc_begin(self, _txn: Any) -> None:
+        # Last of all, so that the sessions have flushed; no other can join from here on.
+        jobs = self.jobs
+        self._stored = bool(jobs) and self._store is not None and self._store(jobs)
+
     def commit(self, _txn: Any) -> None: ...
-    def tpc_vote(self, _txn: Any) -> None: ...
+
+    def tpc_vote(self, _txn: Any) -> None:
+        if self._store is not None and not self._stored:
+            self._end(self._hand_over)
 
     def tpc_finish(self, _txn: Any) -> None:
+        self._end(self._announce if self._stored else self._hand_over)
+
+    def _end(self, take: Callable[[list[Job]], object]) -> None:
         jobs = self.jobs
         self._jobs.clear()
         if jobs:
-            self._hand_over(jobs)
+            take(jobs)
 
     tpc_abort = abort
 

@@ -153,12 +153,18 @@ class JobQueue:
         elif self._binding.marked is None:
             self._scope.pending(self._hand_over).add(job)
         else:
-            self._scope.pending(self._announce, self._store).add(job)
+            # What a job enqueues is committed with its mark, or under its fence: by its session.
+            join = None if attempt_var.get() is None else self._binding.marked.connection
+            self._scope.pending(self._hand_over, self._store, self._announce).add(job, join)
         return job
 
-    def _store(self, jobs: list[Job]) -> None:
-        """Write jobs in the transaction that has enqueued them."""
+    def _store(self, jobs: list[Job]) -> bool:
+        """Write jobs in the transaction that has enqueued them; False where the session takes no
+        part in it."""
+        if not self._binding.marked.takes_part():
+            return False
         self.backend.enqueue(jobs, self._binding.marked.connection())
+        return True
 
     @uncut  # a job that commits in the middle comes here, where locks are taken; below as well
     def _announce(self, jobs: list[Job]) -> None:

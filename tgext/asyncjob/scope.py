@@ -132,16 +132,23 @@ class Scope:
     def pending(
         self,
         hand_over: Callable[[list[Job]], None],
-        store: Callable[[list[Job]], None] | None = None,
+        store: Callable[[list[Job]], bool] | None = None,
+        announce: Callable[[list[Job]], None] = lambda _jobs: None,
     ) -> PendingJobs:
         """Return the jobs of this thread's transaction; where there are none, an empty list
-        that has joined it, and will be given to *store* and *hand_over* by its commit."""
+        that has joined it; its commit then does what ``PendingJobs`` says."""
         txn = self._open_transaction() or self._manager.manager.begin()
         mark = self._mark(txn)
         if mark.pending is None or not mark.pending.takes_part:
-            mark.pending = PendingJobs(hand_over, store)
+            mark.pending = PendingJobs(hand_over, store, announce)
             txn.join(mark.pending)
         return mark.pending
+
+    @property
+    def enqueues(self) -> bool:
+        """Whether the commit of this thread's transaction enqueues jobs."""
+        pending = self.pending_or_none()
+        return pending is not None and bool(pending.jobs)
 
     def pending_or_none(self) -> PendingJobs | None:
         """Return the jobs of this thread's transaction, None where it has enqueued none."""

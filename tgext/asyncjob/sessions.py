@@ -93,9 +93,15 @@ class Sessions:
 
     def has_written(self) -> bool:
         """Whether this thread's session has flushed changes that are not committed."""
+        return bool(self._state() == datamanager.STATUS_CHANGED)
+
+    def takes_part(self) -> bool:
+        """Whether this thread's session has joined the transaction that is under way."""
+        return self._state() is not None
+
+    def _state(self) -> Any:
         # Only zope.sqlalchemy knows, and tells nobody else.
-        state = datamanager._SESSION_STATE.get(self.scoped()) if self._has_session() else None
-        return bool(state == datamanager.STATUS_CHANGED)
+        return datamanager._SESSION_STATE.get(self.scoped()) if self._has_session() else None
 
     def engine(self) -> Engine:
         """Return the engine that this session works on.
