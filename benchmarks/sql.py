@@ -169,7 +169,7 @@ def drain(hall: Hall, database: str, mine: list[Contestant], size: Size) -> None
 
 def latency(hall: Hall, database: str, mine: list[Contestant], size: Size) -> None:
     """Print the milliseconds from a commit to the job's first line in an idle other process."""
-    base = [sqlfield.NOTIFY] if database == POSTGRESQL else []
+    base = [sqlfield.NOTIFY, sqlfield.CLAIM] if database == POSTGRESQL else []
     field = [*base, *mine[:1], *PEERS[database]]
     with hall.serving(field) as pipes:
 

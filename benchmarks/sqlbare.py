@@ -277,6 +277,10 @@ class Notify:
     """
 
     CHANNEL = "asyncjob_benchmark"
+    INSERT = (
+        "insert into jobs values (%(uid)s, %(call)s, %(arguments)s, %(state)s, %(priority)s,"
+        " %(enqueued_at)s, %(number)s)"
+    )
 
     def __init__(self, url: str, create: bool) -> None:
         import psycopg
@@ -294,13 +298,9 @@ class Notify:
 
     def timed(self, job: str) -> Callable[[], int]:
         """Give what enqueues once; it answers with the instant just before its commit."""
-        insert = (
-            "insert into jobs values (%(uid)s, %(call)s, %(arguments)s, %(state)s, %(priority)s,"
-            " %(enqueued_at)s, %(number)s)"
-        )
 
         def enqueue() -> int:
-            self._connection.execute(insert, job_row(job, 0))
+            self._connection.execute(self.INSERT, job_row(job, 0))
             self._connection.execute(f"notify {self.CHANNEL}")
             begun = time.monotonic_ns()
             self._connection.commit()
@@ -317,7 +317,10 @@ class Notify:
     def _listen(self) -> None:
         while not self._stopped.is_set():
             for _ in self._connection.notifies(timeout=0.5):
-                stamp()
+                self.heard()
+
+    def heard(self) -> None:
+        stamp()
 
     def stop(self) -> None:
         self._stopped.set()
@@ -325,3 +328,42 @@ class Notify:
 
     def close(self) -> None:
         self._connection.close()
+
+
+class NotifyAndClaim(Notify):
+    """What a queue with several workers cannot do without: an insert that notifies and commits by
+    itself, and a claim of its row, on a connection of its own, which waits for no disk."""
+
+    CHANNEL = "asyncjob_benchmark_claim"
+    CLAIM = """update jobs set state = 'running' where uid in (
+        select uid from jobs where state = 'ready' order by priority desc, number limit 1
+        for update skip locked) returning uid, call, set_config('synchronous_commit', 'off', true)
+        """
+
+    def __init__(self, url: str, create: bool) -> None:
+        import psycopg
+
+        super().__init__(url, create)
+        self._claiming = psycopg.connect(url.replace("+psycopg", ""), autocommit=True)
+        if create:
+            self._claiming.execute(CREATE_INDEX)
+
+    def timed(self, job: str) -> Callable[[], int]:
+        """Give what enqueues once; it answers with the instant just before its one statement."""
+        insert = f"{self.INSERT} returning pg_notify('{self.CHANNEL}', '')"
+
+        def enqueue() -> int:
+            row = job_row(job, 0)
+            begun = time.monotonic_ns()
+            self._claiming.execute(insert, row).fetchall()
+            return begun
+
+        return enqueue
+
+    def heard(self) -> None:
+        if self._claiming.execute(self.CLAIM).fetchall():
+            stamp()
+
+    def close(self) -> None:
+        self._claiming.close()
+        super().close()

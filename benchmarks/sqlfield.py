@@ -47,6 +47,7 @@ LOOPS = {
     POSTGRESQL: Contestant("psycopg loop", POSTGRESQL, "bare psycopg loop"),
 }
 NOTIFY = Contestant("notify", POSTGRESQL, "bare LISTEN/NOTIFY loop")
+CLAIM = Contestant("claim", POSTGRESQL, "bare insert, NOTIFY and claim")
 HUEY = Contestant("huey", SQLITE, "Huey")
 # as fast as it gets on 2 cores, and as its own benchmark has it
 PGQUEUER = Contestant(

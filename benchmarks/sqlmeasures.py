@@ -20,6 +20,7 @@ CONTENDERS = {
     "sqlite loop": "sqlbare:SqliteLoop",
     "psycopg loop": "sqlbare:PsycopgLoop",
     "notify": "sqlbare:Notify",
+    "claim": "sqlbare:NotifyAndClaim",
     "huey": "sqlhuey:Huey",
     "pgqueuer": "sqlasync:PgQueuer",
     "procrastinate": "sqlasync:Procrastinate",

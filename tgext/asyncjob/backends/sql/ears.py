@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 #: Seconds between two looks at SQLite's counter: while something has happened lately, and after
 #: LATELY_SECONDS without. A job starts within half of that on average; the second keeps an idle
 #: worker below 1 % of a core (tests/test_sql_idle.py prints what it is).
-COUNTER_SECONDS = (0.003, 0.04)
+COUNTER_SECONDS = (0.002, 0.04)
 LATELY_SECONDS = 10.0
 
 #: How long after a write the file's time may still be that of another, in seconds: it moves on

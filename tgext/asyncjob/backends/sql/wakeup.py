@@ -95,7 +95,9 @@ class Wakeup:
                         return
                     self._changed.wait(left)
             finally:
-                self._sleeping -= Counter([bed])  # without those that are at 0
+                self._sleeping[bed] -= 1
+                if not self._sleeping[bed]:
+                    del self._sleeping[bed]
 
     def sleep_until_end(self, seconds: float) -> None:
         """Return after the next end of a job in this process, or a moment."""
