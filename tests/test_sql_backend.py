@@ -13,7 +13,16 @@ import transaction
 from sqlalchemy import Engine, create_engine, delete, event, select, text, update
 from zope.sqlalchemy import mark_changed
 
-from backend_contract import DONE, BackendContract, a_job, claim_one, enqueued, status_of
+from backend_contract import (
+    BROKEN,
+    DONE,
+    BackendContract,
+    a_job,
+    claim_one,
+    ended,
+    enqueued,
+    status_of,
+)
 from databases import url_of
 from test_backend_model import RETENTION_SECONDS, compare
 from tgext.asyncjob import ConfigError, JobQueue, task
@@ -136,6 +145,23 @@ def test_pruning_goes_on_while_it_finds_as_many_as_it_removes_at_once(make_backe
         removed += some
 
     assert removed == many
+
+
+def test_job_that_is_retried_while_it_is_pruned_is_kept(make_backend, monkeypatch):
+    backend, other = make_backend(retention_seconds=0), make_backend()
+    uid = ended(backend, BROKEN)
+    begin = backend._dialect.begin
+
+    def begin_after_the_retry() -> Any:
+        assert other.retry(uid) is True
+        return begin()
+
+    monkeypatch.setattr(backend._dialect, "begin", begin_after_the_retry)
+
+    assert backend.prune() == 0
+    found = other.get(uid)
+    assert found.status is READY
+    assert len(found.errors) == 1
 
 
 def test_jobs_of_a_dead_worker_wait_again_and_it_costs_no_attempt(make_backend):

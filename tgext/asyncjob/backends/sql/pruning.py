@@ -50,16 +50,16 @@ class Pruning:
     def _remove_some(self, states: Collection[int], older_than_seconds: float) -> int:
         jobs, errors = self._tables.jobs, self._tables.errors
         old = self._now() - older_than_seconds
-        wanted = (
-            select(jobs.c.uid)
-            .where(jobs.c.state.in_(states), jobs.c.finished_at <= old)
-            .limit(PRUNED_AT_ONCE)
-        )
+        wanted = select(jobs.c.uid).where(jobs.c.state.in_(states), jobs.c.finished_at <= old)
         with self._dialect.engine.connect() as connection:
-            uids = connection.execute(wanted).scalars().all()
-        if uids:
-            with self._dialect.begin() as connection:
-                connection.execute(delete(errors).where(errors.c.uid.in_(uids)))
-                connection.execute(delete(jobs).where(jobs.c.uid.in_(uids)))
-            self._reports.forget(uids)
+            found = connection.execute(wanted.limit(PRUNED_AT_ONCE)).scalars().all()
+        if not found:
+            return 0
+        # Once more, and locked: one that somebody has retried meanwhile is not ended any more.
+        still = wanted.where(jobs.c.uid.in_(found)).with_for_update()
+        with self._dialect.begin() as connection:
+            uids = connection.execute(still).scalars().all()
+            connection.execute(delete(errors).where(errors.c.uid.in_(uids)))
+            connection.execute(delete(jobs).where(jobs.c.uid.in_(uids)))
+        self._reports.forget(uids)
         return len(uids)
