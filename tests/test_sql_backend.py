@@ -234,6 +234,18 @@ def test_job_that_ends_its_workers_fails_in_the_end_with_the_evidence(make_backe
     assert "died" in found.errors[-1].message
 
 
+def test_job_that_ends_workers_which_would_have_claimed_more_fails_in_the_end(make_backend):
+    uid = enqueued(make_backend())
+    for number in range(4):  # it is only suspected at first: who knows what was claimed with it
+        worker, rescuer = make_backend(), make_backend()
+        [claim] = worker.claim(WorkerId(f"w{number}"), None, 10)
+        assert claim.job.uid == uid
+        worker._liveness.let_go()
+        rescued_by(rescuer)
+
+    assert status_of(make_backend(), uid) is FAILED
+
+
 # -- what stands in a row
 
 

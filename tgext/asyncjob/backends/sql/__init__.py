@@ -139,7 +139,7 @@ class SqlBackend(SqlDesk, ClaimingBackend):
     def _alone(self, rows: Sequence[Row[Any]]) -> Sequence[Row[Any]]:
         """Leave out, and give back, what is not to be claimed together: a suspect that may end
         the process takes no others with it, so that next time it is known to have been it."""
-        if len(rows) == 1 or not any(row.suspect for row in rows):
+        if not any(row.suspect for row in rows):
             return rows
         number = next(number for number, row in enumerate(rows) if row.suspect) or 1
         kept, others = rows[:number], rows[number:]

@@ -276,7 +276,7 @@ class Workers:
             .ordered_values(
                 (jobs.c.worker_id, None),
                 (jobs.c.fenced, false()),
-                (jobs.c.suspect, not row.begun and not worker.expendable),
+                (jobs.c.suspect, not worker.expendable),  # until it ends
                 (jobs.c.crashes, jobs.c.crashes + (1 if crashed else 0)),
                 (jobs.c.attempts, jobs.c.attempts - (0 if is_last else 1)),
                 (jobs.c.finished_at, case((ends, self._now()), else_=None)),
