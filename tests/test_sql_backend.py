@@ -363,6 +363,34 @@ def test_worker_that_leaves_while_it_holds_a_job_stays_known_until_it_is_taken_f
     assert status_of(alive, uid) is READY
 
 
+@pytest.mark.parametrize("way", ["relative", "linked", "uri"])
+def test_workers_that_reach_sqlites_file_by_other_ways_know_each_other(way, tmp_path, monkeypatch):
+    for name in ("real", "elsewhere"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "real")
+    path = tmp_path / "real" / "jobs.db"
+    (tmp_path / "link.db").symlink_to(path)
+    other_url = {
+        "relative": "sqlite:///jobs.db",
+        "linked": f"sqlite:///{tmp_path}/link.db",
+        "uri": f"sqlite:///file:{path}?uri=true",
+    }[way]
+    busy = SqlBackend(create_engine(f"sqlite:///{path}"))
+    other = SqlBackend(create_engine(other_url))
+    with closing(busy), closing(other):
+        busy.open(create_tables=True)
+        other.open(create_tables=True)
+        uid = enqueued(busy)
+        claim_one(busy, "the busy one")
+        claimed_by_other = enqueued(other)
+        claim_one(other, "the other one")
+        monkeypatch.chdir(tmp_path / "elsewhere")  # as a job may do
+
+        assert other.rescue() == busy.rescue() == 0
+        assert len(other.overview.workers()) == len(busy.overview.workers()) == 2
+        assert status_of(other, uid) is status_of(busy, claimed_by_other) is RUNNING
+
+
 def test_script_that_holds_sqlites_lock_is_told_so_at_the_enqueue(tmp_path):
     with JobQueue("sql", url=f"sqlite:///{tmp_path}/jobs.db", threads=0) as queue:
         queue.session.execute(text("CREATE TABLE note (text VARCHAR)"))

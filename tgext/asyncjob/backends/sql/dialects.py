@@ -130,11 +130,12 @@ class Sqlite(Dialect):
                 f"{engine.url.render_as_string()}, which each has for itself; in test.ini set "
                 "asyncjob.backend = memory, or sqlalchemy.url to a file"
             )
-        self.path = path
         self._line = threading.Lock()
         own = super().make_engine(engine)
-        self._lock_watch = LockWatch(engine, own, path)
         with own.connect() as connection:
+            # As SQLite has found it: the URL's may be relative, a URI, or lead over a link, and
+            # what stands beside the file must be one for all who share it.
+            path = connection.exec_driver_sql("PRAGMA database_list").first().file  # type: ignore[union-attr]
             mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
             if mode != "wal":
                 connection.exec_driver_sql("PRAGMA journal_mode = WAL")
@@ -143,6 +144,8 @@ class Sqlite(Dialect):
                     "wait for each other; %s-wal and %s-shm belong to it: a backup takes all three",
                     path, path, path,
                 )  # fmt: skip
+        self.path = path
+        self._lock_watch = LockWatch(engine, own, path)
         beside = create_engine(
             make_url("sqlite://").set(database=f"{path}-asyncjob"), isolation_level="AUTOCOMMIT"
         )
