@@ -29,7 +29,17 @@ from tgext.asyncjob import ConfigError, JobQueue, task
 from tgext.asyncjob.backends.sql import SqlBackend
 from tgext.asyncjob.backends.sql.pruning import PRUNED_AT_ONCE
 from tgext.asyncjob.call import Call
-from tgext.asyncjob.job import FAILED, NO_PROGRESS, READY, RUNNING, SUCCESSFUL, Job, WorkerId
+from tgext.asyncjob.job import (
+    FAILED,
+    NO_PROGRESS,
+    READY,
+    RUNNING,
+    SUCCESSFUL,
+    Job,
+    Outcome,
+    TaskError,
+    WorkerId,
+)
 
 KINDS = ("sqlite", "postgresql", "mariadb")
 
@@ -247,6 +257,19 @@ def test_job_that_ends_workers_which_would_have_claimed_more_fails_in_the_end(ma
 
 
 # -- what stands in a row
+
+
+@pytest.mark.parametrize("text", ["nul: \x00", "surrogate: \udce9"])
+def test_error_whose_text_no_database_takes_is_stored_and_tried_again(make_backend, text):
+    backend = make_backend()
+    uid = enqueued(backend)
+
+    error = TaskError.of(ValueError(text))
+    assert backend.finish(claim_one(backend), Outcome(READY, error=error)) is True
+
+    found = backend.get(uid)
+    assert found.status is READY
+    assert found.errors[-1].message == text.encode("unicode_escape").decode()
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,8 @@ def is_ours(frame: FrameType) -> bool:
 
 
 def _shortened(text: str, length: int) -> str:
+    # What no database, or not every one, has as text.
+    text = text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
     if len(text) <= length:
         return text
     half = length // 2
