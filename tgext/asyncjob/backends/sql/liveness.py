@@ -52,6 +52,10 @@ class Liveness(ABC):
     def connection(self) -> Any:
         """A context manager: the connection for a heartbeat; a lost proof is held again."""
 
+    def holds(self, worker_id: str) -> bool:
+        """Whether the proof of this worker is held just now; asked inside ``connection()``."""
+        return True
+
     def released(self, worker_id: ColumnElement[str]) -> ColumnElement[bool]:
         """Whether the server knows that nobody holds this worker's proof any more."""
         return false()
@@ -159,6 +163,7 @@ class ServerLocks(Liveness):
         self._engine = engine
         self._lock = threading.Lock()
         self._workers: list[str] = []
+        self._untaken: set[str] = set()  # of these: whose locks another session has still
         self._connection: Connection | None = None
         self._inherited: list[Connection] = []
 
@@ -168,6 +173,9 @@ class ServerLocks(Liveness):
             if worker_id not in self._workers:
                 self._workers.append(worker_id)
             return self._take(connection, worker_id)
+
+    def holds(self, worker_id: str) -> bool:
+        return worker_id not in self._untaken
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
@@ -183,8 +191,10 @@ class ServerLocks(Liveness):
             made = self._engine.connect()
             made.detach()  # the locks end with it, so it must not go back to the pool
             self._connection = made
-            for worker_id in self._workers:
-                self._take(made, worker_id)
+            self._untaken = set(self._workers)
+        # A session of ours that is lost here may live on in the server for hours, with its locks.
+        taken = {each for each in self._untaken if self._take(self._connection, each)}
+        self._untaken -= taken
         return self._connection
 
     def _take(self, connection: Connection, worker_id: str) -> bool:

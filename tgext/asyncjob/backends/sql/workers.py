@@ -109,11 +109,15 @@ class Workers:
 
     def beat(self, worker_id: str) -> None:
         """Say that a worker of this process lives, also to those who have forgotten it."""
-        workers = self._tables.workers
+        workers, described = self._tables.workers, self._ours.get(worker_id)
+        if described is None:  # it has just left
+            return
         with self._liveness.connection() as connection:
+            provable = described["provable"] and self._liveness.holds(worker_id)
             seen = update(workers).where(workers.c.worker_id == worker_id)
-            if connection.execute(seen.values(seen_at=self._now())).rowcount != 1:
-                self._write(connection, self._ours[worker_id])
+            seen = seen.values(seen_at=self._now(), provable=provable)
+            if connection.execute(seen).rowcount != 1:
+                self._write(connection, {**described, "provable": provable})
 
     def retire(self, worker_id: str) -> None:
         """Say that a worker of this process is told to stop: its death is nobody's crash."""
