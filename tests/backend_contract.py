@@ -339,6 +339,13 @@ class BackendContract:
         assert claimed_uids(backend, queues=("b", "c")) == wanted
         assert claimed_uids(backend, queues={"b"}) == []
 
+    def test_names_of_queues_are_told_apart_as_python_tells_them_apart(self, backend):
+        names = ("mail", "Mail", "máil", "straße", "strasse")
+        uids = {name: enqueued(backend, queue_name=name) for name in names}
+
+        for name in names:
+            assert claimed_uids(backend, queues=[name]) == [uids[name]]
+
     def test_claim_from_queues_that_nobody_has_used_gives_nothing(self, backend):
         enqueued(backend)
 

@@ -6,11 +6,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import transaction
 from sqlalchemy import Engine, create_engine, delete, event, select, text, update
+from sqlalchemy.engine import make_url
 from zope.sqlalchemy import mark_changed
 
 from backend_contract import (
@@ -297,6 +299,26 @@ def test_row_that_somebody_changed_runs_nothing_and_fails_with_the_reason(
     found = backend.get(uid)
     assert found.status is FAILED
     assert found.errors[-1].exception_class_path == "tgext.asyncjob.errors.BadSignature"
+
+
+def test_error_is_stored_whatever_mariadbs_own_character_set_is():
+    url = make_url(url_of("mariadb", Path()))
+    name = f"asyncjob_{uuid.uuid4().hex[:8]}"
+    server = create_engine(url)
+    with server.begin() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name} CHARACTER SET latin1")
+    try:
+        with closing(SqlBackend(create_engine(url.set(database=name)))) as backend:
+            backend.open(create_tables=True)
+            uid = enqueued(backend)
+            error = TaskError.of(ValueError("\N{SNOWMAN}"))
+
+            assert backend.finish(claim_one(backend), Outcome(FAILED, error=error)) is True
+            assert backend.get(uid).errors[-1].message == "\N{SNOWMAN}"
+    finally:
+        with server.begin() as connection:
+            connection.exec_driver_sql(f"DROP DATABASE {name}")
+        server.dispose()
 
 
 def test_progress_is_read_while_the_job_holds_a_write_transaction(make_backend, database):

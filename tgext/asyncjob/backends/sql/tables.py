@@ -68,6 +68,14 @@ STATE_OF: dict[TaskResultStatus, int] = {
 _Number = BigInteger().with_variant(Integer(), "sqlite")
 _Long = Text().with_variant(LONGTEXT(), "mysql", "mariadb")
 
+# What MariaDB's text is, whatever the database's is by default: all of Unicode, and "Mail" is not
+# "mail".
+_TEXT = {
+    f"{name}_{option}": value
+    for name in ("mysql", "mariadb")
+    for option, value in (("charset", "utf8mb4"), ("collate", "utf8mb4_bin"))
+}
+
 
 class epoch(FunctionElement[float]):
     """The database's clock: seconds since the epoch."""
@@ -166,6 +174,7 @@ def make_tables(prefix: str = PREFIX, metadata: MetaData | None = None) -> Table
             Column("exception_class_path", String(255), nullable=False),
             Column("message", _Long, nullable=False),
             Column("traceback", _Long, nullable=False),
+            **_TEXT,
         ),
         progress=Table(
             f"{prefix}progress",
@@ -174,6 +183,7 @@ def make_tables(prefix: str = PREFIX, metadata: MetaData | None = None) -> Table
             Column("value", BigInteger, nullable=False),
             Column("data", _Long),
             Column("total", BigInteger),
+            **_TEXT,
         ),
         workers=Table(
             f"{prefix}workers",
@@ -190,6 +200,7 @@ def make_tables(prefix: str = PREFIX, metadata: MetaData | None = None) -> Table
             Column("provable", Boolean, nullable=False),
             #: its death is not a crash of what it runs: it was told to stop, or is reloaded
             Column("expendable", Boolean, nullable=False),
+            **_TEXT,
         ),
         schema=Table(f"{prefix}schema", metadata, Column("version", Integer, primary_key=True)),
     )
@@ -229,6 +240,7 @@ def _jobs(prefix: str, metadata: MetaData) -> Table:
         Column("context", _Long),
         Column("result", _Long),
         Column("log", _Long),
+        **_TEXT,
     )
     for columns, states in (
         (("state", "rank", "number"), (WAITS,)),
