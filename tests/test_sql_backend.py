@@ -13,6 +13,7 @@ import pytest
 import transaction
 from sqlalchemy import Engine, create_engine, delete, event, select, text, update
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 from zope.sqlalchemy import mark_changed
 
 from backend_contract import (
@@ -336,6 +337,50 @@ def test_progress_is_read_while_the_job_holds_a_write_transaction(make_backend, 
         seen = elsewhere.progress(uid)
 
     assert (seen.value, seen.total) == (7, 9)
+
+
+@pytest.mark.parametrize("change", ["cancel", "begin"])
+def test_mark_that_meets_a_change_of_its_row_is_tried_again(make_backend, database, change):
+    """MariaDB from 11.6.2 on refuses it as PostgreSQL's REPEATABLE READ does."""
+    kind = database.engine.dialect.name
+    if kind == "sqlite":
+        pytest.skip("SQLite's writers come one after the other")
+    backend = make_backend()
+    uid = enqueued(backend)
+    [claim] = backend.claim(WorkerId("w"), None, 10)
+    repeatable = database.engine.execution_options(isolation_level="REPEATABLE READ")
+
+    with repeatable.connect() as connection:
+        if kind == "mysql":
+            connection.exec_driver_sql("SET SESSION innodb_snapshot_isolation = ON")
+            connection.commit()
+        connection.execute(select(database.tables.jobs)).all()
+        backend.cancel(uid) if change == "cancel" else backend.begin(claim)
+        with pytest.raises(DBAPIError) as caught:
+            backend.finish(claim, DONE, connection)
+        connection.invalidate()
+
+    assert backend.is_passing(caught.value)
+
+
+def test_mariadb_that_has_no_connection_left_for_its_user_is_tried_again():
+    url = make_url(url_of("mariadb", Path()))
+    user = f"asyncjob_{uuid.uuid4().hex[:8]}"
+    server = create_engine(url)
+    with server.begin() as connection:
+        connection.exec_driver_sql(f"CREATE USER {user}@'%%' WITH MAX_USER_CONNECTIONS 1")
+        connection.exec_driver_sql(f"GRANT ALL ON {url.database}.* TO {user}@'%%'")
+    limited = create_engine(url.set(username=user))
+    try:
+        with closing(SqlBackend(limited)) as backend, limited.connect():
+            with pytest.raises(DBAPIError) as caught:
+                backend.counts()
+            assert backend.is_passing(caught.value)
+    finally:
+        limited.dispose()
+        with server.begin() as connection:
+            connection.exec_driver_sql(f"DROP USER {user}@'%%'")
+        server.dispose()
 
 
 def test_database_that_each_connection_has_for_itself_is_refused():

@@ -80,6 +80,15 @@ class PostgreSql(Dialect):
         return state[:2] in ("08", "40", "53", "57") or state == "55P03"
 
 
+#: A lock that came too late, a deadlock, a row that has changed since the snapshot (where
+#: ``innodb_snapshot_isolation`` is on, as it is by default from 11.6.2), too many connections (in
+#: all, or of one user), a full table or disk, a shutdown, a query that was killed, a server that
+#: is gone.
+_PASSING_IN_MARIADB = (
+    1205, 1213, 1020, 1040, 1203, 1226, 1114, 1021, 1053, 1317, 1927, 2003, 2006, 2013, 4031,
+)  # fmt: skip
+
+
 class MariaDb(Dialect):
     update_returns = False
     skips_locked = True
@@ -109,9 +118,7 @@ class MariaDb(Dialect):
 
     def is_passing(self, error: DBAPIError) -> bool:
         code = error.orig.args[0] if error.orig is not None and error.orig.args else 0
-        # A lock that came too late, a deadlock, a full table or disk, a shutdown, a query that
-        # was killed, a server that is gone.
-        return code in (1205, 1213, 1114, 1021, 1053, 1317, 1927, 2003, 2006, 2013, 4031)
+        return code in _PASSING_IN_MARIADB
 
 
 class Sqlite(Dialect):
