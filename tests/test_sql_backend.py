@@ -339,6 +339,20 @@ def test_progress_is_read_while_the_job_holds_a_write_transaction(make_backend, 
     assert (seen.value, seen.total) == (7, 9)
 
 
+def test_progress_that_no_column_holds_is_dropped_and_holds_up_nothing(make_backend, caplog):
+    backend = make_backend()
+    uids = [enqueued(backend), enqueued(backend)]
+    huge, other = backend.claim(WorkerId("w"), None, 2)
+
+    assert backend.report(huge, NO_PROGRESS._replace(value=2**63)) is True
+    assert backend.report(other, NO_PROGRESS._replace(value=7)) is True
+    assert backend.finish(other, DONE) is True
+    assert backend.finish(huge, DONE) is True
+
+    assert [backend.get(uid).progress.value for uid in uids] == [-1, 7]
+    assert f"job={huge.job.uid} its progress cannot be stored" in caplog.text
+
+
 @pytest.mark.parametrize("change", ["cancel", "begin"])
 def test_mark_that_meets_a_change_of_its_row_is_tried_again(make_backend, database, change):
     """MariaDB from 11.6.2 on refuses it as PostgreSQL's REPEATABLE READ does."""

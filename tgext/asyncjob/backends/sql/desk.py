@@ -114,7 +114,9 @@ class SqlDesk(Backend):
         self.overview = SqlOverview(
             self.tables, self._dialect, self._workers, self._liveness, self._now
         )
-        self._reports = Reports(self.tables.progress, self._dialect.volatile, self._seal)
+        self._reports = Reports(
+            self.tables.progress, self._dialect.volatile, self._seal, self.is_passing
+        )
         self._pruning = Pruning(self.tables, self._dialect, self._reports, self._now)
         self._wakeup = Wakeup(lambda: ears_of(self._dialect), self._look)
         self._begin()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from sqlalchemy import Connection, Engine, Table, delete, insert, select, update
@@ -36,12 +36,22 @@ class _Report(NamedTuple):
 
 
 class Reports:
-    """The last report of each job. table: the one of progress; engine: where it stands."""
+    """The last report of each job. table: the one of progress; engine: where it stands.
 
-    def __init__(self, table: Table, engine: Engine, seal: Seal) -> None:
+    is_passing: whether an error says that the table is away, not that a report is wrong.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        engine: Engine,
+        seal: Seal,
+        is_passing: Callable[[BaseException], bool],
+    ) -> None:
         self._table = table
         self._engine = engine
         self._seal = seal
+        self._is_passing = is_passing
         self._begin()
 
     def _begin(self) -> None:
@@ -133,10 +143,21 @@ class Reports:
                 return
             with self._engine.connect() as connection:
                 for uid, report in reports.items():
-                    self._write_one(connection, uid, report)
+                    self._write_one_if_it_fits(connection, uid, report)
             for uid, report in reports.items():
                 if self._latest.get(uid) is report:
                     del self._latest[uid]
+
+    def _write_one_if_it_fits(self, connection: Connection, uid: str, report: _Report) -> None:
+        try:
+            self._write_one(connection, uid, report)
+        except Exception as error:
+            if self._is_passing(error):
+                raise
+            # Tried again, it would keep all others from being written, and its job from its end.
+            log.warning("job=%s its progress cannot be stored: %.500s", uid, error)
+            if self._latest.get(uid) is report:
+                del self._latest[uid]
 
     def _write_one(self, connection: Connection, uid: str, report: _Report) -> None:
         table = self._table
