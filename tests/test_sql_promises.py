@@ -444,6 +444,26 @@ def test_cancel_by_a_job_that_fails_after_writing_is_undone_with_it(place, queue
     assert status(queue, uid) is SUCCESSFUL
 
 
+@task(max_attempts=2, backoff=0)
+def cancel_itself(*, writes: bool, fails: bool) -> None:
+    count_rows()
+    if writes:
+        write_one("cancelled")
+    assert asyncjob_result(asyncjob_running_uid()).cancel()
+    if fails:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("fails", [True, False])
+@pytest.mark.parametrize("writes", [True, False])
+def test_job_that_used_the_session_and_cancels_itself_is_cancelled(place, queue, writes, fails):
+    uid = queue.perform(cancel_itself, writes=writes, fails=fails)
+
+    ran = queue.run_pending(3)
+
+    assert (ran, status(queue, uid), place.written()) == (1, CANCELLED, [])
+
+
 # -- work and mark
 
 

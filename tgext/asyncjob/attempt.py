@@ -26,17 +26,7 @@ from .backend import ClaimingBackend
 from .current import attempt_var
 from .errors import JobCancelled, JobTimeout
 from .interruption import Abandoned, Interruptible, stack_of
-from .job import (
-    CANCELLED,
-    FAILED,
-    READY,
-    SUCCESSFUL,
-    Claim,
-    JobId,
-    Outcome,
-    Progress,
-    TaskError,
-)
+from .job import CANCELLED, FAILED, READY, SUCCESSFUL, Claim, JobId, Outcome, Progress, TaskError
 from .joblog import LINES
 from .surroundings import Surroundings
 from .task import TaskContext, TaskResult
@@ -60,8 +50,8 @@ class Attempt:
     """One attempt of one job; made, run and dropped by a worker's slot."""
 
     __slots__ = (
-        "_connections", "_end", "_fenced", "_lines", "_marked", "_running", "_surroundings",
-        "claim", "outcome", "started",
+        "_cancelled", "_connections", "_end", "_fenced", "_lines", "_marked", "_running",
+        "_surroundings", "claim", "outcome", "started",
     )  # fmt: skip
 
     def __init__(self, claim: Claim, surroundings: Surroundings) -> None:
@@ -72,7 +62,7 @@ class Attempt:
         #: what is to be stored of it; None: nothing, or nothing more
         self.outcome: Outcome | None = None
         self._connections: dict[Any, Any] = {}  # by engine: the one that is in use
-        self._fenced = False
+        self._cancelled = self._fenced = False  # by itself; for good, before a commit without mark
         self._end: Outcome | None = None  # what it comes to, if the commit that ends it does
         self._marked: Outcome | None = None  # the same, where that commit carries it
         self._lines: deque[str] | None = None
@@ -90,15 +80,20 @@ class Attempt:
     def report(self, progress: Progress) -> None:
         """Store a progress; a checkpoint too."""
         with self._running.shield():
-            if not self._surroundings.backend.report(self.claim, progress):
+            if self._cancelled or not self._surroundings.backend.report(self.claim, progress):
                 self._refused()
             self._surroundings.tracked.report(self.uid, progress)
 
     def checkpoint(self) -> None:
         """Raise whatever is to end the attempt; return if nothing is."""
         with self._running.shield():
-            if not self._surroundings.backend.holds(self.claim):
+            if self._cancelled or not self._surroundings.backend.holds(self.claim):
                 self._refused()
+
+    def cancel(self) -> bool:
+        """Let the job end at its next checkpoint, as it asks itself; False where it is too late."""
+        self._cancelled = not self._fenced
+        return self._cancelled
 
     def pause(self, seconds: float) -> None:
         """Do nothing for some seconds, and stop where a checkpoint would."""
@@ -222,7 +217,10 @@ class Attempt:
         if self._fenced:
             self._surroundings.backend.unfence(self.claim)
             self._fenced = False
-        return self._running.run(self._call)
+        value = self._running.run(self._call)
+        if self._cancelled:
+            self._refused()
+        return value
 
     def _call(self) -> Any:
         _, call, options, *_ = self.claim.job
@@ -230,10 +228,9 @@ class Attempt:
         if options.takes_context:
             result: TaskResult = self._surroundings.queue.result(self.uid)
             args = (TaskContext(result, self.claim.attempt), *args)
-        executor = options.executor
-        if not isinstance(executor, str):
+        if not isinstance(options.executor, str):
             # Nothing of the job goes along: its session belongs to this thread.
-            future = Context().run(executor.submit, call.target, *args, **call.kwargs or {})
+            future = Context().run(options.executor.submit, call.target, *args, **call.kwargs or {})
             value = self._running.wait_for(future, self.checkpoint)
         else:
             value = call.target(*args, **call.kwargs) if call.kwargs else call.target(*args)
@@ -265,7 +262,7 @@ class Attempt:
         else:
             held = backend.finish(self.claim, self._end, connection)
             self._marked = self._end
-        if not held:
+        if self._cancelled or not held:
             self._refused()
         if self._end is None:
             self._surroundings.warn_of_parts(self.uid, self.claim.job.call.name)
@@ -273,7 +270,7 @@ class Attempt:
     def _refused(self) -> None:
         """Raise for what the backend refused: cancelled, or not ours any more."""
         self._running.check()
-        if self._surroundings.backend.is_cancelled(self.claim):
+        if self._cancelled or self._surroundings.backend.is_cancelled(self.claim):
             raise JobCancelled
         raise LeaseLost
 
@@ -287,7 +284,7 @@ class Attempt:
 
     def _after(self, error: BaseException) -> Outcome:
         return verdict_on(
-            error,
+            JobCancelled() if self._cancelled else error,
             self.claim,
             self._log_lines(),
             is_passing=self._surroundings.backend.is_passing,

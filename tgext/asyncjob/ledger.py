@@ -108,6 +108,9 @@ class Ledger:
     def cancel(self, uid: str) -> bool:
         """Cancel a job; True unless it had ended. One that this very transaction enqueued
         never comes to exist. Raises UnknownJob."""
+        attempt = attempt_var.get()
+        if attempt is not None and attempt.uid == uid:  # its transaction must not end that way
+            return attempt.cancel()
         pending = self._scope.pending_or_none()
         if pending is not None and pending.drop(uid):
             return True
