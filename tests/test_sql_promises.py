@@ -385,11 +385,13 @@ def test_job_cancelled_by_the_transaction_that_enqueued_it_never_was(place, queu
     assert [row.uid for row in place.jobs()] == [kept]
 
 
+@pytest.mark.parametrize("writes", [True, False], ids=["writes", "uses no session"])
 @pytest.mark.parametrize("ends", [transaction.commit, transaction.abort], ids=["commit", "abort"])
-def test_cancel_inside_a_transaction_that_has_written_is_part_of_it(place, queue, other, ends):
+def test_cancel_inside_a_transaction_is_part_of_it(place, queue, other, ends, writes):
     uid = queue.perform(nothing)
     with queue.in_transaction():
-        place.Session.execute(effects.insert().values(text="why", amount=1))
+        if writes:
+            write_with(place, "why")
         cancelled = queue.result(uid).cancel()
         seen_before = status(other, uid)
     ends()
@@ -398,18 +400,37 @@ def test_cancel_inside_a_transaction_that_has_written_is_part_of_it(place, queue
     assert status(other, uid) is (CANCELLED if ends is transaction.commit else READY)
 
 
+@pytest.mark.parametrize("writes", [True, False], ids=["writes", "uses no session"])
 @pytest.mark.parametrize("ends", [transaction.commit, transaction.abort], ids=["commit", "abort"])
-def test_retry_inside_a_transaction_that_has_written_is_part_of_it(place, queue, other, ends):
+def test_retry_inside_a_transaction_is_part_of_it(place, queue, other, ends, writes):
     uid = queue.perform(write_and_fail, "first")
     queue.run_pending()
     with queue.in_transaction():
-        place.Session.execute(effects.insert().values(text="why", amount=1))
+        if writes:
+            write_with(place, "why")
         retried = queue.result(uid).retry()
     ends()
 
     assert retried is True
     assert status(other, uid) is (READY if ends is transaction.commit else FAILED)
     assert other.run_pending() == (1 if ends is transaction.commit else 0)
+
+
+def test_retry_inside_a_transaction_is_announced_once_it_is_committed(queue, other, monkeypatch):
+    uid = queue.perform(nothing)
+    queue.run_pending()
+    seen: list[TaskResultStatus] = []
+    announced = queue.backend.announced
+    monkeypatch.setattr(
+        queue.backend, "announced", lambda jobs: (announced(jobs), seen.append(status(other, uid)))
+    )
+
+    for ends in (transaction.abort, transaction.commit):
+        with queue.in_transaction():
+            queue.result(uid).retry()
+        ends()
+
+    assert seen == [READY]
 
 
 @task
@@ -434,14 +455,31 @@ def test_cancel_by_a_job_that_has_written_is_committed_with_it(place, queue, wri
     assert status(queue, uid) is CANCELLED
 
 
-def test_cancel_by_a_job_that_fails_after_writing_is_undone_with_it(place, queue):
+@pytest.mark.parametrize("writes", [True, False])
+def test_cancel_by_a_job_that_fails_is_undone_with_it(place, queue, writes):
     uid = queue.perform(nothing)
-    by = queue.perform(cancel_another.using(priority=5), uid, fails=True, writes_before=True)
+    by = queue.perform(cancel_another.using(priority=5), uid, fails=True, writes_before=writes)
 
     queue.run_pending()
 
     assert status(queue, by) is FAILED
     assert status(queue, uid) is SUCCESSFUL
+
+
+@task
+def retry_another(uid: str) -> None:
+    asyncjob_result(uid).retry()
+    raise RuntimeError("so nothing of it was")
+
+
+def test_retry_by_a_job_that_fails_is_undone_with_it(place, queue):
+    uid = queue.perform(nothing)
+    queue.run_pending()
+    queue.perform(retry_another, uid)
+
+    ran = queue.run_pending()
+
+    assert (ran, status(queue, uid)) == (1, SUCCESSFUL)
 
 
 @task(max_attempts=2, backoff=0)

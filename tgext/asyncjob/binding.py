@@ -72,7 +72,7 @@ class Binding:
 
     def connection(self) -> Any:
         """The connection in whose transaction a change of jobs takes part; None: its own."""
-        if self.marked is not None and self._scope.is_managed and self.marked.is_used():
+        if self.marked is not None and self._scope.is_managed:
             return self.marked.connection()
         return None
 

@@ -27,7 +27,7 @@ class Ledger:
     """Answers and changes what stands there; any thread may ask.
 
     backend: asked for with each question. retention_seconds: what to say of jobs that are gone.
-    announce: called when a job waits again. connection: gives the one of this thread's
+    announce: called with jobs that wait again. connection: gives the one of this thread's
     transaction, in which a change is to take part, None where there is none.
     """
 
@@ -38,7 +38,7 @@ class Ledger:
         tracked: Tracked,
         *,
         retention_seconds: float,
-        announce: Callable[[], None],
+        announce: Callable[[list[Job]], None],
         connection: Callable[[], Any],
     ) -> None:
         self._backend = backend
@@ -123,11 +123,12 @@ class Ledger:
     @uncut
     def retry(self, uid: str) -> bool:
         """Enqueue an ended job again; True if it had ended. Raises UnknownJob."""
-        self.snapshot(uid)
+        job = self.snapshot(uid).job
         retried = self._change(self._backend().retry, uid)
-        if retried:
-            self._tracked.begin(uid)
-            self._announce()
+        if retried and self._connection() is None:
+            self._announce([job])
+        elif retried:
+            self._scope.after_commit(lambda: self._announce([job]))
         return retried
 
     def _change(self, change: Callable[[str, Any], bool | None], uid: str) -> bool:

@@ -71,7 +71,7 @@ class JobQueue:
             self._scope,
             self._tracked,
             retention_seconds=self.options.retention,
-            announce=self._runner.announce,
+            announce=self._announce,
             connection=self._binding.connection,
         )
         self._nursery = Nursery(self._binding.may_fork, self._become_nursery, self._become_child)
@@ -168,7 +168,7 @@ class JobQueue:
 
     @uncut  # a job that commits in the middle comes here, where locks are taken; below as well
     def _announce(self, jobs: list[Job]) -> None:
-        """Have jobs run that a transaction has stored and committed."""
+        """Have jobs run that wait now, stored by somebody else."""
         self.backend.announced(jobs)
         self._begin(jobs)
 

@@ -156,6 +156,10 @@ class Scope:
         mark = None if txn is None else self._mark_of(txn)
         return None if mark is None else mark.pending
 
+    def after_commit(self, act: Callable[[], object]) -> None:
+        """Call *act* once this thread's transaction has been committed."""
+        self._manager.get().addAfterCommitHook(lambda committed: committed and act())
+
     # -- transaction.interfaces.ISynchronizer: hear of the transactions that begin in a block
 
     def newTransaction(self, txn: Any) -> None:
