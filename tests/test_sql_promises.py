@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ from sqlqueues import (
     count_rows,
     effects,
     enqueue_in_parts,
+    hook_after_writing,
     kill_own_process,
     nothing,
     place_of,
@@ -685,6 +687,68 @@ def test_return_value_that_cannot_be_stored_does_not_undo_the_work(place, queue,
     assert "return value" in caplog.text
     with pytest.raises(NotSerializable):
         _ = found.return_value
+
+
+# -- a second database
+
+
+@pytest.fixture
+def second(tmp_path: Path) -> Iterator[Place]:
+    """One that has nothing to do with the jobs."""
+    with place_of("sqlite", tmp_path) as made:
+        yield made
+
+
+def write_after(first: Place, second: Place) -> None:
+    """Write by a session that would commit after the first one's, as addresses have it."""
+    session, passed_over = second.Session(), []
+    while id(session.begin()) < id(first.Session().get_transaction()):
+        passed_over.append(session.get_transaction())
+        session.close()
+    session.add(Effect(text="second"))
+
+
+def refuse(*_event: Any) -> None:
+    raise ZeroDivisionError
+
+
+def test_job_whose_second_database_refuses_its_commit_has_failed(place, queue, second):
+    sqlqueues.hooks["then"] = lambda: write_after(place, second)
+    event.listen(second.Session, "before_commit", refuse)
+    uid = queue.perform(hook_after_writing, "then", "first")
+
+    queue.run_pending()
+
+    assert (status(queue, uid), place.written()) == (FAILED, [])
+
+
+def test_job_of_a_request_whose_second_database_refuses_its_commit_never_was(place, queue, second):
+    event.listen(second.Session, "before_commit", refuse)
+    with queue.in_transaction():
+        write_with(place, "first")
+        write_after(place, second)
+        queue.perform(nothing)
+        with pytest.raises(ZeroDivisionError):
+            transaction.commit()
+        transaction.abort()
+
+    assert (place.jobs(), place.written()) == ([], [])
+
+
+def test_job_that_is_cancelled_before_its_commit_leaves_nothing_in_a_second_database(
+    place, queue, other, second
+):
+    def use_both_and_be_cancelled() -> None:
+        count_rows()
+        second.Session.add(Effect(text="second"))
+        elsewhere(other.result(uid).cancel)
+
+    sqlqueues.hooks["job"] = use_both_and_be_cancelled
+    uid = queue.perform(after_hook, "job")
+
+    queue.run_pending()
+
+    assert (status(queue, uid), second.written()) == (CANCELLED, [])
 
 
 # -- commits in the middle

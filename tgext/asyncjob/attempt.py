@@ -256,7 +256,7 @@ class Attempt:
             session.flush()  # nothing must come after the mark
             connection = sessions.connection()
         if connection is None:
-            held = self._end is not None or backend.holds(self.claim)
+            held = self._fenced or backend.holds(self.claim)
         elif self._end is None:
             held = backend.fence(self.claim, connection)
         else:

@@ -47,8 +47,7 @@ class PendingJobs:
         return [job for job in self._jobs if job is not None]
 
     def add(self, job: Job, join: Callable[[], object] | None = None) -> None:
-        """Take one more. join: called just before the commit, where *store* has to find something
-        that carries it."""
+        """Take one more. join: called just before the commit, to see to what carries it."""
         if join is not None and not self._jobs:
             self.transaction_manager.get().addBeforeCommitHook(join)
         self._jobs.append(job)

@@ -154,7 +154,8 @@ class JobQueue:
             self._scope.pending(self._hand_over).add(job)
         else:
             # What a job enqueues is committed with its mark, or under its fence: by its session.
-            join = None if attempt_var.get() is None else self._binding.marked.connection
+            sessions, in_job = self._binding.marked, attempt_var.get() is not None
+            join = sessions.connection if in_job else sessions.commit_last
             self._scope.pending(self._hand_over, self._store, self._announce).add(job, join)
         return job
 

@@ -169,7 +169,16 @@ class Sessions:
         session itself has nothing to commit."""
         connection: Connection = self.scoped.connection()
         datamanager.mark_changed(self.scoped())
+        self.commit_last()
         return connection
+
+    def commit_last(self) -> None:
+        """Have this thread's session, if it takes part in the transaction, commit after those on
+        other databases: a job that it marks or enqueues must not be there without their work."""
+        session = self.scoped() if self.takes_part() else None
+        for resource in datamanager.zope_transaction.get()._resources if session else ():
+            if getattr(resource, "session", None) is session:
+                resource.sortKey = lambda: "~~sqlalchemy"  # before that of PendingJobs
 
     def owns(self, session: Any) -> bool:
         """Whether *session* is this thread's."""
