@@ -39,11 +39,13 @@ class Sessions:
         self.removed = 0
         self.work = False
 
-    def watch_savepoints(self, begun, rolled_back):
+    def watch(self, used, begun, rolled_back):
         self.begun, self.rolled_back = begun, rolled_back
 
     def holds_work(self):
         return self.work
+
+    def flush(self): ...
 
     def remove(self):
         self.removed += 1

@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -364,6 +365,43 @@ class Refusing:
     tpc_begin = commit = tpc_finish = tpc_abort = abort
 
 
+@contextmanager
+def enqueuing_at(name: str, place: Place, queue: JobQueue) -> Iterator[None]:
+    """As an application that has a job begin with each row of a model."""
+    target: Any = place.Session if name == "before_flush" else Effect
+
+    def enqueue(*_event: Any) -> None:
+        queue.perform(nothing)
+
+    event.listen(target, name, enqueue)
+    try:
+        yield
+    finally:
+        event.remove(target, name, enqueue)
+
+
+@pytest.mark.parametrize("name", ["before_flush", "after_insert"])
+@pytest.mark.parametrize("within", [True, False], ids=["in the block", "after it"])
+def test_job_enqueued_by_the_flush_of_a_commit_belongs_to_it(place, queue, name, within):
+    with enqueuing_at(name, place, queue):
+        for refuses, jobs in ((True, 0), (False, 1)):
+            with queue.in_transaction():
+                place.Session.add(Effect(text="half-built"))
+                if refuses:
+                    transaction.get().join(Refusing())
+                if within:
+                    end(refuses)
+            if not within:
+                end(refuses)
+            assert (len(place.jobs()), len(place.written())) == (jobs, jobs)
+
+
+def end(refuses: bool) -> None:
+    with pytest.raises(ZeroDivisionError) if refuses else nullcontext():
+        transaction.commit()
+    transaction.abort()
+
+
 # -- asking inside the transaction
 
 
@@ -687,6 +725,31 @@ def test_return_value_that_cannot_be_stored_does_not_undo_the_work(place, queue,
     assert "return value" in caplog.text
     with pytest.raises(NotSerializable):
         _ = found.return_value
+
+
+@pytest.mark.parametrize("name", ["before_flush", "after_insert"])
+@pytest.mark.parametrize("in_parts", [True, False])
+def test_follow_up_job_of_a_flush_begins_to_exist_with_its_job(place, queue, other, name, in_parts):
+    seen: list[int] = []
+
+    def write() -> None:
+        place.Session.add(Effect(text="half-built"))
+        if in_parts:
+            transaction.commit()
+
+    def look(_session: Any) -> None:
+        seen.append(len(place.jobs()))
+
+    sqlqueues.hooks["job"] = write
+    queue.perform(after_hook, "job")
+    event.listen(place.Session, "before_commit", look)
+    try:
+        with enqueuing_at(name, place, queue):
+            queue.run_pending(1)
+    finally:
+        event.remove(place.Session, "before_commit", look)
+
+    assert (seen, len(place.jobs())) == ([1], 2)
 
 
 # -- a second database

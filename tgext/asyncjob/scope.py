@@ -39,10 +39,14 @@ PAUSE_SECONDS = 0.01
 class ThreadSessions(Protocol):
     """What a scope asks of the application's sessions, one for each thread."""
 
-    def watch_savepoints(
-        self, begun: Callable[[Any], None], rolled_back: Callable[[Any], None]
+    def watch(
+        self,
+        used: Callable[[], None],
+        savepoint_begun: Callable[[Any], None],
+        savepoint_rolled_back: Callable[[Any], None],
     ) -> Callable[[], None]: ...
     def holds_work(self) -> bool: ...
+    def flush(self) -> None: ...
     def remove(self) -> None: ...
 
 
@@ -77,8 +81,8 @@ class Scope:
 
     def bind(self, sessions: ThreadSessions) -> None:
         """Remove this thread's session after each attempt, and mind its savepoints."""
-        self._unwatch = sessions.watch_savepoints(
-            self._savepoint_begun, self._savepoint_rolled_back
+        self._unwatch = sessions.watch(
+            self._session_used, self._savepoint_begun, self._savepoint_rolled_back
         )
         self._sessions = sessions
 
@@ -174,6 +178,10 @@ class Scope:
             mark = _Mark()
             txn.set_data(self, mark)
             txn.addBeforeAbortHook(mark.abort)
+            if self._sessions is not None:
+                # Behind the hooks of others: what listens to a flush may enqueue, and can take
+                # part until the votes begin, which would flush too late for that.
+                txn.addBeforeCommitHook(txn.addBeforeCommitHook, (self._sessions.flush,))
         return mark
 
     def _mark_of(self, txn: Any) -> _Mark | None:
@@ -286,6 +294,12 @@ class Scope:
         fails on the day that this attribute goes.
         """
         return self._manager.manager._txn
+
+    # -- transactions of a session: those of ours that it will take part in
+
+    def _session_used(self) -> None:
+        if self.is_managed:
+            self._mark(self._manager.get())
 
     # -- SAVEPOINTs of a session, which the transaction package never hears of
 

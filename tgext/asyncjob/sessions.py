@@ -59,19 +59,25 @@ class Sessions:
             event.listen(kind, "after_begin", _used)
         self._has_session: Callable[[], bool] = scoped.registry.has
 
-    def watch_savepoints(
-        self, begun: Callable[[Any], None], rolled_back: Callable[[Any], None]
+    def watch(
+        self,
+        used: Callable[[], None],
+        savepoint_begun: Callable[[Any], None],
+        savepoint_rolled_back: Callable[[Any], None],
     ) -> Callable[[], None]:
-        """Call *begun* with each ``begin_nested()`` of these sessions, and *rolled_back* with
-        it where it is rolled back. Returns what ends that."""
+        """Call *used* when one of these sessions is first used in a transaction, *savepoint_begun*
+        with each ``begin_nested()``, and *savepoint_rolled_back* with it where it is rolled back.
+        Returns what ends that."""
 
         def after_create(_session: Any, created: Any) -> None:
             if created.nested:
-                begun(created)
+                savepoint_begun(created)
+            else:
+                used()
 
         def after_rollback(_session: Any, ended: Any) -> None:
             if ended.nested:
-                rolled_back(ended)
+                savepoint_rolled_back(ended)
 
         event.listen(self.scoped, "after_transaction_create", after_create)
         event.listen(self.scoped, "after_soft_rollback", after_rollback)
@@ -94,6 +100,11 @@ class Sessions:
     def has_written(self) -> bool:
         """Whether this thread's session has flushed changes that are not committed."""
         return bool(self._state() == datamanager.STATUS_CHANGED)
+
+    def flush(self) -> None:
+        """Write what this thread's session is about to commit."""
+        if self.takes_part():
+            self.scoped().flush()
 
     def takes_part(self) -> bool:
         """Whether this thread's session has joined the transaction that is under way."""
