@@ -814,6 +814,33 @@ def test_job_that_is_cancelled_before_its_commit_leaves_nothing_in_a_second_data
     assert (status(queue, uid), second.written()) == (CANCELLED, [])
 
 
+def report_too_much(value: int, total: int | None) -> None:
+    asyncjob_set_progress(value, total=total)
+
+
+@pytest.mark.parametrize(
+    ("value", "total", "name"),
+    [(2**63, None, "value"), (-(2**63) - 1, None, "value"), (1, 2**70, "total")],
+)
+def test_progress_that_no_row_holds_is_refused_and_harms_no_other_job(
+    queue, other, value, total, name
+):
+    sqlqueues.hooks["reported"] = nothing
+    too_much = queue.perform(report_too_much, value, total)
+    good = queue.perform(report_and_log, writes_before=True)
+    at_the_bound = queue.perform(report_too_much, -(2**63), 2**63 - 1)
+
+    assert queue.run_pending() == 3
+
+    found = other.result(too_much)
+    assert found.status == FAILED
+    assert found.errors[-1].exception_class is NotSerializable
+    assert f"{name} that 64 bits hold, got {total or value:#x}" in found.errors[-1].message
+    assert other.result(good).progress == (3, {"step": "third"}, 4)
+    assert other.result(good).status == SUCCESSFUL
+    assert other.result(at_the_bound).progress == (-(2**63), None, 2**63 - 1)
+
+
 # -- commits in the middle
 
 

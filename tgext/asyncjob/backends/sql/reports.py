@@ -17,6 +17,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, Engine, Table, delete, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
+from ...errors import NotSerializable
 from ...job import Progress
 from ...seal import Seal
 
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two writes; a bar that moves ten times a second moves smoothly.
 WRITE_SECONDS = 0.1
+
+#: What a column of 64 bits holds.
+_LEAST, _MOST = -(2**63), 2**63 - 1
 
 #: How long the thread stays without anything to write, in seconds.
 IDLE_SECONDS = 10.0
@@ -62,8 +66,15 @@ class Reports:
         self._writer: threading.Thread | None = None
 
     def put(self, uid: str, progress: Progress) -> None:
-        """Take a report; raises NotSerializable for data that a row cannot hold."""
+        """Take a report; raises NotSerializable for what a row cannot hold, which the writer
+        would try again for ever, and with it the reports of all other jobs."""
         value, data, total = progress
+        for name, number in (("value", value), ("total", total)):
+            if number is not None and not _LEAST <= number <= _MOST:
+                raise NotSerializable(
+                    f"asyncjob_set_progress: expected a {name} that 64 bits hold, got {number:#x}; "
+                    "report it in a larger unit"
+                )
         report = _Report(value, None if data is None else self._seal.dump_value(data), total)
         self._latest[uid] = report
         if not self._news.is_set():
