@@ -841,6 +841,28 @@ def test_progress_that_no_row_holds_is_refused_and_harms_no_other_job(
     assert other.result(at_the_bound).progress == (-(2**63), None, 2**63 - 1)
 
 
+@task(max_attempts=2, backoff=0)
+def fail_with(message: str) -> None:
+    write_one("not kept")
+    raise ValueError(message)
+
+
+@pytest.mark.parametrize("message", ["no file \udcff here", "ends \0 here"])
+def test_message_that_no_row_holds_costs_neither_its_attempts_nor_its_words(
+    place, queue, other, message
+):
+    uid = queue.perform(fail_with, message)
+
+    queue.run_pending()
+
+    found = other.result(uid)
+    assert (found.status, found.attempts, place.written()) == (FAILED, 2, [])
+    assert [error.exception_class for error in found.errors] == [ValueError] * 2
+    assert message[:4] in found.errors[0].message
+    assert "here" in found.errors[0].message
+    assert "fail_with" in found.errors[0].traceback
+
+
 # -- commits in the middle
 
 

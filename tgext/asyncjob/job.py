@@ -69,7 +69,7 @@ class TaskError(NamedTuple):
     """Why one attempt failed."""
 
     exception_class_path: str  #: ``module.Class``
-    message: str  #: ``str()`` of the exception, at most MESSAGE_LENGTH characters
+    message: str  #: ``str()`` of the exception, about MESSAGE_LENGTH characters at the most
     traceback: str  #: as Python prints it, from the job's own first frame
 
     @property
@@ -96,7 +96,8 @@ class TaskError(NamedTuple):
         except BaseException:  # noqa: BLE001 - format_exception calls it too
             text = message
         path = f"{kind.__module__}.{kind.__qualname__}"
-        return cls(path, _shortened(message, MESSAGE_LENGTH), _shortened(text, TRACEBACK_LENGTH))
+        message, text = _shortened(message, MESSAGE_LENGTH), _shortened(text, TRACEBACK_LENGTH)
+        return cls(path, storable(message), storable(text))
 
 
 def outside_frames(error: BaseException) -> TracebackType | None:
@@ -111,6 +112,12 @@ def is_ours(frame: FrameType) -> bool:
     """Whether a frame runs code of this package."""
     module = frame.f_globals.get("__name__")
     return isinstance(module, str) and module.startswith(_PACKAGE)
+
+
+def storable(text: str) -> str:
+    """Escape what UTF-8 (half a surrogate pair, as in the name of an odd file) or a database's
+    text (NUL) does not hold."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
 
 
 def _shortened(text: str, length: int) -> str:

@@ -24,6 +24,7 @@ from ...job import (
     Snapshot,
     TaskError,
     TaskOptions,
+    storable,
 )
 from ...seal import Seal, StoredCall
 from ...task import NotKept
@@ -184,7 +185,7 @@ class Rows:
             except NotSerializable as error:
                 why = str(error)
                 log.warning("job=%s succeeded, return value not kept: %s", uid, why)
-        return _NOT_KEPT + why
+        return _NOT_KEPT + storable(why)
 
     def _result(self, text: str | None) -> Any:
         if text is None:
