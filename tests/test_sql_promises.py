@@ -1201,6 +1201,18 @@ def test_what_nobody_made_is_unknown_and_what_ended_has_no_progress(queue, other
         other.result("asyncjob_none")
 
 
+@pytest.mark.parametrize("garbage", ["\0", "asyncjob_\0", "asyncjob_\udcff", "", "x" * 5000])
+def test_garbage_from_an_address_is_an_unknown_uid(queue, garbage):
+    queue.perform(nothing)
+
+    assert queue.progress(garbage) is None
+    with pytest.raises(UnknownJob):
+        queue.result(garbage)
+    backend: Any = queue.backend
+    assert (backend.cancel(garbage), backend.retry(garbage)) == (None, None)
+    backend.wait_for_end(garbage, PATIENCE_SECONDS)
+
+
 def test_wait_returns_when_another_process_has_run_the_job(place, other):
     queue, gate = place.queue(threads=1), Gate()
     sqlqueues.hooks["gate"] = gate.enter

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Double,
     Engine,
@@ -38,6 +39,7 @@ from ...job import (
     Snapshot,
     TaskError,
     TaskResultStatus,
+    storable,
 )
 from ...seal import Seal
 from .claims import Claims
@@ -236,7 +238,7 @@ class SqlDesk(Backend):
     def progress(self, uid: str) -> Progress | None:
         jobs = self.tables.jobs
         with self._dialect.engine.connect() as connection:
-            state = connection.execute(select(jobs.c.state).where(jobs.c.uid == uid)).scalar()
+            state = connection.execute(select(jobs.c.state).where(self._is(uid))).scalar()
         if state is None or state in ENDED:
             return None
         return self._reports.get(uid) or NO_PROGRESS
@@ -246,7 +248,7 @@ class SqlDesk(Backend):
         waits = jobs.c.state.in_((WAITS, DELAYED))
         taken_back = (
             update(jobs)
-            .where(jobs.c.uid == uid, not_(jobs.c.fenced), or_(waits, jobs.c.state == RUNS))
+            .where(self._is(uid), not_(jobs.c.fenced), or_(waits, jobs.c.state == RUNS))
             .ordered_values(
                 (jobs.c.cancelled, true()),
                 (jobs.c.finished_at, case((waits, self._now()), else_=None)),
@@ -270,7 +272,7 @@ class SqlDesk(Backend):
             options = self._rows.options(row)
             changed = given.execute(
                 update(jobs)
-                .where(jobs.c.uid == uid, jobs.c.state.in_(ENDED))
+                .where(self._is(uid), jobs.c.state.in_(ENDED))
                 .values(
                     state=WAITS,
                     budget=jobs.c.attempts + options.max_attempts,
@@ -289,7 +291,7 @@ class SqlDesk(Backend):
 
     def wait_for_end(self, uid: str, seconds: float) -> None:
         jobs = self.tables.jobs
-        wanted = select(jobs.c.state).where(jobs.c.uid == uid)
+        wanted = select(jobs.c.state).where(self._is(uid))
         until = time.monotonic() + seconds
         while True:
             with self._dialect.engine.connect() as connection:
@@ -325,7 +327,11 @@ class SqlDesk(Backend):
         return Look(bool(row.waits) or (row.due is not None and row.due <= 0), row.due)
 
     def _select(self, uid: str) -> Any:
-        return select(self.tables.jobs).where(self.tables.jobs.c.uid == uid)
+        return select(self.tables.jobs).where(self._is(uid))
+
+    def _is(self, uid: str) -> ColumnElement[bool]:
+        """That a row is of this job: of none where *uid* is garbage that a database refuses."""
+        return self.tables.jobs.c.uid == uid if storable(uid) == uid else false()
 
     @contextmanager
     def _on(self, connection: Connection | None) -> Iterator[Connection]:
