@@ -322,6 +322,36 @@ def test_error_is_stored_whatever_mariadbs_own_character_set_is():
         server.dispose()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"options": "no JSON"},
+        {"options": "[1]"},
+        {"options": '{"nothing": 1}'},
+        {"options": '{"timeout": "x"}'},
+        {"context": "no JSON"},
+        {"context": "[1]"},
+    ],
+    ids=str,
+)
+def test_row_whose_options_cannot_be_read_ends_with_the_reason_and_harms_no_other(
+    make_backend, database, change
+):
+    backend = make_backend()
+    before, uid, after = enqueued(backend), enqueued(backend), enqueued(backend)
+    jobs = database.tables.jobs
+    with database.engine.begin() as connection:
+        connection.execute(update(jobs).where(jobs.c.uid == uid).values(**change))
+
+    claims = backend.claim(WorkerId("w"), None, 10)
+
+    assert [claim.job.uid for claim in claims] == [before, after]
+    found = backend.get(uid)
+    assert found.status is FAILED
+    assert found.errors[-1].exception_class_path == "tgext.asyncjob.errors.Unreadable"
+    assert backend.retry(uid) is True
+
+
 def test_progress_is_read_while_the_job_holds_a_write_transaction(make_backend, database):
     backend, elsewhere = make_backend(), make_backend()
     uid = enqueued(backend)

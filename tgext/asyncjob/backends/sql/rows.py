@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from ...call import Call
-from ...errors import AsyncJobError, NotSerializable
+from ...errors import AsyncJobError, NotSerializable, Unreadable
 from ...job import (
     BACKOFF_SECONDS,
     DEFAULT_OPTIONS,
@@ -114,7 +114,7 @@ class Rows:
 
     def job(self, row: Row[Any], *, opened: bool) -> Job:
         """Read the job of a row; *opened*: with its call, which raises as ``Seal.load`` does."""
-        options = self.options(row)
+        options = self._options(row) if opened else self.options(row)
         stored = StoredCall(row.name, row.payload, row.signature)
         implied = int(options.takes_context)
         call: Any = (
@@ -127,7 +127,7 @@ class Rows:
             if task is not None:
                 own = _tasks_own(json.loads(row.options))
                 options = replace(options, **{name: getattr(task, name) for name in own})
-        context = None if row.context is None else json.loads(row.context)
+        context = _context(row, strict=opened)
         run_after = None if row.due_at is None else _instant(row.due_at)
         return Job(JobId(row.uid), call, options, run_after, context)
 
@@ -143,13 +143,23 @@ class Rows:
         )
 
     def options(self, row: Row[Any]) -> TaskOptions:
-        """Read the options of a row."""
-        found = json.loads(row.options) if row.options else {}
-        for name in _tasks_own(found):
-            del found[name]
-        if not found and row.rank == 0 and row.queue_name == DEFAULT_OPTIONS.queue_name:
+        """Read the options of a row: those of a task without any, where somebody has changed
+        them into what is none. So such a row can be shown, and ended."""
+        try:
+            return self._options(row)
+        except Unreadable:
             return DEFAULT_OPTIONS
-        return TaskOptions(priority=-row.rank, queue_name=row.queue_name, **found)
+
+    def _options(self, row: Row[Any]) -> TaskOptions:
+        try:
+            found = json.loads(row.options) if row.options else {}
+            for name in _tasks_own(found):
+                del found[name]
+            if not found and row.rank == 0 and row.queue_name == DEFAULT_OPTIONS.queue_name:
+                return DEFAULT_OPTIONS
+            return TaskOptions(priority=-row.rank, queue_name=row.queue_name, **found)
+        except Exception as error:  # noqa: BLE001 - whatever stands there
+            raise _unreadable("options", error) from None
 
     def snapshot(
         self, row: Row[Any], errors: list[TaskError], progress: Progress = NO_PROGRESS
@@ -213,6 +223,22 @@ def _options_text(options: TaskOptions) -> str | None:
         by_name = isinstance(options.executor, str)
         found["executor"] = options.executor if by_name else _TASKS_OWN
     return json.dumps(found) if found else None
+
+
+def _context(row: Row[Any], *, strict: bool) -> dict[str, Any] | None:
+    try:
+        return None if row.context is None else dict(json.loads(row.context))
+    except (ValueError, TypeError) as error:
+        if strict:
+            raise _unreadable("the context", error) from None
+        return None
+
+
+def _unreadable(what: str, error: Exception) -> Unreadable:
+    return Unreadable(
+        f"expected {what} of a job as they were stored, got what cannot be read "
+        f"({type(error).__name__}: {error}): the row was changed; enqueue the job again"
+    )
 
 
 def _tasks_own(found: dict[str, Any]) -> list[str]:
