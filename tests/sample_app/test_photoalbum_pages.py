@@ -319,7 +319,15 @@ def test_job_of_a_server_that_has_stopped_is_shown_as_no_longer_known(album, row
 
 
 def test_unknown_addresses_are_404(album):
-    for path in ("/job/asyncjob_x", "/status?uid=asyncjob_x", "/picture/7", "/thumbnail/x", "/no"):
+    for path in (
+        "/job/asyncjob_x",
+        "/status?uid=asyncjob_x",
+        "/picture/7",
+        "/thumbnail/x",
+        "/no",
+        "/job",
+        "/job/",
+    ):
         album.web.get(path, status=404)
 
 

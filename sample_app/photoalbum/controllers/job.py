@@ -13,7 +13,9 @@ class JobsController(BaseController):
     """``/job/<uid>``."""
 
     @expose()
-    def _lookup(self, uid, *remainder):
+    def _lookup(self, uid=None, *remainder):
+        if uid is None:
+            abort(404, "There is no such job.")
         return JobController(uid), remainder
 
 
