@@ -283,6 +283,7 @@ def test_schema_is_looked_at_before_the_application_makes_the_tables(bakery):
         (("-c", "no.ini"), "expected the .ini file of an application (-c), got 'no.ini': no file"),
         (("-c", "development.ini#memory"), "got asyncjob.backend = memory: it keeps them in"),
         (("-c", "development.ini#closed"), "expected one application with a job queue in dev"),
+        (("-c", "development.ini#no"), "development.ini#no: No section 'no' (prefixed by 'app'"),
         (("--unknown",), "unrecognized arguments: --unknown"),
     ],
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from argparse import ArgumentParser, Namespace
 from functools import partial
 from typing import Any
@@ -55,7 +56,8 @@ class _AsyncJobCommand(GearboxCommand):  # type: ignore[misc]
 def load(config_file: str) -> JobQueue:
     """Make the application of an .ini file and return its queue.
 
-    Raises ConfigError if there is no such file or the application has no queue, or several.
+    Raises ConfigError if there is no such file or section, or the application has no queue, or
+    several.
     """
     path = config_file.partition("#")[0]
     if not os.path.isfile(path):
@@ -67,6 +69,10 @@ def load(config_file: str) -> JobQueue:
     tg.hooks.register("configure_new_app", apps.append)
     try:
         loadapp(f"config:{config_file}", relative_to=here)
+    except LookupError as error:
+        if not _is_of_paste(error):
+            raise
+        raise ConfigError(f"{config_file}: {error}") from None
     finally:
         tg.hooks.disconnect("configure_new_app", apps.append)
     found = {id(queue): queue for app in apps if (queue := _queue_of(app)) is not None}
@@ -78,6 +84,12 @@ def load(config_file: str) -> JobQueue:
         )
     [queue] = found.values()
     return queue
+
+
+def _is_of_paste(error: LookupError) -> bool:
+    """Whether the .ini file leads nowhere; else it is the application's own error."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith("paste.deploy")
 
 
 def _queue_of(app: Any) -> JobQueue | None:
