@@ -262,19 +262,6 @@ def test_job_that_ends_workers_which_would_have_claimed_more_fails_in_the_end(ma
 # -- what stands in a row
 
 
-@pytest.mark.parametrize("text", ["nul: \x00", "surrogate: \udce9"])
-def test_error_whose_text_no_database_takes_is_stored_and_tried_again(make_backend, text):
-    backend = make_backend()
-    uid = enqueued(backend)
-
-    error = TaskError.of(ValueError(text))
-    assert backend.finish(claim_one(backend), Outcome(READY, error=error)) is True
-
-    found = backend.get(uid)
-    assert found.status is READY
-    assert found.errors[-1].message == text.encode("unicode_escape").decode()
-
-
 @pytest.mark.parametrize(
     "change",
     [

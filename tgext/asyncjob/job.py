@@ -121,8 +121,6 @@ def storable(text: str) -> str:
 
 
 def _shortened(text: str, length: int) -> str:
-    # What no database, or not every one, has as text.
-    text = text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
     if len(text) <= length:
         return text
     half = length // 2

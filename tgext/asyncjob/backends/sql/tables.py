@@ -70,7 +70,7 @@ _Long = Text().with_variant(LONGTEXT(), "mysql", "mariadb")
 
 # What MariaDB's text is, whatever the database's is by default: all of Unicode, and "Mail" is not
 # "mail".
-_TEXT = {
+_TEXT: dict[str, Any] = {
     f"{name}_{option}": value
     for name in ("mysql", "mariadb")
     for option, value in (("charset", "utf8mb4"), ("collate", "utf8mb4_bin"))
