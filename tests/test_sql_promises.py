@@ -1253,6 +1253,23 @@ def write_and_track_for_ever(writes: bool) -> None:
     track_for_ever()
 
 
+def test_session_that_a_queue_is_told_of_later_carries_jobs_and_marks_of_its_database(place, other):
+    other.bind(place.Session)  # as in TurboGears, with asyncjob.url
+    seen: list[TaskResultStatus] = []
+
+    def look(_session: Any) -> None:
+        seen.append(status(other, uid))
+
+    uid = other.perform(write_mapped, "job")
+    event.listen(place.Session, "after_commit", look)
+    try:
+        other.run_pending()
+    finally:
+        event.remove(place.Session, "after_commit", look)
+
+    assert (seen, place.written()) == ([SUCCESSFUL], [("job", 7)])
+
+
 def test_two_queues_on_one_session_mark_a_job_once(place, queue):
     second = place.queue()
     uid = second.perform(write_one, "once")

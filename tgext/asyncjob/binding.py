@@ -43,7 +43,11 @@ class Binding:
         Raises ConfigError for a session whose work nobody commits, MissingExtra.
         """
         if session is not None and session is not self.session:
+            before = self.marked
             self._adopt(session)
+            if before is not None:  # a session of the queue's own, say, on asyncjob.url
+                is_there = self.sessions.works_on(self._options.url or before.engine().url)
+                self.marked = self.sessions if is_there else None
         if self._backend is None:
             self._open()
 

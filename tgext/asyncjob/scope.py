@@ -81,6 +81,7 @@ class Scope:
 
     def bind(self, sessions: ThreadSessions) -> None:
         """Remove this thread's session after each attempt, and mind its savepoints."""
+        self.unbind()
         self._unwatch = sessions.watch(
             self._session_used, self._savepoint_begun, self._savepoint_rolled_back
         )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Query, scoped_session, sessionmaker
@@ -167,7 +167,7 @@ class Sessions:
         single = (StaticPool, SingletonThreadPool)
         return [engine for engine in engines if not isinstance(engine.pool, single)]
 
-    def works_on(self, url: str) -> bool:
+    def works_on(self, url: str | URL) -> bool:
         """Whether that is the URL of this session's database."""
         return bool(self.engine().url == make_url(url))
 
