@@ -250,6 +250,23 @@ def test_worker_in_a_burst_runs_what_is_due_and_ends(shop, start):
     assert re.search(rf"process {pid} ends after \d+\.\ds, 2 jobs: nothing more", worker.said[-1])
 
 
+@pytest.mark.parametrize("how", ["--burst", "--once"])
+def test_what_a_dead_worker_left_is_due_too(shop, start, how):
+    [uid] = shop.enqueue((shop.jobs.held,))
+    dead = start(shop)
+    dead.line(r"^begun (\d+)")
+    dead.process.kill()
+    dead.ended()
+
+    worker = start(shop, how)
+    worker.line(r"^begun (\d+)")
+    shop.open_gate()
+
+    assert worker.ended() == 0
+    assert shop.result(uid).status == "SUCCESSFUL"
+    assert "1 job: " in worker.said[-1]
+
+
 def test_worker_runs_one_job_only_when_told_once(shop, start):
     uids = shop.enqueue(*[(shop.jobs.note, number) for number in range(3)])
 

@@ -105,6 +105,8 @@ class Worker:
         except Exception:
             # The slots and the heart come back to it.
             log.exception("cannot register the worker yet")
+        if self.leave_after is not None:  # what a dead worker left is due, too
+            self._try(self._backend.rescue, "look for dead workers")
         for _ in range(self._threads):
             self._add_slot()
         for thread in self._others:
