@@ -394,6 +394,24 @@ def test_mark_that_meets_a_change_of_its_row_is_tried_again(make_backend, databa
     assert backend.is_passing(caught.value)
 
 
+@pytest.mark.parametrize("character", ["x", "\\", "'"])
+def test_result_that_mariadb_does_not_take_in_one_packet_undoes_no_work(database, character):
+    if database.engine.dialect.name != "mysql":
+        pytest.skip("only MariaDB has packets")
+    with closing(database.backend()) as backend:
+        with database.engine.connect() as connection:
+            most = connection.exec_driver_sql("SELECT @@max_allowed_packet").scalar_one()
+        uid = enqueued(backend)
+
+        outcome = DONE._replace(result=character * most)
+        assert backend.finish(claim_one(backend), outcome) is True
+
+        found = backend.get(uid)
+        backend.purge([SUCCESSFUL], 0)
+    assert found.status is SUCCESSFUL
+    assert "max_allowed_packet" in found.result.why
+
+
 def test_mariadb_that_has_no_connection_left_for_its_user_is_tried_again():
     url = make_url(url_of("mariadb", Path()))
     user = f"asyncjob_{uuid.uuid4().hex[:8]}"

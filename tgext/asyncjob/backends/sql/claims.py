@@ -250,7 +250,7 @@ class Claims:
             values["state"] = case((jobs.c.cancelled, TAKEN_BACK), else_=again)
         else:
             values["finished_at"] = self._now()
-            values["result"] = self._rows.result_text(uid, outcome.result)
+            values["result"] = self._rows.result_text(uid, outcome.result, self._dialect.most_bytes)
             values["state"] = STATE_OF[outcome.status]
         if outcome.status is SUCCESSFUL:
             condition = and_(condition, not_(jobs.c.cancelled))

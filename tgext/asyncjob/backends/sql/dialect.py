@@ -26,6 +26,8 @@ class Dialect(ABC):
     begin_text = "BEGIN"
     #: Whether a writer keeps all others out.
     has_one_writer = False
+    #: Bytes that one statement may have; None: more than anybody has.
+    most_bytes: int | None = None
 
     def __init__(self, engine: Engine, channel: str) -> None:
         self.channel = channel

@@ -109,6 +109,8 @@ class MariaDb(Dialect):
         # The default would lock the gaps between rows, and read an old snapshot.
         cursor = connection.cursor()
         cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        cursor.execute("SELECT @@max_allowed_packet")
+        [self.most_bytes] = cursor.fetchone()
         cursor.close()
 
     def cut(self, connection: Connection) -> None:

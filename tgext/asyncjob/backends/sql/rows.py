@@ -41,6 +41,8 @@ _PLAIN_OPTIONS = ("takes_context", "max_attempts", "timeout")
 #: What begins a stored result that could not be kept; no JSON text begins with it.
 _NOT_KEPT = "!"
 
+#: How much of the longest statement a result may be: the job's log lines are in it, too.
+_RESULTS_SHARE = 0.9
 
 #: What a claim is made of.
 CLAIMED = (
@@ -184,17 +186,23 @@ class Rows:
             crashes=row.crashes,
         )
 
-    def result_text(self, uid: str, result: Any) -> str | None:
-        """Return what to store of a return value; never raises: the work is done."""
+    def result_text(self, uid: str, result: Any, most_bytes: int | None = None) -> str | None:
+        """Return what to store of a return value; never raises: the work is done.
+
+        most_bytes: that a statement may have; None: any number.
+        """
         if result is None:
             return None
         why = result.why if isinstance(result, NotKept) else None
         if why is None:
             try:
-                return self.seal.dump_value(result)
+                text = self.seal.dump_value(result)
+                if most_bytes is None or _sent_bytes(text) < most_bytes * _RESULTS_SHARE:
+                    return text
+                why = f"it is more than fits into the {most_bytes} bytes of max_allowed_packet"
             except NotSerializable as error:
                 why = str(error)
-                log.warning("job=%s succeeded, return value not kept: %s", uid, why)
+            log.warning("job=%s succeeded, return value not kept: %s", uid, why)
         return _NOT_KEPT + storable(why)
 
     def _result(self, text: str | None) -> Any:
@@ -206,6 +214,11 @@ class Rows:
             return self.seal.load_value(text)
         except AsyncJobError as error:
             return NotKept(str(error))
+
+
+def _sent_bytes(text: str) -> int:
+    """How long *text*, which is ASCII, is in a statement, escaped."""
+    return len(text) + sum(map(text.count, "\"'\\"))
 
 
 def _options_text(options: TaskOptions) -> str | None:
