@@ -19,15 +19,20 @@ from typing import Any
 
 import pytest
 import transaction
-from sqlalchemy import Engine, event, select, update
+import zope.sqlalchemy
+from sqlalchemy import Column, Engine, Integer, create_engine, event, select, update
+from sqlalchemy.orm import scoped_session, sessionmaker
 from transaction.interfaces import DoomedTransaction
 
 import sqlqueues
 from clocks import FakeClock, Gate
+from databases import url_of
 from sqlchildren import Nursery
 from sqlqueues import (
     KINDS,
     PATIENCE_SECONDS,
+    PREFIX,
+    Base,
     Effect,
     Place,
     after_hook,
@@ -46,6 +51,7 @@ from sqlqueues import (
     write_unflushed,
 )
 from tgext.asyncjob import (
+    ConfigError,
     JobQueue,
     JobTimeout,
     NotCommitted,
@@ -347,6 +353,13 @@ def test_job_is_stored_with_what_a_hook_of_the_commit_writes(place, queue):
 
 def write_with(place: Place, text: str) -> None:
     place.Session.execute(effects.insert().values(text=text, amount=1))
+
+
+class Other(Base):
+    """Stands in another database."""
+
+    __tablename__ = f"{PREFIX}other"
+    id = Column(Integer, primary_key=True)
 
 
 class Refusing:
@@ -753,6 +766,43 @@ def test_follow_up_job_of_a_flush_begins_to_exist_with_its_job(place, queue, oth
 
 
 # -- a second database
+
+
+@pytest.mark.parametrize("is_told_later", [True, False])
+def test_session_on_several_databases_serves_jobs_that_are_in_none_of_them(
+    place, second, tmp_path, is_told_later
+):
+    third = create_engine(url_of("sqlite", tmp_path / "third"))
+    session = session_on(binds={Effect: second.engine, Other: third})
+    options = {"url": place.url, "table_prefix": PREFIX, "threads": 0}
+
+    with JobQueue("sql", None if is_told_later else session, **options) as queue:
+        queue.bind(session)
+        with queue.as_current():
+            uid = queue.perform(write_unflushed, "effect")
+            queue.run_pending()
+
+        assert (status(queue, uid), second.written()) == (SUCCESSFUL, [("effect", 1)])
+
+
+@pytest.mark.parametrize("is_told_later", [True, False])
+def test_session_on_several_databases_one_of_which_is_that_of_the_jobs_is_refused(
+    place, second, is_told_later
+):
+    session = session_on(binds={Effect: place.engine, Other: second.engine})
+    options = {"url": place.url, "table_prefix": PREFIX, "threads": 0}
+
+    with (
+        pytest.raises(ConfigError, match="to the database of the jobs alone"),
+        JobQueue("sql", None if is_told_later else session, **options) as queue,
+    ):
+        queue.bind(session)
+
+
+def session_on(**binds: Any) -> Any:
+    made = scoped_session(sessionmaker(**binds))
+    zope.sqlalchemy.register(made)
+    return made
 
 
 @pytest.fixture

@@ -121,16 +121,15 @@ class Sessions:
         """
         had_one = self._has_session()
         try:
-            bind = self.scoped().get_bind()
+            engine: Engine = self.scoped().get_bind().engine
         except UnboundExecutionError as error:
             raise ConfigError(
                 "asyncjob.backend = sql: expected a session with one database, got one that is "
-                "bound to none, or to several; give asyncjob.url the one for the jobs"
+                "bound to none, or to several; bind one to the database of the jobs alone"
             ) from error
         finally:
             if not had_one:
                 self.scoped.remove()
-        engine: Engine = bind.engine
         return engine
 
     def may_fork(self) -> bool:
@@ -168,8 +167,12 @@ class Sessions:
         return [engine for engine in engines if not isinstance(engine.pool, single)]
 
     def works_on(self, url: str | URL) -> bool:
-        """Whether that is the URL of this session's database."""
-        return bool(self.engine().url == make_url(url))
+        """Whether that is the URL of this session's database; raises as ``engine`` does, but where
+        it is none of several."""
+        own, engines = make_url(url), self._engines()
+        if len(engines) > 1 and all(engine.url != own for engine in engines):
+            return False
+        return bool(self.engine().url == own)
 
     def is_used(self) -> bool:
         """Whether this thread's session was used in the transaction that is under way."""
