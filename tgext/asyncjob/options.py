@@ -43,16 +43,19 @@ def _whole(value: Any) -> int:
     return number
 
 
-def _seconds(value: Any) -> float:
-    if isinstance(value, bool):
-        raise ValueError("seconds")
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError("seconds") from None
-    if not 0 <= seconds < float("inf"):
-        raise ValueError("seconds, at least 0")
-    return seconds
+def _seconds(least: int) -> Callable[[Any], float]:
+    def convert(value: Any) -> float:
+        if isinstance(value, bool):
+            raise ValueError("seconds")
+        try:
+            seconds = float(value)
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError("seconds") from None
+        if not least <= seconds < float("inf"):
+            raise ValueError(f"seconds, at least {least}")
+        return seconds
+
+    return convert
 
 
 def _switch(value: Any) -> bool:
@@ -93,7 +96,7 @@ def _at_least(least: int, convert: Callable[[Any], Any]) -> Callable[[Any], Any]
     def checked(value: Any) -> Any:
         found = convert(value)
         if found < least:
-            raise ValueError(f"{convert(least)} or more")
+            raise ValueError(f"{least} or more")
         return found
 
     return checked
@@ -129,12 +132,12 @@ class Options:
     #: signs what is not plain JSON; never shown
     secret: str | None = _option(None, _text, repr=False)
     #: seconds of silence after which a worker that is not known to be dead is given up
-    lease: float = _option(20.0, _at_least(1, _seconds))
+    lease: float = _option(20.0, _seconds(1))
     #: seconds that running jobs may still take when a worker stops; less than Docker's 10 and
     #: gunicorn's 30, so that a deploy is a drain
-    drain_timeout: float = _option(8.0, _seconds)
+    drain_timeout: float = _option(8.0, _seconds(0))
     #: seconds that ended jobs are kept (7 days)
-    retention: float = _option(604_800.0, _seconds)
+    retention: float = _option(604_800.0, _seconds(0))
     #: deaths of a worker while it ran one job, after which that job has FAILED
     max_crashes: int = _option(3, _at_least(1, _whole))
     #: waiting jobs from which on an enqueue raises QueueFull; None: no bound
