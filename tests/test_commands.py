@@ -831,6 +831,8 @@ def test_jobs_in_the_memory_of_a_process_are_refused_with_the_reason(app_module,
         (["--app", "{app}"], "--app: expected MODULE:NAME, got 'app_"),
         (["--app", "{app}:number"], "expected a JobQueue, or a callable that gives one, got int"),
         (["--url", "sqlite://"], "expected a database that other connections see"),
+        (["--url", "oracle://x/y"], "expected SQLite, PostgreSQL or MariaDB"),
+        (["--url", "mysql+mysqldb://x/y"], "got mysql+mysqldb:// (No module named 'MySQLdb"),
         (["--url", "sqlite:///x.db", "--table-prefix", "a b"], "asyncjob.table_prefix: expected"),
     ],
 )

@@ -29,7 +29,6 @@ PATIENCE_SECONDS = 30
 #: The extra that brings a driver, by the module that is missing.
 _EXTRAS = {"psycopg": "postgresql", "psycopg2": "postgresql", "pymysql": "mysql"}
 
-
 #: Pools that a parent process filled.
 _inherited: list[Any] = []
 
@@ -215,23 +214,24 @@ class Sessions:
 
 
 def engine_of(url: str) -> Engine:
-    """Make an engine for *url*; raises ConfigError for one that names no database we know,
-    MissingExtra where its driver is not installed."""
+    """Make an engine for *url*; raises ConfigError for one that names no database or driver that
+    we know, MissingExtra where its driver is not installed."""
     try:
         own = make_url(url)
         if own.get_backend_name() == "sqlite" and "timeout" not in own.query:
             own = own.update_query_dict({"timeout": str(PATIENCE_SECONDS)})
         return create_engine(own)
     except ModuleNotFoundError as error:
-        extra = _EXTRAS.get(error.name or "")
-        if extra is None:
-            raise
-        raise MissingExtra(f"a database at {make_url(url).drivername}://", extra) from error
+        scheme, extra = f"{own.drivername}://", _EXTRAS.get(error.name or "")
+        if extra is not None:
+            raise MissingExtra(f"a database at {scheme}", extra) from error
+        raise ConfigError(
+            f"asyncjob.url: expected SQLite, PostgreSQL or MariaDB, got {scheme} ({error})"
+        ) from error
     except Exception as error:
         raise ConfigError(
             "asyncjob.url: expected an SQLAlchemy URL such as sqlite:///jobs.db or "
-            f"postgresql+psycopg://user@host/name, got one that is refused: "
-            f"{type(error).__name__}"
+            f"postgresql+psycopg://user@host/name, got one that is refused: {type(error).__name__}"
         ) from error
 
 
