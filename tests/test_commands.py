@@ -443,6 +443,19 @@ def test_what_is_wrong_with_the_application_is_said_once_for_all_processes(shop,
     )
 
 
+def test_traceback_of_the_application_is_shown_once_for_all_processes(shop, start):
+    (shop.folder / "broken_app.py").write_text("queue = 1 / 0\n")
+
+    worker = start(shop, "--app", "broken_app:queue", "--processes", "2")
+
+    assert worker.ended() == 2
+    assert worker.said[-2:] == [
+        "ZeroDivisionError: division by zero",
+        "the application cannot be loaded; the lines above say why",
+    ]
+    assert len([line for line in worker.said if "Traceback" in line]) == 1
+
+
 def test_worker_runs_tasks_in_processes_which_end_with_it(shop, start):
     [uid] = shop.enqueue((shop.jobs.held_apart.func,), executor="process")
     worker = start(shop)
@@ -787,6 +800,9 @@ def app_module(tmp_path: Path, monkeypatch: Any) -> Iterator[str]:
         def memory():
             return JobQueue()
 
+        def broken():
+            raise KeyError("the street")
+
         number = 1
         """
     (tmp_path / f"{name}.py").write_text(textwrap.dedent(text))
@@ -843,6 +859,20 @@ def test_address_that_leads_nowhere_is_told_with_the_way_out(
 
     assert code == 2
     assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["worker", "status", "retry x", "schema"])
+def test_application_that_raises_while_it_loads_is_shown_with_its_traceback(
+    app_module, name, capsys
+):
+    code = main([*name.split(), "--app", f"{app_module}:broken"])
+
+    told = capsys.readouterr().err
+    assert code == 2
+    assert 'in broken\n    raise KeyError("the street")\n' in told
+    assert told.endswith(
+        "KeyError: 'the street'\nthe application cannot be loaded; the lines above say why\n"
+    )
 
 
 def test_database_that_is_not_there_is_an_exit_code_of_its_own(capsys):

@@ -50,6 +50,10 @@ PROJECT = {
         use = main
         bakery.closed = true
 
+        [app:broken]
+        use = main
+        bakery.oven = none
+
         [loggers]
         keys = root
 
@@ -117,6 +121,8 @@ PROJECT = {
                     start_async_worker()
 
         def make_app(global_conf, **app_conf):
+            if "bakery.oven" in app_conf:
+                raise RuntimeError("no oven")
             configurator = FullStackApplicationConfigurator()
             configurator.update_blueprint({
                 **{plain},
@@ -293,3 +299,12 @@ def test_ini_file_that_leads_to_no_queue_is_told_with_the_way_out(bakery, argume
     assert (code, out) == (2, "")
     assert complaint in err
     assert "Traceback" not in err
+
+
+def test_application_that_raises_while_it_is_made_is_shown_with_its_traceback(bakery):
+    code, out, err = bakery.run("asyncjob-status", "-c", "development.ini#broken")
+
+    assert (code, out) == (2, "")
+    assert err.endswith(
+        "RuntimeError: no oven\nthe application cannot be loaded; the lines above say why\n"
+    )

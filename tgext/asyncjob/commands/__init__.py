@@ -1,21 +1,23 @@
 """The commands of both doors, ``python -m tgext.asyncjob`` and gearbox.
 
 A door knows how to come to a queue (a URL, a module, an .ini file) and what to call the commands;
-all else is here. Nothing is printed here but by ``perform``.
+all else is here. Nothing is printed but in this module.
 """
 
 from __future__ import annotations
 
 import sys
+import traceback
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from ..backends import left_unopened
-from ..errors import AsyncJobError
+from ..errors import AsyncJobError, ConfigError
 from ..queue import JobQueue
 from . import changes, schema, status, worker
-from .answer import FINE, NO_DATABASE, NOTHING_FOUND, USAGE, Answer, Load
+from .answer import FINE, NO_DATABASE, NOT_LOADED, NOTHING_FOUND, USAGE, Answer, Load
 
 
 class Command(NamedTuple):
@@ -31,7 +33,7 @@ class Command(NamedTuple):
 def perform(command: Command, load: Load, wanted: Namespace) -> int:
     """Do what a command line wants, write what there is to say, and return the exit code."""
     try:
-        text, code = command.run(load, wanted)
+        text, code = command.run(partial(_loaded, load), wanted)
     except AsyncJobError as error:
         text, code = str(error), USAGE
     except Exception as error:
@@ -42,6 +44,17 @@ def perform(command: Command, load: Load, wanted: Namespace) -> int:
         stream = sys.stdout if code in (FINE, NOTHING_FOUND) else sys.stderr
         stream.write(f"{text}\n")
     return code
+
+
+def _loaded(load: Load) -> Any:
+    """Load an application; what it raises is shown here, and is a ConfigError from here on."""
+    try:
+        return load()
+    except Exception as error:
+        if isinstance(error, AsyncJobError) or _is_of_database(error):
+            raise
+        traceback.print_exc()
+        raise ConfigError(NOT_LOADED) from None
 
 
 def _is_of_database(error: Exception) -> bool:

@@ -14,6 +14,9 @@ NOTHING_FOUND = 1  #: no such job, or none that the command could do it to
 USAGE = 2  #: options, or a configuration, that make no sense
 NO_DATABASE = 3  #: the database cannot be asked
 
+#: Said below the traceback of an application.
+NOT_LOADED = "the application cannot be loaded; the lines above say why"
+
 #: The least that is left of a column that is made narrower.
 LEAST_WIDTH = 8
 

@@ -13,7 +13,7 @@ import signal
 from ..errors import AsyncJobError, ConfigError
 from ..forking import Ties
 from ..queue import JobQueue
-from .answer import Load
+from .answer import NOT_LOADED, Load
 from .durable import durable
 
 #: What the child may take to end after this process has died, in seconds.
@@ -46,7 +46,7 @@ def drain_seconds_of(load: Load) -> float | None:
     if was_told:
         return None
     if not text:
-        raise ConfigError("the application cannot be loaded; the lines above say why")
+        raise ConfigError(NOT_LOADED)
     found = json.loads(text)
     if found["error"] is not None:
         raise ConfigError(found["error"])
