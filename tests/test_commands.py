@@ -43,6 +43,9 @@ pytestmark = pytest.mark.timeout(60)
 #: The longest that a line may take to come. What is right comes nowhere near it.
 PATIENCE_SECONDS = 30.0
 
+#: A database that cannot be reached.
+AWAY = "postgresql+psycopg://postgres@127.0.0.1:1/test"
+
 JOBS = """
 import os
 from pathlib import Path
@@ -429,6 +432,28 @@ def test_several_processes_in_a_burst_end_together(shop, start):
     assert worker.ended() == 0
     assert {shop.result(uid).status for uid in uids} == {"SUCCESSFUL"}
     assert len([line for line in worker.said if "with nothing left to do" in line]) == 2
+
+
+@pytest.mark.parametrize("end", [["--burst"], ["--once"], ["--burst", "--processes", "2"]])
+@pytest.mark.parametrize("url", [AWAY, "sqlite:////no/such/folder/jobs.db"])
+def test_worker_that_is_to_end_does_not_wait_for_a_database(shop, start, url, end):
+    shop.address = ["--url", url]
+
+    worker = start(shop, *end)
+
+    assert worker.ended() == 3
+    assert len([line for line in worker.said if "the database cannot be asked: " in line]) == 1
+    assert "Traceback" not in "\n".join(worker.said)
+
+
+def test_worker_that_is_to_stay_goes_on_trying(shop, start):
+    shop.address = ["--url", AWAY]
+
+    worker = start(shop)
+
+    worker.line("cannot claim, trying again in 0.2s")
+    worker.tell()
+    assert worker.ended() == 0
 
 
 def test_what_is_wrong_with_the_application_is_said_once_for_all_processes(shop, start):
@@ -876,7 +901,7 @@ def test_application_that_raises_while_it_loads_is_shown_with_its_traceback(
 
 
 def test_database_that_is_not_there_is_an_exit_code_of_its_own(capsys):
-    code = main(["status", "--url", "postgresql+psycopg://postgres@127.0.0.1:1/test"])
+    code = main(["status", "--url", AWAY])
 
     assert code == 3
     assert "the database cannot be asked: " in capsys.readouterr().err

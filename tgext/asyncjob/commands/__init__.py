@@ -14,10 +14,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ..backends import left_unopened
-from ..errors import AsyncJobError, ConfigError
+from ..errors import ConfigError
 from ..queue import JobQueue
 from . import changes, schema, status, worker
-from .answer import FINE, NO_DATABASE, NOT_LOADED, NOTHING_FOUND, USAGE, Answer, Load
+from .answer import FINE, NOT_LOADED, NOTHING_FOUND, Answer, Load, answer_to
 
 
 class Command(NamedTuple):
@@ -34,12 +34,11 @@ def perform(command: Command, load: Load, wanted: Namespace) -> int:
     """Do what a command line wants, write what there is to say, and return the exit code."""
     try:
         text, code = command.run(partial(_loaded, load), wanted)
-    except AsyncJobError as error:
-        text, code = str(error), USAGE
     except Exception as error:
-        if not _is_of_database(error):
+        answer = answer_to(error)
+        if answer is None:
             raise
-        text, code = f"the database cannot be asked: {error}", NO_DATABASE
+        text, code = answer
     if text:
         stream = sys.stdout if code in (FINE, NOTHING_FOUND) else sys.stderr
         stream.write(f"{text}\n")
@@ -51,15 +50,10 @@ def _loaded(load: Load) -> Any:
     try:
         return load()
     except Exception as error:
-        if isinstance(error, AsyncJobError) or _is_of_database(error):
+        if answer_to(error) is not None:
             raise
         traceback.print_exc()
         raise ConfigError(NOT_LOADED) from None
-
-
-def _is_of_database(error: Exception) -> bool:
-    # By name: SQLAlchemy need not be installed.
-    return any(kind.__module__ == "sqlalchemy.exc" for kind in type(error).__mro__)
 
 
 Act = Callable[[JobQueue, Namespace], Answer]

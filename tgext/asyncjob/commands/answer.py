@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+from ..errors import AsyncJobError
+
 #: Exit codes.
 FINE = 0
 NOTHING_FOUND = 1  #: no such job, or none that the command could do it to
@@ -29,6 +31,16 @@ class Answer(NamedTuple):
 
     text: str
     code: int = FINE
+
+
+def answer_to(error: Exception) -> Answer | None:
+    """Return what there is to say of an error; None for one that nobody has foreseen."""
+    if isinstance(error, AsyncJobError):
+        return Answer(str(error), USAGE)
+    # By name: SQLAlchemy need not be installed.
+    if any(kind.__module__ == "sqlalchemy.exc" for kind in type(error).__mro__):
+        return Answer(f"the database cannot be asked: {error}", NO_DATABASE)
+    return None
 
 
 def as_json(content: Any, code: int = FINE) -> Answer:

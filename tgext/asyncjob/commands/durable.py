@@ -7,6 +7,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..overview import Overview
 from ..queue import JobQueue
+from .answer import Load
 
 
 def durable(queue: JobQueue) -> Any:
@@ -25,3 +26,15 @@ def overview_of(queue: JobQueue) -> Overview:
     """Return what can be asked of its backend; raises ConfigError as ``durable`` does."""
     overview: Overview = durable(queue).overview
     return overview
+
+
+def reached(load: Load) -> JobQueue:
+    """Load the application for a process that is not to wait until its database can be reached;
+    raises what that says."""
+    queue: JobQueue = load()
+    try:
+        overview_of(queue).now()
+    except BaseException:
+        queue.close()
+        raise
+    return queue

@@ -10,20 +10,19 @@ import json
 import os
 import signal
 
-from ..errors import AsyncJobError, ConfigError
 from ..forking import Ties
 from ..queue import JobQueue
-from .answer import NOT_LOADED, Load
+from .answer import NOT_LOADED, USAGE, Answer, Load, answer_to
 from .durable import durable
 
 #: What the child may take to end after this process has died, in seconds.
 END_SECONDS = 1.0
 
 
-def drain_seconds_of(load: Load) -> float | None:
-    """Return the application's ``drain_timeout``; None where this process was told to end.
+def drain_seconds_of(load: Load) -> float | Answer:
+    """Return the application's ``drain_timeout``, or what there is to say instead: this process
+    was told to end, the application cannot be loaded, or worker processes cannot see its jobs.
 
-    Raises ConfigError if it cannot be loaded, or its jobs cannot be seen by worker processes.
     Called in the main thread of a process that has no other thread.
     """
     read, write = os.pipe()
@@ -44,23 +43,22 @@ def drain_seconds_of(load: Load) -> float | None:
     finally:
         ties.close()
     if was_told:
-        return None
-    if not text:
-        raise ConfigError(NOT_LOADED)
-    found = json.loads(text)
-    if found["error"] is not None:
-        raise ConfigError(found["error"])
-    return float(found["drain_seconds"])
+        return Answer("")
+    found = json.loads(text) if text else Answer(NOT_LOADED, USAGE)
+    return found if isinstance(found, float) else Answer(*found)
 
 
-def _seen(load: Load) -> dict[str, object]:
+def _seen(load: Load) -> float | Answer:
     try:
         queue: JobQueue = load()
         with queue:
             durable(queue)
-            return {"error": None, "drain_seconds": queue.options.drain_timeout}
-    except AsyncJobError as error:
-        return {"error": str(error)}
+            return queue.options.drain_timeout
+    except Exception as error:
+        answer = answer_to(error)
+        if answer is None:
+            raise
+        return answer
 
 
 def _wait_for(pid: int, ties: Ties) -> bool:

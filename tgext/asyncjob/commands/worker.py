@@ -11,6 +11,7 @@ from ..errors import ConfigError
 from ..recycling import Allowance
 from ..supervisor import NOTHING_LEFT, Supervisor
 from .answer import FINE, Answer, Load
+from .durable import reached
 from .shift import Plan, work
 from .trial import drain_seconds_of
 
@@ -61,12 +62,14 @@ def run(load: Load, wanted: Namespace) -> Answer:
         leave_after=1 if wanted.once else inf if wanted.burst else None,
         allowance=Allowance(wanted.max_jobs, max_rss_bytes),
     )
+    if plan.leave_after is not None:
+        load = partial(reached, load)
     if wanted.processes == 1 and plan.allowance == Allowance():
         status = work(load, plan, [signal.SIGTERM, signal.SIGINT])
         return Answer("", FINE if status == NOTHING_LEFT else status)
     drain_seconds = drain_seconds_of(load)
-    if drain_seconds is None:
-        return Answer("")
+    if isinstance(drain_seconds, Answer):
+        return drain_seconds
     supervisor = Supervisor(
         # The supervisor alone answers a terminal's SIGINT, which all processes get.
         partial(work, load, plan, [signal.SIGTERM]),
