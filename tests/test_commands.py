@@ -767,6 +767,7 @@ def test_purge_removes_what_ended_so_and_so_long_ago(shop, command):
 
 
 def test_schema_tells_prints_and_makes_the_tables(shop, command):
+    (shop.folder / "jobs.db").touch()
     before = command("schema")
     sql = command("schema", "--sql")
     upgrade = command("schema", "--upgrade")
@@ -838,6 +839,8 @@ def app_module(tmp_path: Path, monkeypatch: Any) -> Iterator[str]:
 
 
 def test_app_names_a_callable_that_makes_the_queue(app_module, tmp_path, capsys):
+    (tmp_path / "of_the_app.db").touch()
+
     code = main(["status", "--app", f"{app_module}:made"])
 
     assert code == 0
@@ -846,6 +849,7 @@ def test_app_names_a_callable_that_makes_the_queue(app_module, tmp_path, capsys)
 
 def test_app_with_a_url_is_given_the_url(app_module, tmp_path, capsys):
     url = f"sqlite:///{tmp_path}/other.db"
+    (tmp_path / "other.db").touch()
 
     code = main(["status", "--app", f"{app_module}:made_on", "--url", url])
 
@@ -884,6 +888,29 @@ def test_address_that_leads_nowhere_is_told_with_the_way_out(
 
     assert code == 2
     assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["status", "status x --json", "retry x", "cancel x", "purge", "schema", "schema --json",
+     "schema --upgrade"],
+)  # fmt: skip
+def test_file_that_is_not_there_is_said_to_be_so_and_is_not_made(tmp_path, name, capsys):
+    code = main([*name.split(), "--url", f"sqlite:///{tmp_path}/typo.db"])
+
+    assert code == 3
+    assert capsys.readouterr().err == (
+        f"the database cannot be asked: there is no file {str(tmp_path / 'typo.db')!r}; "
+        "a worker makes it, and schema --create\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_is_made_by_who_makes_tables(tmp_path):
+    code = main(["schema", "--create", "--url", f"sqlite:///{tmp_path}/new.db"])
+
+    assert code == 0
+    assert (tmp_path / "new.db").exists()
 
 
 @pytest.mark.parametrize("name", ["worker", "status", "retry x", "schema"])
@@ -940,6 +967,7 @@ def test_one_job_wants_one_thread(shop, command):
 
 def test_address_may_stand_in_the_environment(shop, monkeypatch, capsys):
     monkeypatch.setenv("ASYNCJOB_URL", shop.url)
+    (shop.folder / "jobs.db").touch()
 
     assert main(["status"]) == 0
     assert f"database: {shop.url}" in capsys.readouterr().out

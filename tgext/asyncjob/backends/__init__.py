@@ -13,6 +13,7 @@ from ..errors import MissingExtra
 from ..options import Options
 
 _unopened: ContextVar[bool] = ContextVar("asyncjob_unopened", default=False)
+_only_present: ContextVar[bool] = ContextVar("asyncjob_only_present", default=False)
 
 
 def make_backend(options: Options, engine: Any = None) -> ClaimingBackend:
@@ -26,7 +27,10 @@ def make_backend(options: Options, engine: Any = None) -> ClaimingBackend:
             retention_seconds=options.retention, max_crashes=options.max_crashes
         )
         return made
-    made = _class_of("sql", "SqlBackend")(
+    kind = _class_of("sql", "SqlBackend")
+    if _only_present.get():
+        kind.check_present(engine)
+    made = kind(
         engine,
         secret=options.secret,
         prefix=options.table_prefix,
@@ -50,6 +54,20 @@ def left_unopened() -> Iterator[None]:
         yield
     finally:
         _unopened.reset(token)
+
+
+@contextmanager
+def only_present(yes: bool = True) -> Iterator[None]:
+    """Make backends, inside the block, only on a database that is there: to connect to a file of
+    SQLite's makes it.
+
+    For whoever looks, or changes what is there; yes: False for one who may make it.
+    """
+    token = _only_present.set(yes)
+    try:
+        yield
+    finally:
+        _only_present.reset(token)
 
 
 def _class_of(room: str, name: str) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from ..backends import left_unopened
+from ..backends import left_unopened, only_present
 from ..errors import ConfigError
 from ..queue import JobQueue
 from . import changes, schema, status, worker
@@ -63,7 +63,9 @@ def _on_queue(act: Act) -> Callable[[Load, Namespace], Answer]:
     """Make a command of what is done with a queue, in a process that runs no jobs."""
 
     def run(load: Load, wanted: Namespace) -> Answer:
-        with load() as queue:
+        # What --sql prints may be what is to make the file.
+        may_make = getattr(wanted, "create", False) or getattr(wanted, "sql", False)
+        with only_present(not may_make), load() as queue:
             queue.allow_worker(False)  # TurboGears has allowed it: there is an application
             return act(queue, wanted)
 

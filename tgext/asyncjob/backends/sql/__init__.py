@@ -36,6 +36,7 @@ from ...job import (
 )
 from .claims import End, is_plain
 from .desk import SqlDesk
+from .dialects import check_present
 from .tables import ENDED, RUNS, STATE_OF
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class SqlBackend(SqlDesk, ClaimingBackend):
 
     most_at_once = 500
     is_shared = True
+    check_present = staticmethod(check_present)
 
     def register(
         self,

@@ -6,6 +6,7 @@ Whether a worker lives is in ``liveness.py``, how a change is heard of in ``ears
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from ...errors import ConfigError
 from .dialect import Dialect, driver_of, forget_connections
@@ -243,6 +244,15 @@ def _warn_of_short_patience(engine: Engine) -> None:
             "sqlalchemy.url = sqlite:///<the file>?timeout=%d, and let jobs write last",
             seconds, BUSY_SECONDS,
         )  # fmt: skip
+
+
+def check_present(engine: Engine) -> None:
+    """Raise an error of SQLAlchemy's, as a server would, for a SQLite file that is not there."""
+    path = engine.url.database if engine.dialect.name == "sqlite" else None
+    if path and not path.startswith((":", "file:")) and not os.path.exists(path):
+        raise SQLAlchemyError(
+            f"there is no file {os.path.abspath(path)!r}; a worker makes it, and schema --create"
+        )
 
 
 _DIALECTS: dict[str, type[Dialect]] = {
