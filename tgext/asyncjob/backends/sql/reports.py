@@ -66,8 +66,7 @@ class Reports:
         self._writer: threading.Thread | None = None
 
     def put(self, uid: str, progress: Progress) -> None:
-        """Take a report; raises NotSerializable for what a row cannot hold, which the writer
-        would try again for ever, and with it the reports of all other jobs."""
+        """Take a report; raises NotSerializable for what a row cannot hold."""
         value, data, total = progress
         for name, number in (("value", value), ("total", total)):
             if number is not None and not _LEAST <= number <= _MOST:
