@@ -531,6 +531,8 @@ def test_workers_that_reach_sqlites_file_by_other_ways_know_each_other(way, tmp_
         assert other.rescue() == busy.rescue() == 0
         assert len(other.overview.workers()) == len(busy.overview.workers()) == 2
         assert status_of(other, uid) is status_of(busy, claimed_by_other) is RUNNING
+    for backend in (busy, other):
+        backend.engine.dispose()
 
 
 def test_script_that_holds_sqlites_lock_is_told_so_at_the_enqueue(tmp_path):
