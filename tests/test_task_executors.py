@@ -20,6 +20,7 @@ import time
 import types
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -1019,6 +1020,26 @@ def test_no_process_is_forked_while_jobs_are_written(shop):
         after = queue._binding.may_fork()
 
     assert (while_claiming, while_beating, after) == (False, False, True)
+
+
+@on("sqlite")
+def test_a_nursery_that_was_forked_while_another_thread_wrote_is_not_kept(shop, monkeypatch):
+    """It would find the database locked for ever: SQLite keeps its locks in the process."""
+    with shop.open(threads=0) as queue, queue.as_current():
+        fork, tries = queue._nursery._fork, []
+
+        def fork_too_late(in_use):
+            with queue.backend._dialect.begin() if not tries else nullcontext():
+                tries.append(fork(in_use))
+            return tries[-1]
+
+        monkeypatch.setattr(queue._nursery, "_fork", fork_too_late)
+        result = write_apart.enqueue("written")
+        queue.run_pending()
+        result.refresh()
+
+    assert tries == [False, True]
+    assert (result.status, shop.written()) == ("SUCCESSFUL", ["written"])
 
 
 @on("sqlite")

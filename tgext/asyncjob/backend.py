@@ -96,9 +96,10 @@ class Backend(ABC):
     def waiting(self) -> int:
         """Count the READY jobs; cheap enough for every enqueue."""
 
-    def may_fork(self) -> bool:
-        """Whether a child that were forked now could work with the same store."""
-        return True
+    def in_use(self) -> list[Callable[[], object]]:
+        """What to ask, also in a copy of this process, whether somebody uses the store so that a
+        forked child could not work with it."""
+        return []
 
     @abstractmethod
     def after_fork(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -95,9 +96,15 @@ class Binding:
             self._backend.after_fork()
 
     def may_fork(self) -> bool:
-        """Whether a child that were forked now could work with the same databases."""
-        is_quiet = self.sessions is None or self.sessions.may_fork()
-        return is_quiet and (self._backend is None or self._backend.may_fork())
+        """Make ready for a fork; whether a child could work with the same databases."""
+        if self.sessions is not None:
+            self.sessions.close_idle()
+        return not any(ask() for ask in self.in_use())
+
+    def in_use(self) -> list[Callable[[], object]]:
+        """What to ask, also in a copy of this process, whether somebody uses those databases."""
+        both = (self.sessions, self._backend)
+        return [ask for each in both if each is not None for ask in each.in_use()]
 
     def forget_connections(self) -> None:
         """Leave the connections of the application's session to the parent process, too."""

@@ -74,7 +74,7 @@ class JobQueue:
             announce=self._announce,
             connection=self._binding.connection,
         )
-        self._nursery = Nursery(self._binding.may_fork, self._become_nursery, self._become_child)
+        self._nursery = Nursery(self._binding, self._become_nursery, self._become_child)
         self._closed = False
         self._pid = os.getpid()
         self.bind(session)

@@ -131,18 +131,17 @@ class Sessions:
                 self.scoped.remove()
         return engine
 
-    def may_fork(self) -> bool:
-        """Whether no connection is in a state that a forked child must not copy.
-
-        SQLite keeps in the process which locks its connections hold: those that are idle are
-        closed for that, and while one is in use, this is not the moment.
-        """
+    def close_idle(self) -> None:
+        """Close the idle connections to SQLite, which a forked child must not copy: it keeps in
+        the process which locks its connections hold."""
         for engine in self._engines():
-            if engine.dialect.name == "sqlite":
-                if getattr(engine.pool, "checkedout", int)():
-                    return False
+            if engine.dialect.name == "sqlite" and not getattr(engine.pool, "checkedout", int)():
                 engine.dispose()
-        return True
+
+    def in_use(self) -> list[Callable[[], object]]:
+        """What to ask, also in a copy of this process, whether one of those is in use."""
+        pools = [engine.pool for engine in self._engines() if engine.dialect.name == "sqlite"]
+        return [getattr(pool, "checkedout", int) for pool in pools]
 
     def forget_connections(self) -> None:
         """Begin with new connections, in a forked child: those that are there are its parent's,

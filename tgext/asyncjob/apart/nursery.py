@@ -30,7 +30,7 @@ from contextlib import suppress
 from contextvars import Context
 from functools import partial
 from multiprocessing.connection import Connection, Pipe, wait
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from ..errors import WorkerCrashed
 from ..forking import HEARD, Ties, flush_stdio, leave_connections, name_of, set_title
@@ -49,6 +49,9 @@ LOOK_SECONDS = 1.0
 
 #: How long to wait for a good moment to fork, in seconds, and between two looks.
 QUIET_SECONDS, QUIET_LOOK_SECONDS = 10.0, 0.005
+
+#: How long a nursery may take to say that it was forked in the right moment.
+RIGHT_SECONDS = 2.0
 
 #: How long a process may go on that has said what it came to, in seconds.
 EXIT_SECONDS = 1.0
@@ -118,20 +121,22 @@ class Child:
         return True
 
 
+class Databases(Protocol):
+    """Those of a queue."""
+
+    def may_fork(self) -> bool: ...
+    def in_use(self) -> list[Callable[[], object]]: ...
+
+
 class Nursery:
     """Of one queue; any thread may use it.
 
-    may_fork: whether this process is in a state that can be copied. prepare: called once in the
-    nursery's process, when it begins. adopt: see ``child.py``.
+    databases: those that must not be copied in use. prepare: called once in the nursery's
+    process, when it begins. adopt: see ``child.py``.
     """
 
-    def __init__(
-        self,
-        may_fork: Callable[[], bool],
-        prepare: Callable[[], None],
-        adopt: Adopt,
-    ) -> None:
-        self._may_fork = may_fork
+    def __init__(self, databases: Databases, prepare: Callable[[], None], adopt: Adopt) -> None:
+        self._databases = databases
         self._prepare = prepare
         self._adopt = adopt
         self._requests: socket.socket | None = None
@@ -206,16 +211,21 @@ class Nursery:
         # From 3.12 on Python says that it is a risk; the module says what is done about it.
         warnings.filterwarnings("ignore", ".*use of fork", DeprecationWarning, re.escape(__name__))
         until = time.monotonic() + QUIET_SECONDS
-        while is_wanted() and not self._may_fork():
-            if time.monotonic() > until:
-                log.warning(
-                    "another thread has been using a database of jobs for %gs: processes of jobs "
-                    "may find it locked; run them by asyncjob-worker", QUIET_SECONDS,
-                )  # fmt: skip
-                break
+        while is_wanted() and time.monotonic() < until:
+            if self._databases.may_fork() and self._fork(self._databases.in_use()):
+                return
             time.sleep(QUIET_LOOK_SECONDS)
         if not is_wanted():
             raise WorkerCrashed("no process was started for it: it is to end")
+        log.warning(
+            "another thread has been using a database of jobs for %gs: processes of jobs may find "
+            "it locked; run them by asyncjob-worker", QUIET_SECONDS,
+        )  # fmt: skip
+        self._fork([])
+
+    def _fork(self, in_use: list[Callable[[], object]]) -> bool:
+        """Fork the nursery; False if its moment was not right. The copy is asked: other threads go
+        on until the fork itself, and what they were at then only the copy can tell."""
         flush_stdio()  # else what is left in the buffers would be written by each process, too
         ours, theirs = socket.socketpair()
         # A signal for the nursery must not find this process's handlers.
@@ -224,11 +234,20 @@ class Nursery:
             pid = os.fork()
             if not pid:
                 ours.close()
-                Context().run(self._be, theirs, mask)
+                Context().run(self._be, theirs, mask, in_use)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
         self._requests, self._pid = ours, pid
+        ours.settimeout(RIGHT_SECONDS)  # it may have copied a lock that nobody there lets go of
+        with suppress(OSError):
+            if ours.recv(1):
+                ours.settimeout(None)
+                return True
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        self._close()
+        return False
 
     def _close(self) -> None:
         requests, self._requests = self._requests, None
@@ -246,8 +265,11 @@ class Nursery:
 
     # -- in the nursery
 
-    def _be(self, requests: socket.socket, mask: Any) -> NoReturn:
+    def _be(self, requests: socket.socket, mask: Any, in_use: list[Any]) -> NoReturn:
         try:
+            if any(ask() for ask in in_use):
+                os._exit(0)
+            requests.send(b"!")
             leave_connections(requests.fileno())
             ties = Ties(end_seconds=0)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -153,8 +153,8 @@ class SqlDesk(Backend):
         self._liveness.let_go()
         self._dialect.dispose()
 
-    def may_fork(self) -> bool:
-        return self._dialect.may_fork()
+    def in_use(self) -> list[Callable[[], object]]:
+        return self._dialect.in_use()
 
     def after_fork(self) -> None:
         # The child must not say goodbye on connections that are its parent's.

@@ -127,9 +127,10 @@ class Dialect(ABC):
         """Close what is open."""
         self.engine.dispose()
 
-    def may_fork(self) -> bool:
-        """Whether none of our connections is in a state that a forked child must not copy."""
-        return True
+    def in_use(self) -> list[Callable[[], object]]:
+        """What to ask, also in a copy of this process, whether one of our connections is in a
+        state that a forked child must not copy."""
+        return []
 
     def after_fork(self) -> None:
         """Forget connections that are a parent process's, without ever closing them: that would

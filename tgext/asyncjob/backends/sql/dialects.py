@@ -141,6 +141,8 @@ class Sqlite(Dialect):
                 "asyncjob.backend = memory, or sqlalchemy.url to a file"
             )
         self._line = threading.Lock()
+        #: held while a connection is asked for the number of commits
+        self.counting = threading.Lock()
         own = super().make_engine(engine)
         with own.connect() as connection:
             # As SQLite has found it: the URL's may be relative, a URI, or lead over a link, and
@@ -217,11 +219,11 @@ class Sqlite(Dialect):
         text = str(error.orig)
         return "is locked" in text or "is full" in text or "disk I/O" in text
 
-    def may_fork(self) -> bool:
+    def in_use(self) -> list[Callable[[], object]]:
         # SQLite keeps in the process which locks its connections hold: one that is out may be
-        # inside a transaction. The one that counts commits, which holds none, is not the pool's.
+        # inside a transaction. The one that counts commits is not the pool's.
         pools = (self.engine.pool, self._beside.pool)
-        return not any(getattr(pool, "checkedout", int)() for pool in pools)
+        return [self.counting.locked, *[getattr(pool, "checkedout", int) for pool in pools]]
 
     def dispose(self) -> None:
         super().dispose()
@@ -229,7 +231,7 @@ class Sqlite(Dialect):
 
     def after_fork(self) -> None:
         super().after_fork()
-        self._line = threading.Lock()
+        self._line, self.counting = threading.Lock(), threading.Lock()
         forget_connections(self._beside)
 
 

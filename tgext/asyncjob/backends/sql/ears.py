@@ -111,6 +111,7 @@ class CommitCounter(Ears):
     looks_first = False  # a claim does it
 
     def __init__(self, dialect: Sqlite) -> None:
+        self._dialect = dialect
         self._log_path = f"{dialect.path}-wal"
         self._written_ns = -1
         self._unsure_until = 0.0
@@ -141,7 +142,8 @@ class CommitCounter(Ears):
         return now < self._unsure_until
 
     def _count(self) -> int:
-        return int(self._cursor.execute("PRAGMA data_version").fetchone()[0])
+        with self._dialect.counting:
+            return int(self._cursor.execute("PRAGMA data_version").fetchone()[0])
 
     def close(self) -> None:
         with suppress(Exception):
