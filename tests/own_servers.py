@@ -36,7 +36,8 @@ class OwnServer:
     user: str  #: who it runs as where the tests run as root
     dies_by: signal.Signals  #: at once, children too, and nothing is written any more
 
-    def __init__(self) -> None:
+    def __init__(self, **variables: str) -> None:
+        self.variables = variables  #: more of them for its environment
         self.folder = Path(tempfile.mkdtemp(prefix="asyncjob-"))
         self.port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
@@ -75,7 +76,8 @@ class OwnServer:
     @property
     def _env(self) -> dict[str, str]:
         folder = str(self.folder)  # of its own for all: two that are made at once share no file
-        return {"PATH": os.environ["PATH"], "HOME": folder, "TMPDIR": folder, "LC_ALL": "C"}
+        own = {"PATH": os.environ["PATH"], "HOME": folder, "TMPDIR": folder, "LC_ALL": "C"}
+        return {**own, **self.variables}
 
     def start(self) -> None:
         """Start it, and return when it answers."""
@@ -127,9 +129,9 @@ class OwnPostgreSql(OwnServer):
     user = "postgres"
     dies_by = signal.SIGQUIT  # its "immediate" shutdown; a SIGKILL would leave its children
 
-    def __init__(self) -> None:
+    def __init__(self, **variables: str) -> None:
         self._programs = _postgresql_programs()
-        super().__init__()
+        super().__init__(**variables)
 
     def _makes(self) -> list[str]:
         return [
@@ -161,10 +163,10 @@ class OwnMariaDb(OwnServer):
     user = "mysql"
     dies_by = signal.SIGKILL
 
-    def __init__(self) -> None:
+    def __init__(self, **variables: str) -> None:
         for program in ("mariadb-install-db", _MARIADBD):
             need(_which(program), f"MariaDB's {program} (Debian: mariadb-server)")
-        super().__init__()
+        super().__init__(**variables)
 
     def _makes(self) -> list[str]:
         return [
@@ -192,9 +194,9 @@ KINDS: dict[str, type[OwnServer]] = {"postgresql": OwnPostgreSql, "mariadb": Own
 
 
 @contextmanager
-def own_server(kind: str) -> Iterator[OwnServer]:
-    """Run a server of *kind* for a block; needs its programs."""
-    made = KINDS[kind]()
+def own_server(kind: str, **variables: str) -> Iterator[OwnServer]:
+    """Run a server of *kind* for a block; needs its programs. variables: for its environment."""
+    made = KINDS[kind](**variables)
     try:
         made.make_as(_fresh(kind))
         made.start()

@@ -78,7 +78,8 @@ _TEXT: dict[str, Any] = {
 
 
 class epoch(FunctionElement[float]):
-    """The database's clock: seconds since the epoch."""
+    """The database's clock: seconds since the epoch, when the statement began. The same all
+    through a statement, so that an index can be asked for what is due."""
 
     type = Double()
     inherit_cache = True
@@ -91,14 +92,15 @@ def _epoch_of_sqlite(_element: Any, _compiler: Any, **_options: Any) -> str:
 
 @compiles(epoch, "postgresql")
 def _epoch_of_postgresql(_element: Any, _compiler: Any, **_options: Any) -> str:
-    return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
+    # now() would be the moment in which a job's transaction began.
+    return "CAST(extract(epoch FROM statement_timestamp()) AS double precision)"
 
 
 @compiles(epoch, "mysql")
 @compiles(epoch, "mariadb")
 def _epoch_of_mariadb(_element: Any, _compiler: Any, **_options: Any) -> str:
-    # sysdate() is the moment itself, where now() is that of the statement's begin.
-    return "(unix_timestamp(sysdate(6)) + 0e0)"
+    # Never by way of local time, of which there is one hour twice when summer time ends.
+    return "(timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6)) / 1e6)"
 
 
 class Clock:
