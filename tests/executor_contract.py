@@ -107,7 +107,9 @@ class ExecutorContract:
         assert executor.submit(nothing).result(PATIENCE_SECONDS) is None
 
     def test_keywords_named_like_submits_own_parameters_belong_to_the_call(self, executor):
-        given = {"self": 1, "fn": 2, "timeout": 3, "callable": 4, "executor": 5}
+        names = ("self", "fn", "func", "function", "callable", "call", "args", "kwargs", "timeout",
+                 "executor", "future", "uid", "task", "target", "key", "name")  # fmt: skip
+        given = {name: number for number, name in enumerate(names)}
 
         assert executor.submit(keywords, **given).result(PATIENCE_SECONDS) == given
 

@@ -70,7 +70,7 @@ class Task(TaskOptions):
                 "process cannot find by its name; move it to the module, or run it in a thread"
             )
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.func(*args, **kwargs)
 
     @property
@@ -78,7 +78,7 @@ class Task(TaskOptions):
         """The dotted path of the function."""
         return path_of(self.func)
 
-    def using(self, **options: Any) -> Task:
+    def using(self, /, **options: Any) -> Task:
         """Return a copy with other options; ``run_after`` too.
 
         run_after: an aware datetime, or a timedelta that counts from the enqueue.
@@ -87,7 +87,7 @@ class Task(TaskOptions):
         _refuse_unknown(options, [*_OPTION_NAMES, "run_after"], "Task.using")
         return replace(self, **options)
 
-    def enqueue(self, *args: Any, **kwargs: Any) -> TaskResult:
+    def enqueue(self, /, *args: Any, **kwargs: Any) -> TaskResult:
         """Ask the current queue to run the function with these arguments.
 
         Inside a managed transaction the job begins to exist with its commit.

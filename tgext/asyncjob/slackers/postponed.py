@@ -34,7 +34,7 @@ class _Recorder:
             raise AttributeError(f"a {type(self).__name__} records no attribute {name!r}")
         return Postponed(self.__asyncjob_chain__.get(name), self.__asyncjob_worker__)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Postponed:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Postponed:
         return Postponed(self.__asyncjob_chain__.call(args, kwargs), self.__asyncjob_worker__)
 
     def __getitem__(self, key: Any) -> Postponed:

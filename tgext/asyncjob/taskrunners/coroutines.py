@@ -20,20 +20,25 @@ class CoroutineTaskrunner(Taskrunner):
     """
 
     def __init__(
-        self, func: Callable[..., Any], *init_args: Any, yield_on_iter: bool = True, **options: Any
+        self,
+        /,
+        func: Callable[..., Any],
+        *init_args: Any,
+        yield_on_iter: bool = True,
+        **options: Any,
     ) -> None:
         super().__init__(func, *init_args, **options)
         self._yields = yield_on_iter
         self._running: set[asyncio.Task[Any]] = set()
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Inside a running loop start a task there and return it, to be awaited.
 
         Outside, run to the end, on a loop of its own, and return the result.
         """
         return self.run(args, kwargs) if running_loop() is None else self._start(args, kwargs)
 
-    async def acall(self, *args: Any, **kwargs: Any) -> Any:
+    async def acall(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the function with its callbacks in the coroutine of the caller."""
         return await call_back_async(self.callbacks, self._bound, args, kwargs, yields=self._yields)
 
@@ -41,7 +46,7 @@ class CoroutineTaskrunner(Taskrunner):
         """Run to the end. Raises RuntimeError inside a running loop."""
         return finish(self.acall(*args, **kwargs))
 
-    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+    def submit(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Run as a call does; return the future of what the function returns."""
         if running_loop() is None:
             return super().submit(*args, **kwargs)

@@ -48,6 +48,7 @@ class TaskDispatcher:
 
     def enqueue(
         self,
+        /,
         func: Callable[..., Any],
         *init_args: Any,
         target: Target | None = None,
@@ -72,6 +73,7 @@ class TaskDispatcher:
 
     def dispatch(
         self,
+        /,
         func: Callable[..., Any],
         *init_args: Any,
         target: Target | None = None,

@@ -137,6 +137,7 @@ class Taskrunner:
 
     def __init__(
         self,
+        /,
         func: Callable[..., Any],
         *init_args: Any,
         on_iter: Callback | None = None,
@@ -154,7 +155,7 @@ class Taskrunner:
         self._init_args = init_args
         self._init_kwargs = init_kwargs
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the function; return what it returns, None after an error that ``on_error`` got."""
         return self.run(args, kwargs)
 
@@ -162,7 +163,7 @@ class Taskrunner:
         """Run the function with its callbacks here and now."""
         return call_back(self.callbacks, self._bound, args, kwargs)
 
-    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+    def submit(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Run the function where this runner does; return the future of what it returns."""
         future: Future[Any] = Future()
         future.set_running_or_notify_cancel()
@@ -180,7 +181,7 @@ class Taskrunner:
         return functools.partial(self._call, self.func, self._init_args, self._init_kwargs)
 
     @staticmethod
-    def _call(func: Any, init_args: Any, init_kwargs: Any, *args: Any, **kwargs: Any) -> Any:
+    def _call(func: Any, init_args: Any, init_kwargs: Any, /, *args: Any, **kwargs: Any) -> Any:
         return func(*init_args, *args, **init_kwargs, **kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -199,11 +200,11 @@ class ThreadTaskrunner(Taskrunner):
     the future, and logged.
     """
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Future[Any]:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Start the thread; return a ``concurrent.futures.Future``."""
         return self._told(self.submit(*args, **kwargs))
 
-    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+    def submit(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Start the thread; return the future. Logs nothing."""
         pool = ThreadPoolExecutor(1, thread_name_prefix="asyncjob-task")
         future = pool.submit(self.run, args, kwargs)
@@ -234,7 +235,7 @@ class MultiprocessTaskrunner(ThreadTaskrunner):
     start_method: str | None = None
 
     def __init__(
-        self, func: Callable[..., Any], *init_args: Any, check_func: bool = True, **options: Any
+        self, /, func: Callable[..., Any], *init_args: Any, check_func: bool = True, **options: Any
     ) -> None:
         super().__init__(func, *init_args, **options)
         for function in (self.func, *self.callbacks):
@@ -245,7 +246,7 @@ class MultiprocessTaskrunner(ThreadTaskrunner):
                     "module, use ThreadTaskrunner, or give check_func=False where processes fork"
                 )
 
-    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+    def submit(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Start the process; return the future. Raises NotSerializable."""
         executor = NewProcessExecutor(self.start_method)
         try:

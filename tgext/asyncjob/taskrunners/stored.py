@@ -104,6 +104,7 @@ class StoreTaskWriter(Taskrunner):
 
     def __init__(
         self,
+        /,
         func: Callable[..., Any],
         store: Store | None = None,
         *init_args: Any,
@@ -133,7 +134,7 @@ class StoreTaskWriter(Taskrunner):
                 "called where the function runs, and only its name would be stored"
             )
 
-    def __call__(self, *args: Any, task_id: str | None = None, **kwargs: Any) -> str:
+    def __call__(self, /, *args: Any, task_id: str | None = None, **kwargs: Any) -> str:
         """Write the call; return the key, *task_id* if that is given.
 
         Raises NotSerializable, and what the store raises.
@@ -143,7 +144,7 @@ class StoreTaskWriter(Taskrunner):
             self._shared.store[key] = entry
         return key
 
-    def submit(self, *args: Any, task_id: str | None = None, **kwargs: Any) -> Future[Any]:
+    def submit(self, /, *args: Any, task_id: str | None = None, **kwargs: Any) -> Future[Any]:
         """Write the call; return the future of what a reader marks as its end."""
         key, entry = self._entry(task_id, args, kwargs)
         return self._watch.write(key, entry)
