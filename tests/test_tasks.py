@@ -864,27 +864,6 @@ def test_a_coroutine_gives_its_value_and_can_be_tracked_and_cancelled(queue, gat
     assert result.wait(5).status is CANCELLED
 
 
-def test_an_async_generator_is_not_passed_off_as_done(queue):
-    """Nothing of it has run: its value cannot be kept, as a generator's cannot."""
-    ran = []
-
-    @task
-    async def job():
-        ran.append(1)
-        yield 1
-
-    result = job.enqueue().wait(5)
-
-    assert result.status is FAILED or ran or _not_kept(result)
-
-
-def _not_kept(result):
-    try:
-        return result.return_value is None
-    except errors.NotSerializable:
-        return True
-
-
 # -- errors
 
 

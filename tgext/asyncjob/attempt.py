@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from contextvars import Context, copy_context
 from threading import current_thread, main_thread
-from types import CoroutineType
 from typing import Any
 
 from .backend import ClaimingBackend
+from .call import PLAIN
 from .current import attempt_var
 from .errors import JobCancelled, JobTimeout
 from .interruption import Abandoned, Interruptible, stack_of
@@ -234,7 +234,7 @@ class Attempt:
             value = self._running.wait_for(future, self.checkpoint)
         else:
             value = call.target(*args, **call.kwargs) if call.kwargs else call.target(*args)
-        return self._running.complete(value) if type(value) is CoroutineType else value
+        return value if type(value) in PLAIN else self._running.settle(value, self.checkpoint)
 
     def _before_commit(self, value: Any) -> None:
         """The job's commit is a checkpoint: a cancellation it swallowed, it cannot here."""

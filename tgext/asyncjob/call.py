@@ -6,14 +6,19 @@ function, positional arguments of plain types) costs less than a microsecond.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
-from types import AsyncGeneratorType, CoroutineType, FunctionType, GeneratorType
+from types import AsyncGeneratorType, FunctionType, GeneratorType, MethodType
 from typing import Any, NamedTuple
 
 from .errors import BadCall, NotSerializable
 
-_PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
+#: Types of values that are nothing but themselves.
+PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
+
+#: The flags of a function whose call runs none of its lines.
+_GENERATES = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 
 class Call(NamedTuple):
@@ -49,14 +54,62 @@ def check(
             f"expected something callable to run as a job, got {_shown(target)}; "
             "give the function itself and its arguments after it, as in asyncjob_perform(f, 1)"
         )
+    if _generates(target):
+        raise BadCall(
+            "expected a function that does its work when it is called, got the generator function "
+            f"{path_of(target)}, of which a call runs no line; replace its `yield` "
+            "(asyncjob_set_progress() reports how far it is), or enqueue a function that iterates "
+            "over it"
+        )
     if not _plainly_fits(target, len(args) + implied, kwargs):
         _check_signature(target, args, kwargs, implied)
     for value in args:
-        if type(value) not in _PLAIN:
+        if type(value) not in PLAIN:
             _check_detached(value)
     for value in kwargs.values():
-        if type(value) not in _PLAIN:
+        if type(value) not in PLAIN:
             _check_detached(value)
+
+
+def _generates(target: object) -> bool:
+    """Whether a call only makes a generator, as far as can be seen before."""
+    while type(target) is not FunctionType:
+        kind: Any = type(target)
+        if issubclass(kind, functools.partial):
+            target = target.func  # type: ignore[attr-defined]
+        elif issubclass(kind, (MethodType, staticmethod)):
+            target = target.__func__  # type: ignore[attr-defined]
+        elif issubclass(kind, type) or type(kind.__call__) is not FunctionType:
+            return False
+        else:
+            target = kind.__call__
+    flags = target.__code__.co_flags
+    # What types.coroutine() has marked can be awaited, and is.
+    return bool(flags & _GENERATES) and not flags & inspect.CO_ITERABLE_COROUTINE
+
+
+def check_done(value: object) -> None:
+    """Refuse what a call returned where that is its work, and nobody would do it.
+
+    That is a generator that has not ended, as a decorated generator function returns it, also one
+    for a ``with`` block. A generator expression is a value, though none that can be kept.
+    Raises BadCall.
+    """
+    kind: Any = type(value)
+    if kind in PLAIN:
+        return
+    made: Any = value
+    if kind.__module__ == "contextlib" and hasattr(value, "gen"):
+        made = value.gen
+    if type(made) is GeneratorType:
+        is_open = made.gi_frame is not None
+    else:
+        is_open = type(made) is AsyncGeneratorType and made.ag_frame is not None
+    if is_open and made.__name__ != "<genexpr>":
+        raise BadCall(
+            f"expected a function that has done its work when it returns, got a {kind.__name__} of "
+            f"{made.__qualname__}, of which not all lines have run; call what iterates over it"
+        )
 
 
 def _plainly_fits(target: object, given: int, kwargs: dict[str, Any]) -> bool:
@@ -99,7 +152,7 @@ def _check_detached(value: Any) -> None:
             if id(value) not in seen:
                 seen.add(id(value))
                 items = value.values() if issubclass(kind, dict) else value
-                waiting += [item for item in items if type(item) not in _PLAIN]
+                waiting += [item for item in items if type(item) not in PLAIN]
         elif is_orm_instance(value):
             raise NotSerializable(
                 f"expected an argument that outlives this session, got {_shown(value)}, which "
@@ -119,7 +172,7 @@ def why_not_kept(result: object) -> str | None:
     A database object is detached by the commit, and an iterator can run only once, in the
     session that is gone by then.
     """
-    if type(result) in _PLAIN:
+    if type(result) in PLAIN:
         return None
     try:
         _check_detached(result)
@@ -127,14 +180,14 @@ def why_not_kept(result: object) -> str | None:
         return f"it is or holds a database object ({type(result).__name__}): return its id"
     except Exception as error:  # noqa: BLE001 - a container of the job's own may raise anything
         return f"looking into a {type(result).__name__} raised {type(error).__name__}"
-    if issubclass(type(result), (GeneratorType, AsyncGeneratorType, CoroutineType)):
+    if hasattr(type(result), "__next__") or hasattr(type(result), "__anext__"):
         return f"it is a {type(result).__name__}: return a list of what it yields"
     return None
 
 
 def _shown(value: object) -> str:
     """``repr``, short; for a value whose ``repr`` may raise or touch a database, its type."""
-    if type(value) in _PLAIN:
+    if type(value) in PLAIN:
         text = repr(value)
         return text if len(text) <= 80 else f"{text[:77]}..."
     return f"an instance of {path_of(type(value))}"

@@ -14,15 +14,19 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import inspect
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from types import CoroutineType, GeneratorType
 from typing import Any
 
+from .call import check_done
+from .errors import BadCall
 from .job import is_ours
 
 #: How often an interruption tries to find a function outside such code, and seconds between two.
@@ -88,12 +92,24 @@ class Interruptible:
             self.check()
         return value
 
-    def complete(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Return what *coroutine* comes to, for the function itself.
+    def settle(self, value: Any, look: Callable[[], None]) -> Any:
+        """Return what *value* comes to, for the function itself, where it stands for work that has
+        not begun or goes on: what can be awaited, or a future.
 
-        It is run on a loop of its own, one that an interruption can wake.
+        What is awaited runs on a loop of its own, one that an interruption can wake. look: see
+        ``wait_for``. Raises what that work raises, BadCall for work that nobody would do.
         """
-        return asyncio.run(self._await(coroutine))
+        while True:
+            kind = type(value)  # not isinstance: a proxy may answer for another object
+            if issubclass(kind, Future):
+                value = self.wait_for(value, look)
+            elif issubclass(kind, asyncio.Future):
+                value = self.wait_for(_beyond(value), look)
+            elif kind is CoroutineType or hasattr(kind, "__await__") or _is_awaited(value):
+                value = asyncio.run(self._await(value))
+            else:
+                check_done(value)
+                return value
 
     def wait_for(self, future: Future[Any], look: Callable[[], None]) -> Any:
         """Return the result of *future*, for the function itself, or raise what it raised.
@@ -178,9 +194,9 @@ class Interruptible:
             if self._interruption is not None:
                 _raise_in(self.thread, None)
 
-    async def _await(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    async def _await(self, awaitable: Awaitable[Any]) -> Any:
         loop = asyncio.get_running_loop()
-        task = asyncio.ensure_future(coroutine)
+        task = asyncio.ensure_future(awaitable)
         with self._lock:
             self._wake = lambda: loop.call_soon_threadsafe(task.cancel)
         try:
@@ -188,6 +204,40 @@ class Interruptible:
         finally:
             with self._lock:
                 self._wake = None
+
+
+def _is_awaited(value: object) -> bool:
+    """Whether it is a generator that ``types.coroutine`` has made one to be awaited."""
+    code = value.gi_code if type(value) is GeneratorType else None
+    return code is not None and bool(code.co_flags & inspect.CO_ITERABLE_COROUTINE)
+
+
+def _beyond(future: asyncio.Future[Any]) -> Future[Any]:
+    """Return a future of this thread's for one of an event loop's, which runs in another.
+
+    Raises BadCall for one that would never be done: its loop does not run, or is this thread's.
+    """
+    loop = future.get_loop()
+    if future.done():
+        ended: Future[Any] = Future()
+        if future.cancelled():
+            ended.cancel()
+        elif (error := future.exception()) is not None:
+            ended.set_exception(error)
+        else:
+            ended.set_result(future.result())
+        return ended
+    if not loop.is_running() or asyncio._get_running_loop() is loop:
+        raise BadCall(
+            f"expected a function that has done its work when it returns, got {future!r}, whose "
+            "event loop does not run in another thread; enqueue an `async def` function that "
+            "awaits it"
+        )
+    return asyncio.run_coroutine_threadsafe(_result_of(future), loop)
+
+
+async def _result_of(future: asyncio.Future[Any]) -> Any:
+    return await future
 
 
 def _is_locking(thread: int) -> bool:

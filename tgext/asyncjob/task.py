@@ -47,6 +47,8 @@ class Task(TaskOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.func, Task):  # the same function with other options
+            vars(self)["func"] = self.func.func
         if not callable(self.func):
             raise BadCall(f"@task: expected a function to decorate, got {self.func!r}")
         check_run_after(self.run_after)

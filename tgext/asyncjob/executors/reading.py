@@ -16,6 +16,7 @@ from collections.abc import Callable, MutableMapping
 from typing import Any
 from weakref import WeakSet, WeakValueDictionary
 
+from ..call import check_done
 from ..errors import ConfigError
 from .awaiting import finish
 from .entries import NEW, RUNNING, Entries, Entry
@@ -176,6 +177,7 @@ class StoreReader:
         try:
             function, args, kwargs = self._entries.read(key, entry, self._get_task_func)
             value = finish(function(*args, **kwargs))
+            check_done(value)
         except BaseException as error:  # a SystemExit ends its task, not the reader
             log.info("task %s: %s failed: %s", key, entry.get("name"), type(error).__name__)
             failed = self._entries.failed(key, entry, error)

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from ..call import check_done
 from ..executors.messages import Crew, Full, Parcel, Station, Terms, pack, unpack
 from .titles import title_process
 from .worker import Worker
@@ -181,6 +182,8 @@ class Pool:
             done = ResultDone(self, number)
             try:
                 answer = self.process_message(result, done)
+                if answer is not None:
+                    check_done(answer)
             except Exception:
                 log.exception("process_message failed")
                 done.settle()

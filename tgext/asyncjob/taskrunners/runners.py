@@ -15,7 +15,7 @@ from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from ..call import path_of
+from ..call import check_done, path_of
 from ..errors import BadCall, NotSerializable
 from ..executors.awaiting import finish
 from ..executors.newprocess import NewProcessExecutor, why_not_found
@@ -227,8 +227,8 @@ class MultiprocessTaskrunner(ThreadTaskrunner):
 
     check_func: whether to refuse a function or callback that a new process could not find; where
     processes are forked, False lets them be anything. The future gives what the function
-    returned, if it can be pickled; None for an iterator, which ``on_iter`` has used up.
-    Raises NotSerializable.
+    returned, if it can be pickled; None for an iterator, which ``on_iter`` has used up. A generator
+    that nobody has used up is a BadCall there. Raises NotSerializable.
     """
 
     #: ``fork``, ``spawn``, ``forkserver``; None: what the program has set or used, else the last.
@@ -256,4 +256,5 @@ class MultiprocessTaskrunner(ThreadTaskrunner):
 
     def _run_there(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = self.run(args, kwargs)
+        check_done(result)
         return None if isinstance(result, (Iterator, AsyncIterable)) else result

@@ -24,6 +24,7 @@ from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
+from ...call import check_done
 from ..remote import Failure
 from .channel import Channel
 
@@ -190,6 +191,8 @@ class Station:
         _handled.set(number)
         try:
             answer = self._handle(message)
+            if answer is not None:
+                check_done(answer)
         except Exception as error:  # noqa: BLE001 - the handler's; the worker goes on
             self._fail(number, error)
             return
