@@ -27,6 +27,7 @@ from .job import (
     TaskResultStatus,
     check_run_after,
 )
+from .json_form import json_form
 
 _OPTION_NAMES = [field.name for field in fields(TaskOptions)]
 
@@ -294,18 +295,22 @@ class TaskResult:
         return self._ledger.retry(self.id)
 
     def __json__(self) -> dict[str, Any]:
-        """What a page needs, for ``@expose('json')``: never arguments, never a traceback."""
+        """What a page needs, for ``@expose('json')``: never arguments, never a traceback.
+
+        Reported data of any kind has a form here that JSON holds (``json_form``).
+        """
         error = self._snapshot.errors[-1] if self._snapshot.errors else None
-        return {
+        found = {
             "id": self.id,
             "name": self.name,
             "status": self.status.value,
             "progress": self.progress._asdict(),
             "error": error and {"class": error.exception_class_path, "message": error.message},
-            "enqueued_at": _iso(self.enqueued_at),
-            "started_at": _iso(self.started_at),
-            "finished_at": _iso(self.finished_at),
+            "enqueued_at": self.enqueued_at,
+            "started_at": self.started_at,
+            "finished_at": self.finished_at,
         }
+        return {name: json_form(value) for name, value in found.items()}
 
     def __repr__(self) -> str:
         return f"<TaskResult {self.id} {self.name} {self.status}>"
@@ -322,7 +327,3 @@ def kept(result: Any) -> Any:
     """Return *result*, or a NotKept if it cannot outlive the attempt."""
     why = why_not_kept(result)
     return result if why is None else NotKept(why)
-
-
-def _iso(instant: datetime | None) -> str | None:
-    return None if instant is None else instant.isoformat()
