@@ -1,7 +1,7 @@
 """The commands of both doors, ``python -m tgext.asyncjob`` and gearbox.
 
 A door knows how to come to a queue (a URL, a module, an .ini file) and what to call the commands;
-all else is here. Nothing is printed but in this module.
+all else is here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,17 @@ from ..backends import left_unopened, only_present
 from ..errors import ConfigError
 from ..queue import JobQueue
 from . import changes, schema, status, worker
-from .answer import FINE, NOT_LOADED, NOTHING_FOUND, Answer, Load, answer_to
+from .answer import (
+    FINE,
+    INTERRUPTED,
+    NOT_LOADED,
+    NOT_WRITTEN,
+    NOTHING_FOUND,
+    Answer,
+    Load,
+    answer_to,
+)
+from .output import write
 
 
 class Command(NamedTuple):
@@ -39,9 +49,15 @@ def perform(command: Command, load: Load, wanted: Namespace) -> int:
         if answer is None:
             raise
         text, code = answer
-    if text:
-        stream = sys.stdout if code in (FINE, NOTHING_FOUND) else sys.stderr
-        stream.write(f"{text}\n")
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    if not text:
+        return code
+    if code not in (FINE, NOTHING_FOUND):
+        write(text, sys.stderr)
+    elif not write(text, sys.stdout):
+        write("done, but what there is to say of it could not be written", sys.stderr)
+        return NOT_WRITTEN
     return code
 
 

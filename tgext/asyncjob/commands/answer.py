@@ -9,21 +9,21 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from ..errors import AsyncJobError
+from .output import columns, fitted, one_line
 
 #: Exit codes.
 FINE = 0
 NOTHING_FOUND = 1  #: no such job, or none that the command could do it to
 USAGE = 2  #: options, or a configuration, that make no sense
 NO_DATABASE = 3  #: the database cannot be asked
+NOT_WRITTEN = 4  #: there was no room for what there is to say
+INTERRUPTED = 130  #: as a shell has it for SIGINT
 
 #: Said below the traceback of an application.
 NOT_LOADED = "the application cannot be loaded; the lines above say why"
 
 #: The least that is left of a column that is made narrower.
 LEAST_WIDTH = 8
-
-#: What ends a cell that was cut.
-CUT = "..."
 
 
 class Answer(NamedTuple):
@@ -45,7 +45,8 @@ def answer_to(error: Exception) -> Answer | None:
 
 def as_json(content: Any, code: int = FINE) -> Answer:
     """Answer with JSON; instants in ISO format."""
-    return Answer(json.dumps(content, indent=2, default=_plain), code)
+    text = json.dumps(content, indent=2, default=_plain, allow_nan=False)
+    return Answer(text.replace("\x7f", "\\u007f"), code)  # the one control that JSON lets stand
 
 
 def _plain(value: object) -> Any:
@@ -55,22 +56,18 @@ def _plain(value: object) -> Any:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[object]], width: int | None = None) -> str:
-    """Return a plain table whose lines fit into *width* characters.
+    """Return a plain table whose lines fit into *width* columns.
 
     width: None: the terminal's, and without one there is no bound. The widest column is cut
     first, until all fit or none is wider than LEAST_WIDTH.
     """
     if width is None:
         width = shutil.get_terminal_size((0, 0)).columns
-    lines = [[str(cell) for cell in row] for row in [heads, *rows]]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    lines = [[one_line(str(cell)) for cell in row] for row in [heads, *rows]]
+    widths = [max(columns(line[column]) for line in lines) for column in range(len(heads))]
     while width and sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > LEAST_WIDTH:
         widths[widths.index(max(widths))] -= 1
-    return "\n".join("  ".join(map(_fitted, line, widths)).rstrip() for line in lines)
-
-
-def _fitted(cell: str, width: int) -> str:
-    return cell.ljust(width) if len(cell) <= width else cell[: width - len(CUT)] + CUT
+    return "\n".join("  ".join(map(fitted, line, widths)).rstrip() for line in lines)
 
 
 def ago(then: datetime, now: datetime) -> str:

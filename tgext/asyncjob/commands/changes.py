@@ -11,6 +11,7 @@ from ..queue import JobQueue
 from ..task import TaskResult
 from .answer import FINE, NOTHING_FOUND, Answer, number_of
 from .durable import durable
+from .output import one_line
 
 #: The statuses of ended jobs, in their order.
 ENDS = [status for status in TaskResultStatus if status.is_final]
@@ -50,7 +51,7 @@ def _each(
         text = done if is_done else not_done
         if is_done and change is TaskResult.cancel and not found.is_finished:
             text = "runs, and is cancelled at its next checkpoint"
-        lines.append(f"{uid} {text}")
+        lines.append(one_line(f"{uid} {text}"))
     return Answer("\n".join(lines), code)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from ..queue import JobQueue
 from .answer import FINE, NOTHING_FOUND, USAGE, Answer, as_json
 from .durable import durable
+from .output import one_line
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -44,7 +45,7 @@ def _sql(schema: Any) -> str:
     parts = [f"{statement};" for statement in schema.statements()]
     beside = schema.beside
     if beside is not None:
-        parts.insert(0, f"-- progress and workers belong into the file {beside}")
+        parts.insert(0, f"-- progress and workers belong into the file {one_line(str(beside))}")
     return "\n\n".join(parts)
 
 

@@ -13,6 +13,7 @@ from ..queue import JobQueue
 from ..task import TaskResult
 from .answer import FINE, NOTHING_FOUND, Answer, ago, as_json, lasting, table
 from .durable import overview_of
+from .output import one_line
 from .reasons import locks_of, reasons_of
 
 #: Running jobs that a page of text shows; --json shows all.
@@ -29,7 +30,7 @@ def run(queue: JobQueue, wanted: Namespace) -> Answer:
     overview = overview_of(queue)
     if not wanted.uid:
         return _whole_as_json(queue, overview) if wanted.json else _whole(queue, overview)
-    found = [_found(queue, uid) for uid in wanted.uid]
+    found = [_found(queue, uid) for uid in dict.fromkeys(wanted.uid)]
     code = NOTHING_FOUND if any(isinstance(each, UnknownJob) for each in found) else FINE
     if wanted.json:
         return as_json([_job_as_json(each, queue) for each in found], code)
@@ -64,7 +65,7 @@ def _whole(queue: JobQueue, overview: Overview) -> Answer:
     now = overview.now()
     counts = queue.backend.counts()
     parts = [
-        f"database: {overview.database()}",
+        f"database: {one_line(overview.database())}",
         table([status.value for status in counts], [list(counts.values())]),
         _waiting(overview, now),
         _running(overview, now),
@@ -105,7 +106,7 @@ def _running(overview: Overview, now: datetime) -> str:
     shown = [table(["RUNNING", "CALL", "SINCE", "PROGRESS", "ATTEMPT", "WORKER"], rows)]
     if len(found) > MOST_SHOWN:
         shown.append(f"(the oldest {MOST_SHOWN})")
-    return "\n".join([*shown, *locks_of(overview, now)])
+    return "\n".join([*shown, *map(one_line, locks_of(overview, now))])
 
 
 def _progress(seen: RunningSeen) -> str:
@@ -158,10 +159,10 @@ def _job_as_json(found: TaskResult | UnknownJob, queue: JobQueue) -> dict[str, A
 
 def _job(found: TaskResult | UnknownJob, queue: JobQueue) -> str:
     if isinstance(found, UnknownJob):
-        return str(found)
+        return one_line(str(found))
     lines = [
         f"{found.id}  {found.status.value}",
-        f"  call: {found.name}",
+        f"  call: {one_line(found.name)}",
         f"  enqueued: {_instant(found.enqueued_at)}",
     ]
     for label, instant in (
@@ -177,8 +178,8 @@ def _job(found: TaskResult | UnknownJob, queue: JobQueue) -> str:
     if found.errors:
         error = found.errors[-1]
         first, *_ = error.message.splitlines() or [""]
-        lines.append(f"  last error: {error.exception_class_path}: {first}")
-    lines += [f"  why not yet: {reason}" for reason in reasons_of(queue, found.id)]
+        lines.append(f"  last error: {one_line(f'{error.exception_class_path}: {first}')}")
+    lines += [f"  why not yet: {one_line(reason)}" for reason in reasons_of(queue, found.id)]
     return "\n".join(lines)
 
 
