@@ -18,6 +18,7 @@ import sys
 import textwrap
 import time
 import uuid
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -34,7 +35,7 @@ from tgext.asyncjob import JobQueue, task
 from tgext.asyncjob import __main__ as doors
 from tgext.asyncjob.__main__ import main
 from tgext.asyncjob.backends.sql.tables import make_tables
-from tgext.asyncjob.commands import COMMANDS
+from tgext.asyncjob.commands import COMMANDS, changes
 from tgext.asyncjob.commands.answer import lasting, table
 from tgext.asyncjob.commands.orders import Orders
 
@@ -753,14 +754,47 @@ def test_purge_removes_what_ended_so_and_so_long_ago(shop, command):
     with shop.queue() as queue:
         queue.run_pending(limit=2)
 
-    too_young = command("purge", "--older-than", "3600")
+    too_young = command("purge", "--older-than", "1h")
+    dry = command("purge", "--status", "failed,cancelled", "--dry-run")
     failed = command("purge", "--status", "failed,cancelled")
-    rest = command("purge")
+    rest = command("purge", "--all")
 
     assert too_young == (0, "removed 0 jobs\n")
+    assert dry == (0, "would remove 1 job\n")
     assert failed == (0, "removed 1 job\n")
     assert rest == (0, "removed 1 job\n")
     assert shop.result(uids[2]).status == "READY"
+
+
+def test_purge_without_a_filter_is_refused(shop, command):
+    [uid] = shop.enqueue((shop.jobs.note, 1))
+    with shop.queue() as queue:
+        queue.run_pending()
+
+    bare, dry = command("purge"), command("purge", "--dry-run")
+    both = command("purge", "--all", "--status", "FAILED")
+
+    assert [bare[0], dry[0], both[0]] == [2, 2, 2]
+    assert "--older-than AGE, --status STATUS, or --all of them" in bare[1]
+    assert "--all goes with no filter" in both[1]
+    assert shop.result(uid).status == "SUCCESSFUL"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("0", 0), ("90", 90), ("1.5", 1.5), ("15m", 900), ("2h", 7200), ("1d", 86_400), ("7s", 7)],
+)
+def test_age_is_in_seconds_or_in_a_unit(text, seconds):
+    parser = ArgumentParser()
+    changes.add_choice(parser)
+
+    assert parser.parse_args(["--older-than", text]).older_than == seconds
+
+
+def test_uid_that_is_named_twice_is_one(shop, command):
+    [uid] = shop.enqueue((shop.jobs.note, 1))
+
+    assert command("cancel", uid, uid) == (0, f"{uid} is cancelled\n")
 
 
 # -- schema
@@ -943,7 +977,16 @@ def test_database_that_is_not_there_is_an_exit_code_of_its_own(capsys):
         (["worker", "--queues", "a,,b"], "expected names, separated by commas, got 'a,,b'"),
         (["worker", "--once", "--burst"], "--burst: not allowed with argument --once"),
         (["purge", "--status", "READY"], "expected one or more of SUCCESSFUL,FAILED,CANCELLED"),
-        (["purge", "--older-than", "-1"], "expected seconds, 0 or more, got '-1'"),
+        (["purge", "--status", "SUCCESFUL"], "did you mean SUCCESSFUL?"),
+        (["purge", "--status", "FAILED,"], "there is no status ''"),
+        (["purge", "--older-than", "-1"], "expected an age: seconds, 0 or more"),
+        (["purge", "--older-than", "nan"], "expected an age"),
+        (["purge", "--older-than", "inf"], "expected an age"),
+        (["purge", "--older-than", "1e308d"], "expected an age"),
+        (["purge", "--older-than", "3ms"], "expected an age"),
+        (["purge", "--older-than", "d"], "expected an age"),
+        (["purge", "--older-than", ""], "expected an age"),
+        (["cancel"], "the following arguments are required: uid"),
         (["schema", "--sql", "--create"], "--create: not allowed with argument --sql"),
         (["retry"], "the following arguments are required: uid"),
         (["states"], "invalid choice: 'states'"),

@@ -321,6 +321,10 @@ class SqlBackend(SqlDesk, ClaimingBackend):
         many."""
         return self._pruning.remove([STATE_OF[status] for status in statuses], older_than_seconds)
 
+    def ended(self, statuses: Collection[TaskResultStatus], older_than_seconds: float) -> int:
+        """Count what ``purge`` would remove."""
+        return self._pruning.count([STATE_OF[status] for status in statuses], older_than_seconds)
+
     def cut(self, connection: Connection) -> None:
         if connection.engine.dialect.name == self.engine.dialect.name:
             self._dialect.cut(connection)

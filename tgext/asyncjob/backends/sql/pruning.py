@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection
+from typing import Any
 
-from sqlalchemy import ColumnElement, delete, select
+from sqlalchemy import ColumnElement, Select, delete, func, select
 
 from .dialect import Dialect
 from .reports import Reports
@@ -47,10 +48,20 @@ class Pruning:
             removed += some
         return removed
 
+    def count(self, states: Collection[int], older_than_seconds: float) -> int:
+        """Count the jobs that ``remove`` would."""
+        wanted = self._wanted(states, older_than_seconds).subquery()
+        with self._dialect.engine.connect() as connection:
+            return connection.execute(select(func.count()).select_from(wanted)).scalar_one()
+
+    def _wanted(self, states: Collection[int], older_than_seconds: float) -> Select[Any]:
+        jobs = self._tables.jobs
+        old = self._now() - older_than_seconds
+        return select(jobs.c.uid).where(jobs.c.state.in_(states), jobs.c.finished_at <= old)
+
     def _remove_some(self, states: Collection[int], older_than_seconds: float) -> int:
         jobs, errors = self._tables.jobs, self._tables.errors
-        old = self._now() - older_than_seconds
-        wanted = select(jobs.c.uid).where(jobs.c.state.in_(states), jobs.c.finished_at <= old)
+        wanted = self._wanted(states, older_than_seconds)
         with self._dialect.engine.connect() as connection:
             found = connection.execute(wanted.limit(PRUNED_AT_ONCE)).scalars().all()
         if not found:
