@@ -14,7 +14,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -681,3 +681,185 @@ def test_failure_is_logged_by_who_started_it_and_by_no_dispatcher(caplog):
     dispatcher.run(PATIENCE_SECONDS)
 
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+# -- subclasses, as strand writes its own
+
+
+class Daemonic(Taskrunner):
+    """Goes to a thread of its own, and does not give it away as a future."""
+
+    def run(self, *args: Any, **kwargs: Any) -> None:
+        Taskrunner.__call__(self, *args, **kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> threading.Thread:
+        thread = threading.Thread(target=self.run, args=args, kwargs=kwargs, daemon=True)
+        thread.start()
+        return thread
+
+
+class AroundCall(ThreadTaskrunner):
+    """Does something before the thread is started, and hears of the end by its own callback."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        on_end = self._on_end
+
+        def handle_end_thread(result: Any) -> None:
+            if on_end is not None:
+                on_end(f"handled {result}")
+
+        self._on_end = handle_end_thread
+        return super().__call__(*args, **kwargs)
+
+
+class AroundRun(ThreadTaskrunner):
+    """Does something in the thread, and returns nothing."""
+
+    def run(self, *args: Any, **kwargs: Any) -> None:
+        super().run(*args, **kwargs)
+
+
+class AroundRunOfProcess(MultiprocessTaskrunner):
+    """Does something in the process."""
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        os.environ["AROUND_RUN"] = "was here"
+        return super().run(*args, **kwargs)
+
+
+class OwnCoroutine(CoroutineTaskrunner):
+    """Has a coroutine of its own."""
+
+    async def acall(self, *args: Any, **kwargs: Any) -> Any:
+        result = self._func(*args, **kwargs)
+        for value in result if self._on_iter else ():
+            self._on_iter(value)
+        await asyncio.sleep(0)
+        return result
+
+
+class Logged(Taskrunner):
+    """Stays where it is, and does something before."""
+
+    calls: ClassVar[list[tuple[Any, ...]]] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls.append(args)
+        return super().__call__(*args, **kwargs)
+
+
+def double(number: int) -> int:
+    return number * 2
+
+
+def around_run() -> str | None:
+    return os.environ.get("AROUND_RUN")
+
+
+def test_subclass_that_goes_to_its_own_thread_runs_the_function_there_once():
+    ended: list[Any] = []
+
+    thread = Daemonic(double, on_end=ended.append)(21)
+    thread.join(PATIENCE_SECONDS)
+
+    assert ended == [42]
+
+
+def test_callback_that_a_subclass_assigns_is_called():
+    ended: list[Any] = []
+
+    AroundCall(double, on_end=ended.append)(21).result(PATIENCE_SECONDS)
+
+    assert ended == ["handled 42"]
+
+
+def test_subclass_that_overrides_run_is_run_where_its_kind_runs():
+    assert AroundRunOfProcess(around_run)().result(PATIENCE_SECONDS) == "was here"
+    assert "AROUND_RUN" not in os.environ
+
+
+def test_subclass_with_a_coroutine_of_its_own_is_awaited():
+    items: list[Any] = []
+    runner = OwnCoroutine(range, on_iter=items.append)
+
+    async def main() -> Any:
+        return await runner(2), await runner.get_coro(1)
+
+    assert asyncio.run(main()) == (range(2), range(1))
+    assert runner(1) == range(1)
+    assert items == [0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("kind", [Daemonic, AroundCall, AroundRun, OwnCoroutine, Logged])
+def test_future_of_a_subclass_is_of_what_the_function_returns(kind):
+    assert kind(double).submit(21).result(PATIENCE_SECONDS) == 42
+
+
+@pytest.mark.parametrize("kind", [Daemonic, AroundCall, AroundRun, OwnCoroutine, Logged])
+def test_dispatcher_calls_a_subclass_and_keeps_account_of_it(kind):
+    dispatcher = TaskDispatcher(kind)
+    dispatcher.enqueue(double, args=[21])
+    dispatcher.enqueue(double, args=[None])
+
+    dispatcher.run(PATIENCE_SECONDS)
+
+    assert dispatcher.results == [42, None]
+    assert dispatcher.status == ["success", "error"]
+    assert isinstance(dispatcher.errors[1], TypeError)
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_dispatcher_hears_what_the_function_raises_in_its_process(method, monkeypatch):
+    monkeypatch.setattr(MultiprocessTaskrunner, "start_method", method)
+    dispatcher = TaskDispatcher("process")
+    dispatcher.enqueue(double, args=[None])
+
+    dispatcher.run(PATIENCE_SECONDS)
+
+    assert dispatcher.status == ["error"]
+    assert isinstance(dispatcher.errors[0], TypeError)
+
+
+def test_dispatcher_calls_what_a_subclass_calls_itself_with():
+    Logged.calls.clear()
+    dispatcher = TaskDispatcher()
+
+    dispatcher.dispatch(double, target=Logged, args=[21]).result(PATIENCE_SECONDS)
+
+    assert Logged.calls == [(21,)]
+
+
+def test_error_before_the_function_runs_is_raised_by_who_submits():
+    class Refusing(Taskrunner):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            raise LookupError("not today")
+
+    with pytest.raises(LookupError, match="not today"):
+        Refusing(double).submit(21)
+
+
+def test_subclass_that_tries_again_hears_of_its_second_try():
+    class Retrying(Taskrunner):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return super().__call__(*args, **kwargs)
+            except LookupError:
+                return super().__call__(*args, **kwargs)
+
+    tries = iter([LookupError("first"), None])
+
+    def fail_once() -> str:
+        error = next(tries)
+        if error is not None:
+            raise error
+        return "second"
+
+    assert Retrying(fail_once)() == "second"
+
+
+def test_decorator_takes_a_subclass():
+    ended: list[Any] = []
+
+    as_task(Daemonic, on_end=ended.append)(double)(21).join(PATIENCE_SECONDS)
+
+    assert ended == [42]

@@ -779,3 +779,20 @@ def test_dispatcher_says_that_nobody_reads_its_store(store, caplog):
 
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     store.clear()  # so that nobody waits for it any more
+
+
+class Nightly(StoreTaskWriter):
+    """Writes under a key of its own, and returns nothing, as strand's does."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        super().__call__(*args, task_id="tonight", **kwargs)
+
+
+def test_dispatcher_calls_a_subclass_of_the_writer(store):
+    dispatcher = TaskDispatcher(Nightly)
+    dispatcher.enqueue(double, store, args=[21])
+    with StoreTaskReader(store, get_task_func=lambda _: double):
+        dispatcher.run(PATIENCE_SECONDS)
+
+    assert dispatcher.results == [42]
+    assert list(store) == ["tonight"]

@@ -64,9 +64,13 @@ class Watch:
 
     def write(self, key: str, entry: Entry) -> Future[Any]:
         """Write an entry; return the future of its end. Raises what the store raises."""
-        pending = _Pending(Future(), str(entry["name"]))
         with self._shared.lock:
             self._shared.store[key] = entry
+        return self.follow(key, str(entry["name"]))
+
+    def follow(self, key: str, name: str) -> Future[Any]:
+        """Return the future of the end of an entry that was written; name: of its function."""
+        pending = _Pending(Future(), name)
         with self._lock:
             self._pending[key] = pending
             if self._thread is None:

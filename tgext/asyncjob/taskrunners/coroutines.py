@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -28,7 +29,7 @@ class CoroutineTaskrunner(Taskrunner):
         **options: Any,
     ) -> None:
         super().__init__(func, *init_args, **options)
-        self._yields = yield_on_iter
+        self._yield_on_iter = yield_on_iter
         self._running: set[asyncio.Task[Any]] = set()
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -36,24 +37,37 @@ class CoroutineTaskrunner(Taskrunner):
 
         Outside, run to the end, on a loop of its own, and return the result.
         """
-        return self.run(args, kwargs) if running_loop() is None else self._start(args, kwargs)
+        if running_loop() is not None:
+            return self._start(args, kwargs)
+        return self._run_here(args, kwargs)
 
     async def acall(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the function with its callbacks in the coroutine of the caller."""
-        return await call_back_async(self.callbacks, self._bound, args, kwargs, yields=self._yields)
+        return await call_back_async(
+            self.callbacks, self._bound, args, kwargs, yields=self._yield_on_iter
+        )
 
-    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run to the end. Raises RuntimeError inside a running loop."""
-        return finish(self.acall(*args, **kwargs))
+    def get_coro(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Return the coroutine of ``acall``, to be awaited or made a task of."""
+        return self.acall(*args, **kwargs)
 
     def submit(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run as a call does; return the future of what the function returns."""
-        if running_loop() is None:
-            return super().submit(*args, **kwargs)
+        """Call this runner; return the future of what the function returns."""
         future: Future[Any] = Future()
         future.set_running_or_notify_cancel()
-        self._start(args, kwargs).add_done_callback(lambda task: _copy(task, future))
+        try:
+            begun = self(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - it is in the future
+            future.set_exception(error)
+        else:
+            if isinstance(begun, asyncio.Future):
+                begun.add_done_callback(functools.partial(_copy, future))
+            else:
+                future.set_result(begun)
         return future
+
+    def _run_here(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return finish(self.acall(*args, **kwargs))
 
     def _start(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(self.acall(*args, **kwargs))
@@ -63,7 +77,7 @@ class CoroutineTaskrunner(Taskrunner):
         return task
 
 
-def _copy(task: asyncio.Task[Any], future: Future[Any]) -> None:
+def _copy(future: Future[Any], task: asyncio.Future[Any]) -> None:
     if task.cancelled():
         future.set_exception(asyncio.CancelledError())
     elif (error := task.exception()) is not None:

@@ -12,7 +12,7 @@ import inspect
 import logging
 import sys
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from ..call import check_done, path_of
@@ -133,7 +133,12 @@ class Taskrunner:
     on_iter: called with every item, after *func* has returned something iterable.
     on_end: called with what *func* returned. on_error: with what *func* or one of the others
     raised, which is raised otherwise. Coroutine functions are awaited, all four.
+
+    A subclass that runs elsewhere overrides ``__call__`` and ends in ``Taskrunner.__call__``.
     """
+
+    _heard: Future[Any] | None = None  #: of a copy that ``submit`` has made: who hears of the end
+    _original: Taskrunner | None = None  #: what it is a copy of
 
     def __init__(
         self,
@@ -150,39 +155,68 @@ class Taskrunner:
                 f"expected a function for {type(self).__name__}, got an instance of "
                 f"{path_of(type(func))}; give the function itself, and its arguments after it"
             )
-        self.func = func
-        self.callbacks = Callbacks(on_iter, on_end, on_error)
+        # Named as strand's, which subclasses use; a callback may be assigned before a call.
+        self._func = func
+        self._on_iter, self._on_end, self._on_error = on_iter, on_end, on_error
         self._init_args = init_args
         self._init_kwargs = init_kwargs
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Run the function; return what it returns, None after an error that ``on_error`` got."""
-        return self.run(args, kwargs)
+        """Run the function with its callbacks here and now.
 
-    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run the function with its callbacks here and now."""
-        return call_back(self.callbacks, self._bound, args, kwargs)
+        Returns what it returns, None after an error that ``on_error`` got. This is what every
+        runner comes to in the end, wherever it has gone before.
+        """
+        heard = self._heard
+        if heard is None or heard.done():
+            return call_back(self.callbacks, self._bound, args, kwargs)
+        try:
+            result = call_back(self.callbacks, self._bound, args, kwargs)
+        except BaseException as error:
+            heard.set_exception(error)
+            if isinstance(error, Exception):
+                return None  # it is heard of, as by an on_error
+            raise
+        heard.set_result(result)
+        return result
 
     def submit(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run the function where this runner does; return the future of what it returns."""
+        """Call a copy of this runner; return the future of what the function returns.
+
+        Raises what the call raises before the function runs.
+        """
         future: Future[Any] = Future()
         future.set_running_or_notify_cancel()
-        try:
-            future.set_result(self.run(args, kwargs))
-        except Exception as error:  # noqa: BLE001 - it is in the future
-            future.set_exception(error)
+        runner = object.__new__(type(self))  # of its own: others may call this one meanwhile
+        vars(runner).update(vars(self), _heard=future, _original=self)
+        begun = runner(*args, **kwargs)
+        if isinstance(begun, Future):
+            begun.add_done_callback(functools.partial(_end_with, future))
         return future
+
+    @property
+    def func(self) -> Callable[..., Any]:
+        """The function."""
+        return self._func
+
+    @property
+    def callbacks(self) -> Callbacks:
+        """What is called besides it."""
+        return Callbacks(self._on_iter, self._on_end, self._on_error)
 
     @property
     def _bound(self) -> Callable[..., Any]:
         # Not one partial with all: a keyword given twice is an error, as in any call.
         if not self._init_kwargs:
-            return functools.partial(self.func, *self._init_args)
-        return functools.partial(self._call, self.func, self._init_args, self._init_kwargs)
+            return functools.partial(self._func, *self._init_args)
+        return functools.partial(_call, self._func, self._init_args, self._init_kwargs)
 
-    @staticmethod
-    def _call(func: Any, init_args: Any, init_kwargs: Any, /, *args: Any, **kwargs: Any) -> Any:
-        return func(*init_args, *args, **init_kwargs, **kwargs)
+    def _run_here(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the function with its callbacks in this thread, wherever a call would."""
+        return Taskrunner.__call__(self, *args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_heard": None, "_original": None}  # a future stays in its process
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Send a runner that a decorator put in its function's place by name, as functions are."""
@@ -190,7 +224,22 @@ class Taskrunner:
         found: Any = sys.modules.get(self.__module__)
         for part in (name or "").split("."):
             found = getattr(found, part, None)
-        return name if found is self else super().__reduce_ex__(protocol)
+        return name if found is (self._original or self) else super().__reduce_ex__(protocol)
+
+
+def _call(func: Any, init_args: Any, init_kwargs: Any, /, *args: Any, **kwargs: Any) -> Any:
+    return func(*init_args, *args, **init_kwargs, **kwargs)
+
+
+def _end_with(future: Future[Any], ended: Future[Any]) -> None:
+    """Give *future* the outcome of one that has ended, where the function has not done so."""
+    if future.done():
+        return
+    error = CancelledError() if ended.cancelled() else ended.exception()
+    if error is None:
+        future.set_result(ended.result())
+    else:
+        future.set_exception(error)
 
 
 class ThreadTaskrunner(Taskrunner):
@@ -200,26 +249,27 @@ class ThreadTaskrunner(Taskrunner):
     the future, and logged.
     """
 
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Start the thread; return a ``concurrent.futures.Future``."""
-        return self._told(self.submit(*args, **kwargs))
+    def run(self, /, *args: Any, **kwargs: Any) -> Any:
+        """What the thread runs; override it to do something around the function."""
+        return Taskrunner.__call__(self, *args, **kwargs)
 
-    def submit(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Start the thread; return the future. Logs nothing."""
-        pool = ThreadPoolExecutor(1, thread_name_prefix="asyncjob-task")
-        future = pool.submit(self.run, args, kwargs)
-        pool.shutdown(wait=False)  # it ends with its only call
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Start the thread; return a ``concurrent.futures.Future`` of what ``run`` returns."""
+        future = self._start(args, kwargs)
+        if self._heard is None and self._on_error is None:
+            future.add_done_callback(self._tell)
         return future
 
-    def _told(self, future: Future[Any]) -> Future[Any]:
-        if self.callbacks.on_error is None:
-            future.add_done_callback(self._tell)
+    def _start(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
+        pool = ThreadPoolExecutor(1, thread_name_prefix="asyncjob-task")
+        future = pool.submit(functools.partial(self.run, *args, **kwargs))
+        pool.shutdown(wait=False)  # it ends with its only call
         return future
 
     def _tell(self, future: Future[Any]) -> None:
         if future.cancelled() or (error := future.exception()) is None:
             return
-        log.error("%s failed, and has no on_error", path_of(self.func), exc_info=error)
+        log.error("%s failed, and has no on_error", path_of(self._func), exc_info=error)
 
 
 class MultiprocessTaskrunner(ThreadTaskrunner):
@@ -238,7 +288,7 @@ class MultiprocessTaskrunner(ThreadTaskrunner):
         self, /, func: Callable[..., Any], *init_args: Any, check_func: bool = True, **options: Any
     ) -> None:
         super().__init__(func, *init_args, **options)
-        for function in (self.func, *self.callbacks):
+        for function in (self._func, *self.callbacks):
             why = why_not_found(function) if check_func and function is not None else None
             if why is not None:
                 raise NotSerializable(
@@ -246,8 +296,7 @@ class MultiprocessTaskrunner(ThreadTaskrunner):
                     "module, use ThreadTaskrunner, or give check_func=False where processes fork"
                 )
 
-    def submit(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Start the process; return the future. Raises NotSerializable."""
+    def _start(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
         executor = NewProcessExecutor(self.start_method)
         try:
             return executor.submit(self._run_there, args, kwargs)
@@ -255,6 +304,7 @@ class MultiprocessTaskrunner(ThreadTaskrunner):
             executor.shutdown(wait=False)
 
     def _run_there(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        result = self.run(args, kwargs)
+        self._heard = None  # it is in the other process, which hears what is raised here
+        result = self.run(*args, **kwargs)
         check_done(result)
         return None if isinstance(result, (Iterator, AsyncIterable)) else result

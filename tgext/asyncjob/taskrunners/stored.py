@@ -145,9 +145,13 @@ class StoreTaskWriter(Taskrunner):
         return key
 
     def submit(self, /, *args: Any, task_id: str | None = None, **kwargs: Any) -> Future[Any]:
-        """Write the call; return the future of what a reader marks as its end."""
-        key, entry = self._entry(task_id, args, kwargs)
-        return self._watch.write(key, entry)
+        """Call this writer; return the future of what a reader marks as the end of its task."""
+        if task_id is not None:
+            kwargs = {**kwargs, "task_id": task_id}
+        key = self(*args, **kwargs) or self.task_id  # a subclass may return nothing, as strand's
+        if key is None:
+            raise RuntimeError(f"expected {type(self).__name__} to write a task, got none")
+        return self._watch.follow(key, self._name)
 
     @property
     def status(self) -> str | None:
@@ -239,7 +243,7 @@ def _found_by(get_task_func: Callable[[Entry], Any], entry: Entry) -> Any:
 
 
 def _run_here(runner: Taskrunner, /, *args: Any, **kwargs: Any) -> Any:
-    return runner.run(args, kwargs)
+    return runner._run_here(args, kwargs)
 
 
 def run_stored(
