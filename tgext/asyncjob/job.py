@@ -145,7 +145,8 @@ LONGEST_DELAY = timedelta(days=36_525)
 class TaskOptions:
     """How jobs of a task are run; checked when made, so that ``@task`` fails at import.
 
-    Raises ConfigError for a value out of range.
+    Raises ConfigError for a value out of range. The name of a queue may be one that an earlier
+    release took: ``queue_name.py`` is for new ones.
     """
 
     priority: int = 0  #: -100..100, larger first

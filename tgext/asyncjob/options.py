@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from .errors import ConfigError
+from .queue_name import MADE_OF, check_queue_name
 
 #: What stands before the names in the .ini file.
 PREFIX = "asyncjob."
@@ -66,13 +67,13 @@ def _switch(value: Any) -> bool:
 
 
 def _names(value: Any) -> tuple[str, ...]:
-    parts = value.split(",") if isinstance(value, str) else value
+    parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
     try:
-        names = tuple(dict.fromkeys(_text(part) for part in parts))
+        names = tuple(dict.fromkeys(map(check_queue_name, parts)))
     except (TypeError, ValueError):
         names = ()
     if not names:
-        raise ValueError("one or more names, separated by commas")
+        raise ValueError(f"one or more names, separated by commas, each of {MADE_OF}")
     return names
 
 

@@ -28,6 +28,7 @@ from .job import (
     check_run_after,
 )
 from .json_form import json_form
+from .queue_name import check_queue_name
 
 _OPTION_NAMES = [field.name for field in fields(TaskOptions)]
 
@@ -52,6 +53,7 @@ class Task(TaskOptions):
             vars(self)["func"] = self.func.func
         if not callable(self.func):
             raise BadCall(f"@task: expected a function to decorate, got {self.func!r}")
+        check_queue_name(self.queue_name)
         check_run_after(self.run_after)
         self._check_executor()
         # What functools.update_wrapper does, which a frozen dataclass refuses; no option shares

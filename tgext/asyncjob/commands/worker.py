@@ -8,6 +8,8 @@ from functools import partial
 from math import inf
 
 from ..errors import ConfigError
+from ..options import Options
+from ..queue_name import MADE_OF
 from ..recycling import Allowance
 from ..supervisor import NOTHING_LEFT, Supervisor
 from .answer import FINE, Answer, Load
@@ -87,7 +89,12 @@ def _number(text: str) -> int:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
-    if not all(names):
-        raise ArgumentTypeError(f"expected names, separated by commas, got {text!r}")
+    try:
+        names = Options.of({"queues": text}).queues
+    except ConfigError:
+        names = None
+    if names is None:
+        raise ArgumentTypeError(
+            f"expected names, separated by commas, each of {MADE_OF}, got {text!r}"
+        )
     return names

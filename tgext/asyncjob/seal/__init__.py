@@ -24,6 +24,7 @@ from ..errors import (
     NotSerializable,
     Unreadable,
 )
+from ..job import storable
 from ..task import Task
 from .atoms import MARK, Form, marked
 from .closures import CodeReader, CodeWriter
@@ -83,7 +84,7 @@ class Seal:
             raise _unfit(part, call, str(why)) from why.__cause__
         except Exception as error:  # a value's own code runs here, and may raise anything
             raise _unfit(part, call, _raised(error)) from error
-        name = call.name if path is None else path.replace(":", ".")
+        name = storable(call.name) if path is None else path.replace(":", ".")
         payload = _dump(content)
         signer = self._call_signer
         signature = None if signer is None else _signature(signer, _signed_text(uid, name, payload))
