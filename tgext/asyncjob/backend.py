@@ -132,7 +132,8 @@ class ClaimingBackend(Backend):
         """
 
     def retire(self, worker_id: WorkerId) -> None:
-        """Say that a worker was told to stop: its death from now on is no crash."""
+        """Say that a worker was told to stop: its death from now on is no crash, and a claim of
+        its that is under way looks no further for a job that can be run."""
 
     @abstractmethod
     def claim(self, worker_id: WorkerId, queues: Collection[str] | None, limit: int) -> list[Claim]:

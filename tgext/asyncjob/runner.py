@@ -101,7 +101,8 @@ class Runner:
         surroundings, ran = self._surroundings(), 0
         backend = surroundings.backend
         backend.rescue()
-        while limit is None or ran < limit:
+        was_stopped = self._stopped
+        while (limit is None or ran < limit) and self._stopped == was_stopped:
             claims = backend.claim(self._worker_id, self._options.queues, 1)
             if not claims:
                 break

@@ -79,6 +79,7 @@ class SqlBackend(SqlDesk, ClaimingBackend):
                 self._wakeup.listen(queues)
 
     def retire(self, worker_id: WorkerId) -> None:
+        self._retired.add(worker_id)  # first: the database may not answer
         self._workers.retire(worker_id)
 
     def claim(self, worker_id: WorkerId, queues: Collection[str] | None, limit: int) -> list[Claim]:
@@ -90,13 +91,27 @@ class SqlBackend(SqlDesk, ClaimingBackend):
             if not rows:
                 break
             try:
-                alone = self._alone(rows)
-                claims = [claim for row in alone if (claim := self._claim_of(row)) is not None]
+                claims = self._opened(worker_id, self._alone(rows))
             except BaseException:
                 self._doubtful_beats = DOUBTFUL_BEATS
                 for row in rows:
                     self._running.pop((row.uid, row.lease), None)
                 raise
+            if worker_id in self._retired:
+                break
+        return claims
+
+    def _opened(self, worker_id: WorkerId, rows: Sequence[Row[Any]]) -> list[Claim]:
+        """The claims on rows that can be run here. Each of the others is stored by itself, which
+        takes a while: once the worker was told to stop, the rest is given back."""
+        claims = []
+        for number, row in enumerate(rows):
+            if worker_id in self._retired:
+                self.release([self._rows.claim(each, opened=False) for each in rows[number:]])
+                break
+            claim = self._claim_of(row)
+            if claim is not None:
+                claims.append(claim)
         return claims
 
     def _take(

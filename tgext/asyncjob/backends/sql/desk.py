@@ -130,6 +130,7 @@ class SqlDesk(Backend):
         self._strays: set[tuple[str, int]] = set()  # claims seen in the table, and not here
         self._doubtful_beats = 0
         self._rounds = 0
+        self._retired: set[str] = set()  # workers of this process that were told to stop
 
     def open(self, *, create_tables: bool) -> None:
         try:
