@@ -476,7 +476,7 @@ def test_tree_of_errors_is_that_of_the_package() -> None:
 def test_numbers_in_the_docs_are_those_of_the_code() -> None:
     text = " ".join(docs_text().split())
 
-    assert f"the last {memory.MOST_ENDED} at the most" in text
+    assert f"the last {memory.changes.MOST_ENDED} at the most" in text
     assert f"On memory the last {memory.line.MOST_ERRORS}" in text
     assert f"the last {joblog.LINES} log lines" in text
     assert {8: "eight"}[scope.TRIES] + " times in all, also with ``max_attempts=1``" in text

@@ -42,7 +42,7 @@ from tgext.asyncjob import (
     asyncjob_set_progress,
 )
 from tgext.asyncjob.backends import memory
-from tgext.asyncjob.backends.memory import MemoryBackend, line
+from tgext.asyncjob.backends.memory import MemoryBackend, changes, line
 from tgext.asyncjob.backends.memory.sleepers import Sleepers
 from tgext.asyncjob.job import (
     CANCELLED,
@@ -206,7 +206,7 @@ def test_child_of_a_fork_in_the_middle_of_a_claim_does_not_hang(backend):
 
 
 def test_process_that_runs_for_a_year_keeps_no_more_ended_jobs_than_it_may(backend, monkeypatch):
-    monkeypatch.setattr(memory, "MOST_ENDED", 50)
+    monkeypatch.setattr(changes, "MOST_ENDED", 50)
 
     uids = [ended(backend) for _ in range(130)]
 
@@ -216,11 +216,11 @@ def test_process_that_runs_for_a_year_keeps_no_more_ended_jobs_than_it_may(backe
 
 
 def test_most_ended_is_some_megabytes():
-    assert memory.MOST_ENDED == 10_000
+    assert changes.MOST_ENDED == 10_000
 
 
 def test_one_job_retried_for_ever_does_not_grow(backend, clock, monkeypatch):
-    monkeypatch.setattr(memory, "MOST_ENDED", 50)
+    monkeypatch.setattr(changes, "MOST_ENDED", 50)
     uid = ended(backend, BROKEN)
     for _ in range(200):
         clock.advance(1)
@@ -245,7 +245,7 @@ def test_hundred_thousand_cancelled_delayed_jobs_leave_next_to_nothing(backend):
 
     assert backend.waiting() == 1
     assert len(backend._line._delayed) <= line.MOST_STALE + 2
-    assert len(backend._entries) <= memory.MOST_ENDED + 1
+    assert len(backend._entries) <= changes.MOST_ENDED + 1
     assert status_of(backend, keeper) is READY
 
 
@@ -258,7 +258,7 @@ def test_hundred_thousand_jobs_cancelled_after_all_were_enqueued_are_swept(backe
         backend.cancel(job.uid)
 
     assert len(backend._line._delayed) <= line.MOST_STALE + 2
-    assert len(backend._entries) <= memory.MOST_ENDED + 1
+    assert len(backend._entries) <= changes.MOST_ENDED + 1
     clock.advance(delay.total_seconds())
     assert claimed_uids(backend) == [last.uid]
 
@@ -332,7 +332,7 @@ def test_stopped_worker_may_be_woken_though_nobody_sleeps(backend):
 
 
 def test_wait_for_end_of_a_job_that_leaves_by_the_bound_on_ended_jobs_returns(backend, monkeypatch):
-    monkeypatch.setattr(memory, "MOST_ENDED", 0)
+    monkeypatch.setattr(changes, "MOST_ENDED", 0)
     uid = enqueued(backend)
     backend.wait_for_end(uid, 0.001)  # somebody waits, so there is an event
 

@@ -53,7 +53,7 @@ class Interruptible:
 
     def __init__(self) -> None:
         self.thread = 0  #: the identifier of the thread that runs it, 0 before
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._phase = _WAITING
         self._shields = 0
         self._interruption: type[BaseException] | None = None

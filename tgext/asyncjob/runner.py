@@ -38,7 +38,8 @@ class Runner:
 
     def begin(self) -> None:
         """Forget the worker: in a forked child its threads do not exist."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._is_starting = False
         self._worker: Worker | None = None
         self._last: Worker | None = None  # also when it was stopped
         self._worker_id = new_worker_id()
@@ -74,18 +75,26 @@ class Runner:
         """Start the worker if it is wanted and does not run yet."""
         if self._worker is None and self.wanted and self._options.threads > 0:
             with self._lock:
-                if self._worker is None and not self._stopped:
-                    worker = Worker(
-                        self._worker_id,
-                        self._surroundings(),
-                        threads=self._options.threads,
-                        queues=self._options.queues,
-                        lease_seconds=self._options.lease,
-                        expendable=is_reloaded(),
-                    )
-                    worker.leave_after = self._leave_after
-                    worker.start()
-                    self._worker = self._last = worker
+                # A finalizer that enqueues may cut into the start.
+                if self._worker is None and not self._stopped and not self._is_starting:
+                    self._is_starting = True
+                    try:
+                        self._start()
+                    finally:
+                        self._is_starting = False
+
+    def _start(self) -> None:
+        worker = Worker(
+            self._worker_id,
+            self._surroundings(),
+            threads=self._options.threads,
+            queues=self._options.queues,
+            lease_seconds=self._options.lease,
+            expendable=is_reloaded(),
+        )
+        worker.leave_after = self._leave_after
+        worker.start()
+        self._worker = self._last = worker
 
     def _warn(self) -> None:
         if self._options.backend == "memory" and not self._warned:

@@ -67,7 +67,7 @@ class Slot(threading.Thread):
         self._on_end = ended
         #: jobs after which it ends by itself, and sooner when nothing is due; None: it stays
         self.leave_after: float | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._waiting: deque[Claim] = deque()
         self._ended: list[Attempt] = []
         self._batch = 1

@@ -81,7 +81,7 @@ class Worker:
         self._ended = threading.Event()  # after the last slot: until then it lives
         self._look = threading.Event()  # tells the watch that there is a new deadline
         self._relief = threading.Event()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._slots: set[Slot] = set()
         self._overdue: deque[Attempt] = deque()
         self._beaten_at = time.monotonic()  # the last beat that came through

@@ -41,7 +41,7 @@ class AttemptApart(Attempt):
     ) -> None:
         super().__init__(claim, surroundings)
         self._is_stopping = is_stopping
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()
         self._child: Child | None = None
         self._order: type[BaseException] | None = None  # what is to end it
         self._killing: threading.Timer | None = None

@@ -34,7 +34,7 @@ class CoroutineExecutor(Executor):
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._loop = loop
         self._own: _OwnLoop | None = None
         self._shut_down = False

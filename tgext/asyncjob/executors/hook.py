@@ -184,7 +184,7 @@ class _Seen:
     """The numbers of the calls that were made, for as long as they could be sent again."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._numbers: set[str] = set()
         self._until: list[tuple[float, str]] = []  # a heap
 

@@ -14,7 +14,7 @@ class InlineExecutor(Executor):
     """Runs each call in the thread that submits it, before ``submit`` returns."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._shut_down = False
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:

@@ -55,7 +55,7 @@ class NewProcessExecutor(Executor):
 
     def __init__(self, start_method: str | None = None) -> None:
         self._start_method = start_method
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._watches: set[threading.Thread] = set()
         self._shut_down = False
 

@@ -98,7 +98,7 @@ class StoreReader:
         self._poll_seconds = poll_seconds
         self._threads = threads
         self.on_ended: Callable[[], object] = bool  #: called after each entry that ended
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._found: deque[str] = deque()  #: keys of new entries, under the lock of the store
         self._complained: set[Any] = set()
         self._woken = threading.Event()

@@ -188,7 +188,7 @@ class StoreExecutor(Executor):
     ) -> None:
         self._shared = shared(store)
         self._entries = Entries(secret)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._shut_down = False
         self._watch = Watch(
             self._shared,

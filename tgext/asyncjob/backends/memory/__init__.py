@@ -2,7 +2,8 @@
 
     enqueue --> line --> claim ... finish --> ended
 
-One lock guards everything; nothing waits while it holds it. The uid tells which process made it.
+One lock guards everything; nothing waits while it holds it. A finalizer or a signal handler may
+come here while its own thread does: see ``BriefLock``. The uid tells which process made it.
 After a fork the child begins with no jobs: its copies are the parent's.
 """
 
@@ -14,16 +15,13 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from typing import Any, cast
 
 from ...backend import ClaimingBackend
 from ...errors import UnknownJob
 from ...job import (
-    CANCELLED,
-    NO_PROGRESS,
-    READY,
     RUNNING,
-    SUCCESSFUL,
     Claim,
     Job,
     JobId,
@@ -33,20 +31,16 @@ from ...job import (
     TaskResultStatus,
     WorkerId,
 )
-from .brieflock import BriefLock
-from .line import Entry, Line, due_at
-from .sleepers import Sleepers
-
-#: Ended jobs kept whatever ``retention`` says, so that a process that runs for a year at a
-#: million jobs a day does not grow. What each takes is up to its arguments and its result.
-MOST_ENDED = 10_000
+from .brieflock import BriefLock, catching_up
+from .changes import JobChanges
+from .line import Entry
 
 SECRETS = 256  #: random parts of uids that are drawn at a time
 
 _UID = re.compile(r"asyncjob_(\d+)_([0-9a-f]{8})_[0-9a-f]{32}", re.ASCII)
 
 
-class MemoryBackend(ClaimingBackend):
+class MemoryBackend(JobChanges, ClaimingBackend):
     """See the module.
 
     retention_seconds: how long ended jobs are kept. max_crashes: deaths that a job may cause of
@@ -70,14 +64,9 @@ class MemoryBackend(ClaimingBackend):
     def _begin(self) -> None:
         self._origin = f"asyncjob_{os.getpid()}_{os.urandom(4).hex()}_"
         self._uids: deque[JobId] = deque()
-        self._lock = BriefLock()
-        self._sleepers = Sleepers()
-        self._entries: dict[str, Entry] = {}
-        self._line = Line()
-        self._ended: deque[Entry] = deque()
-        #: removed; let go of without the lock, since a __del__ of the application's may enqueue
-        self._gone: deque[Entry] = deque()
+        self._lock = BriefLock(__name__)
         self._leases = 0
+        self._begin_jobs()
 
     def after_fork(self) -> None:
         self._begin()
@@ -98,53 +87,50 @@ class MemoryBackend(ClaimingBackend):
 
     def enqueue(self, jobs: Sequence[Job], connection: Any = None) -> None:
         now = self._clock()
+        if self._lock.is_mine():
+            self._lock.put_off.append(partial(self._enqueue, jobs, now))
+            return
         with self._lock():
-            for job in jobs:
-                entry = self._entries[job.uid] = Entry(job, now)
-                if job.run_after is not None:
-                    entry.run_at = due_at(job.run_after, now)
-                self._let_wait(entry)
+            self._enqueue(jobs, now)
+        if self._lock.put_off:
+            self._lock.catch_up()
 
+    @catching_up
     def get(self, uid: str) -> Snapshot | None:
-        with self._lock():
+        with self._lock.unless_mine():
             entry = self._find(uid)
             return None if entry is None else entry.snapshot()
 
+    @catching_up
     def progress(self, uid: str) -> Progress | None:
-        with self._lock():
+        with self._lock.unless_mine():
             entry = self._find(uid)
             return None if entry is None or entry.status.is_final else entry.progress
 
     def cancel(self, uid: str, connection: Any = None) -> bool | None:
-        with self._lock():
-            entry = self._find(uid)
-            if entry is None:
-                return None
-            if entry.status.is_final or entry.fenced:
-                return False
-            entry.cancelled = True
-            if entry.status is READY:
-                self._end(entry, CANCELLED)
-                self._line.leave(entry)
-            return True
+        return self._change(self._cancel, uid)
 
     def retry(self, uid: str, connection: Any = None) -> bool | None:
-        with self._lock():
+        return self._change(self._retry, uid)
+
+    @catching_up
+    def _change(self, change: Callable[[Entry, bool], bool], uid: str) -> bool | None:
+        with self._lock.unless_mine() as is_locked:
             entry = self._find(uid)
             if entry is None:
                 return None
-            if not entry.status.is_final:
-                return False
-            self._ended.remove(entry)
-            entry.budget = entry.attempts + entry.job.options.max_attempts
-            entry.run_at = entry.finished_at = entry.ended = None
-            entry.cancelled, entry.crashes = False, 0
-            _before, entry.progress = entry.progress, NO_PROGRESS
-            entry.ticket = 0  # to the end of the line
-            self._let_wait(entry)
-            return True
+            if not is_locked:
+                self._lock.put_off.append(partial(change, entry, True))
+            return change(entry, bool(is_locked))
 
+    @catching_up
     def wait_for_end(self, uid: str, seconds: float) -> None:
+        if self._lock.is_mine():
+            raise RuntimeError(
+                "wait() expected to be called outside a finalizer or signal handler, got called "
+                "by one in the middle of the queue's own work, which would wait for itself; "
+                "enqueue there what is to come after that job"
+            )
         with self._lock():
             entry = self._find(uid)
             if entry is None or entry.status.is_final:
@@ -166,6 +152,8 @@ class MemoryBackend(ClaimingBackend):
     def claim(self, worker_id: WorkerId, queues: Collection[str] | None, limit: int) -> list[Claim]:
         claims: list[Claim] = []
         now = self._clock()
+        if self._lock.is_mine():
+            return claims
         with self._lock():
             while len(claims) < limit:
                 entry = self._line.take(queues, now)
@@ -182,18 +170,23 @@ class MemoryBackend(ClaimingBackend):
             due = self._line.next_due()
             if due is not None:  # who goes off with a job may have been the one to see to that
                 self._sleepers.wake_by(due)
+        if self._lock.put_off:
+            self._lock.catch_up()
         return claims
 
+    @catching_up
     def holds(self, claim: Claim) -> bool:
-        with self._lock():
+        with self._lock.unless_mine():
             entry = self._held(claim)
             return entry is not None and not entry.cancelled
 
+    @catching_up
     def is_cancelled(self, claim: Claim) -> bool:
-        with self._lock():
+        with self._lock.unless_mine():
             entry = self._held(claim)
             return entry is not None and entry.cancelled
 
+    @catching_up
     def fence(self, claim: Claim, connection: Any = None) -> bool:
         with self._lock():
             entry = self._held(claim)
@@ -202,6 +195,7 @@ class MemoryBackend(ClaimingBackend):
             entry.fenced = True
             return True
 
+    @catching_up
     def unfence(self, claim: Claim) -> None:
         with self._lock():
             entry = self._held(claim)
@@ -211,32 +205,28 @@ class MemoryBackend(ClaimingBackend):
     def finish(self, claim: Claim, outcome: Outcome, connection: Any = None) -> bool:
         with self._lock():
             stored = self._finish(claim, outcome)
-        if self._gone:
-            self._gone.clear()
+        if self._gone or self._lock.put_off:
+            self._clear_up()
         return stored
 
     def finish_many(self, ends: Sequence[tuple[Claim, Outcome]]) -> list[bool]:
         with self._lock():
             stored = [self._finish(claim, outcome) for claim, outcome in ends]
-        if self._gone:
-            self._gone.clear()
+        if self._gone or self._lock.put_off:
+            self._clear_up()
         return stored
 
+    @catching_up
     def release(self, claims: Iterable[Claim]) -> None:
+        if self._lock.is_mine():
+            self._lock.put_off.append(partial(self._release, list(claims)))
+            return
         with self._lock():
-            for claim in claims:
-                entry = self._held(claim)
-                if entry is None:
-                    continue
-                entry.attempts -= 1
-                entry.fenced = False
-                if entry.cancelled:
-                    self._end(entry, CANCELLED)
-                else:
-                    self._let_wait(entry)
+            self._release(claims)
 
+    @catching_up
     def report(self, claim: Claim, progress: Progress) -> bool:
-        with self._lock():
+        with self._lock.unless_mine():
             entry = self._held(claim)
             if entry is None:
                 return False
@@ -250,6 +240,7 @@ class MemoryBackend(ClaimingBackend):
     def rescue(self) -> int:
         return 0
 
+    @catching_up
     def wait(
         self, queues: Collection[str] | None, seconds: float, stopped: Callable[[], bool]
     ) -> None:
@@ -261,23 +252,30 @@ class MemoryBackend(ClaimingBackend):
             if seconds <= 0 or stopped() or self._line.has_ready(queues):
                 return
             bed = self._sleepers.lie_down(queues, now + seconds)
+        self._lock.catch_up()  # it may be that this thread is woken by it
         try:
             bed.sleep(seconds)
         finally:
             with self._lock():
                 self._sleepers.get_up(bed)
 
+    @catching_up
     def wake(self) -> None:
+        if self._lock.is_mine():
+            self._lock.put_off.append(self._sleepers.wake_all)
+            return
         with self._lock():
             self._sleepers.wake_all()
 
     def prune(self) -> int:
         with self._lock():
             removed = self._prune(self._clock() - self._retention_seconds)
-        self._gone.clear()
+        self._clear_up()
         return removed
 
-    # -- with the lock held
+    def _clear_up(self) -> None:
+        self._gone.clear()
+        self._lock.catch_up()
 
     def _find(self, uid: str) -> Entry | None:
         entry = self._entries.get(uid)
@@ -292,59 +290,3 @@ class MemoryBackend(ClaimingBackend):
                     "backend a process knows its own jobs only, set asyncjob.backend = sql",
                 )
         return entry
-
-    def _held(self, claim: Claim) -> Entry | None:
-        """The entry that *claim* still has the right to change."""
-        entry = self._entries.get(claim.job.uid)
-        if entry is None or entry.status is not RUNNING or entry.lease != claim.lease:
-            return None
-        return entry
-
-    def _let_wait(self, entry: Entry) -> None:
-        entry.status = READY
-        self._line.put(entry)
-        if entry.run_at is None:
-            self._sleepers.wake_one(entry.job.options.queue_name)
-        else:
-            self._sleepers.wake_by(entry.run_at)
-
-    def _finish(self, claim: Claim, outcome: Outcome) -> bool:
-        entry = self._held(claim)
-        if entry is None:
-            return False
-        status = outcome.status
-        if entry.cancelled:
-            if status is SUCCESSFUL:
-                return False
-            if status is READY:
-                status = CANCELLED
-        entry.note(outcome)
-        if status is READY:
-            if outcome.delay_seconds > 0:
-                entry.run_at = self._clock() + outcome.delay_seconds
-            self._let_wait(entry)
-        else:
-            entry.result = outcome.result
-            self._end(entry, status)
-        return True
-
-    def _end(self, entry: Entry, status: TaskResultStatus) -> None:
-        entry.status = status
-        entry.finished_at = self._clock()
-        self._ended.append(entry)
-        if entry.ended is not None:
-            entry.ended.set()
-        if len(self._ended) > MOST_ENDED:
-            self._remove_oldest()
-
-    def _prune(self, before: float) -> int:
-        ended, removed = self._ended, 0
-        while ended and (ended[0].finished_at or 0) <= before:
-            self._remove_oldest()
-            removed += 1
-        return removed
-
-    def _remove_oldest(self) -> None:
-        entry = self._ended.popleft()
-        del self._entries[entry.job.uid]
-        self._gone.append(entry)

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from types import FrameType
+from typing import Any, ParamSpec, TypeVar
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+_NOTHING_TO_TAKE: AbstractContextManager[Any] = nullcontext()
 
 
 class BriefLock:
@@ -13,21 +25,78 @@ class BriefLock:
     interpreter lock; the thread that has that needs the lock again a moment later and must hand
     over the interpreter first: from then on every job costs two context switches or more. This
     lock convoy makes four workers slower than one; ``benchmarks/memory.py`` shows both. Whoever
-    waits to see it free, and takes it then, hardly ever starts one. The lock is not reentrant, and
-    whoever holds it must not wait for anything, nor let go of an object of the application's, whose
-    ``__del__`` may come back here.
+    waits to see it free, and takes it then, hardly ever starts one. Whoever holds it must not wait
+    for anything.
 
     Used as ``with lock():``. The ``with`` is given the interpreter's own lock because only that is
     taken and held in one step: between a Python ``acquire`` and the ``try`` after it a signal's
     handler may raise (Ctrl-C, a server's SIGABRT), and nobody would ever let go again.
+
+    The garbage collector and signal handlers run anywhere, also in the thread that holds it, and
+    what they run may come back here: the lock is not reentrant, since what it guards may be half
+    changed. ``is_mine()`` tells such a caller, who reads without it (``unless_mine()``), or leaves
+    what is to be changed in ``put_off``. Every method that takes the lock is ``@catching_up``, or
+    calls ``catch_up()`` after it has let go: it then does what was put off.
+
+    module: the name of the one whose functions take it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, module: str) -> None:
+        self._module = module
         self._lock = threading.Lock()
         self._is_held = self._lock.locked
+        #: what is to be done with the lock held, once it is free
+        self.put_off: deque[Callable[[], object]] = deque()
 
     def __call__(self) -> threading.Lock:
         """Return the lock, free a moment ago, if need be after letting its holder run."""
         while self._is_held():
             time.sleep(0)
         return self._lock
+
+    def is_mine(self) -> bool:
+        """Whether this thread may hold it; asked by a function of the module.
+
+        True also where the thread is in such a function and another one holds the lock: that one
+        then does what is put off.
+        """
+        return self._is_held() and self._is_inside(sys._getframe(1).f_back)
+
+    def unless_mine(self) -> AbstractContextManager[Any]:
+        """Return what a reader enters: the lock, or nothing where this thread may hold it."""
+        if self._is_held() and self._is_inside(sys._getframe(1).f_back):
+            return _NOTHING_TO_TAKE
+        return self()
+
+    def catch_up(self) -> None:
+        """Do what was put off while the lock was held, unless this thread may hold it still."""
+        while self.put_off and not (self._is_held() and self._is_inside(sys._getframe(1).f_back)):
+            with self():
+                while self.put_off:
+                    self.put_off.popleft()()
+
+    def _is_inside(self, frame: FrameType | None) -> bool:
+        """Whether a frame, or what called it, takes the lock."""
+        while frame is not None:
+            if frame.f_globals.get("__name__") == self._module or frame.f_code is _CATCHING_UP:
+                return True
+            frame = frame.f_back
+        return False
+
+
+_CATCHING_UP = BriefLock.catch_up.__code__
+
+
+def catching_up(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Let a method of what has a ``_lock`` do what was put off while it held that."""
+
+    @functools.wraps(method)
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        try:
+            return method(*args, **kwargs)
+        finally:
+            lock: BriefLock = args[0]._lock  # type: ignore[attr-defined]
+            if lock.put_off:
+                lock.catch_up()
+
+    return call

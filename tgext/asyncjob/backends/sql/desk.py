@@ -124,7 +124,7 @@ class SqlDesk(Backend):
         self._begin()
 
     def _begin(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._looked: dict[tuple[str, int], tuple[float, bool]] = {}
         self._running: dict[tuple[str, int], str] = {}  # claims, and whose they are
         self._strays: set[tuple[str, int]] = set()  # claims seen in the table, and not here
@@ -176,6 +176,8 @@ class SqlDesk(Backend):
         return self._rows.prepared(job)
 
     def enqueue(self, jobs: Sequence[Job], connection: Connection | None = None) -> None:
+        if connection is None and self._dialect.puts_off(lambda: self.enqueue(jobs)):
+            return
         self._see_to_tables()
         # As rows first: one that cannot be stored must not leave the others behind.
         rows = [self._rows.of_job(job) for job in jobs]

@@ -55,6 +55,11 @@ class Dialect(ABC):
         such here."""
         return None
 
+    def puts_off(self, act: Callable[[], object]) -> bool:
+        """Keep what a finalizer or a signal handler wants to write, where it has cut into this
+        thread's own writing and would wait for it; *act* is called once that is done."""
+        return False
+
     def write(self) -> AbstractContextManager[Connection]:
         """Give a connection for one statement that changes something, and commits by itself."""
         return self.engine.connect()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -140,7 +141,9 @@ class Sqlite(Dialect):
                 f"{engine.url.render_as_string()}, which each has for itself; in test.ini set "
                 "asyncjob.backend = memory, or sqlalchemy.url to a file"
             )
-        self._line = threading.Lock()
+        self._line = threading.RLock()
+        self._writer = 0  # the thread that has it
+        self._put_off: deque[Callable[[], object]] = deque()
         #: held while a connection is asked for the number of commits
         self.counting = threading.Lock()
         own = super().make_engine(engine)
@@ -170,8 +173,32 @@ class Sqlite(Dialect):
     def write(self) -> Iterator[Connection]:
         # Threads of one process line up here: SQLite lets them sleep and look again, and whoever
         # comes last may come first for a long time.
-        with self._line, self.engine.connect() as connection:
-            yield connection
+        if self._is_writing():
+            raise RuntimeError(
+                "expected to be called outside a finalizer or signal handler, got called by one in "
+                "the middle of the queue's own writing, which SQLite makes wait for itself; "
+                "enqueue there a job that does it"
+            )
+        try:
+            with self._line:
+                self._writer = threading.get_ident()
+                try:
+                    with self.engine.connect() as connection:
+                        yield connection
+                finally:
+                    self._writer = 0
+        finally:
+            while self._put_off and not self._is_writing():
+                self._put_off.popleft()()
+
+    def puts_off(self, act: Callable[[], object]) -> bool:
+        if not self._is_writing():
+            return False
+        self._put_off.append(act)
+        return True
+
+    def _is_writing(self) -> bool:
+        return self._writer == threading.get_ident()
 
     def change(self, connection: Connection | None, change: Callable[[Connection], bool]) -> bool:
         try:
@@ -231,7 +258,9 @@ class Sqlite(Dialect):
 
     def after_fork(self) -> None:
         super().after_fork()
-        self._line, self.counting = threading.Lock(), threading.Lock()
+        self._line, self.counting = threading.RLock(), threading.Lock()
+        self._writer = 0
+        self._put_off.clear()
         forget_connections(self._beside)
 
 

@@ -14,6 +14,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
+from queue import SimpleQueue
 from typing import Any
 
 from sqlalchemy import Connection, func, select
@@ -157,12 +158,12 @@ class Polling(Ears):
 
     def __init__(self) -> None:
         self._seconds = POLL_SECONDS[0]
-        self._stirred = threading.Event()
+        #: as an Event, but one that a finalizer may set while its thread just does
+        self._stirred: SimpleQueue[None] = SimpleQueue()
 
     def listen(self, stop: threading.Event) -> list[str] | None:
         if self._seconds > POLL_SECONDS[1]:
-            self._stirred.wait()
-            self._stirred.clear()
+            self._stirred.get()
         # Spread, so that a fleet that was started at once does not look at once.
         stop.wait(self._seconds * random.uniform(0.75, 1.25))
         self._seconds *= 1.5
@@ -171,7 +172,8 @@ class Polling(Ears):
     def stir(self) -> None:
         """Look more often: something has happened."""
         self._seconds = POLL_SECONDS[0]
-        self._stirred.set()
+        if self._stirred.empty():
+            self._stirred.put(None)
 
     def interrupt(self) -> None:
         self.stir()

@@ -161,7 +161,7 @@ class ServerLocks(Liveness):
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._workers: list[str] = []
         self._untaken: set[str] = set()  # of these: whose locks another session has still
         self._connection: Connection | None = None
@@ -217,7 +217,7 @@ class ServerLocks(Liveness):
             self._inherited.append(self._connection)
         self._connection = None
         self._workers.clear()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
 
 class PostgreSqlLocks(ServerLocks):

@@ -59,7 +59,7 @@ class Reports:
         self._begin()
 
     def _begin(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._latest: dict[str, _Report] = {}
         self._news = threading.Event()
         self._stop = threading.Event()

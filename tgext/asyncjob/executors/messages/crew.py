@@ -40,7 +40,7 @@ class Crew:
         self._terms = terms
         self._listener = listener
         self._context: Any = multiprocessing.get_context(terms.start_method)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         tasks = BOUNDLESS if terms.max_tasks is None else max(1, terms.max_tasks // terms.size)
         results = BOUNDLESS if terms.max_results is None else terms.max_results
         self._slots = [Slot(number, tasks, results) for number in range(terms.size)]
@@ -197,7 +197,7 @@ class Crew:
 
     def after_fork(self) -> None:
         """Let go of what belongs to the parent, in a child that somebody has forked."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._refusal = "the pool belongs to the process that this one was forked from"
         self._thread = None
         for slot in self._slots:
