@@ -280,6 +280,35 @@ def test_separate_workers_run_the_jobs_of_a_server_that_runs_none(tmp_path):
         assert server.wait(PATIENCE_SECONDS) == 0
 
 
+#: The logging of an .ini file, with the section of the page in it.
+LOGGING = (
+    "[loggers]\nkeys = root, asyncjob\n[handlers]\nkeys = console\n"
+    "[formatters]\nkeys = plain\n[logger_root]\nlevel = WARN\nhandlers = console\n"
+    "[handler_console]\nclass = StreamHandler\nargs = (sys.stderr,)\nformatter = plain\n"
+    "[formatter_plain]\nformat = at %(asctime)s: %(levelname)s %(message)s\n"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_set_up", [True, False], ids=["logging set up", "not set up"])
+@pytest.mark.parametrize("command", ["one process", "several processes", "uwsgi"])
+def test_failed_job_leaves_a_line_in_the_log_of_the_server(tmp_path, command, is_set_up):
+    with site(tmp_path, SHOWN["sql lines"]) as project:
+        if is_set_up:
+            with (tmp_path / "production.ini").open("a") as ini:
+                ini.write(f"{LOGGING}{SHOWN['logging']}\n")
+        project.serve(*project.command(command))
+
+        uid = project.get("/perform", name="first", job="wrong")["uid"]
+        project.get("/perform", name="second")
+        project.says(f"job={uid} attempt=1 call=served.jobs.wrong failed, no attempts left")
+        project.says("ValueError: a wrong job: first")
+
+        if is_set_up:
+            project.says("ERROR job=")
+            project.says("call=served.jobs.note successful after")
+
+
 @pytest.mark.slow
 def test_tables_are_made_by_the_command_where_the_application_may_not(tmp_path):
     lines = f"{SHOWN['worker lines']}\nasyncjob.create_tables = false"

@@ -50,6 +50,10 @@ PROJECT = {
         use = main
         bakery.closed = true
 
+        [app:logging]
+        use = main
+        bakery.logging = its own
+
         [app:broken]
         use = main
         bakery.oven = none
@@ -109,6 +113,8 @@ PROJECT = {
             bake("held")
         """,
     "bakery/application.py": """
+        import logging.config
+
         import tg
         from tg import FullStackApplicationConfigurator, TGController
         from tgext.asyncjob import start_async_worker
@@ -123,6 +129,8 @@ PROJECT = {
         def make_app(global_conf, **app_conf):
             if "bakery.oven" in app_conf:
                 raise RuntimeError("no oven")
+            if "bakery.logging" in app_conf:
+                logging.config.fileConfig(global_conf["__file__"])
             configurator = FullStackApplicationConfigurator()
             configurator.update_blueprint({
                 **{plain},
@@ -237,6 +245,16 @@ def test_worker_runs_jobs_in_the_application_of_the_ini_file(bakery):
     assert "2 jobs: nothing more is due" in err
     assert "1 thread, queues all" in err  # although asyncjob.threads is 0
     assert bakery.status_of(bad)["error"]["message"] == "burnt"
+
+
+def test_worker_speaks_though_its_application_disables_the_loggers_that_are_there(bakery):
+    bakery.enqueue("burn", "bread")
+
+    code, _, said = bakery.run("asyncjob-worker", "--burst", "-c", "development.ini#logging")
+
+    assert code == 0
+    assert "log: worker process" in said
+    assert "failed, no attempts left: burnt" in said
 
 
 def test_retried_job_waits_for_a_worker_though_the_application_would_run_it(bakery):

@@ -82,6 +82,9 @@ PROJECT = {
             made.write_text(json.dumps({"pid": os.getpid(), "threads": threads()}))
             made.rename(HERE / f"{name}.note")
 
+        def wrong(name):
+            raise ValueError(f"a wrong job: {name}")
+
         def held(name):
             note(f"{name} begun")
             (HERE / "job gate").read_text()

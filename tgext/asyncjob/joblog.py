@@ -59,7 +59,11 @@ class _JobRecords:
 
 
 def install() -> None:
-    """Mark the records of jobs from now on, in the whole process; once is enough."""
+    """Mark the records of jobs from now on, in the whole process, and let the package speak.
+
+    To be called once the application is loaded; again does no harm.
+    """
+    _enable()
     factory = logging.getLogRecordFactory()
     if not isinstance(factory, _JobRecords):
         # Two threads at once wrap the same factory, and the last one stays: no harm done.
@@ -77,6 +81,17 @@ def _argument(value: object) -> object:
     if isinstance(value, BaseException):
         value = TaskError.of(value).message
     return _one_line(value) if type(value) is str else value
+
+
+def _enable() -> None:
+    """Take back what an application's ``fileConfig`` or ``dictConfig`` has done to our loggers.
+
+    Both disable each logger that is there already and that they do not name: a failed job would
+    leave no line anywhere. Whoever wants that sets a level.
+    """
+    for name in list(logging.root.manager.loggerDict):
+        if f"{name}.".startswith(_PACKAGE):
+            logging.getLogger(name).disabled = False
 
 
 def _literal(message: str) -> str:

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
 
+from .. import joblog
 from ..apart import declares_processes
 from ..forking import set_title
 from ..queue import JobQueue
@@ -57,6 +58,7 @@ def work(load: Load, plan: Plan, heard: Iterable[signal.Signals]) -> int:
     loading it raises. In the main thread.
     """
     queue: JobQueue = load()
+    joblog.install()  # the first line comes before any thread that would do so
     with queue:
         overview = overview_of(queue)
         threads = plan.threads or queue.options.threads or 1

@@ -23,6 +23,7 @@ import tg
 from tg.appwrappers.transaction_manager import TransactionApplicationWrapper
 from tg.configurator.base import ConfigReadyConfigurationAction, ConfigurationComponent
 
+from .. import joblog
 from ..errors import ConfigError
 from ..options import settings_of
 from ..progress import Tracker
@@ -174,6 +175,7 @@ def _on_new_app(app: Any) -> None:
     _apps.add(app)
     queue = _queue_of(app.config)
     if queue is not None:
+        joblog.install()  # the application may have set up its logging, and ours with it
         surroundings = TurboGearsSurroundings(app, queue)
         queue.bind(capture=surroundings.capture, surround=surroundings.surround)
         queue.allow_worker()

@@ -1,0 +1,132 @@
+"""A failed job leaves a line on stderr, however its application has set up logging.
+
+Each application is a process of its own, since logging is the process's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tgext.asyncjob import JobQueue, joblog
+from tgext.asyncjob.commands.shift import log as shift_log
+
+pytestmark = pytest.mark.timeout(60)
+
+#: How an application sets up logging, as its module does when it is loaded.
+SETUPS = {
+    "not at all": "",
+    "a file that names other loggers": """
+        logging.config.fileConfig(here / "logging.ini")
+        """,
+    "a dictionary that names none": """
+        logging.config.dictConfig({"version": 1})
+        """,
+    "a root level above INFO": """
+        logging.config.fileConfig(here / "logging.ini")
+        logging.getLogger().setLevel(logging.ERROR)
+        """,
+    "no handler": """
+        logging.config.dictConfig({"version": 1, "root": {"level": "ERROR", "handlers": []}})
+        logging.getLogger().handlers.clear()
+        """,
+    "every logger that is there disabled": """
+        for name in list(logging.root.manager.loggerDict):
+            logging.getLogger(name).disabled = True
+        """,
+}
+
+INI = """
+    [loggers]
+    keys = root, shop
+
+    [handlers]
+    keys = console
+
+    [formatters]
+    keys =
+
+    [logger_root]
+    level = WARN
+    handlers = console
+
+    [logger_shop]
+    level = INFO
+    handlers =
+    qualname = shop
+
+    [handler_console]
+    class = StreamHandler
+    args = (sys.stderr,)
+    """
+
+SHOP = """
+    import logging.config
+    from pathlib import Path
+    from tgext.asyncjob import JobQueue
+
+    here = Path(__file__).parent
+    {setup}
+
+    def wrong():
+        raise ValueError("a wrong job")
+
+    def queue():
+        return JobQueue("sql", url=f"sqlite:///{here}/jobs.db?timeout=30")
+    """
+
+ENQUEUE = "import shop; queue = shop.queue(); queue.perform(shop.wrong); queue.close()"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [(), ("--processes", "2")], ids=["one process", "two"])
+@pytest.mark.parametrize("name", SETUPS)
+def test_worker_says_that_a_job_failed_whatever_the_logging_of_its_application(
+    tmp_path: Path, name: str, more: tuple[str, ...]
+) -> None:
+    setup = textwrap.indent(textwrap.dedent(SETUPS[name]), "    ")
+    source = SHOP.replace("    {setup}", setup)
+    (tmp_path / "shop.py").write_text(textwrap.dedent(source))
+    (tmp_path / "logging.ini").write_text(textwrap.dedent(INI))
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", ENQUEUE], env=environ, check=True)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "tgext.asyncjob", "worker", "--app", "shop:queue", "--burst", *more],
+        env=environ, cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert "failed, no attempts left: a wrong job" in done.stderr
+    assert "ValueError: a wrong job" in done.stderr
+
+
+def test_disabled_loggers_of_the_package_speak_once_the_worker_starts() -> None:
+    shift_log.disabled = True
+    other = logging.getLogger("tgext.asyncjobs_of_others")
+    other.disabled = True
+    try:
+        with JobQueue() as queue:
+            queue.start_worker()
+
+            assert not shift_log.disabled
+            assert other.disabled
+    finally:
+        shift_log.disabled = other.disabled = False
+
+
+def test_level_of_an_operator_is_kept() -> None:
+    package = logging.getLogger("tgext.asyncjob")
+    before, package.level = package.level, logging.CRITICAL
+    try:
+        joblog.install()
+
+        assert package.level == logging.CRITICAL
+    finally:
+        package.level = before
