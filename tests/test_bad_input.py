@@ -596,6 +596,27 @@ def test_options_from_the_ini_file_are_text_and_lose_their_prefix():
     assert (options.retention, options.max_queued) == (3600.0, None)
 
 
+@pytest.mark.parametrize(
+    "key",
+    ["asyncjob_max_queued", "asyncjob-max-queued", "async_job.max_queued", "asyncjobs.max_queued",
+     "asyncjob.Max_Queued", "AsyncJob.max_queued", "tgext.asyncjob.max_queued",
+     "asyncjob.max-queued", "asyncjob_maxqueued", " asyncjob.max_queued"],
+)  # fmt: skip
+def test_option_with_another_spelling_is_refused_with_the_right_name(key):
+    with pytest.raises(ConfigError, match=r"did you mean asyncjob\.max_queued\?"):
+        Options.of(settings_of({"sqlalchemy.url": "sqlite://", key: "4"}))
+
+
+@pytest.mark.parametrize("key", ["asyncjob_page", "asyncjob_uid", "async", "asyncjob", "threads"])
+def test_key_of_an_application_that_is_none_of_ours_is_left_alone(key):
+    assert settings_of({key: "4", 7: "x"}) == {}
+
+
+def test_keyword_with_the_prefix_is_refused_with_the_right_name():
+    with pytest.raises(ConfigError, match=r"option asyncjob_lease; did you mean asyncjob\.lease\?"):
+        Options.of({"asyncjob_lease": 4})
+
+
 def test_options_cannot_be_changed_afterwards():
     with pytest.raises(AttributeError):
         Options().threads = 2

@@ -354,6 +354,10 @@ def test_blueprint_may_hold_options_too(make_app):
             {"asyncjob.thraeds": "2"},
             "unknown option asyncjob.thraeds; did you mean asyncjob.threads?",
         ),
+        (
+            {"asyncjob_threads": "2"},
+            "got 'asyncjob_threads', which nothing reads; did you mean asyncjob.threads?",
+        ),
         ({"asyncjob.threads": "two"}, "asyncjob.threads: expected a whole number, got 'two'"),
         ({"asyncjob.threads": "-1"}, "asyncjob.threads: expected 0 or more, got '-1'"),
     ],
@@ -372,6 +376,36 @@ def test_mistake_in_the_ini_file_stops_the_application(make_app, ini, message, w
         )
 
     assert message in str(raised.value)
+
+
+def test_options_in_a_section_that_the_application_does_not_get_are_warned_of(
+    make_app, tmp_path, caplog
+):
+    ini = tmp_path / "development.ini"
+    ini.write_text(
+        "[DEFAULT]\nasyncjob.lease = 30\n[app:main]\nasyncjob.threads = 2\n"
+        "[server:main]\nthreads = 8\nasyncjob.threads = 3\n"
+        "[asyncjob]\nbackend = sql\n[logger_asyncjob]\nqualname = tgext.asyncjob\n"
+        "[other]\nasyncjob_max_queued = 5\n"
+    )
+
+    make_app(ini={"__file__": str(ini), "asyncjob.threads": "2"})
+
+    assert [warning.partition(": ")[2].partition(";")[0] for warning in warnings_of(caplog)] == [
+        "asyncjob.threads in [server:main] is read by nobody",
+        "backend in [asyncjob] is read by nobody",
+        "asyncjob_max_queued in [other] is read by nobody",
+    ]
+    assert "write asyncjob.backend in the section of the application" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"no section", b"[app:main]\n\xff\xfe = 1\n", None])
+def test_ini_file_that_cannot_be_read_is_the_business_of_its_loader(make_app, tmp_path, content):
+    ini = tmp_path / "development.ini"
+    if content is not None:
+        ini.write_bytes(content)
+
+    assert_works(make_app(ini={"__file__": str(ini)}))
 
 
 def test_mistake_in_a_keyword_stops_the_application(make_app):

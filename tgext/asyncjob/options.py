@@ -173,16 +173,48 @@ class Options:
 
 
 def _unknown(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, 1)
+    near = meant_by(name)
+    shown = name if near else PREFIX + name
+    near = near or _near(name, 0.6)
     if near:
-        return f"unknown option {PREFIX}{name}; did you mean {PREFIX}{near[0]}?"
-    return f"unknown option {PREFIX}{name}; known are {', '.join(known)}"
+        return f"unknown option {shown}; did you mean {PREFIX}{near}?"
+    return f"unknown option {shown}; known are {', '.join(known)}"
 
 
-def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Pick what has the prefix out of an application's configuration, without the prefix."""
-    return {
-        key.removeprefix(PREFIX): value
-        for key, value in config.items()
-        if isinstance(key, str) and key.startswith(PREFIX)
-    }
+def settings_of(config: Mapping[Any, Any]) -> dict[str, Any]:
+    """Pick what has the prefix out of an application's configuration, without the prefix.
+
+    Raises ConfigError for a key that is meant to have it, as ``asyncjob_threads``, and which
+    nothing would read.
+    """
+    found = {}
+    for key, value in config.items():
+        if not isinstance(key, str):
+            continue
+        if key.startswith(PREFIX):
+            found[key.removeprefix(PREFIX)] = value
+        elif meant := meant_by(key):
+            raise ConfigError(
+                f"expected options that begin with {PREFIX!r}, got {key!r}, which nothing reads; "
+                f"did you mean {PREFIX}{meant}?"
+            )
+    return found
+
+
+#: The prefix as it is, and as it is misspelt: asyncjob_, asyncjobs., async_job., tgext.asyncjob.
+_NEARLY_PREFIX = re.compile(r"(?:tgext[._-])?async[._-]?jobs?[._-]+(.+)", re.IGNORECASE)
+
+
+def meant_by(key: str) -> str | None:
+    """Return the name of the option that a key of a configuration is meant for; None for a key
+    of the application's own."""
+    found = _NEARLY_PREFIX.fullmatch(key.strip())
+    # Nearer than a suggestion has to be: the application may have keys that begin like ours.
+    return None if found is None else _near(found[1], 0.85)
+
+
+def _near(name: str, least: float) -> str | None:
+    """The option whose name is as like *name* as *least*, 1 being the same, at least."""
+    plain = re.sub(r"[^a-z]+", "_", name.lower())
+    near = difflib.get_close_matches(plain, [each.name for each in fields(Options)], 1, least)
+    return near[0] if near else None

@@ -28,6 +28,7 @@ from ..errors import ConfigError
 from ..options import settings_of
 from ..progress import Tracker
 from ..queue import JobQueue
+from .sections import warn_of_misplaced
 from .surroundings import TurboGearsSurroundings
 from .wrapper import JobQueueWrapper, is_transaction_managed
 
@@ -135,6 +136,7 @@ def _attach(
     backend = settings.pop("backend", "memory")
     queue = JobQueue(backend, progress_tracker=tracker, **settings)
     app_globals.asyncjob_queue = queue
+    warn_of_misplaced(config)
     _register_wrapper(config)
     return queue
 
