@@ -41,7 +41,7 @@ from tgext.asyncjob import slackers as adisp
 from tgext.asyncjob import task as declare
 from tgext.asyncjob.call import Call
 from tgext.asyncjob.chain import Chain, replay
-from tgext.asyncjob.executors import CoroutineExecutor
+from tgext.asyncjob.executors import CoroutineExecutor, loops
 from tgext.asyncjob.seal import Seal
 from tgext.asyncjob.slackers import (
     DummyWorker,
@@ -110,6 +110,12 @@ def current_pid() -> int:
 async def add_slowly(*numbers: int) -> int:
     await asyncio.sleep(0)
     return sum(numbers)
+
+
+@pytest.fixture(autouse=True)
+def _program_without_tornado(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is these tests that have imported it. Programs with it are in test_slackers_loops.py."""
+    monkeypatch.setattr(loops, "uses_tornado", lambda: False)
 
 
 @pytest.fixture

@@ -1,18 +1,19 @@
 """What comes of a chain or a process: a future that can be awaited, and who is told of it.
 
-Whoever is told inside a running event loop is told on that loop, else in the thread where the
-work ended.
+A callback is called on the event loop of the thread that gave it, as ``executors/loops.py`` has
+it; without one, in the thread where the work ended.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
-from ..executors.awaiting import running_loop
+from ..executors.loops import LoopCalls
 
 log = logging.getLogger(__name__)
 
@@ -22,24 +23,37 @@ class Fetched(Future[Any]):
 
     A failure that nobody ever asks for is logged when the future is forgotten.
     ``cancel()`` hands the wish on to the worker; what it cannot stop runs on unheard.
+
+    calls: where what leads to its outcome is called; None: nothing is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, calls: LoopCalls | None = None) -> None:
         super().__init__()
         self._asked = False
+        self._calls = calls
 
     def __await__(self) -> Generator[Any, None, Any]:
+        if self._calls is not None:
+            self._calls.move_to(asyncio.get_running_loop())
         return asyncio.wrap_future(self).__await__()
 
     def result(self, timeout: float | None = None) -> Any:
         """Return what came of it, or raise what was raised; TimeoutError after *timeout* s."""
         self._asked = True
-        return super().result(timeout)
+        return super().result(self._left_of(timeout))
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what was raised, None for nothing; TimeoutError after *timeout* seconds."""
         self._asked = True
-        return super().exception(timeout)
+        return super().exception(self._left_of(timeout))
+
+    def _left_of(self, timeout: float | None) -> float | None:
+        """Have the steps taken that need this thread; return what is left of *timeout*."""
+        if self._calls is None or self.done():
+            return timeout
+        began = time.monotonic()
+        self._calls.run_until_done(self, timeout)
+        return None if timeout is None else timeout - (time.monotonic() - began)
 
     def settle(self, value: Any, error: BaseException | None) -> None:
         """End with a value or an error, unless it was cancelled meanwhile."""
@@ -89,20 +103,13 @@ def value_and_error(done: Future[Any]) -> tuple[Any, BaseException | None]:
 
 def tell(work: Future[Any], callback: Callable[[Any], Any] | None) -> None:
     """Call back with the result, or with the exception as a value; None: only log a failure."""
-    in_its_place = caller_of(running_loop())
+    calls = LoopCalls()
 
     def ended(done: Future[Any]) -> None:
         value, error = value_and_error(done)
         if callback is not None:
-            in_its_place(callback, value if error is None else error)
+            calls.call(callback, value if error is None else error)
         elif not done.cancelled():
             report(error)
 
     work.add_done_callback(ended)
-
-
-def caller_of(loop: asyncio.AbstractEventLoop | None) -> Callable[..., Any]:
-    """Return what calls a function on *loop*; None: at once, in whatever thread."""
-    if loop is not None:
-        return loop.call_soon_threadsafe
-    return lambda function, *args: function(*args)

@@ -73,9 +73,14 @@ class Postponed(_Recorder):
 
     It can be awaited, yielded in a ``@process``, and given to ``asyncjob_perform``. It has two
     names of its own, which it therefore does not record: ``proceed`` and ``fetch``.
+
+    obj, worker: as for a Slacker; a Postponed of nothing yet is an empty chain.
     """
 
     __slots__ = ()
+
+    def __init__(self, obj: Any, worker: Executor | None = None) -> None:
+        super().__init__(obj if isinstance(obj, Chain) else Chain(obj), worker)
 
     def fetch(self, worker: Executor | None = None) -> Fetched:
         """Begin, and return the future of what comes of it. worker: another than the Slacker's.
@@ -89,8 +94,9 @@ class Postponed(_Recorder):
     ) -> None:
         """Begin, and call back with the result, or with the exception where it raised.
 
-        The callback is called on the event loop that runs here, else where the work ended.
-        Without one a failure is logged. worker, and what is raised: as in ``fetch``.
+        The callback is called on the event loop of this thread, running or to be started; without
+        a loop where the work ended. Without a callback a failure is logged. worker, and what is
+        raised: as in ``fetch``.
         """
         tell(self.__submit(worker), callback)
 

@@ -2,21 +2,22 @@
 
     yield -> futures -> [each is done] -> send or throw -> the next yield, or the end
 
-Where an event loop runs in the caller's thread, every step is taken there; else the first in the
-caller's thread, and each further one where the work that it waited for ended.
+The first step is taken in the caller's thread. Where that thread has an event loop, running or to
+be started, every further one is taken there; else where the work that it waited for ended.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from concurrent.futures import Future
 from contextvars import copy_context
 from typing import Any, ParamSpec
 
-from ..executors.awaiting import running_loop
-from .outcome import Fetched, caller_of, value_and_error
+from ..call import check_done
+from ..executors.loops import LoopCalls
+from .outcome import Fetched, value_and_error
 from .postponed import Postponed
 
 Arguments = ParamSpec("Arguments")
@@ -25,9 +26,10 @@ Arguments = ParamSpec("Arguments")
 def process(function: Callable[Arguments, Any]) -> Callable[Arguments, Fetched]:
     """Make a function of a generator function: it begins at once and returns a future.
 
-    What is yielded may be a Postponed, a future, another process, inside an event loop whatever
+    What is yielded may be a Postponed, a future, another process, with an event loop whatever
     can be awaited; or a list, tuple or dict of these, which are run in parallel, and come back as
-    one of the same kind once all have ended. What one of them raised is raised at the ``yield``.
+    one of the same kind once all have ended; what another iterable gives comes back as a list.
+    What one of them raised, or could not be begun for, is raised at the ``yield``.
     """
 
     @functools.wraps(function)
@@ -35,6 +37,9 @@ def process(function: Callable[Arguments, Any]) -> Callable[Arguments, Fetched]:
         made = function(*args, **kwargs)
         if isinstance(made, Generator):
             return _Process(made).begin()
+        if isinstance(made, Coroutine):  # of an ``async def``
+            return _Process(_waiting_for(made)).begin()
+        check_done(made)
         outcome = Fetched()
         outcome.set_result(made)
         return outcome
@@ -47,10 +52,9 @@ class _Process:
 
     def __init__(self, steps: Generator[Any, Any, Any]) -> None:
         self._steps = steps
-        self._loop = running_loop()
-        self._call = caller_of(self._loop)
+        self._calls = LoopCalls()
         self._context = copy_context()
-        self._outcome = Fetched()
+        self._outcome = Fetched(self._calls)
         self._parts: list[Future[Any]] = []
         self._shape: Callable[[list[Any]], Any] = _nothing
 
@@ -68,14 +72,21 @@ class _Process:
                 return
             try:
                 yielded = self._context.run(self._step)
-                self._parts, self._shape = self._futures_of(yielded)
+                self._parts, self._shape = self._context.run(self._futures_of, yielded)
             except StopIteration as end:
                 return self._outcome.settle(end.value, None)
-            except BaseException as error:  # noqa: BLE001 - it is in the future
-                return self._outcome.settle(None, error)
+            except BaseException as error:
+                self._outcome.settle(None, error)
+                if self._is_to_leave(error):
+                    raise
+                return None
+
+    def _is_to_leave(self, error: BaseException) -> bool:
+        """Whether *error* is to end the program; a thread of a worker it would only break."""
+        return self._calls.is_here and isinstance(error, (KeyboardInterrupt, SystemExit))
 
     def _wake(self, _done: Future[Any]) -> None:
-        self._call(self._go)
+        self._calls.call(self._go)
 
     def _step(self) -> Any:
         ended = [value_and_error(part) for part in self._parts]
@@ -88,33 +99,51 @@ class _Process:
         return self._steps.send(self._shape([value for value, _ in ended]))
 
     def _futures_of(self, yielded: Any) -> tuple[list[Future[Any]], Callable[[list[Any]], Any]]:
+        """Begin what was yielded. Raises nothing: what could not be begun has failed."""
         if isinstance(yielded, dict):
             names = list(yielded)
             parts = [self._future_of(part) for part in yielded.values()]
             return parts, lambda values: dict(zip(names, values, strict=True))
-        if isinstance(yielded, (list, tuple)):
-            return [self._future_of(part) for part in yielded], type(yielded)
+        if isinstance(yielded, Iterable) and not isinstance(yielded, (Awaitable, str, bytes)):
+            try:
+                several = list(yielded)
+            except BaseException as error:  # noqa: BLE001 - the iterable's, raised at the yield
+                return [_failed(error)], _only
+            return [self._future_of(part) for part in several], _kind_of(yielded)
         return [self._future_of(yielded)], _only
 
     def _future_of(self, part: Any) -> Future[Any]:
-        if isinstance(part, Postponed):
-            return part.fetch()
-        if isinstance(part, Future):
-            return part
-        if isinstance(part, Awaitable) and self._loop is not None:
-            return asyncio.run_coroutine_threadsafe(_awaited(part), self._loop)
-        failed = Fetched()
-        failed.set_exception(
+        try:
+            if isinstance(part, Postponed):
+                return part.fetch()
+            if isinstance(part, Future):
+                return part
+            if isinstance(part, Awaitable) and self._calls.loop is not None:
+                return asyncio.run_coroutine_threadsafe(_awaited(part), self._calls.loop)
+        except BaseException as error:  # noqa: BLE001 - raised at the yield, as that of any call
+            return _failed(error)
+        if isinstance(part, Coroutine):
+            part.close()  # else Python warns that nobody awaited it
+        return _failed(
             TypeError(
                 f"expected a Postponed, a future, or several in a list, tuple or dict, got "
-                f"{type(part).__name__!r} yielded; what is awaitable needs a running event loop"
+                f"{type(part).__name__!r} yielded; what is awaitable needs an event loop"
             )
         )
-        return failed
+
+
+def _failed(error: BaseException) -> Future[Any]:
+    failed: Future[Any] = Future()
+    failed.set_exception(error)
+    return failed
 
 
 async def _awaited(part: Awaitable[Any]) -> Any:
     return await part
+
+
+def _waiting_for(part: Awaitable[Any]) -> Generator[Any, Any, Any]:
+    return (yield part)
 
 
 def _nothing(_values: list[Any]) -> None:
@@ -123,3 +152,10 @@ def _nothing(_values: list[Any]) -> None:
 
 def _only(values: list[Any]) -> Any:
     return values[0]
+
+
+def _kind_of(several: Iterable[Any]) -> Callable[[list[Any]], Any]:
+    """Return what makes one of the kind of *several* out of a list: a tuple, or a list."""
+    if not isinstance(several, tuple):
+        return list
+    return getattr(several, "_make", tuple)  # of a named tuple
