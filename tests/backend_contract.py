@@ -12,16 +12,22 @@ import threading
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import fields
 from datetime import timedelta
+from enum import Enum, IntEnum
 from typing import Any
 
 import pytest
 
 from tgext.asyncjob.backend import ClaimingBackend
 from tgext.asyncjob.call import Call
+from tgext.asyncjob.errors import NotSerializable
+from tgext.asyncjob.executors import InlineExecutor
 from tgext.asyncjob.job import (
     CANCELLED,
     FAILED,
+    LONGEST_DELAY,
+    MOST_ATTEMPTS,
     NO_PROGRESS,
     READY,
     RUNNING,
@@ -35,6 +41,7 @@ from tgext.asyncjob.job import (
     TaskResultStatus,
     WorkerId,
 )
+from tgext.asyncjob.task import task
 
 #: How long a thread may take to do what it should do at once, in seconds.
 PATIENCE_SECONDS = 3.0
@@ -52,6 +59,42 @@ BROKEN = Outcome(FAILED, error=ERROR)
 
 def work(*_args: Any) -> None:
     """What the jobs of this suite would run; nobody runs them."""
+
+
+def at_once_again(_attempt: int) -> float:
+    return 0.0
+
+
+class Rank(IntEnum):
+    HIGH = 7
+
+
+class Lane(str, Enum):
+    MAIL = "mail"
+
+
+INLINE = InlineExecutor()
+
+#: Values of every option of a task, such as every backend keeps.
+OPTIONS: dict[str, tuple[Any, ...]] = {
+    "priority": (0, -100, 100, Rank.HIGH),
+    "queue_name": ("default", "mail", "x" * 64, Lane.MAIL),
+    "takes_context": (False, True),
+    "max_attempts": (1, 2, MOST_ATTEMPTS, Rank.HIGH),
+    "backoff": (2.0, 0, 0.25, 10**9, Rank.HIGH),
+    "timeout": (None, 0.001, 5, LONGEST_DELAY.total_seconds(), Rank.HIGH),
+    "executor": ("thread", "process", "coroutine"),
+}
+
+
+@task
+def declared() -> None:
+    """A task that has no option of its own."""
+
+
+@task(backoff=at_once_again, executor=INLINE)
+def peculiar() -> None:
+    """A task whose options no row can hold."""
 
 
 def a_job(
@@ -209,6 +252,41 @@ class BackendContract:
         assert (found.attempts, found.errors, found.log) == (0, (), ())
         assert found.result is None
         assert found.progress == NO_PROGRESS
+
+    @pytest.mark.parametrize("name", [field.name for field in fields(TaskOptions)])
+    def test_every_option_of_a_task_is_there_when_its_job_is_claimed(self, backend, name):
+        for value in OPTIONS[name]:
+            job = backend.prepare(a_job(backend, **{name: value}))
+            backend.enqueue([job])
+
+            claim = claim_one(backend)
+
+            assert claim.job.options == TaskOptions(**{name: value})
+            assert claim.attempts_left == claim.job.options.max_attempts - 1
+            backend.finish(claim, DONE)
+
+    @pytest.mark.parametrize("name", ["backoff", "executor"])
+    def test_option_that_only_this_process_has_is_there_at_the_claim_or_refused(
+        self, backend, name
+    ):
+        value = {"backoff": at_once_again, "executor": INLINE}[name]
+        for target in (work, declared.func, lambda: None):
+            job = Job(backend.new_uid(), Call(target, (), None), TaskOptions(**{name: value}))
+            try:
+                backend.enqueue([backend.prepare(job)])
+            except NotSerializable:
+                continue
+            claim = claim_one(backend)
+            assert getattr(claim.job.options, name) is value
+            backend.finish(claim, DONE)
+
+    @pytest.mark.parametrize("name", ["backoff", "executor"])
+    def test_option_that_the_task_has_of_its_own_is_there_at_the_claim(self, backend, name):
+        value = getattr(peculiar, name)
+        job = Job(backend.new_uid(), Call(peculiar.func, (), None), peculiar)
+        backend.enqueue([backend.prepare(job)])
+
+        assert getattr(claim_one(backend).job.options, name) is value
 
     def test_delayed_job_tells_when_it_may_start(self, backend, clock):
         uid = enqueued(backend, run_after=timedelta(seconds=30))

@@ -28,6 +28,7 @@ from tgext.asyncjob import (
     asyncjob_set_progress,
     task,
 )
+from tgext.asyncjob.executors import InlineExecutor
 from tgext.asyncjob.options import Options, settings_of
 
 
@@ -644,3 +645,48 @@ def test_a_session_that_nobody_commits_is_refused_with_the_line_that_is_missing(
 def test_what_is_not_in_this_version_is_said_to_be_so(name, value):
     with pytest.raises(ConfigError, match=f"got '{value}', which is not in this version"):
         Options.of({name: value})
+
+
+# -- options that a row of a database does not hold
+
+
+def at_once(_attempt):
+    return 0
+
+
+def test_option_that_a_row_does_not_hold_is_refused_with_the_way_out(tmp_path):
+    with JobQueue("sql", url=f"sqlite:///{tmp_path}/jobs.db", threads=0) as sql, sql.as_current():
+        for options, name, way in (
+            ({"backoff": at_once}, "backoff", "or give seconds"),
+            ({"backoff": lambda attempt: 0}, "backoff", "by @task(backoff=...)"),
+            ({"executor": InlineExecutor()}, "executor", "or give the name of one"),
+        ):
+            for made in (declared.using(**options), task(**options)(function)):
+                refused(
+                    NotSerializable, TypeError, f"{name}: expected what a database row can hold",
+                    made.enqueue, 1,
+                )  # fmt: skip
+                refused(NotSerializable, TypeError, way, made.enqueue, 1)
+        assert sql.backend.waiting() == 0
+
+
+def test_job_whose_task_lost_the_option_that_it_needs_fails_and_runs_nowhere_else(tmp_path):
+    with JobQueue("sql", url=f"sqlite:///{tmp_path}/jobs.db", threads=0) as sql, sql.as_current():
+        result = in_an_executor.enqueue()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(globals(), "in_an_executor", in_an_executor.func)
+            sql.run_pending()
+
+        [error] = sql.result(result.id).errors
+    assert error.exception_class_path == "tgext.asyncjob.errors.CallableMissing"
+    assert "it is no task any more, and the job needs its executor" in error.message
+
+
+@task(executor=InlineExecutor())
+def in_an_executor():
+    raise AssertionError("it ran")
+
+
+def test_more_attempts_than_a_column_holds_are_refused():
+    with pytest.raises(ConfigError, match="at most 1000000000, got 10000000000"):
+        task(max_attempts=10**10)(function)

@@ -137,6 +137,9 @@ LONGEST_BACKOFF_SECONDS = 86_400.0
 #: thread that runs a coroutine function, as any thread does.
 EXECUTORS = ("thread", "process", "coroutine")
 
+#: More than any job needs, and a column of a database holds it twice.
+MOST_ATTEMPTS = 1_000_000_000
+
 #: A hundred years: what is meant to be for ever, or a mistake, is beyond it.
 LONGEST_DELAY = timedelta(days=36_525)
 
@@ -176,8 +179,8 @@ class TaskOptions:
             "takes_context", "True or False", self.takes_context,
         )  # fmt: skip
         _expect(
-            _is_int(self.max_attempts) and self.max_attempts >= 1,
-            "max_attempts", "a whole number, at least 1", self.max_attempts,
+            _is_int(self.max_attempts) and 1 <= self.max_attempts <= MOST_ATTEMPTS,
+            "max_attempts", f"a whole number, at least 1 and at most {MOST_ATTEMPTS}", self.max_attempts,
         )  # fmt: skip
         _expect(
             callable(self.backoff) or (_is_number(self.backoff) and self.backoff >= 0),
@@ -192,6 +195,9 @@ class TaskOptions:
             isinstance(self.executor, Executor) or self.executor in EXECUTORS,
             "executor", _executors_expected(self.executor), self.executor,
         )  # fmt: skip
+        # Members of an Enum, say, which not every driver of a database takes for what they are.
+        for name, plain in (("priority", int), ("max_attempts", int), ("queue_name", str.__str__)):
+            object.__setattr__(self, name, plain(getattr(self, name)))
 
     def delay_seconds(self, attempt: int, jitter: float) -> float:
         """How long to wait after attempt number *attempt* (1 for the first) failed.

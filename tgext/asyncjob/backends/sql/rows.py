@@ -12,9 +12,8 @@ from typing import Any
 from sqlalchemy import Row
 
 from ...call import Call
-from ...errors import AsyncJobError, NotSerializable, Unreadable
+from ...errors import AsyncJobError, CallableMissing, NotSerializable, Unreadable
 from ...job import (
-    BACKOFF_SECONDS,
     DEFAULT_OPTIONS,
     NO_PROGRESS,
     Claim,
@@ -36,7 +35,10 @@ log = logging.getLogger(__name__)
 #: that the task has where the job is run.
 _TASKS_OWN = "the task's"
 
-_PLAIN_OPTIONS = ("takes_context", "max_attempts", "timeout")
+_PLAIN_OPTIONS = ("takes_context", "max_attempts", "timeout", "backoff", "executor")
+
+#: What a row holds of those that can be something else.
+_HOLDABLE = {"backoff": "seconds", "executor": "the name of one"}
 
 #: What begins a stored result that could not be kept; no JSON text begins with it.
 _NOT_KEPT = "!"
@@ -89,15 +91,28 @@ class Rows:
 
     def prepared(self, job: Job) -> Job:
         """Return a job whose call is what a row will hold of it; raises NotSerializable."""
-        stored = self.seal.store(job.uid, job.call)
+        stored = self._stored(job)
         call: Any = UnopenedCall(job.uid, stored, self.seal, int(job.options.takes_context))
         return job._replace(call=call)
+
+    def _stored(self, job: Job) -> StoredCall:
+        """Return what to keep of a job's call, once its options are such as a row holds, too."""
+        stored = self.seal.store(job.uid, job.call)
+        for name in _not_in_rows(job.options):
+            task = self.seal.task_of(stored)
+            if task is None or getattr(task, name) is not getattr(job.options, name):
+                raise NotSerializable(
+                    f"{name}: expected what a database row can hold, got one that only this "
+                    f"process has; declare it at {stored.name}, by @task({name}=...), where a "
+                    f"worker finds it, or give {_HOLDABLE[name]}"
+                )
+        return stored
 
     def of_job(self, job: Job) -> dict[str, Any]:
         """Return what a new job's row holds, but for the instants that the database's clock
         gives; raises NotSerializable."""
         call: Any = job.call
-        stored = call.stored if type(call) is UnopenedCall else self.seal.store(job.uid, call)
+        stored = call.stored if type(call) is UnopenedCall else self._stored(job)
         after = job.run_after
         due_at = after.timestamp() if isinstance(after, datetime) else None
         return {
@@ -125,13 +140,20 @@ class Rows:
             else UnopenedCall(row.uid, stored, self.seal, implied)
         )
         if opened and row.options and _TASKS_OWN in row.options:
-            task = self.seal.task_of(stored)
-            if task is not None:
-                own = _tasks_own(json.loads(row.options))
-                options = replace(options, **{name: getattr(task, name) for name in own})
+            options = self._with_tasks_own(options, json.loads(row.options), stored)
         context = _context(row, strict=opened)
         run_after = None if row.due_at is None else _instant(row.due_at)
         return Job(JobId(row.uid), call, options, run_after, context)
+
+    def _with_tasks_own(
+        self, options: TaskOptions, found: dict[str, Any], stored: StoredCall
+    ) -> TaskOptions:
+        task, own = self.seal.task_of(stored), _tasks_own(found)
+        if own and task is None:
+            raise CallableMissing(
+                stored.name, f"it is no task any more, and the job needs its {' and '.join(own)}"
+            )
+        return replace(options, **{name: getattr(task, name) for name in own})
 
     def claim(self, row: Row[Any], *, opened: bool) -> Claim:
         """Read the claim on a row that was taken; raises as ``job`` does."""
@@ -223,19 +245,21 @@ def _sent_bytes(text: str) -> int:
 
 def _options_text(options: TaskOptions) -> str | None:
     """The options that have no column and are not the default."""
+    if options is DEFAULT_OPTIONS:
+        return None
     found = {
         name: getattr(options, name)
         for name in _PLAIN_OPTIONS
         if getattr(options, name) != getattr(DEFAULT_OPTIONS, name)
     }
-    if callable(options.backoff):
-        found["backoff"] = _TASKS_OWN
-    elif options.backoff != BACKOFF_SECONDS:
-        found["backoff"] = options.backoff
-    if options.executor != DEFAULT_OPTIONS.executor:
-        by_name = isinstance(options.executor, str)
-        found["executor"] = options.executor if by_name else _TASKS_OWN
+    found.update(dict.fromkeys(_not_in_rows(options), _TASKS_OWN))
     return json.dumps(found) if found else None
+
+
+def _not_in_rows(options: TaskOptions) -> list[str]:
+    """The options that no text holds."""
+    found = ["backoff"] if callable(options.backoff) else []
+    return found if isinstance(options.executor, str) else [*found, "executor"]
 
 
 def _context(row: Row[Any], *, strict: bool) -> dict[str, Any] | None:
