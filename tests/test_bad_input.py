@@ -487,6 +487,7 @@ QUEUE_OPTIONS = {
     "url": ("a word", ["  ", 5]),
     "create_tables": ("true or false", ["maybe", 2, "yess"]),
     "table_prefix": ("up to 30 letters, digits and underscores", ["a b", "1x", "x" * 31, "a;b"]),
+    "schema": ("the name of a schema of the database", ["a b", "1x", 'a"b', "x" * 64]),
     "secret": ("a word", ["  ", 5]),
     "lease": ("seconds", SECONDS),
     "drain_timeout": ("seconds", SECONDS),

@@ -25,7 +25,7 @@ FLOORS = """
     job
     current
     task  chain
-    backend  options  seal  pending  overview
+    backend  options  seal  pending  overview  session_kinds
     backends  backends.*  executors  scope  sessions  joblog  interruption  process  progress \
         verdict  forking  recycling
     slackers  looppool  taskrunners
@@ -51,6 +51,7 @@ THIRD_PARTY = {
     "forking": {"setproctitle"},
     "recycling": {"psutil"},
     "sessions": {"sqlalchemy", "zope.sqlalchemy"},
+    "session_kinds": {"sqlalchemy", "zope.sqlalchemy"},
     "looppool": {"psutil", "setproctitle", "tornado"},
     "backends.sql": {"sqlalchemy"},
     "turbogears": {"tg", "webob", "gearbox", "paste.deploy"},

@@ -84,6 +84,13 @@ def _prefix(value: Any) -> str:
     return text
 
 
+def _schema(value: Any) -> str:
+    text = _text(value)
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_$-]{0,62}", text):
+        raise ValueError("the name of a schema of the database")
+    return text
+
+
 def _one_of(*choices: str) -> Callable[[Any], str]:
     def convert(value: Any) -> str:
         if value not in choices:
@@ -130,6 +137,8 @@ class Options:
     create_tables: bool = _option(True, _switch)
     #: what begins the names of the tables
     table_prefix: str = _option("asyncjob_", _prefix)
+    #: the schema of the tables (on MariaDB: the database); None: where they are found at start
+    schema: str | None = _option(None, _schema)
     #: signs what is not plain JSON; never shown
     secret: str | None = _option(None, _text, repr=False)
     #: seconds of silence after which a worker that is not known to be dead is given up

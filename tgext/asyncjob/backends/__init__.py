@@ -34,12 +34,17 @@ def make_backend(options: Options, engine: Any = None) -> ClaimingBackend:
         engine,
         secret=options.secret,
         prefix=options.table_prefix,
+        schema=options.schema,
         retention_seconds=options.retention,
         lease_seconds=options.lease,
         max_crashes=options.max_crashes,
     )
-    if not _unopened.get():
-        made.open(create_tables=options.create_tables)
+    try:
+        if not _unopened.get():
+            made.open(create_tables=options.create_tables)
+    except BaseException:
+        made.close()
+        raise
     return made
 
 

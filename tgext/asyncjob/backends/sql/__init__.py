@@ -72,7 +72,7 @@ class SqlBackend(SqlDesk, ClaimingBackend):
         *,
         expendable: bool = False,
     ) -> None:
-        self._see_to_tables()
+        self.schema.ensure()
         with self._lock:  # threads that claim for one worker come here together
             if not self._workers.is_registered(worker_id):
                 self._workers.register(worker_id, queues, threads, expendable=expendable)

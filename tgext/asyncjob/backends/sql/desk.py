@@ -28,7 +28,6 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.exc import DBAPIError
 
 from ...backend import Backend
 from ...job import (
@@ -86,6 +85,7 @@ class SqlDesk(Backend):
         *,
         secret: str | None = None,
         prefix: str = PREFIX,
+        schema: str | None = None,
         retention_seconds: float = 604_800,
         lease_seconds: float = 20,
         max_crashes: int = 3,
@@ -96,12 +96,11 @@ class SqlDesk(Backend):
         self._retention_seconds = retention_seconds
         self._clock = Clock(clock)
         self._now = self._clock.now
-        self._unopened: bool | None = None
         self._dialect = dialect_of(engine, f"{prefix}jobs")
         self.has_one_writer = self._dialect.has_one_writer
         self._seal = Seal(secret)
         self._rows = Rows(self._seal, max_crashes)
-        self.schema = Schema(self.tables, self._dialect)
+        self.schema = Schema(self.tables, self._dialect, schema)
         self._liveness = liveness_of(self._dialect)
         self._claims = Claims(self.tables, self._dialect, self._rows, self._clock)
         self._inserting = Statement(self._insertion(), self._dialect.engine.dialect)
@@ -133,19 +132,10 @@ class SqlDesk(Backend):
         self._retired: set[str] = set()  # workers of this process that were told to stop
 
     def open(self, *, create_tables: bool) -> None:
-        try:
-            self.schema.check(create=create_tables)
-        except DBAPIError as error:
-            self._unopened = create_tables
-            log.warning("cannot look at the tables of jobs yet, going on: %s", error)
-        else:
-            self._unopened = None
+        self.schema.open(create=create_tables)
 
-    def _see_to_tables(self) -> None:
-        """Come back to what ``open`` could not do."""
-        if self._unopened is not None:
-            self.schema.check(create=self._unopened)
-            self._unopened = None
+    def check_carrier(self, engine: Engine) -> None:
+        self.schema.check_carrier(engine)
 
     def close(self) -> None:
         self._wakeup.close()
@@ -178,7 +168,7 @@ class SqlDesk(Backend):
     def enqueue(self, jobs: Sequence[Job], connection: Connection | None = None) -> None:
         if connection is None and self._dialect.puts_off(lambda: self.enqueue(jobs)):
             return
-        self._see_to_tables()
+        self.schema.ensure()
         # As rows first: one that cannot be stored must not leave the others behind.
         rows = [self._rows.of_job(job) for job in jobs]
         if connection is not None:

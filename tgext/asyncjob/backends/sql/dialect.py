@@ -13,6 +13,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool, Pool, QueuePool
+
+from ...errors import ConfigError
 
 
 class Dialect(ABC):
@@ -36,14 +39,35 @@ class Dialect(ABC):
     def make_engine(self, engine: Engine) -> Engine:
         """Return an engine like the application's, with connections of our own, on which every
         statement commits by itself."""
-        # The pool brings what the application said of how to connect.
-        pool = engine.pool.recreate()
+        pool = _pool_like(engine.pool)
         own = create_engine(engine.url, pool=pool, isolation_level="AUTOCOMMIT")
         event.listen(own, "connect", self.prepare)
         return own
 
     def prepare(self, connection: Any, _record: Any) -> None:  # noqa: B027
         """Set up a fresh connection of our own."""
+
+    def check_carrier(self, engine: Engine) -> None:
+        """See ``Backend.check_carrier``."""
+        with engine.connect() as connection:
+            carries = self.is_in_transaction(connection)
+            connection.detach()  # a parent process that forks later leaves none in the pool
+        if not carries:
+            raise ConfigError(
+                "session: expected an engine with transactions, got one in AUTOCOMMIT mode, where "
+                "an exception takes nothing back, no job either: leave isolation_level out of "
+                "create_engine(), or bind the session to engine.execution_options("
+                "isolation_level=...) with another one"
+            )
+
+    @abstractmethod
+    def is_in_transaction(self, connection: Connection) -> bool:
+        """Whether what is done on *connection* waits for its commit."""
+
+    def home(self, connection: Connection, table: str, wanted: str | None) -> str | None:
+        """Return the schema to name the tables by: the one that *table* is found in, or would be
+        made in; None: there is but one. wanted: asyncjob.schema. Raises ConfigError."""
+        return None
 
     @property
     def volatile(self) -> Engine:
@@ -141,6 +165,14 @@ class Dialect(ABC):
         """Forget connections that are a parent process's, without ever closing them: that would
         say goodbye in its name."""
         forget_connections(self.engine)
+
+
+def _pool_like(pool: Pool) -> Pool:
+    """Make a pool that brings what the application said of how to connect, and in which threads
+    do not get in each other's way: some pools have one connection for all of them."""
+    if isinstance(pool, (QueuePool, NullPool)):
+        return pool.recreate()
+    return QueuePool(pool._creator, dialect=pool._dialect, _dispatch=pool.dispatch)
 
 
 #: Pools that a parent process filled.

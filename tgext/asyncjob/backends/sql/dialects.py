@@ -24,6 +24,7 @@ from sqlalchemy import (
     event,
     func,
     select,
+    text,
     true,
 )
 from sqlalchemy.engine import make_url
@@ -31,6 +32,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from ...errors import ConfigError
 from .dialect import Dialect, driver_of, forget_connections
+from .location import database_on_mariadb, refuse_schema, schema_on_postgresql
 from .lockwatch import LockWatch, was_refused_the_lock
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,23 @@ IN_TRANSACTION = 1
 class PostgreSql(Dialect):
     update_returns = True
     skips_locked = True
+
+    def home(self, connection: Connection, table: str, wanted: str | None) -> str | None:
+        return schema_on_postgresql(connection, table, wanted)
+
+    def is_in_transaction(self, connection: Connection) -> bool:
+        # Outside of one, what is set for its rest is set for nothing.
+        connection.execute(select(func.set_config("asyncjob.probe", "set", true())))
+        probed = select(func.current_setting("asyncjob.probe", true()))
+        return bool(connection.execute(probed).scalar() == "set")
+
+    def prepare(self, connection: Any, _record: Any) -> None:
+        # The default of a role or a database may be another: a claim would fail where two meet.
+        cursor = connection.cursor()
+        cursor.execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        cursor.close()
+        if not connection.autocommit:
+            connection.commit()  # an end without it would take that back
 
     def is_one_of(self, column: ColumnElement[str], parameter: str) -> ColumnElement[bool] | None:
         return column == func.any(bindparam(parameter, type_=ARRAY(String)))
@@ -95,6 +114,9 @@ class MariaDb(Dialect):
     update_returns = False
     skips_locked = True
 
+    def home(self, connection: Connection, table: str, wanted: str | None) -> str | None:
+        return database_on_mariadb(connection, wanted)
+
     def make_engine(self, engine: Engine) -> Engine:
         own = super().make_engine(engine)
         roll_back = own.dialect.do_rollback
@@ -115,6 +137,10 @@ class MariaDb(Dialect):
         [self.most_bytes] = cursor.fetchone()
         cursor.close()
 
+    def is_in_transaction(self, connection: Connection) -> bool:
+        said = connection.execute(text("SELECT NOT @@autocommit OR @@in_transaction"))
+        return bool(said.scalar())
+
     def cut(self, connection: Connection) -> None:
         number = int(driver_of(connection).thread_id())
         with self.engine.connect() as own:
@@ -133,14 +159,11 @@ class Sqlite(Dialect):
     begin_text = "BEGIN IMMEDIATE"
     has_one_writer = True
 
+    def home(self, connection: Connection, table: str, wanted: str | None) -> str | None:
+        refuse_schema(wanted)
+        return None
+
     def make_engine(self, engine: Engine) -> Engine:
-        path = engine.url.database
-        if not path or path == ":memory:" or "mode=memory" in path:
-            raise ConfigError(
-                "asyncjob.backend = sql: expected a database that other connections see, got "
-                f"{engine.url.render_as_string()}, which each has for itself; in test.ini set "
-                "asyncjob.backend = memory, or sqlalchemy.url to a file"
-            )
         self._line = threading.RLock()
         self._writer = 0  # the thread that has it
         self._put_off: deque[Callable[[], object]] = deque()
@@ -152,6 +175,13 @@ class Sqlite(Dialect):
             # what stands beside the file must be one for all who share it.
             path = connection.exec_driver_sql("PRAGMA database_list").first().file  # type: ignore[union-attr]
             mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
+            if not path or mode == "memory":
+                connection.detach()
+                raise ConfigError(
+                    "asyncjob.backend = sql: expected a database that other connections see, got "
+                    f"{engine.url.render_as_string()}, which is in memory and ends with this "
+                    "process; in test.ini set asyncjob.backend = memory, or sqlalchemy.url to a file"
+                )
             if mode != "wal":
                 connection.exec_driver_sql("PRAGMA journal_mode = WAL")
                 log.info(
@@ -168,6 +198,11 @@ class Sqlite(Dialect):
         self._beside = beside
         _warn_of_short_patience(engine)
         return own
+
+    def is_in_transaction(self, connection: Connection) -> bool:
+        connection.execute(select(true()))
+        driver = driver_of(connection)  # by default it begins one with what writes first
+        return driver.in_transaction or driver.isolation_level is not None
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -296,6 +331,11 @@ _DIALECTS: dict[str, type[Dialect]] = {
 
 def dialect_of(engine: Engine, channel: str) -> Dialect:
     """Return the dialect of the database behind *engine*; raises ConfigError for another."""
+    if engine.dialect.is_async:
+        raise ConfigError(
+            "asyncjob.backend = sql: expected a driver that blocks (psycopg, pymysql, pysqlite), "
+            f"got {engine.dialect.driver}, which needs an event loop; give asyncjob.url another one"
+        )
     found = _DIALECTS.get(engine.dialect.name)
     if found is None:
         raise ConfigError(

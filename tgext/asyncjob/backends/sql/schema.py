@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from sqlalchemy import Connection, Engine, MetaData, Table, insert, inspect, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -9,6 +11,8 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from ...errors import ConfigError
 from .dialect import Dialect
 from .tables import SCHEMA_VERSION, Tables
+
+log = logging.getLogger(__name__)
 
 #: Statements that lead from a version to the next one, by the version that they start from.
 UPGRADES: dict[int, tuple[str, ...]] = {}
@@ -20,9 +24,13 @@ class Schema:
     #: The version that this package works with.
     expected = SCHEMA_VERSION
 
-    def __init__(self, tables: Tables, dialect: Dialect) -> None:
+    def __init__(self, tables: Tables, dialect: Dialect, wanted: str | None = None) -> None:
         self._tables = tables
         self._dialect = dialect
+        self._wanted = wanted
+        tables.locate(wanted)
+        self._unopened: bool | None = None
+        self._unchecked: Engine | None = None
 
     @property
     def beside(self) -> str | None:
@@ -32,12 +40,50 @@ class Schema:
 
     def version(self) -> int | None:
         """Return the version that the database has; None: it has no tables of ours."""
+        self._locate()
         table = self._tables.schema
-        if not inspect(self._dialect.engine).has_table(table.name):
+        if not inspect(self._dialect.engine).has_table(table.name, schema=table.schema):
             return None
         with self._dialect.engine.connect() as connection:
             found: int | None = connection.execute(select(table.c.version)).scalar()
         return found
+
+    def open(self, *, create: bool) -> None:
+        """Do what ``check`` does; later, where the database is away."""
+        self._unopened = create
+        try:
+            self.ensure()
+        except DBAPIError as error:
+            log.warning("cannot look at the tables of jobs yet, going on: %s", error)
+
+    def check_carrier(self, engine: Engine) -> None:
+        """Raise ConfigError where *engine* has no transactions; later, where it is away."""
+        self._unchecked = engine
+        try:
+            self._ensure_carrier(engine)
+        except DBAPIError as error:
+            log.warning("cannot look at the application's database yet, going on: %s", error)
+
+    def ensure(self) -> None:
+        """Come back to what could not be done at start."""
+        if self._unopened is not None:
+            self.check(create=self._unopened)
+            # What was compiled before it was known where the tables are.
+            self._dialect.engine.clear_compiled_cache()
+            self._unopened = None
+        if self._unchecked is not None:
+            self._ensure_carrier(self._unchecked)
+
+    def _ensure_carrier(self, engine: Engine) -> None:
+        self._dialect.check_carrier(engine)
+        engine.clear_compiled_cache()
+        self._unchecked = None
+
+    def _locate(self) -> None:
+        """Find the schema of the tables, once: what a session's path says later is its own."""
+        with self._dialect.engine.connect() as connection:
+            name = self._tables.schema.name
+            self._tables.locate(self._dialect.home(connection, name, self._wanted))
 
     def check(self, *, create: bool) -> None:
         """See to it that the tables are there, of this version.
@@ -80,7 +126,8 @@ class Schema:
             found.append(str(CreateTable(table).compile(dialect=dialect)).strip())
             for index in sorted(table.indexes, key=lambda index: str(index.name)):
                 found.append(str(CreateIndex(index).compile(dialect=dialect)).strip())
-        found.append(f"INSERT INTO {self._tables.schema.name} (version) VALUES ({SCHEMA_VERSION})")
+        name = dialect.identifier_preparer.format_table(self._tables.schema)
+        found.append(f"INSERT INTO {name} (version) VALUES ({SCHEMA_VERSION})")
         return found
 
     def _note_version(self, connection: Connection) -> None:

@@ -1,8 +1,8 @@
 """Statements that are compiled once.
 
 SQLAlchemy takes longer to build a statement and to look it up than the database takes to execute
-most of ours. Those that every job needs are built when the backend is
-made, and executed by their text from then on.
+most of ours. Those that every job needs are compiled at their first use, when it is known in which
+schema the tables are, and executed by their text from then on.
 """
 
 from __future__ import annotations
@@ -21,10 +21,19 @@ class Statement:
     """
 
     def __init__(self, clause: ClauseElement, dialect: Dialect) -> None:
-        compiled: Any = clause.compile(dialect=dialect)
-        self.text = str(compiled)
-        self._fixed: dict[str, Any] = dict(compiled.params)
-        self._order: list[str] | None = list(compiled.positiontup) if compiled.positional else None
+        self._clause = clause
+        self._dialect = dialect
+        self._text: str | None = None
+
+    @property
+    def text(self) -> str:
+        """What the database is told."""
+        if self._text is None:
+            compiled: Any = self._clause.compile(dialect=self._dialect)
+            self._fixed: dict[str, Any] = dict(compiled.params)
+            self._order = list(compiled.positiontup) if compiled.positional else None
+            self._text = str(compiled)  # last: another thread may come here meanwhile
+        return self._text
 
     def execute(self, connection: Connection, **values: Any) -> CursorResult[Any]:
         """Execute it; *values*: of the parameters."""
@@ -35,7 +44,8 @@ class Statement:
         if len(rows) == 1:
             self.execute(connection, **rows[0])
         elif rows:
-            connection.exec_driver_sql(self.text, [self._arranged(row) for row in rows])
+            text = self.text
+            connection.exec_driver_sql(text, [self._arranged(row) for row in rows])
 
     def _arranged(self, values: dict[str, Any]) -> Any:
         values = {**self._fixed, **values}

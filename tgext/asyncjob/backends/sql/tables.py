@@ -135,6 +135,13 @@ class Tables:
     workers: Table  #: one row for each worker that has not said goodbye
     schema: Table  #: one row: the version
 
+    def locate(self, schema: str | None) -> None:
+        """Name the tables by the schema that they are in, whatever the path of the session is
+        in which a statement comes to be executed; None: by none."""
+        for table in self.metadata.tables.values():
+            table.schema = schema
+            table.fullname = f"{schema}.{table.name}" if schema else table.name
+
     @property
     def running(self) -> ColumnElement[bool]:
         """That a job, found by its uid, is claimed; so written that no database comes to use
