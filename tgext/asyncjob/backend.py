@@ -44,6 +44,10 @@ class Backend(ABC):
         """Return *job* as it will be kept; raises NotSerializable if it cannot be."""
         return job
 
+    def check_carrier(self, engine: Any) -> None:  # noqa: B027 - where there is none
+        """Raise ConfigError where no transaction on *engine*, the application's, would carry a
+        job, since each of its statements commits by itself."""
+
     def announced(self, jobs: Sequence[Job]) -> None:  # noqa: B027 - memory has told already
         """Wake whoever may run *jobs*, that were enqueued on a connection and are committed."""
 

@@ -48,7 +48,7 @@ class Binding:
             self._adopt(session)
             if before is not None:  # a session of the queue's own, say, on asyncjob.url
                 is_there = self.sessions.works_on(self._options.url or before.engine().url)
-                self.marked = self.sessions if is_there else None
+                self._mark(self.sessions if is_there else None)
         if self._backend is None:
             self._open()
 
@@ -138,7 +138,17 @@ class Binding:
             self._adopt(sqlalchemy_room().session_on(engine))
             self.marked = self.sessions
         elif engine is not self._engine:
-            self.marked = self.sessions
+            try:
+                self._mark(self.sessions)
+            except ConfigError:
+                self._backend.close()
+                raise
+
+    def _mark(self, sessions: Any) -> None:
+        """Let the commits of *sessions* carry what becomes of jobs; None: nobody's do."""
+        if sessions is not None:
+            self.backend.check_carrier(sessions.engine())
+        self.marked = sessions
 
     def _find_engine(self) -> Any:
         """The session's own engine, or another one for a URL that is not its; None: neither."""

@@ -12,14 +12,14 @@ from weakref import WeakSet
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Query, scoped_session, sessionmaker
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 from sqlalchemy.sql.selectable import SelectBase
-from zope.sqlalchemy import ZopeTransactionEvents, datamanager, register
+from zope.sqlalchemy import datamanager, register
 
 from .current import attempt_var
 from .errors import BadCall, ConfigError, MissingExtra
+from .session_kinds import check_kind, database_of, writer_of
 
 log = logging.getLogger(__name__)
 
@@ -39,17 +39,14 @@ _fenced_kinds: WeakSet[Any] = WeakSet()
 class Sessions:
     """A ``scoped_session`` that is registered with zope.sqlalchemy.
 
-    Raises ConfigError for anything else: nobody would commit its work.
+    Raises ConfigError for anything else, see ``session_kinds``.
     """
 
     def __init__(self, scoped: Any) -> None:
-        if not _is_registered(scoped):
-            raise ConfigError(
-                f"session: expected a scoped_session registered with zope.sqlalchemy, got "
-                f"{type(scoped).__name__}; nobody would commit its work: make it a scoped_session "
-                "and add the line `zope.sqlalchemy.register(DBSession)` below it"
-            )
+        check_kind(scoped)
         self.scoped = scoped
+        self._engine: Engine | None = None  # that of the jobs, once it was asked for
+        self._warned = False
         # Once, however many queues work on it: a second mark would find the lease gone.
         kind = scoped.session_factory.class_
         if kind not in _fenced_kinds:
@@ -116,20 +113,15 @@ class Sessions:
     def engine(self) -> Engine:
         """Return the engine that this session works on.
 
-        Raises ConfigError where there are several, or none yet.
+        Raises ConfigError where there is none that a queue can work with.
         """
         had_one = self._has_session()
         try:
-            engine: Engine = self.scoped().get_bind().engine
-        except UnboundExecutionError as error:
-            raise ConfigError(
-                "asyncjob.backend = sql: expected a session with one database, got one that is "
-                "bound to none, or to several; bind one to the database of the jobs alone"
-            ) from error
+            self._engine = database_of(self.scoped())
         finally:
             if not had_one:
                 self.scoped.remove()
-        return engine
+        return self._engine
 
     def close_idle(self) -> None:
         """Close the idle connections to SQLite, which a forked child must not copy: it keeps in
@@ -177,12 +169,30 @@ class Sessions:
         return self._has_session() and bool(self.scoped().in_transaction())
 
     def connection(self) -> Connection:
-        """Return this thread's connection, in its transaction, which is committed even if the
-        session itself has nothing to commit."""
-        connection: Connection = self.scoped.connection()
-        datamanager.mark_changed(self.scoped())
+        """Return this thread's connection to the database of the jobs, in its transaction, which
+        is committed even if the session itself has nothing to commit."""
+        session = self.scoped()
+        if not session.in_transaction():
+            session.begin()  # some do not begin by themselves
+        bind = self._bind_of(session)
+        connection: Connection = session.connection(bind_arguments={"bind": bind})
+        datamanager.mark_changed(session)
         self.commit_last()
         return connection
+
+    def _bind_of(self, session: Any) -> Engine | None:
+        """What *session* has now for the engine of the jobs: it may have been bound anew, or be
+        told to work on a slave for a while, where no job would be found."""
+        bind = writer_of(session)
+        if self._engine is None or bind is self._engine or bind.engine.url == self._engine.url:
+            return bind  # type: ignore[no-any-return]
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "the session of the jobs writes to %s now, and the jobs are in %s: they are "
+                "committed beside its work, and not with it", bind.engine.url, self._engine.url,
+            )  # fmt: skip
+        return self._engine
 
     def commit_last(self) -> None:
         """Have this thread's session, if it takes part in the transaction, commit after those on
@@ -253,20 +263,6 @@ def _used(_session: Any, _transaction: Any, connection: Connection) -> None:
     attempt = attempt_var.get()
     if attempt is not None:
         attempt.uses(connection)
-
-
-def _is_registered(scoped: Any) -> bool:
-    factory: Any = getattr(scoped, "session_factory", None)
-    if not hasattr(factory, "class_") or not hasattr(scoped, "registry"):
-        return False
-    listeners = getattr(factory().dispatch, "after_begin", ())
-    found = [getattr(listener, "__self__", None) for listener in listeners]
-    # With a manager of its own it joins a transaction that no attempt commits.
-    return any(
-        isinstance(events, ZopeTransactionEvents)
-        and events.transaction_manager is datamanager.zope_transaction.manager
-        for events in found
-    )
 
 
 def wait_for_row(

@@ -179,8 +179,9 @@ class Sqlite(Dialect):
                 connection.detach()
                 raise ConfigError(
                     "asyncjob.backend = sql: expected a database that other connections see, got "
-                    f"{engine.url.render_as_string()}, which is in memory and ends with this "
-                    "process; in test.ini set asyncjob.backend = memory, or sqlalchemy.url to a file"
+                    f"{engine.url.render_as_string()}, which is in memory and ends with "
+                    "this process; in test.ini set asyncjob.backend = memory, or sqlalchemy.url to "
+                    "a file"
                 )
             if mode != "wal":
                 connection.exec_driver_sql("PRAGMA journal_mode = WAL")
