@@ -179,8 +179,12 @@ class TaskOptions:
             "takes_context", "True or False", self.takes_context,
         )  # fmt: skip
         _expect(
-            _is_int(self.max_attempts) and 1 <= self.max_attempts <= MOST_ATTEMPTS,
-            "max_attempts", f"a whole number, at least 1 and at most {MOST_ATTEMPTS}", self.max_attempts,
+            _is_int(self.max_attempts) and self.max_attempts >= 1,
+            "max_attempts", "a whole number, at least 1", self.max_attempts,
+        )  # fmt: skip
+        _expect(
+            self.max_attempts <= MOST_ATTEMPTS,
+            "max_attempts", f"at most {MOST_ATTEMPTS}", self.max_attempts,
         )  # fmt: skip
         _expect(
             callable(self.backoff) or (_is_number(self.backoff) and self.backoff >= 0),
