@@ -6,15 +6,19 @@ import http.client
 import io
 import json
 import math
+import multiprocessing
 import os
 import secrets
+import shutil
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +30,7 @@ from hook_server import served
 from tgext.asyncjob import BadSignature, ConfigError, JobQueue, NotSerializable
 from tgext.asyncjob.chain import Chain
 from tgext.asyncjob.errors import CallableMissing, ModuleMissing, Unreadable
-from tgext.asyncjob.executors import HttpHook
+from tgext.asyncjob.executors import HttpExecutor, HttpHook, seen
 from tgext.asyncjob.executors.wire import CONTENT_TYPE, CallHead, read_answer, write_call
 from tgext.asyncjob.seal.letters import Letters, pickled
 
@@ -101,6 +105,21 @@ class Client:
         number = secrets.token_hex(8)
         status, body = self.post(letter(Chain(math).get("sqrt").call((16,), {}), number=number))
         return status == 200 and read_answer(ANSWERS, body, number) == 4
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A temporary folder of the test's own, also for its processes."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return folder
+
+
+def kept(folder: Path) -> int:
+    """How many calls are known to have been made."""
+    return sum(path.is_file() for path in folder.rglob("*"))
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +231,18 @@ def test_number_of_a_call_is_forgotten_when_the_call_would_be_stale():
     assert answer_of(hook, first)[0] == 401
     assert answer_of(hook, letter(Chain(math).get("pi"), at=clock()))[0] == 200
 
-    assert len(hook._seen._numbers) == 1
+
+def test_numbers_of_calls_are_removed_when_no_hook_could_take_them_any_more(temporary):
+    clock = FakeClock()
+    hook = HttpHook(SECRET, max_age=30, clock=clock)
+    for _ in range(5):
+        assert answer_of(hook, letter(Chain(math).get("pi"), at=clock()))[0] == 200
+    assert kept(temporary) == 5
+
+    clock.advance(seen.KEEP_SECONDS + 2 * seen.FOLDER_SECONDS)
+    assert answer_of(hook, letter(Chain(math).get("pi"), at=clock()))[0] == 200
+
+    assert kept(temporary) == 1
 
 
 def test_call_of_a_clock_that_is_ahead_is_refused_again_for_as_long_as_it_is_fresh():
@@ -226,14 +256,150 @@ def test_call_of_a_clock_that_is_ahead_is_refused_again_for_as_long_as_it_is_fre
     assert answer_of(hook, ahead)[0] == 409
 
 
-def test_refused_calls_take_no_room():
+def test_clock_that_is_set_back_makes_no_call_fresh_again():
+    clock = FakeClock()
+    hook = HttpHook(SECRET, max_age=30, clock=clock)
+    first = letter(Chain(math).get("pi"), at=clock())
+    assert answer_of(hook, first)[0] == 200
+
+    clock.advance(seen.KEEP_SECONDS - 60)
+    assert answer_of(hook, letter(Chain(math).get("pi"), at=clock()))[0] == 200
+    clock.advance(60 - seen.KEEP_SECONDS)
+
+    assert answer_of(hook, first)[0] == 409
+
+
+def test_refused_calls_take_no_room(temporary):
     hook = HttpHook(SECRET, allow=["json"])
 
     for _ in range(20):
         answer_of(hook, letter())
         answer_of(hook, letter(secret="a guess"))
 
-    assert hook._seen._numbers == set()
+    assert kept(temporary) == 0
+
+
+def test_call_is_made_once_by_all_hooks_of_one_secret():
+    hooks = [HttpHook(SECRET), HttpHook(SECRET), HttpHook(SECRET, max_age=300, allow=["math"])]
+    again = letter(Chain(math).get("pi"))
+
+    assert [answer_of(hook, again)[0] for hook in hooks] == [200, 409, 409]
+
+
+def test_hooks_of_different_secrets_know_nothing_of_each_other():
+    number = secrets.token_hex(8)
+    one = letter(Chain(math).get("pi"), number=number)
+    other = letter(Chain(math).get("pi"), number=number, secret="another")
+
+    assert answer_of(HttpHook(SECRET), one)[0] == 200
+    assert answer_of(HttpHook("another"), other)[0] == 200
+
+
+def answer_in_process(text: bytes) -> int:
+    return answer_of(HttpHook(SECRET), text)[0].value
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_call_is_made_once_by_several_processes(method):
+    again = letter(Chain(math).get("pi"))
+    context = multiprocessing.get_context(method)
+
+    with ProcessPoolExecutor(3, context) as pool:
+        statuses = list(pool.map(answer_in_process, [again] * 12))
+
+    assert sorted(statuses) == [200] + [409] * 11
+
+
+def test_call_is_not_made_again_after_a_restart():
+    again = letter(Chain(math).get("pi"))
+    context = multiprocessing.get_context("spawn")
+
+    statuses = []
+    for _ in range(2):
+        with ProcessPoolExecutor(1, context) as pool:
+            statuses.append(pool.submit(answer_in_process, again).result())
+
+    assert statuses == [200, 409]
+
+
+def test_claim_decides_whether_a_call_is_new(temporary):
+    clock, asked = FakeClock(), []
+
+    def claim(number: str, seconds: float) -> bool:
+        asked.append((number, seconds))
+        return len(asked) == 1
+
+    again = letter(Chain(math).get("pi"), at=clock() - 10, number="a1")
+    hooks = [HttpHook(SECRET, claim=claim, clock=clock) for _ in range(2)]
+
+    assert [answer_of(hook, again)[0] for hook in hooks] == [200, 409]
+    assert asked == [("a1", 20.0)] * 2
+    assert kept(temporary) == 0
+
+
+@pytest.mark.parametrize(
+    "number", ["../../../escaped", "/etc/passwd", "a\0b", "\ud800", "x" * 5000, ""]
+)
+def test_number_of_any_kind_is_kept_inside_the_folder(number, temporary):
+    again = letter(Chain(math).get("pi"), number=number)
+    again = again if number else CALLS.write(head_without_number(), pickled((None, ()), what="x"))
+
+    assert [answer_of(HttpHook(SECRET), again)[0] for _ in range(2)] == [200, 409]
+    assert kept(temporary) == 1
+
+
+def head_without_number() -> dict[str, Any]:
+    return CallHead(time.time(), "", "math.pi", "math:pi", [])._asdict() | {
+        "name": "math",
+        "path": "math:",
+        "attributes": ["pi"],
+    }
+
+
+def test_folder_that_others_can_write_is_not_trusted_and_no_call_is_made(temporary):
+    folder = temporary / f"asyncjob-{os.geteuid()}"
+    folder.mkdir(mode=0o700)
+    folder.chmod(0o777)
+
+    status, reason = answer_of(HttpHook(SECRET), letter())
+
+    assert (status, b"the call did not run" in reason) == (503, True)
+
+
+def test_link_to_a_folder_of_ones_own_is_not_trusted(temporary, tmp_path):
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    (temporary / f"asyncjob-{os.geteuid()}").symlink_to(tmp_path / "elsewhere")
+
+    assert answer_of(HttpHook(SECRET), letter())[0] == 503
+
+
+def test_no_call_is_made_where_nothing_can_be_kept(temporary, monkeypatch):
+    hook = HttpHook(SECRET)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary / "is" / "not" / "there"))
+
+    assert answer_of(hook, letter())[0] == 503
+
+
+def test_folder_that_a_cleaner_has_removed_is_made_again(temporary):
+    hook = HttpHook(SECRET)
+    assert answer_of(hook, letter(Chain(math).get("pi")))[0] == 200
+    shutil.rmtree(temporary / f"asyncjob-{os.geteuid()}")
+
+    assert answer_of(hook, letter(Chain(math).get("pi")))[0] == 200
+
+
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "30", None, True])
+@pytest.mark.parametrize("name", ["max_age", "max_bytes"])
+def test_bound_of_a_hook_that_is_none_is_refused(name, value):
+    with pytest.raises(ConfigError, match=f"{name}: expected a number above 0"):
+        HttpHook(SECRET, **{name: value})
+
+
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "30", True])
+@pytest.mark.parametrize("name", ["timeout", "max_workers", "max_bytes"])
+def test_bound_of_an_http_executor_that_is_none_is_refused(name, value):
+    with pytest.raises(ConfigError, match=f"{name}: expected a number above 0"):
+        HttpExecutor("localhost", "/", SECRET, **{name: value})
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "HEAD", "OPTIONS"])

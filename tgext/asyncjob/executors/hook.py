@@ -2,16 +2,14 @@
 
     body -> length -> signature -> age -> allow-list -> number -> [opened] -> scope -> call
 
-Each arrow may refuse, with a 4xx and before anything of the body is unpickled. Whoever knows the
-secret can run code here: the allow-list keeps honest callers to what the hook is for, and is no
-wall against somebody who can sign.
+Each arrow may refuse, with a status of its own and before anything of the body is unpickled.
+Whoever knows the secret can run code here: the allow-list keeps honest callers to what the hook is
+for, and is no wall against somebody who can sign.
 """
 
 from __future__ import annotations
 
-import heapq
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -21,11 +19,24 @@ from typing import Any
 from ..current import current_queue, open_queues, queue_var
 from ..errors import BadSignature, Unreadable
 from ..seal.letters import Letter, Letters
-from .wire import CONTENT_TYPE, CallHead, NotAllowed, open_call, write_failure, write_result
+from .seen import SeenCalls
+from .wire import (
+    CONTENT_TYPE,
+    CallHead,
+    NotAllowed,
+    check_bound,
+    open_call,
+    write_failure,
+    write_result,
+)
 
 log = logging.getLogger(__name__)
 
 Scope = Callable[[], AbstractContextManager[Any]]
+
+#: Is given the number of a call and for how many seconds it could be sent again; tells whether
+#: it is new, once to whoever asks first.
+Claim = Callable[[str, float], bool]
 
 #: Status, content type and body.
 Answer = tuple[HTTPStatus, str, bytes]
@@ -40,12 +51,14 @@ class HttpHook:
 
     secret: shared with the callers. allow: dotted names, or their first components, that may be
     called; None: any. max_age: seconds; clocks may differ by as much. max_bytes: of one call.
+    claim: decides whether a call is new, for hooks on several machines; None: files in the
+    temporary folder do, for all processes of this user on this machine.
     scope: gives a context manager around each call, which commits, or aborts where the call
     raises; None: ``session_scope()`` of the current job queue, where there is one.
-    Raises ConfigError for an empty secret.
+    Raises ConfigError for an empty secret and for bounds that are none.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the first four are those of every hook
         self,
         secret: str,
         allow: Iterable[str] | None = None,
@@ -53,14 +66,18 @@ class HttpHook:
         max_bytes: int = 1_048_576,
         *,
         scope: Scope | None = None,
+        claim: Claim | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        check_bound("max_age", max_age)
+        check_bound("max_bytes", max_bytes)
         self._calls, self._answers = Letters(secret, "call"), Letters(secret, "answer")
         self._allow = None if allow is None else frozenset([allow] if type(allow) is str else allow)
         self._max_age, self._max_bytes = max_age, max_bytes
         self._scope = scope or _scope_of_queue
         self._clock = clock
-        self._seen = _Seen()
+        self._claim = claim
+        self._seen = SeenCalls(secret, max_age)
 
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
@@ -132,9 +149,22 @@ class HttpHook:
         if not self._allows(head.target):
             raise _not_allowed(head.target)
         # Last, so that what is refused for another reason takes no room.
-        if not self._seen.add(head.number, head.at + self._max_age, now):
+        if not self._is_new(head, now):
             raise _Refused(HTTPStatus.CONFLICT, "expected a new call, got one that was made before")
         return head
+
+    def _is_new(self, head: CallHead, now: float) -> bool:
+        if self._claim is not None:
+            return bool(self._claim(head.number, head.at + self._max_age - now))
+        try:
+            return self._seen.is_new(head.number, head.at, now)
+        except OSError as error:
+            log.error("no call can be kept from being made again, so none is made: %s", error)
+            raise _Refused(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "expected a temporary folder of this server's user to keep the numbers of calls, "
+                "got none, and the call did not run; see the server's log",
+            ) from None
 
     def _allows(self, name: str) -> bool:
         if self._allow is None:
@@ -178,23 +208,3 @@ def _scope_of_queue() -> AbstractContextManager[Any]:
     if queue_var.get() is None and not open_queues:
         return nullcontext()
     return current_queue().session_scope()
-
-
-class _Seen:
-    """The numbers of the calls that were made, for as long as they could be sent again."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._numbers: set[str] = set()
-        self._until: list[tuple[float, str]] = []  # a heap
-
-    def add(self, number: str, until: float, now: float) -> bool:
-        """Keep a number until a moment; False if it was here."""
-        with self._lock:
-            while self._until and self._until[0][0] < now:
-                self._numbers.discard(heapq.heappop(self._until)[1])
-            if number in self._numbers:
-                return False
-            self._numbers.add(number)
-            heapq.heappush(self._until, (until, number))
-            return True

@@ -20,7 +20,7 @@ import urllib3
 from ..chain import Chain
 from ..errors import CallRefused, ConfigError, ServerUnreachable
 from ..seal.letters import Letters
-from .wire import CONTENT_TYPE, read_answer, write_call
+from .wire import CONTENT_TYPE, check_bound, read_answer, write_call
 
 Result = TypeVar("Result")
 
@@ -38,7 +38,7 @@ class HttpExecutor(Executor):
     secret: the hook's. timeout: seconds to wait for an answer once the call was sent; None: for
     ever. max_workers: calls under way at the same time. max_bytes: of an answer; a longer one is
     a ServerUnreachable.
-    Raises ConfigError for a server that is no address and for an empty secret.
+    Raises ConfigError for a server that is no address, an empty secret, and a bound that is none.
     """
 
     def __init__(
@@ -51,6 +51,10 @@ class HttpExecutor(Executor):
         max_workers: int = 8,
         max_bytes: int = 64 * 1024 * 1024,
     ) -> None:
+        check_bound("max_workers", max_workers)
+        check_bound("max_bytes", max_bytes)
+        if timeout is not None:
+            check_bound("timeout", timeout)
         self._calls, self._answers = Letters(secret, "call"), Letters(secret, "answer")
         self._address = (server if "://" in server else f"http://{server}").rstrip("/")
         self._max_bytes = max_bytes

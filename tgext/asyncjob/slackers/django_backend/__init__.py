@@ -1,8 +1,8 @@
 """The hook as a Django view, and the worker that finds it; for ``urls.py`` see ``urls``.
 
 Settings: SLACKER_SERVER, ``host:port`` or a URL, "127.0.0.1:8000" by default; SLACKER_SECRET, else
-SECRET_KEY; SLACKER_ALLOW, a list of dotted names, else everything may be called. Each call is one
-transaction of the default database.
+SECRET_KEY; SLACKER_ALLOW, a list of dotted names, else everything may be called; SLACKER_CLAIM, the
+hook's ``claim``. Each call is one transaction of the default database.
 """
 
 from __future__ import annotations
@@ -43,11 +43,12 @@ def hook(request: HttpRequest) -> HttpResponse:
     return HttpResponse(body, status=status.value, content_type=kind)
 
 
-@functools.lru_cache(maxsize=1)  # one for the process: it remembers what it has seen
+@functools.lru_cache(maxsize=1)
 def _hook() -> HttpHook:
     return HttpHook(
         _secret(),
         allow=getattr(settings, "SLACKER_ALLOW", None),
+        claim=getattr(settings, "SLACKER_CLAIM", None),
         scope=transaction.atomic if settings.DATABASES else nullcontext,
     )
 
