@@ -25,7 +25,7 @@ FLOORS = """
     job
     current
     task  chain
-    backend  options  seal  pending  overview  session_kinds
+    backend  options  seal  pending  overview  session_kinds  extent
     backends  backends.*  executors  scope  sessions  joblog  interruption  process  progress \
         verdict  forking  recycling
     slackers  looppool  taskrunners
@@ -45,6 +45,7 @@ FLOORS = """
 THIRD_PARTY = {
     "seal": {"itsdangerous"},
     "pending": {"transaction"},
+    "extent": {"transaction"},
     "executors": {"urllib3"},
     "slackers": {"django"},
     "scope": {"transaction"},

@@ -17,7 +17,7 @@ from typing import Any
 from .backend import ClaimingBackend
 from .backends import make_backend
 from .errors import ConfigError, MissingExtra
-from .job import READY
+from .job import READY, Job
 from .options import Options
 from .scope import Scope
 
@@ -75,11 +75,25 @@ class Binding:
                 self.sessions.remove()
             self._engine.dispose()
 
+    @property
+    def carrier(self) -> Any:
+        """The sessions whose commit carries what this thread's transaction does with jobs; None:
+        none does, that transaction is another manager's, say."""
+        return None if self._scope.is_foreign else self.marked
+
     def connection(self) -> Any:
         """The connection in whose transaction a change of jobs takes part; None: its own."""
-        if self.marked is not None and self._scope.is_managed:
-            return self.marked.connection()
-        return None
+        carrier = self.carrier
+        return carrier.connection() if carrier is not None and self._scope.is_managed else None
+
+    def store(self, jobs: list[Job]) -> bool:
+        """Write jobs in the transaction that has enqueued them; False where no session that could
+        carry them takes part in it."""
+        carrier = self.carrier
+        if carrier is None or not carrier.takes_part():
+            return False
+        self.backend.enqueue(jobs, carrier.connection())
+        return True
 
     def check_lock(self) -> None:
         """Refuse to wait for a lock that this very thread holds; raises ConfigError."""

@@ -9,12 +9,16 @@ them, and the rollback of a savepoint of either kind those that came after it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
+from weakref import finalize
 
 import transaction
 
 from .job import Job
+
+log = logging.getLogger(__name__)
 
 
 class PendingJobs:
@@ -23,7 +27,7 @@ class PendingJobs:
     hand_over: called with the jobs, in order, once everything else has been committed; as the
     last vote, where there is a *store*. store: called with them before the votes, and writes them
     where the transaction carries them, or gives False. announce: called after the commit with
-    those that *store* has written.
+    those that *store* has written. manager: of the transaction.
     """
 
     def __init__(
@@ -31,8 +35,9 @@ class PendingJobs:
         hand_over: Callable[[list[Job]], None],
         store: Callable[[list[Job]], bool] | None = None,
         announce: Callable[[list[Job]], None] = lambda _jobs: None,
+        manager: Any = transaction.manager,
     ) -> None:
-        self.transaction_manager = transaction.manager
+        self.transaction_manager = manager
         self._hand_over = hand_over
         self._store = store
         self._announce = announce
@@ -40,6 +45,8 @@ class PendingJobs:
         self._jobs: list[Job | None] = []  # None: it was dropped; a savepoint counts it still
         #: False once it was aborted: by the rollback of a savepoint older than itself, too
         self.takes_part = True
+        # With its thread a transaction may end that nobody has ended.
+        finalize(self, _tell_of_left, self._jobs)
 
     @property
     def jobs(self) -> list[Job]:
@@ -71,6 +78,10 @@ class PendingJobs:
     def find(self, uid: str) -> Job | None:
         """Return one of the jobs."""
         return next((job for job in self.jobs if job.uid == uid), None)
+
+    def tell_of_left(self) -> None:
+        """Say that jobs wait here for the end of a transaction that may never come."""
+        _tell_of_left(self._jobs)
 
     # -- transaction.interfaces.ISavepointDataManager
 
@@ -106,6 +117,16 @@ class PendingJobs:
             take(jobs)
 
     tpc_abort = abort
+
+
+def _tell_of_left(jobs: list[Job | None]) -> None:
+    left = sum(job is not None for job in jobs)
+    if left:
+        log.warning(
+            "jobs in a transaction that nobody has committed or aborted: %d; commit it after "
+            "`with queue.in_transaction():`, and where requests have a transaction manager of "
+            "their own, name it: `in_transaction(manager=request.tm)`", left,
+        )  # fmt: skip
 
 
 class _Savepoint:

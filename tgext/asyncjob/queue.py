@@ -154,18 +154,10 @@ class JobQueue:
             self._scope.pending(self._hand_over).add(job)
         else:
             # What a job enqueues is committed with its mark, or under its fence: by its session.
-            sessions, in_job = self._binding.marked, attempt_var.get() is not None
-            join = sessions.connection if in_job else sessions.commit_last
-            self._scope.pending(self._hand_over, self._store, self._announce).add(job, join)
+            sessions, in_job = self._binding.carrier, attempt_var.get() is not None
+            join = sessions and (sessions.connection if in_job else sessions.commit_last)
+            self._scope.pending(self._hand_over, self._binding.store, self._announce).add(job, join)
         return job
-
-    def _store(self, jobs: list[Job]) -> bool:
-        """Write jobs in the transaction that has enqueued them; False where the session takes no
-        part in it."""
-        if not self._binding.marked.takes_part():
-            return False
-        self.backend.enqueue(jobs, self._binding.marked.connection())
-        return True
 
     @uncut  # a job that commits in the middle comes here, where locks are taken; below as well
     def _announce(self, jobs: list[Job]) -> None:
@@ -293,13 +285,16 @@ class JobQueue:
         """Make this the queue of the ``asyncjob_*`` functions and of tasks, for a block."""
         return as_current(self)
 
-    def in_transaction(self, yes: bool = True) -> AbstractContextManager[None]:
+    def in_transaction(
+        self, yes: bool = True, *, manager: Any = None
+    ) -> AbstractContextManager[None]:
         """Say that whoever entered the block commits this thread's transaction after it.
 
         Neither begins nor commits. Jobs enqueued inside begin to exist with that commit.
-        yes: False says the contrary, inside such a block.
+        yes: False says the contrary, inside such a block. manager: what commits, where requests
+        have a transaction manager of their own; the jobs are stored right after its other votes.
         """
-        return self._scope.managed(yes)
+        return self._scope.managed(yes, manager)
 
     @contextmanager
     def session_scope(self) -> Iterator[None]:

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 import transaction
 from transaction.interfaces import TransientError
 
+from .extent import Extent
 from .job import Job
 from .pending import PendingJobs
 
@@ -50,19 +50,13 @@ class ThreadSessions(Protocol):
     def remove(self) -> None: ...
 
 
-class _Extent(threading.local):
-    """What ``managed()`` says of a thread; None where it says nothing."""
-
-    managed: bool | None = None
-    listens = False
-
-
 class _Mark:
     """What a scope keeps with a transaction that somebody will end."""
 
     def __init__(self) -> None:
         self.pending: PendingJobs | None = None
         self.aborting = False
+        self.was_begun = True  # False: it came with its first job, and maybe nobody knows of it
 
     def abort(self) -> None:
         self.aborting = True
@@ -74,7 +68,7 @@ class Scope:
     def __init__(self, is_passing: Callable[[BaseException], bool] = lambda _error: False) -> None:
         self._is_passing = is_passing
         self._manager = transaction.manager
-        self._extent = _Extent()
+        self._extent = Extent()
         self._marks: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
         self._sessions: ThreadSessions | None = None
         self._unwatch: Callable[[], None] = lambda: None
@@ -103,7 +97,7 @@ class Scope:
         transaction alone says nothing: a query in a script begins one that nobody commits.
         """
         said = self._extent.managed
-        txn = self._manager.manager._txn  # see _open_transaction
+        txn = self._extent.manager._txn  # see _open_transaction
         if txn is None or said is False:
             return bool(said)
         mark = self._mark_of(txn)
@@ -111,28 +105,33 @@ class Scope:
             return bool(said) and _can_join(txn)
         return not mark.aborting and _can_join(txn)
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether this thread's transactions are another manager's than its sessions'."""
+        return self._extent.is_foreign
+
     @contextmanager
-    def managed(self, yes: bool = True) -> Iterator[None]:
-        """Say, for the block, whether this thread's transactions are somebody's to end."""
-        extent = self._extent
-        before = extent.managed
-        extent.managed = yes
-        # Once for all blocks that stand in one another: the manager keeps a set.
-        listens = yes and not extent.listens
-        if listens:
-            extent.listens = True
-            self._manager.registerSynch(self)
-        try:
-            yield
-        finally:
-            if listens:
-                extent.listens = False
-                with suppress(KeyError):  # whoever clears the manager's synchronizers
-                    self._manager.unregisterSynch(self)
-            txn = self._open_transaction() if yes else None
-            if txn is not None:  # one that began of itself, without telling anybody
-                self._mark(txn)
-            extent.managed = before
+    def managed(self, yes: bool = True, manager: Any = None) -> Iterator[None]:
+        """Say, for the block, whether this thread's transactions are somebody's to end.
+
+        manager: theirs, where it is not ``transaction.manager``; None: that of the block around.
+        """
+        if yes and self._extent.managed is None:
+            self._tell_of_left_jobs()
+        with self._extent.block(yes, manager, self) as manager:
+            try:
+                yield
+            finally:
+                if yes and manager._txn is not None:  # one that began without telling anybody
+                    self._mark(manager._txn)
+
+    def _tell_of_left_jobs(self) -> None:
+        """Say what a transaction holds that came with its first job, and was not committed by
+        whoever had said so: the requests may have a manager of their own, and never will."""
+        txn = self._extent.manager._txn
+        mark = None if txn is None else self._mark_of(txn)
+        if mark is not None and not mark.was_begun and mark.pending is not None:
+            mark.pending.tell_of_left()
 
     def pending(
         self,
@@ -142,10 +141,14 @@ class Scope:
     ) -> PendingJobs:
         """Return the jobs of this thread's transaction; where there are none, an empty list
         that has joined it; its commit then does what ``PendingJobs`` says."""
-        txn = self._open_transaction() or self._manager.manager.begin()
+        manager = self._extent.manager
+        txn = manager._txn
+        if txn is None:
+            txn = manager.begin()
+            self._mark(txn).was_begun = False
         mark = self._mark(txn)
         if mark.pending is None or not mark.pending.takes_part:
-            mark.pending = PendingJobs(hand_over, store, announce)
+            mark.pending = PendingJobs(hand_over, store, announce, manager)
             txn.join(mark.pending)
         return mark.pending
 
@@ -157,13 +160,14 @@ class Scope:
 
     def pending_or_none(self) -> PendingJobs | None:
         """Return the jobs of this thread's transaction, None where it has enqueued none."""
-        txn = self._open_transaction()
+        txn = self._extent.manager._txn
         mark = None if txn is None else self._mark_of(txn)
         return None if mark is None else mark.pending
 
     def after_commit(self, act: Callable[[], object]) -> None:
         """Call *act* once this thread's transaction has been committed."""
-        self._manager.get().addAfterCommitHook(lambda committed: committed and act())
+        txn = self._extent.manager.get()
+        txn.addAfterCommitHook(lambda committed: committed and act())
 
     # -- transaction.interfaces.ISynchronizer: hear of the transactions that begin in a block
 
@@ -211,6 +215,8 @@ class Scope:
         if not self.only_reads():
             return False
         self.forget()
+        if self._manager.explicit and self._extent.managed:
+            self._manager.begin()  # for whoever ends the one that he has begun
         return True
 
     # -- a transaction of one's own
@@ -299,7 +305,7 @@ class Scope:
     # -- transactions of a session: those of ours that it will take part in
 
     def _session_used(self) -> None:
-        if self.is_managed:
+        if self.is_managed and not self.is_foreign:
             self._mark(self._manager.get())
 
     # -- SAVEPOINTs of a session, which the transaction package never hears of

@@ -1,0 +1,61 @@
+"""Whose transactions a thread is in: what the blocks say that it has entered."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import transaction
+
+
+class Extent(threading.local):
+    """What ``in_transaction()`` says of a thread."""
+
+    #: whether its transactions are somebody's to end; None: nothing is said
+    managed: bool | None = None
+    _manager: Any = None  # that of a block, if it is not transaction's, until it has ended it
+    _listens: Any = None  # the manager that tells of what begins
+
+    @property
+    def manager(self) -> Any:
+        """What ends this thread's transactions: a ``TransactionManager``."""
+        if self._manager is None:
+            return transaction.manager.manager
+        if self.managed is None and self._manager._txn is None:  # and its block is left
+            self._manager = None
+            return transaction.manager.manager
+        return self._manager
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether that is another manager than the sessions'."""
+        return self.manager is not transaction.manager.manager
+
+    @contextmanager
+    def block(self, managed: bool, manager: Any, synchronizer: Any) -> Iterator[Any]:
+        """Say it for a block; gives the manager. manager: None: that of the block around.
+        synchronizer: hears of the transactions that begin in the block."""
+        before = self.managed, self._manager, self._listens
+        if managed and before[0] is None:
+            self._manager = None
+        self.managed = managed
+        if manager is not None:
+            self._manager = getattr(manager, "manager", manager)  # this thread's, of one for all
+        manager = self.manager
+        # Once for all blocks that stand in one another: the manager keeps a set.
+        listens = managed and self._listens is not manager
+        if listens:
+            self._listens = manager
+            manager.registerSynch(synchronizer)
+        try:
+            yield manager
+        finally:
+            if listens:
+                self._listens = before[2]
+                with suppress(KeyError):  # whoever clears the manager's synchronizers
+                    manager.unregisterSynch(synchronizer)
+            self.managed = before[0]
+            if self.managed is not None:
+                self._manager = before[1]
