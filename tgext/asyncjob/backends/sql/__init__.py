@@ -37,6 +37,7 @@ from ...job import (
 from .claims import End, is_plain
 from .desk import SqlDesk
 from .dialects import check_present
+from .elsewhere import ELSEWHERE_SECONDS, may_be_elsewhere
 from .tables import ENDED, RUNS, STATE_OF
 
 log = logging.getLogger(__name__)
@@ -52,9 +53,6 @@ HOLDS_SECONDS = 0.5
 
 #: How long one round of pruning may go on, in seconds: a rescue waits for it.
 PRUNING_SECONDS = 0.2
-
-#: How long a job whose module this worker does not have is left to others, in seconds.
-ELSEWHERE_SECONDS = 30.0
 
 
 class SqlBackend(SqlDesk, ClaimingBackend):
@@ -170,13 +168,14 @@ class SqlBackend(SqlDesk, ClaimingBackend):
         the job's end, or another worker's to try."""
         try:
             return self._rows.claim(row, opened=True)
-        except ModuleMissing as error:
-            log.warning("job=%s left to another worker: %s", row.uid, error)
-            self._give_back([self._rows.claim(row, opened=False)], ELSEWHERE_SECONDS)
         except Exception as error:  # noqa: BLE001 - whatever a stored call raises when read
-            log.error("job=%s cannot be run: %s", row.uid, error)
-            claim = self._rows.claim(row, opened=False)
-            self.finish(claim, Outcome(FAILED, error=TaskError.of(error)))
+            claim, missing = self._rows.claim(row, opened=False), isinstance(error, ModuleMissing)
+            if missing and may_be_elsewhere(self._dialect.engine, self._select(row.uid)):
+                log.warning("job=%s left to another worker: %s", row.uid, error)
+                self._give_back([claim], ELSEWHERE_SECONDS)
+            else:
+                log.error("job=%s cannot be run: %s", row.uid, error)
+                self.finish(claim, Outcome(FAILED, error=TaskError.of(error)))
         return None
 
     def begin(self, claim: Claim) -> None:
