@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 #: How long a thread that is about to end may take to do so. No test waits for it that is right.
 PATIENCE_SECONDS = 5.0
@@ -29,6 +30,17 @@ class FakeClock:
     def in_seconds(self, seconds: float) -> datetime:
         """The moment so many seconds from now."""
         return self.now() + timedelta(seconds=seconds)
+
+
+def rescued_meanwhile(backend: Any, clock: FakeClock, seconds: float) -> int:
+    """Let time pass for a process that looks for dead workers now and then, and goes by *clock*;
+    return how many jobs it has rescued."""
+    rescued = backend.rescue()
+    until = clock.seconds + seconds
+    while clock.seconds < until:
+        clock.advance(min(1.5, until - clock.seconds))
+        rescued += backend.rescue()
+    return int(rescued)
 
 
 class Gate:

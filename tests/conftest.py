@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 import transaction
 
 from clocks import PATIENCE_SECONDS, FakeClock, Gate
+from otherprocess import OtherProcess
 from tgext.asyncjob import JobQueue
 from tgext.asyncjob.current import open_queues
 
@@ -62,6 +63,20 @@ class Database:
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
+
+
+@pytest.fixture
+def other_process() -> Iterator[Callable[[], OtherProcess]]:
+    """Starts processes that do nothing, and live until the test ends or lets them die."""
+    started: list[OtherProcess] = []
+
+    def start() -> OtherProcess:
+        started.append(OtherProcess())
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.die()
 
 
 @pytest.fixture

@@ -89,7 +89,9 @@ class Place:
         for queue in queues:
             queue.backend.close()
             engine = queue.session.get_bind()
-            made = SqlBackend(engine, secret="swordfish", prefix=PREFIX, clock=clock)
+            made = SqlBackend(
+                engine, secret="swordfish", prefix=PREFIX, clock=clock, monotonic=clock
+            )
             queue._binding._backend = made
 
     def written(self) -> list[tuple[str, int]]:

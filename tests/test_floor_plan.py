@@ -25,7 +25,7 @@ FLOORS = """
     job
     current
     task  chain
-    backend  options  seal  pending  overview  session_kinds  extent
+    backend  options  seal  pending  overview  session_kinds  extent  workerid
     backends  backends.*  executors  scope  sessions  joblog  interruption  process  progress \
         verdict  forking  recycling
     slackers  looppool  taskrunners

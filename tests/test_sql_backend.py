@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -26,6 +25,7 @@ from backend_contract import (
     enqueued,
     status_of,
 )
+from clocks import rescued_meanwhile
 from databases import url_of
 from test_backend_model import RETENTION_SECONDS, compare
 from tgext.asyncjob import ConfigError, JobQueue, task
@@ -137,14 +137,6 @@ def test_sql_backend_does_what_the_model_does(make_backend, database):
 # -- what a dead worker held
 
 
-def rescued_by(backend: SqlBackend) -> int:
-    """Rescue, as soon as the server has noticed that a connection was closed."""
-    until = time.monotonic() + 5
-    while not (rescued := backend.rescue()) and time.monotonic() < until:
-        pass
-    return rescued
-
-
 def test_pruning_goes_on_while_it_finds_as_many_as_it_removes_at_once(make_backend):
     backend = make_backend(retention_seconds=0)
     many = 2 * PRUNED_AT_ONCE + 1
@@ -177,13 +169,13 @@ def test_job_that_is_retried_while_it_is_pruned_is_kept(make_backend, monkeypatc
     assert len(found.errors) == 1
 
 
-def test_jobs_of_a_dead_worker_wait_again_and_it_costs_no_attempt(make_backend):
-    dead, alive = make_backend(), make_backend()
+def test_jobs_of_a_dead_worker_wait_again_and_it_costs_no_attempt(make_backend, other_process):
+    dead, alive, process = make_backend(), make_backend(), other_process()
     uid = enqueued(dead)
-    claim_one(dead, "the dead one")
-    dead._liveness.let_go()  # what the kernel, or the server, does when a process ends
+    claim_one(dead, process.worker_id())
+    process.die()
 
-    rescued = rescued_by(alive)
+    rescued = alive.rescue()
 
     found = alive.get(uid)
     assert rescued == 1
@@ -192,12 +184,12 @@ def test_jobs_of_a_dead_worker_wait_again_and_it_costs_no_attempt(make_backend):
     assert dead.finish(claim_one(alive, "the living one"), DONE) is True
 
 
-def test_late_finish_of_a_worker_that_was_given_up_is_refused(make_backend):
-    zombie, alive = make_backend(), make_backend()
+def test_late_finish_of_a_worker_that_was_given_up_is_refused(make_backend, other_process):
+    zombie, alive, process = make_backend(), make_backend(), other_process()
     uid = enqueued(zombie)
-    stale = claim_one(zombie, "the zombie")
-    zombie._liveness.let_go()
-    rescued_by(alive)
+    stale = claim_one(zombie, process.worker_id())
+    process.die()
+    alive.rescue()
     claim_one(alive, "the living one")
 
     stored = zombie.finish(stale, DONE)
@@ -215,31 +207,13 @@ def test_job_of_a_living_worker_is_left_to_it(make_backend):
     assert status_of(other, uid) is RUNNING
 
 
-def test_silent_worker_is_given_up_after_its_lease(make_backend, clock):
-    silent = make_backend(clock=clock, lease_seconds=20)
-    other = make_backend(clock=clock, lease_seconds=20)
-    uid = enqueued(silent)
-    claim_one(silent, "the silent one")
-
-    clock.advance(19)
-    assert other.rescue() == 0
-    silent.beat(WorkerId("the silent one"))
-    clock.advance(19)
-    assert other.rescue() == 0
-    clock.advance(2)
-    assert other.rescue() == 1
-
-    assert status_of(other, uid) is READY
-    assert silent.beat(WorkerId("the silent one")) == [uid]
-
-
-def test_job_that_ends_its_workers_fails_in_the_end_with_the_evidence(make_backend):
+def test_job_that_ends_its_workers_fails_in_the_end_with_the_evidence(make_backend, other_process):
     uid = enqueued(make_backend())
-    for number in range(3):
-        worker, rescuer = make_backend(), make_backend()
-        claim_one(worker, f"w{number}")
-        worker._liveness.let_go()
-        rescued_by(rescuer)
+    for _ in range(3):
+        worker, rescuer, process = make_backend(), make_backend(), other_process()
+        claim_one(worker, process.worker_id())
+        process.die()
+        rescuer.rescue()
 
     found = make_backend().get(uid)
     assert found.status is FAILED
@@ -247,14 +221,16 @@ def test_job_that_ends_its_workers_fails_in_the_end_with_the_evidence(make_backe
     assert "died" in found.errors[-1].message
 
 
-def test_job_that_ends_workers_which_would_have_claimed_more_fails_in_the_end(make_backend):
+def test_job_that_ends_workers_which_would_have_claimed_more_fails_in_the_end(
+    make_backend, other_process
+):
     uid = enqueued(make_backend())
-    for number in range(4):  # it is only suspected at first: who knows what was claimed with it
-        worker, rescuer = make_backend(), make_backend()
-        [claim] = worker.claim(WorkerId(f"w{number}"), None, 10)
+    for _ in range(4):  # it is only suspected at first: who knows what was claimed with it
+        worker, rescuer, process = make_backend(), make_backend(), other_process()
+        [claim] = worker.claim(process.worker_id(), None, 10)
         assert claim.job.uid == uid
-        worker._liveness.let_go()
-        rescued_by(rescuer)
+        process.die()
+        rescuer.rescue()
 
     assert status_of(make_backend(), uid) is FAILED
 
@@ -479,18 +455,20 @@ def test_backoff_that_is_a_function_is_the_tasks_where_the_job_is_run(make_backe
     assert backend.get(job.uid).job.options.max_attempts == 2
 
 
-def test_job_of_a_worker_that_nobody_knows_waits_again(make_backend, database):
-    forgotten, alive = make_backend(), make_backend(lease_seconds=0)
+def test_job_of_a_worker_that_nobody_knows_waits_again(make_backend, database, clock):
+    forgotten, alive = make_backend(), make_backend(lease_seconds=20, monotonic=clock)
     uid = enqueued(forgotten)
     claim_one(forgotten, "the forgotten one")
     workers = database.tables.workers
     with forgotten._dialect.volatile.connect() as connection:
         connection.execute(delete(workers))
 
-    first_look = alive.prune(), status_of(alive, uid)
+    alive.prune()
+    rescued = rescued_meanwhile(alive, clock, 22)
+    before = status_of(alive, uid)
     alive.prune()
 
-    assert first_look[1] is RUNNING
+    assert (rescued, before) == (0, RUNNING)
     assert status_of(alive, uid) is READY
 
 
@@ -501,8 +479,8 @@ def test_worker_that_leaves_while_it_holds_a_job_stays_known_until_it_is_taken_f
 
     left.close()
 
-    assert rescued_by(alive) == 1
-    assert status_of(alive, uid) is READY
+    assert alive.rescue() == 1
+    assert (status_of(alive, uid), alive.get(uid).errors) == (READY, ())
 
 
 @pytest.mark.parametrize("way", ["relative", "linked", "uri"])

@@ -23,7 +23,7 @@ from tgext.asyncjob.backends.sql.tables import DELAYED, SUCCEEDED, WAITS
 from tgext.asyncjob.call import Call
 from tgext.asyncjob.job import JobId
 from tgext.asyncjob.seal import Seal
-from tgext.asyncjob.worker import new_worker_id
+from tgext.asyncjob.workerid import new_worker_id
 
 pytestmark = pytest.mark.slow
 

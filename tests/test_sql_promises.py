@@ -25,7 +25,7 @@ from sqlalchemy.orm import scoped_session, sessionmaker
 from transaction.interfaces import DoomedTransaction
 
 import sqlqueues
-from clocks import FakeClock, Gate
+from clocks import FakeClock, Gate, rescued_meanwhile
 from databases import url_of
 from sqlchildren import Nursery
 from sqlqueues import (
@@ -926,7 +926,7 @@ def test_job_that_commits_in_the_middle_is_refused_there_once_it_is_anothers(
 
     def be_paused_past_the_lease() -> None:
         sqlqueues.hooks.clear()
-        clock.advance(21)
+        rescued_meanwhile(other.backend, clock, 25)
         ended.append(elsewhere(other.run_pending))
 
     sqlqueues.hooks["second"] = be_paused_past_the_lease
@@ -971,7 +971,7 @@ def test_job_that_loses_its_lease_before_its_only_commit_commits_nothing(place, 
 
     def be_paused_past_the_lease() -> None:
         sqlqueues.hooks["paused"] = nothing
-        clock.advance(21)
+        rescued_meanwhile(other.backend, clock, 25)
         ran_elsewhere.append(elsewhere(other.run_pending))
 
     sqlqueues.hooks["paused"] = be_paused_past_the_lease

@@ -1,6 +1,6 @@
 """Who ends a claim: two stale finishers, a rescuer and a canceller at a barrier, on each database.
 
-    job RUNNING, its worker silent --> barrier --> finish | finish | rescue | cancel
+    job RUNNING, its worker dead --> barrier --> finish | finish | rescue | cancel
 
 A finisher has its work and its mark in one transaction, as an attempt has. Whatever the order, the
 work of one of them is there and the job SUCCESSFUL, or no work is there and the job CANCELLED.
@@ -20,7 +20,7 @@ from sqlalchemy import Engine, create_engine, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
 from backend_contract import DONE, a_job
-from clocks import FakeClock
+from otherprocess import OtherProcess
 from sqlqueues import KINDS, PREFIX, Place, effects, options_of, place_of
 from tgext.asyncjob.backends.sql import SqlBackend
 from tgext.asyncjob.backends.sql.tables import STATUS_OF
@@ -30,12 +30,6 @@ pytestmark = pytest.mark.slow
 
 #: All of them where CI is set; a laptop has better things to do.
 ROUNDS = 1000 if os.environ.get("CI") else 250
-
-LEASE_SECONDS = 20.0
-
-#: Between the silence of one round's worker and that of the next: by then the last one is
-#: forgotten, so that a rescue looks at one worker and not at all that there ever were.
-BETWEEN_SECONDS = 101 * LEASE_SECONDS
 
 #: The longest that a racer starts behind the barrier, in seconds: about as long as one of their
 #: transactions takes, so that each comes first in some rounds.
@@ -49,14 +43,14 @@ def place(request: Any, tmp_path_factory: Any) -> Iterator[Place]:
 
 
 @pytest.fixture
-def make_backend(place: Place, clock: FakeClock) -> Iterator[Callable[[], SqlBackend]]:
-    """Makes backends as different processes have them, which go by one clock."""
+def make_backend(place: Place) -> Iterator[Callable[[], SqlBackend]]:
+    """Makes backends as different processes have them."""
     opened: list[SqlBackend] = []
 
     def make() -> SqlBackend:
         made = SqlBackend(
             create_engine(place.url, **options_of(place.url)),
-            secret="swordfish", prefix=PREFIX, clock=clock, lease_seconds=LEASE_SECONDS,
+            secret="swordfish", prefix=PREFIX,
         )  # fmt: skip
         opened.append(made)
         return made
@@ -111,35 +105,30 @@ class Race:
             pass
 
 
-def stale_claims(place: Place, backend: SqlBackend, clock: FakeClock, rounds: int) -> list[Claim]:
-    """Jobs that run, each with a worker of its own, who falls silent when its round comes."""
+def stale_claims(
+    place: Place, backend: SqlBackend, process: OtherProcess, rounds: int
+) -> list[Claim]:
+    """Jobs that run, each with a worker of its own, whose process has died."""
     backend.enqueue([a_job(backend) for _ in range(rounds)])
     claims: list[Claim] = []
     while len(claims) < rounds:
         claims += backend.claim(WorkerId("prepares"), None, 100)
-    claims = [
-        claim._replace(worker_id=WorkerId(f"silent {number}"))
-        for number, claim in enumerate(claims)
-    ]
-    tables, begun_at = place.tables, clock.seconds
-    volatile = backend._dialect.volatile
+    claims = [claim._replace(worker_id=process.worker_id()) for claim in claims]
+    tables = place.tables
     with place.engine.begin() as connection:
         for claim in claims:
             mine = update(tables.jobs).where(tables.jobs.c.uid == claim.job.uid)
             connection.execute(mine.values(worker_id=claim.worker_id))
-    described = {"host": "h", "pid": 1, "threads": 1, "provable": False, "expendable": False}
-    with volatile.connect() as connection:
-        connection.exec_driver_sql(backend._dialect.begin_text)
-        seen_at = [begun_at + number * BETWEEN_SECONDS for number in range(rounds)]
-        connection.execute(
-            insert(tables.workers),
-            [
-                {"worker_id": f"silent {number}", "started_at": at, "seen_at": at, **described}
-                for number, at in enumerate(seen_at)
-            ],
-        )
-        connection.exec_driver_sql("COMMIT")
     return claims
+
+
+def let_be_known(place: Place, backend: SqlBackend, claim: Claim) -> None:
+    """Note the worker of a claim in the registry, by which a rescuer finds it."""
+    described = {"host": "h", "pid": 1, "threads": 1, "provable": True, "expendable": False}
+    instants = {"started_at": 1.0, "seen_at": 1.0}
+    with backend._dialect.volatile.connect() as connection:
+        made = insert(place.tables.workers)
+        connection.execute(made.values(worker_id=claim.worker_id, **instants, **described))
 
 
 def finisher(engine: Engine, backend: SqlBackend, claims: list[Claim]) -> Callable[[int], bool]:
@@ -173,10 +162,12 @@ def retried(backend: SqlBackend, act: Callable[[int], bool | None]) -> Callable[
 
 
 def test_of_two_stale_finishers_a_rescuer_and_a_canceller_exactly_one_wins(
-    place, clock, make_backend
+    place, make_backend, other_process
 ):
     preparing, rescuer, canceller = make_backend(), make_backend(), make_backend()
-    claims = stale_claims(place, preparing, clock, ROUNDS)
+    process = other_process()
+    claims = stale_claims(place, preparing, process, ROUNDS)
+    process.die()
     racers: dict[str, Callable[[int], object]] = {
         "one": retried(preparing, finisher(place.engine, preparing, claims)),
         "two": retried(preparing, finisher(place.engine, make_backend(), claims)),
@@ -184,16 +175,15 @@ def test_of_two_stale_finishers_a_rescuer_and_a_canceller_exactly_one_wins(
         "canceller": retried(canceller, lambda number: canceller.cancel(claims[number].job.uid)),
     }
     how: Counter[str] = Counter()
-    clock.advance(LEASE_SECONDS + 1)
 
     with Race(racers, ROUNDS) as race:
         for claim in claims:
+            let_be_known(place, preparing, claim)
             answers = race.run()
             if answers["rescuer"] == 0 and not (answers["one"] or answers["two"]):
                 # It passed over a row that another racer held: a rescue comes back to it.
                 answers["rescuer"] = rescuer.rescue()
             how[judged(place, claim, answers)] += 1
-            clock.advance(BETWEEN_SECONDS)
 
     assert how.total() == ROUNDS
     assert set(how) == {"one", "two", "cancelled"}, f"they did not race: {how}"

@@ -6,25 +6,18 @@ On SQLite such a worker holds the only write lock there is, and nobody can do an
 from __future__ import annotations
 
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import create_engine
 
 from backend_contract import enqueued, status_of
+from clocks import rescued_meanwhile
 from databases import url_of
 from tgext.asyncjob.backends.sql import SqlBackend
 from tgext.asyncjob.job import READY, RUNNING, WorkerId
-
-#: What a session of a server is called, and whether there is one.
-ITS_NUMBER = {"postgresql": "SELECT pg_backend_pid()", "mysql": "SELECT connection_id()"}
-IS_THERE = {
-    "postgresql": "SELECT 1 FROM pg_stat_activity WHERE pid = {}",
-    "mysql": "SELECT 1 FROM information_schema.processlist WHERE id = {}",
-}
 
 #: The longest that a rescue may take. One that waits for nobody comes nowhere near it.
 PATIENCE_SECONDS = 20
@@ -38,7 +31,7 @@ def make_backend(request: Any, tmp_path: Any, clock: Any) -> Iterator[Callable[[
     made: list[SqlBackend] = []
 
     def make() -> SqlBackend:
-        made.append(SqlBackend(engine, prefix=prefix, clock=clock))
+        made.append(SqlBackend(engine, prefix=prefix, clock=clock, monotonic=clock))
         made[-1].open(create_tables=True)
         return made[-1]
 
@@ -50,31 +43,14 @@ def make_backend(request: Any, tmp_path: Any, clock: Any) -> Iterator[Callable[[
     engine.dispose()
 
 
-def wait_until_gone(engine: Engine, number: int) -> None:
-    """Until the server has seen that a session of it was closed."""
-    asked = IS_THERE[engine.dialect.name].format(number)
-    until = time.monotonic() + PATIENCE_SECONDS
-    with engine.connect() as connection:
-        while connection.exec_driver_sql(asked).first() is not None:
-            assert time.monotonic() < until
-            connection.rollback()  # PostgreSQL shows a transaction the same sessions always
-
-
-def rescued_by(backend: SqlBackend) -> int:
-    """Rescue, as soon as the server has noticed that a connection was closed."""
-    until = time.monotonic() + PATIENCE_SECONDS
-    while not (rescued := backend.rescue()) and time.monotonic() < until:
-        pass
-    return rescued
-
-
 def test_worker_that_hangs_in_a_commit_keeps_nobody_from_rescuing_other_jobs(make_backend, clock):
     hung, alive = make_backend(), make_backend()
     committing, waiting = enqueued(hung), enqueued(hung)
     claims = {c.job.uid: c for c in hung.claim(WorkerId("the hung one"), None, 2)}
-    clock.advance(100)
     rescued: list[int] = []
-    rescuer = threading.Thread(target=lambda: rescued.append(alive.rescue()))
+    rescuer = threading.Thread(
+        target=lambda: rescued.append(rescued_meanwhile(alive, clock, 100)), daemon=True
+    )
 
     with hung.engine.begin() as connection:
         assert hung.fence(claims[committing], connection)
@@ -88,39 +64,20 @@ def test_worker_that_hangs_in_a_commit_keeps_nobody_from_rescuing_other_jobs(mak
     assert status_of(alive, committing) is READY
 
 
-def test_job_of_a_dead_worker_that_the_server_still_holds_is_taken_by_the_next_round(make_backend):
-    """A server may see of one connection that its process has died, and of another not yet."""
-    dead, alive = make_backend(), make_backend()
+def test_job_of_a_dead_worker_that_the_server_still_holds_is_taken_by_the_next_round(
+    make_backend, other_process
+):
+    """A server may not have seen yet that a process has died which was committing."""
+    dead, alive, process = make_backend(), make_backend(), other_process()
     committing, waiting = enqueued(dead), enqueued(dead)
-    claims = {c.job.uid: c for c in dead.claim(WorkerId("the dead one"), None, 2)}
+    claims = {c.job.uid: c for c in dead.claim(process.worker_id(), None, 2)}
 
     with dead.engine.begin() as connection:
         assert dead.fence(claims[committing], connection)
-        dead._workers._liveness.let_go()
+        process.die()
         first = (alive.rescue(), status_of(alive, committing), status_of(alive, waiting))
         connection.rollback()
 
     assert first == (1, RUNNING, READY)
     assert alive.rescue() == 1
     assert status_of(alive, committing) is READY
-
-
-def test_worker_whose_lost_session_lives_on_in_the_server_is_not_dead_when_that_ends(make_backend):
-    """As where a router between forgets a connection: only one of its two ends hears of it."""
-    alive, other = make_backend(), make_backend()
-    uid = enqueued(alive)
-    worker = WorkerId("the living one")
-    alive.claim(worker, None, 1)
-    lost, alive._liveness._connection = alive._liveness._connection, None
-    alive.beat(worker)  # by another session, and the lock is that one's still
-
-    number = lost.exec_driver_sql(ITS_NUMBER[lost.dialect.name]).scalar()
-    lost.close()
-    wait_until_gone(alive.engine, number)
-
-    assert other.rescue() == 0
-    assert alive.beat(worker) == []
-    assert [seen.worker_id for seen in other.overview.workers()] == [worker]
-    alive._liveness.let_go()
-    assert rescued_by(other) == 1  # the beat has taken the lock, which proves its life again
-    assert status_of(other, uid) is READY

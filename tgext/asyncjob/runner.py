@@ -15,7 +15,8 @@ from .errors import JobTimeout
 from .options import Options
 from .process import is_reloaded
 from .surroundings import Surroundings
-from .worker import Worker, new_worker_id
+from .worker import Worker
+from .workerid import new_worker_id
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class Runner:
         self._is_starting = False
         self._worker: Worker | None = None
         self._last: Worker | None = None  # also when it was stopped
-        self._worker_id = new_worker_id()
+        self._worker_id = new_worker_id(self._options.lease)
         self._stopped = False
 
     def arrange(

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import random
 import threading
 import time
@@ -43,11 +42,6 @@ BEATS = 4
 #: Seconds in which an attempt that was interrupted may still end by itself. Code that holds
 #: the interpreter, or sleeps in C, does not; then its slot is replaced.
 GRACE_SECONDS = 0.25
-
-
-def new_worker_id() -> WorkerId:
-    """Return an id that no other worker has or had: a pid repeats, in containers at once."""
-    return WorkerId(f"{os.getpid()}-{os.urandom(6).hex()}")
 
 
 class Worker:
@@ -329,8 +323,9 @@ class Worker:
                 self._beating_since = time.monotonic()
             # After a fault soon again: others may see by it that this worker is dead.
             pause_seconds = min(GRACE_SECONDS, self._lease_seconds / BEATS)
+            begun_at = time.monotonic()  # others may count from here on: its answer may be late
             if self._try(self._beat, "say that this worker lives"):
-                self._beaten_at, self._beating_since = time.monotonic(), None
+                self._beaten_at, self._beating_since = begun_at, None
                 pause_seconds = self._lease_seconds / BEATS
 
     def _beat(self) -> None:

@@ -51,6 +51,7 @@ from .pruning import Pruning
 from .reports import Reports
 from .rows import Rows
 from .schema import Schema
+from .silence import Silence
 from .statements import Statement
 from .tables import (
     DELAYED,
@@ -74,7 +75,8 @@ class SqlDesk(Backend):
 
     engine: the application's. secret: signs what is not plain JSON, None: such is refused.
     lease_seconds: how long a silent worker keeps its jobs. max_crashes: deaths that a job may
-    cause. clock: seconds since the epoch in the database's stead, for tests that let time pass.
+    cause. For tests that let time pass: clock, seconds since the epoch in the database's stead;
+    monotonic, this process's own, by which it tells who is silent.
     """
 
     name = "sql"
@@ -90,6 +92,7 @@ class SqlDesk(Backend):
         lease_seconds: float = 20,
         max_crashes: int = 3,
         clock: Callable[[], float] | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.engine = engine
         self.tables = make_tables(prefix)
@@ -108,8 +111,8 @@ class SqlDesk(Backend):
             self.tables,
             self._dialect,
             self._liveness,
+            Silence(lease_seconds, monotonic),
             self._now,
-            lease_seconds=lease_seconds,
             max_crashes=max_crashes,
         )
         self.overview = SqlOverview(

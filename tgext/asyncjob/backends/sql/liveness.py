@@ -1,9 +1,10 @@
-"""Whether a worker lives, told by something that ends with its process.
+"""Whether a worker lives, as far as it can be proven.
 
-On SQLite the kernel tells: a worker holds a lock (``flock``) on a file of its own, which is
-dropped when the process ends, however it ends. On PostgreSQL and MariaDB the server tells, from
-any machine: a worker holds a lock by its name on a connection kept for that and its heartbeat.
-Where neither can tell (a pooler between, say) a worker is not ``provable``, and the lease decides.
+The kernel proves it, where a worker's id can be asked about: on the same machine, in the same
+container (see ``workerid``). On SQLite a lock proves it in other containers too: a worker holds a
+``flock`` on a file of its own, which is dropped when the process ends, however it ends. Nothing
+else is a proof: a server that ends a connection, or a file that is gone, says nothing about the
+process. Where nothing can be proven the lease decides.
 """
 
 from __future__ import annotations
@@ -17,52 +18,39 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    Connection,
-    Engine,
-    column,
-    false,
-    func,
-    literal,
-    literal_column,
-    select,
-    table,
-    text,
-)
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
+from ...workerid import boot_id, is_gone
 from .dialect import Dialect
-from .dialects import PostgreSql, Sqlite
+from .dialects import Sqlite
 
 log = logging.getLogger(__name__)
+
+#: The most that is read of a lock's file to see whose it is.
+_FIRST_LINE_BYTES = 200
 
 
 class Liveness(ABC):
     """The proofs of life of this process's workers, and the look at another's."""
 
-    @abstractmethod
     def hold(self, worker_id: str) -> bool:
-        """Begin to prove that this worker lives; False where that cannot be."""
+        """See that this worker's life can be proven, with each heartbeat anew; False where only
+        the kernel of its own container knows."""
+        return False
 
     @abstractmethod
     def connection(self) -> Any:
-        """A context manager: the connection for a heartbeat; a lost proof is held again."""
-
-    def holds(self, worker_id: str) -> bool:
-        """Whether the proof of this worker is held just now; asked inside ``connection()``."""
-        return True
-
-    def released(self, worker_id: ColumnElement[str]) -> ColumnElement[bool]:
-        """Whether the server knows that nobody holds this worker's proof any more."""
-        return false()
+        """A context manager: the connection for a heartbeat."""
 
     def is_dead(self, worker_id: str) -> bool:
-        """Whether the kernel knows that."""
-        return False
+        """Whether it is proven that its process is gone."""
+        return is_gone(worker_id) is True
+
+    def bury(self, worker_id: str) -> None:  # noqa: B027 - only SQLite has something
+        """Remove what a dead worker has left to be known by."""
 
     def tell(self, worker_id: str, held: dict[str, float]) -> None:  # noqa: B027 - only SQLite's
         """Let other processes know which jobs of this worker keep all others from writing, and
@@ -72,81 +60,139 @@ class Liveness(ABC):
         """Return what a worker that lives has told so."""
         return {}
 
-    @abstractmethod
-    def let_go(self) -> None:
+    def let_go(self) -> None:  # noqa: B027 - SQLite's and the servers'
         """Stop proving anything."""
 
-    @abstractmethod
-    def forget(self) -> None:
+    def forget(self) -> None:  # noqa: B027 - likewise
         """Stop without a word: a forked child does not speak for its parent."""
 
 
-class FileLocks(Liveness):
-    """Files ``<database>-asyncjob-<worker id>``; removed with the death they tell of.
+class _Held(NamedTuple):
+    """A lock of ours: a descriptor, and the file that it is of."""
 
-    What stands in them is who holds the database's one write lock: nobody can write that there.
+    descriptor: int
+    file: tuple[int, int]  #: its device and inode
+
+    def is_ours(self) -> bool:
+        """Whether the descriptor is still that file's: a job may close all that are open."""
+        try:
+            return _file_of(os.fstat(self.descriptor)) == self.file
+        except OSError:
+            return False
+
+    def is_at(self, path: Path) -> bool:
+        """Whether the lock is held, and found there."""
+        try:
+            return self.is_ours() and _file_of(os.stat(path)) == self.file
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        if self.is_ours():
+            os.close(self.descriptor)
+
+
+class FileLocks(Liveness):
+    """Files ``<database>-asyncjob-<worker id>``; removed with the worker that they tell of.
+
+    The first line names the kernel and the file, so that a copy, or one on another machine's
+    disk, proves nothing. The rest is who holds the database's one write lock: nobody can write
+    that there.
     """
 
     def __init__(self, dialect: Sqlite) -> None:
         self._database = dialect.path
         self._volatile = dialect.volatile
-        self._held: dict[str, int] = {}
+        self._held: dict[str, _Held] = {}
         self._told: dict[str, dict[str, float]] = {}
+        self._complained = False
 
     def hold(self, worker_id: str) -> bool:
-        if worker_id in self._held:
+        path, held = self._path(worker_id), self._held.get(worker_id)
+        if held is not None and held.is_at(path):
             return True
-        held = os.open(self._path(worker_id), os.O_CREAT | os.O_RDWR, 0o600)
-        # flock and not lockf: a lockf is lost when any descriptor of the file is closed.
-        fcntl.flock(held, fcntl.LOCK_EX)
-        self._held[worker_id] = held
+        try:
+            self._held[worker_id] = self._lock(path)
+        except OSError as error:
+            if not self._complained:
+                log.warning(
+                    "cannot lock %s, by which other containers would see at once that this worker "
+                    "has died, and not only after asyncjob.lease: %s", path, error,
+                )  # fmt: skip
+            self._complained = True
+            return False
+        if held is not None:
+            held.close()
+        self._told.pop(worker_id, None)
         return True
+
+    def _lock(self, path: Path) -> _Held:
+        """Make the file, so that it is never seen there without its lock and its first line."""
+        fresh = Path(f"{path}.new")
+        mode = os.stat(self._database).st_mode & 0o666  # who reads the one may look at the other
+        made = os.open(fresh, os.O_CREAT | os.O_RDWR | os.O_TRUNC, mode)
+        try:
+            # flock and not lockf: a lockf is lost when any descriptor of the file is closed.
+            fcntl.flock(made, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.write(made, _first_line(made))
+            os.rename(fresh, path)
+        except BaseException:
+            os.close(made)
+            raise
+        return _Held(made, _file_of(os.fstat(made)))
 
     def connection(self) -> Any:
         return self._volatile.connect()
 
     def is_dead(self, worker_id: str) -> bool:
-        path = self._path(worker_id)
+        known = is_gone(worker_id)
+        return self._is_unlocked(worker_id) if known is None else known
+
+    def _is_unlocked(self, worker_id: str) -> bool:
+        """Whether the file that the worker locked is there, and no longer locked."""
         try:
-            found = os.open(path, os.O_RDWR)
-        except FileNotFoundError:
-            return True
-        try:
-            fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            found = os.open(self._path(worker_id), os.O_RDONLY)
+        except OSError:  # removed, or another user's: it may live
             return False
-        else:
-            path.unlink(missing_ok=True)
-            return True
+        try:
+            fcntl.flock(found, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return os.read(found, _FIRST_LINE_BYTES).startswith(_first_line(found))
+        except OSError:  # it is locked, or cannot be asked
+            return False
         finally:
             os.close(found)
 
+    def bury(self, worker_id: str) -> None:
+        with suppress(OSError):
+            self._path(worker_id).unlink(missing_ok=True)
+
     def tell(self, worker_id: str, held: dict[str, float]) -> None:
-        if worker_id not in self._held or held == self._told.get(worker_id, {}):
+        lock = self._held.get(worker_id)
+        if lock is None or held == self._told.get(worker_id, {}) or not lock.is_ours():
             return
         self._told[worker_id] = held
-        with suppress(FileNotFoundError):  # it may just end
-            written = os.open(self._path(worker_id), os.O_WRONLY | os.O_TRUNC)
-            with open(written, "w", encoding="utf-8") as file:
-                json.dump(held, file)
+        begin = len(_first_line(lock.descriptor))
+        os.ftruncate(lock.descriptor, begin)
+        os.pwrite(lock.descriptor, json.dumps(held).encode(), begin)
 
     def told(self, worker_id: str) -> dict[str, float]:
         if self.is_dead(worker_id):
             return {}
         try:
-            found: dict[str, float] = json.loads(self._path(worker_id).read_text("utf-8"))
-        except (FileNotFoundError, ValueError):  # nothing yet, or it is just being written
+            told = self._path(worker_id).read_text("utf-8").partition("\n")[2]
+            found: dict[str, float] = json.loads(told)
+        except (OSError, ValueError):  # nothing yet, or it is just being written
             return {}
         return found
 
     def let_go(self) -> None:
         for worker_id in self._held:
-            self._path(worker_id).unlink(missing_ok=True)
+            self.bury(worker_id)
         self.forget()
 
     def forget(self) -> None:
         for held in self._held.values():
-            os.close(held)  # a forked child's copy would keep a dead parent alive
+            held.close()  # a forked child's copy would keep a dead parent alive
         self._held.clear()
         self._told.clear()
 
@@ -154,51 +200,36 @@ class FileLocks(Liveness):
         return Path(f"{self._database}-asyncjob-{worker_id}")
 
 
-class ServerLocks(Liveness):
-    """Locks by name on a connection that is kept for them."""
+def _file_of(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
 
-    take: str  #: a statement that takes the lock ``:worker_id``, gives 1 or true, never waits
+
+def _first_line(descriptor: int) -> bytes:
+    """What stands first in the file of a lock that this kernel keeps."""
+    return f"{boot_id() or os.uname().nodename} {os.fstat(descriptor).st_ino}\n".encode()
+
+
+class HeartLine(Liveness):
+    """For servers: one connection is kept for the heartbeats, which then never wait for one."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._lock = threading.RLock()
-        self._workers: list[str] = []
-        self._untaken: set[str] = set()  # of these: whose locks another session has still
         self._connection: Connection | None = None
         self._inherited: list[Connection] = []
-
-    def hold(self, worker_id: str) -> bool:
-        with self._lock:
-            connection = self._connected()
-            if worker_id not in self._workers:
-                self._workers.append(worker_id)
-            return self._take(connection, worker_id)
-
-    def holds(self, worker_id: str) -> bool:
-        return worker_id not in self._untaken
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
         with self._lock:
+            if self._connection is None:
+                made = self._engine.connect()
+                made.detach()  # it must not go back to the pool
+                self._connection = made
             try:
-                yield self._connected()
+                yield self._connection
             except DBAPIError:
                 self._drop()
                 raise
-
-    def _connected(self) -> Connection:
-        if self._connection is None:
-            made = self._engine.connect()
-            made.detach()  # the locks end with it, so it must not go back to the pool
-            self._connection = made
-            self._untaken = set(self._workers)
-        # A session of ours that is lost here may live on in the server for hours, with its locks.
-        taken = {each for each in self._untaken if self._take(self._connection, each)}
-        self._untaken -= taken
-        return self._connection
-
-    def _take(self, connection: Connection, worker_id: str) -> bool:
-        return bool(connection.execute(text(self.take), {"worker_id": worker_id}).scalar())
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -208,7 +239,6 @@ class ServerLocks(Liveness):
 
     def let_go(self) -> None:
         with self._lock:
-            self._workers.clear()
             self._drop()
 
     def forget(self) -> None:
@@ -216,59 +246,9 @@ class ServerLocks(Liveness):
         if self._connection is not None:
             self._inherited.append(self._connection)
         self._connection = None
-        self._workers.clear()
         self._lock = threading.RLock()
-
-
-class PostgreSqlLocks(ServerLocks):
-    take = "SELECT pg_try_advisory_lock(hashtextextended(:worker_id, 0))"
-
-    def hold(self, worker_id: str) -> bool:
-        held = super().hold(worker_id)
-        if not self._is_one_session():
-            log.warning(
-                "a connection to the database is not one session of it: a pooler stands between; "
-                "that a worker has died is seen only after asyncjob.lease, and new jobs are "
-                "polled for; pool by session, or connect to the server itself"
-            )
-            return False
-        return held
-
-    def released(self, worker_id: ColumnElement[str]) -> ColumnElement[bool]:
-        locks = table("pg_locks", *map(column, ("locktype", "database", "granted", "objsubid")))
-        # Both halves of a 64 bit key stand there as unsigned 32 bit numbers.
-        key = literal_column("(classid::bigint << 32) | objid::bigint", BigInteger())
-        here = text("(SELECT oid FROM pg_database WHERE datname = current_database())")
-        held = (
-            select(literal(1))
-            .select_from(locks)
-            .where(locks.c.locktype == "advisory", locks.c.granted, locks.c.objsubid == 1)
-            .where(locks.c.database == here, key == func.hashtextextended(worker_id, 0))
-        )
-        return ~held.exists()
-
-    def _is_one_session(self) -> bool:
-        """Whether this connection keeps its server process to itself. Behind a pooler by
-        transaction it has been given to the next one already."""
-        pid = text("SELECT pg_backend_pid()")
-        with self.connection() as mine, self._engine.connect() as other:
-            before = mine.execute(pid).scalar()
-            other.exec_driver_sql("BEGIN")
-            try:
-                return bool(other.execute(pid).scalar() != before)
-            finally:
-                other.exec_driver_sql("ROLLBACK")
-
-
-class MariaDbLocks(ServerLocks):
-    take = "SELECT GET_LOCK(CONCAT('asyncjob-', :worker_id), 0)"
-
-    def released(self, worker_id: ColumnElement[str]) -> ColumnElement[bool]:
-        return func.is_free_lock(func.concat("asyncjob-", worker_id)) == 1
 
 
 def liveness_of(dialect: Dialect) -> Liveness:
     """Return what tells of life and death there."""
-    if isinstance(dialect, Sqlite):
-        return FileLocks(dialect)
-    return (PostgreSqlLocks if isinstance(dialect, PostgreSql) else MariaDbLocks)(dialect.engine)
+    return FileLocks(dialect) if isinstance(dialect, Sqlite) else HeartLine(dialect.engine)

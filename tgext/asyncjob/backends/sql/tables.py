@@ -205,7 +205,7 @@ def make_tables(prefix: str = PREFIX, metadata: MetaData | None = None) -> Table
             Column("queues", _Long),
             Column("started_at", Double, nullable=False),
             Column("seen_at", Double, nullable=False),
-            #: whether something ends with its process that tells of its death at once
+            #: whether others on its machine can prove its death; for who looks at the table
             Column("provable", Boolean, nullable=False),
             #: its death is not a crash of what it runs: it was told to stop, or is reloaded
             Column("expendable", Boolean, nullable=False),

@@ -2,10 +2,12 @@
 
     register --> beat, beat, beat ... --> (dead | silent) --> another worker's rescue
 
-A worker is given up at once where something that ends with its process tells of its death (see
-``liveness.py``), and after its lease where nothing is heard of it. What it held waits again. If
-the job is known to have run then, that counts as a crash of the job; if the worker held several
-and any of them may have killed it, all are suspects, which are claimed alone the next time.
+A worker is given up at once where its death is proven (see ``liveness``), and after its lease
+where nothing is heard of it (see ``silence``). What it held waits again. A job that is known to
+have run when its worker died has crashed it; if the worker held several and any of them may have
+killed it, all are suspects, which are claimed alone the next time. Silence alone is no crash, but
+makes suspects too: a worker that falls silent with nothing but a suspect is one that it has
+crashed, or else a job that hangs a whole machine would go round for ever.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
@@ -36,14 +37,23 @@ from sqlalchemy.exc import DBAPIError
 
 from ...errors import WorkerCrashed
 from ...job import TaskError, WorkerSeen
+from ...workerid import is_gone
 from .dialect import Dialect
 from .liveness import Liveness
+from .silence import Silence
 from .tables import BROKE, RUNS, TAKEN_BACK, WAITS, Tables
 
 log = logging.getLogger(__name__)
 
-#: A worker that nothing was heard of for so many leases is forgotten.
+#: A worker that holds nothing is forgotten after so many leases, by the database's clock; it is
+#: known again by its next beat.
 LEASES_TO_FORGET = 100
+
+#: By so much at least a beat changes what the last one has said, in seconds.
+TICK_SECONDS = 0.001
+
+#: When a worker that has said goodbye was last seen: never.
+NEVER = 0.0
 
 
 class _Stranger(NamedTuple):
@@ -52,17 +62,15 @@ class _Stranger(NamedTuple):
     worker_id: str
     pid: str = "of which nothing is known"
     host: str = "an unknown host"
-    is_released: bool = True
-    is_forgotten: bool = False
-    provable: bool = False
+    seen_at: float | None = None
+    is_forgotten: bool = True
     expendable: bool = False
 
 
 class Workers:
     """The workers of one database; ``now`` gives its clock.
 
-    lease_seconds: how long a silent worker keeps its jobs. max_crashes: deaths that a job may
-    cause. expendable: whether a death of this process is nobody's crash: it is reloaded.
+    max_crashes: deaths of workers that a job may cause.
     """
 
     def __init__(
@@ -70,21 +78,21 @@ class Workers:
         tables: Tables,
         dialect: Dialect,
         liveness: Liveness,
+        silence: Silence,
         now: Callable[[], ColumnElement[float]],
         *,
-        lease_seconds: float,
         max_crashes: int,
     ) -> None:
         self._tables = tables
         self._dialect = dialect
         self._liveness = liveness
         self._now = now
-        self._lease_seconds = lease_seconds
         self._max_crashes = max_crashes
         #: This process's own, with what was said of them.
         self._ours: dict[str, dict[str, Any]] = {}
-        #: Holders of jobs that are not in the registry, and since when, by time.monotonic().
-        self._strangers: dict[str, float] = {}
+        self._silence = silence
+        #: Holders of jobs that are not in the registry.
+        self._strangers: set[str] = set()
 
     def register(
         self, worker_id: str, queues: Collection[str] | None, threads: int, *, expendable: bool
@@ -97,7 +105,7 @@ class Workers:
             "threads": threads,
             "queues": None if queues is None else ",".join(queues),
             "expendable": expendable,
-            "provable": self._liveness.hold(worker_id),
+            "provable": self._liveness.hold(worker_id) or is_gone(worker_id) is not None,
         }
         with self._liveness.connection() as connection:
             self._write(connection, described)
@@ -112,12 +120,15 @@ class Workers:
         workers, described = self._tables.workers, self._ours.get(worker_id)
         if described is None:  # it has just left
             return
+        self._liveness.hold(worker_id)
+        now = self._now()
+        # It must not say the same twice, also where the database's clock stands still.
+        stands_still = and_(workers.c.seen_at >= now, workers.c.seen_at < now + 1)
+        seen_at = case((stands_still, workers.c.seen_at + TICK_SECONDS), else_=now)
+        seen = update(workers).where(workers.c.worker_id == worker_id).values(seen_at=seen_at)
         with self._liveness.connection() as connection:
-            provable = described["provable"] and self._liveness.holds(worker_id)
-            seen = update(workers).where(workers.c.worker_id == worker_id)
-            seen = seen.values(seen_at=self._now(), provable=provable)
             if connection.execute(seen).rowcount != 1:
-                self._write(connection, {**described, "provable": provable})
+                self._write(connection, described)
 
     def retire(self, worker_id: str) -> None:
         """Say that a worker of this process is told to stop: its death is nobody's crash."""
@@ -130,28 +141,30 @@ class Workers:
             connection.execute(ours.values(expendable=true()))
 
     def dismiss(self) -> None:
-        """Forget the workers of this process, but for those that still hold a job: somebody has
-        to take it from them. A database that is away stops nobody from leaving."""
+        """Forget the workers of this process; of those that still hold a job say that they are
+        gone: somebody has to take it from them. A database that is away stops nobody from
+        leaving."""
         ours = set(self._ours)
         self._ours.clear()
         if not ours:
             return  # there may be no tables to look at
         workers = self._tables.workers
         try:
-            gone = ours - self._holders()
-            if gone:
-                with self._liveness.connection() as connection:
-                    connection.execute(delete(workers).where(workers.c.worker_id.in_(gone)))
+            mine, holders = workers.c.worker_id.in_(ours), self._holders()
+            with self._liveness.connection() as connection:
+                connection.execute(update(workers).where(mine).values(seen_at=NEVER))
+                connection.execute(delete(workers).where(mine, workers.c.worker_id.not_in(holders)))
         except DBAPIError as error:
             log.warning(
                 "closed, and could not tell the database that worker %s ends; jobs that it still "
                 "holds run elsewhere after %gs (asyncjob.lease) at the latest: %s",
-                ", ".join(sorted(ours)), self._lease_seconds, error.orig,
+                ", ".join(sorted(ours)), self._silence.lease_seconds, error.orig,
             )  # fmt: skip
 
     def after_fork(self) -> None:
         """Forget that there were any: they are the parent's."""
         self._ours.clear()
+        self._silence.forget()
 
     def seen(self) -> list[WorkerSeen]:
         """Read the registry: those that live, or may."""
@@ -167,7 +180,8 @@ class Workers:
                 row.expendable,
             )
             for row in rows
-            if not self._is_gone(row)
+            # Who only asks has watched nobody, and goes by the database's clock.
+            if not (row.age > self._silence.lease_of(row.worker_id) or self._is_gone(row))
         ]  # fmt: skip
 
     def rescue(self, also: Sequence[ColumnElement[Any]] = ()) -> tuple[int, Row[Any] | None]:
@@ -175,28 +189,43 @@ class Workers:
 
         also: what else to select on the way; given back in a row, None where there is none.
         """
+        self._silence.look()
         with self._dialect.volatile.connect() as connection:
             found = connection.execute(self._looked_at().add_columns(*also)).all()
-        others = [row for row in found if row.worker_id not in self._ours]
-        rescued = sum(self._take_from(row) for row in others if self._is_gone(row))
+        # Of a stranger nothing is heard, until it is in the registry.
+        said = dict.fromkeys(self._strangers) | {row.worker_id: row.seen_at for row in found}
+        self._silence.heard(said)
+        rescued = 0
+        for row in found:
+            if row.worker_id not in self._ours:
+                rescued += self._take_from(row) if self._is_gone(row) else 0
+                self._see_to_end_of(row)
         return rescued, found[0] if found else None
 
     def rescue_from_strangers(self) -> int:
         """Let jobs wait again whose worker nobody knows: one that was given up and forgotten,
         came back, claimed, and died before it could say so. Return how many.
 
-        Only of those that were strangers for a lease: who lives has told by then.
+        Only of those that are dead, or were strangers for a lease: who lives has told by then.
         """
         with self._dialect.volatile.connect() as connection:
             known = set(connection.execute(select(self._tables.workers.c.worker_id)).scalars())
-        now = time.monotonic()
-        strangers = self._holders() - known - set(self._ours)
-        self._strangers = {each: self._strangers.get(each, now) for each in strangers}
-        return sum(
-            self._take_from(_Stranger(each))
-            for each, since in self._strangers.items()
-            if now - since > self._lease_seconds
-        )
+        self._strangers = self._holders() - known - set(self._ours)
+        strangers = [_Stranger(each) for each in self._strangers]
+        return sum(self._take_from(each) for each in strangers if self._is_gone(each))
+
+    def are_in_doubt(self) -> bool:
+        """Whether a job is held by a worker that may have died, and was not watched for long
+        enough yet: by the database's clock it has said nothing for longer than it may."""
+        with self._dialect.volatile.connect() as connection:
+            rows = connection.execute(self._looked_at()).all()
+        heard = {
+            row.worker_id
+            for row in rows
+            # One whose last beat is to come yet: that clock has been set.
+            if abs(row.age) <= self._silence.lease_of(row.worker_id)
+        }
+        return bool(self._holders() - heard - set(self._ours))
 
     # -- pieces
 
@@ -213,34 +242,42 @@ class Workers:
 
     def _looked_at(self) -> Any:
         workers = self._tables.workers
-        now = self._now()
-        forgotten_since = now - LEASES_TO_FORGET * self._lease_seconds
+        age = self._now() - workers.c.seen_at
         return select(
             workers,
-            (workers.c.seen_at < now - self._lease_seconds).label("is_silent"),
-            (workers.c.seen_at < forgotten_since).label("is_forgotten"),
-            and_(workers.c.provable, self._liveness.released(workers.c.worker_id)).label(
-                "is_released"
-            ),
+            age.label("age"),
+            (age > LEASES_TO_FORGET * self._silence.lease_seconds).label("is_forgotten"),
         )
 
-    def _is_gone(self, row: Row[Any]) -> bool:
-        return row.is_silent or self._is_dead(row)
+    def _is_gone(self, worker: Any) -> bool:
+        is_silent = self._silence.is_over_lease(worker.worker_id)
+        return is_silent or worker.seen_at == NEVER or self._liveness.is_dead(worker.worker_id)
 
-    def _is_dead(self, row: Row[Any]) -> bool:
-        return row.is_released or (row.provable and self._liveness.is_dead(row.worker_id))
+    def _see_to_end_of(self, worker: Row[Any]) -> None:
+        """Forget a worker that will not come back, or of which nothing was heard for very long."""
+        is_dead = self._liveness.is_dead(worker.worker_id)
+        # One that is only silent may come back, and what it claims then must not be nobody's. Of a
+        # dead one the server may still be rolling back a commit: the next round takes that.
+        is_over = is_dead or worker.is_forgotten
+        if not is_over or worker.worker_id in self._holders():
+            return
+        workers = self._tables.workers
+        with self._dialect.volatile.connect() as connection:
+            connection.execute(delete(workers).where(workers.c.worker_id == worker.worker_id))
+        if is_dead:
+            self._liveness.bury(worker.worker_id)
 
     def _take_from(self, worker: Any) -> int:
-        """Let what a worker held wait again, and forget it if it is dead."""
-        is_dead = self._is_dead(worker)
-        why = WorkerCrashed(
-            f"its worker {worker.worker_id} (process {worker.pid} on {worker.host}) "
-            + ("died" if is_dead else f"was silent for more than {self._lease_seconds:g} s")
-        )
+        """Let what a worker held wait again; return how many jobs."""
+        is_dead = self._liveness.is_dead(worker.worker_id)
+        named = f"{worker.worker_id} (process {worker.pid} on {worker.host})"
+        how = self._how(worker, is_dead)
+        why = WorkerCrashed(f"its worker {named} {how}")
         try:
             with self._dialect.begin() as connection:
                 held = connection.execute(self._held_by(worker)).all()
-                rescued = sum(self._take(connection, row, worker, why) for row in held)
+                taken = (self._take(connection, row, worker, why, is_dead) for row in held)
+                rescued = sum(taken)
                 if rescued:
                     self._dialect.announce(connection, sorted({row.queue_name for row in held}))
         except DBAPIError as error:
@@ -248,28 +285,35 @@ class Workers:
                 raise
             log.info("could not take over from %s yet: %s", worker.worker_id, error)
             return 0  # the next round comes back to it
-        # One that is only silent may come back, and what it claims then must not be nobody's. Of a
-        # dead one the server may still be rolling back a commit: the next round takes that.
-        if (is_dead or worker.is_forgotten) and worker.worker_id not in self._holders():
-            workers = self._tables.workers
-            with self._dialect.volatile.connect() as connection:
-                connection.execute(delete(workers).where(workers.c.worker_id == worker.worker_id))
+        if rescued:
+            log.warning("worker=%s given up, jobs=%d: it %s", worker.worker_id, rescued, how)
         return rescued
+
+    def _how(self, worker: Any, is_dead: bool) -> str:
+        if is_dead:
+            return "died"
+        if worker.seen_at == NEVER:
+            return "left it behind"
+        lease_seconds = self._silence.lease_of(worker.worker_id)
+        return f"was silent for more than {lease_seconds:g} s"
 
     def _held_by(self, worker: Row[Any]) -> Any:
         jobs = self._tables.jobs
+        its = (jobs.c.state == self._tables.state(RUNS), jobs.c.worker_id == worker.worker_id)
         held = select(
-            jobs.c.uid, jobs.c.lease, jobs.c.begun, jobs.c.crashes, jobs.c.queue_name
-        ).where(jobs.c.state == self._tables.state(RUNS), jobs.c.worker_id == worker.worker_id)
+            jobs.c.uid, jobs.c.lease, jobs.c.begun, jobs.c.suspect, jobs.c.crashes,
+            jobs.c.queue_name,
+        ).where(*its)  # fmt: skip
         # One that hangs in its commit keeps that row locked: the next look comes back to it, and
         # whoever waited for it could rescue nothing else meanwhile.
         return held.with_for_update(skip_locked=True) if self._dialect.skips_locked else held
 
     def _take(
-        self, connection: Connection, row: Row[Any], worker: Row[Any], why: WorkerCrashed
+        self, connection: Connection, row: Row[Any], worker: Any, why: WorkerCrashed, is_dead: bool
     ) -> bool:
         jobs = self._tables.jobs
-        crashed = row.begun and not worker.expendable
+        has_left = worker.expendable or worker.seen_at == NEVER
+        crashed = row.begun and not has_left and (is_dead or row.suspect)
         is_last = crashed and row.crashes + 1 >= self._max_crashes
         ends = or_(jobs.c.cancelled, true() if is_last else false())
         changed = connection.execute(
@@ -280,7 +324,7 @@ class Workers:
             .ordered_values(
                 (jobs.c.worker_id, None),
                 (jobs.c.fenced, false()),
-                (jobs.c.suspect, not worker.expendable),  # until it ends
+                (jobs.c.suspect, not has_left),  # until it ends
                 (jobs.c.crashes, jobs.c.crashes + (1 if crashed else 0)),
                 (jobs.c.attempts, jobs.c.attempts - (0 if is_last else 1)),
                 (jobs.c.finished_at, case((ends, self._now()), else_=None)),

@@ -1,0 +1,60 @@
+"""How long nothing was heard of a worker, by this process's own clock.
+
+What a worker says changes with each beat, and how long it has not changed is counted from look to
+look. Neither the database's clock nor the machine's is asked, so that neither can make a worker
+silent by a step. A look that fails counts for nothing, and a long pause between two for little:
+while the database was away, or this process was stopped, the others may have been as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ...workerid import lease_of
+
+#: The most that counts from one look to the next, in seconds: two rounds of rescue.
+MOST_SECONDS = 3.0
+
+#: And in parts of the lease: nobody is given up for what one pause hid.
+MOST_OF_LEASE = 0.5
+
+
+class Silence:
+    """lease_seconds: of a worker whose id does not tell its own. monotonic: tells seconds."""
+
+    def __init__(self, lease_seconds: float, monotonic: Callable[[], float]) -> None:
+        self.lease_seconds = lease_seconds
+        self._monotonic = monotonic
+        self._looked_at: float | None = None
+        self._before: float | None = None  # the look before the one that is under way
+        self._heard: dict[str, tuple[object, float]] = {}  # the last, and for how long the same
+
+    def look(self) -> None:
+        """Begin a look; one that fails is followed by no ``heard``."""
+        self._before, self._looked_at = self._looked_at, None
+
+    def heard(self, said: Mapping[str, object]) -> None:
+        """Note what the look has shown: what each worker that there is has said last."""
+        self._looked_at = now = self._monotonic()
+        passed = 0.0 if self._before is None else min(now - self._before, MOST_SECONDS)
+        before, self._heard = self._heard, {}
+        for worker_id, word in said.items():
+            last, seconds = before.get(worker_id, (None, 0.0))
+            is_new = worker_id not in before or last != word
+            most = MOST_OF_LEASE * self.lease_of(worker_id)
+            self._heard[worker_id] = (word, 0.0 if is_new else seconds + min(passed, most))
+
+    def is_over_lease(self, worker_id: str) -> bool:
+        """Whether a worker was silent for longer than it may be."""
+        _, seconds = self._heard.get(worker_id, (None, 0.0))
+        return seconds > self.lease_of(worker_id)
+
+    def lease_of(self, worker_id: str) -> float:
+        """Return how long a worker may be silent, in seconds."""
+        told = lease_of(worker_id)
+        return self.lease_seconds if told is None else told
+
+    def forget(self) -> None:
+        """Begin anew, in a forked child."""
+        self._looked_at = self._before = None
+        self._heard.clear()
