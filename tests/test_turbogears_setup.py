@@ -17,6 +17,7 @@ from tg import (
 )
 from tg.configurator.components.sqlalchemy import SQLAlchemyConfigurationComponent
 from tg.configurator.components.transactions import TransactionManagerConfigurationComponent
+from tg.util.webtest import test_context
 from tgext.pluggable import plug
 
 from tgapps import PLAIN, Globals, Model, Root, applications, globals_with, serve
@@ -33,6 +34,7 @@ from tgext.asyncjob import (
     start_async_worker,
     task,
 )
+from tgext.asyncjob.errors import QueueClosed
 
 
 @pytest.fixture
@@ -646,3 +648,107 @@ def test_no_thread_and_no_lost_job_in_a_process_that_only_sets_up(tmp_path):
     finally:
         queue.close()
         model.close()
+
+
+# -- another object than the configured one, and applications beside each other
+
+
+def test_plugged_with_another_object_the_application_s_jobs_run(make_app):
+    """As 0.3.1's README has it: a module of the name."""
+    other = types.ModuleType("lib.app_globals")
+    configurator = FullStackApplicationConfigurator()
+    plugme(configurator, {"app_globals": other})
+
+    app = make_app(configurator=configurator, app_globals=None)
+
+    assert other.asyncjob_queue is app.queue
+    assert_works(app)
+
+
+def test_plugged_with_an_object_of_two_applications_each_has_its_own_queue(make_app):
+    other, apps = types.ModuleType("lib.app_globals"), []
+    for _ in range(2):
+        configurator = FullStackApplicationConfigurator()
+        plugme(configurator, {"app_globals": other})
+        apps.append(make_app(configurator=configurator, app_globals=None))
+
+    assert apps[0].queue is not apps[1].queue
+    for app in apps:
+        assert_works(app)
+
+
+def test_given_another_object_in_globals_the_application_s_jobs_run(make_app):
+    other = types.ModuleType("lib.app_globals")
+
+    class Given:
+        def __init__(self):
+            start_async_worker(other)
+
+    app = make_app(app_globals=Given)
+
+    assert other.asyncjob_queue is app.queue
+    assert_works(app)
+
+
+def test_given_another_object_before_the_application_is_made_it_is_refused_at_its_start(make_app):
+    tg.config.push_process_config({})  # as at the start of a process
+    try:
+        queue = start_async_worker(types.ModuleType("lib.app_globals"))
+    finally:
+        tg.config.pop_process_config()
+
+    with pytest.raises(ConfigError, match="expected the Globals object of an application"):
+        make_app(app_globals=None)
+    with pytest.raises(QueueClosed):
+        queue.perform(len, "ab")
+
+
+def test_given_another_object_after_the_application_was_made_it_is_refused(make_app):
+    make_app(app_globals=None)
+
+    with pytest.raises(ConfigError, match="expected to be called before the application is made"):
+        start_async_worker(types.ModuleType("lib.app_globals"))
+
+
+def test_context_of_a_test_has_the_queue_of_its_application(make_app):
+    for app in [make_app(), make_app()]:
+        with test_context(app.web):
+            uid = asyncjob_perform(len, "ab")
+
+        assert app.ended(uid).status is TaskResultStatus.SUCCESSFUL
+
+
+def test_context_of_an_application_without_a_queue_has_none(make_app):
+    make_app()
+    bare = make_app(app_globals=None)
+
+    with (
+        test_context(bare.web),
+        pytest.raises(ConfigError, match="the application of this thread's context has none"),
+    ):
+        asyncjob_perform(len, "ab")
+
+
+def test_queue_that_is_named_wins_in_the_context_of_another_application(make_app):
+    app, other = make_app(), make_app()
+
+    with test_context(other.web), app.queue.as_current():
+        uid = asyncjob_perform(len, "ab")
+
+    assert app.ended(uid).status is TaskResultStatus.SUCCESSFUL
+
+
+def test_queue_of_one_s_own_is_told_from_that_of_the_context(make_app):
+    app = make_app()
+    with JobQueue(threads=0) as own:
+        with test_context(app.web):
+            uid = asyncjob_perform(len, "ab")
+        assert own.backend.waiting() == 0
+    assert app.ended(uid).status is TaskResultStatus.SUCCESSFUL
+
+
+def test_outside_of_every_context_nobody_chooses_between_two_applications(make_app):
+    make_app(), make_app()
+
+    with pytest.raises(ConfigError, match="2 are open in this process"):
+        asyncjob_perform(len, "ab")

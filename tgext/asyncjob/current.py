@@ -33,6 +33,7 @@ class CurrentQueue(Protocol):
     def progress(self, uid: str) -> tuple[int, Any] | None: ...
     def wait_for_row(self, query: Any, looks: int, seconds: float) -> None: ...
     def session_scope(self) -> AbstractContextManager[Any]: ...
+    def is_here(self) -> bool | None: ...
 
 
 class JobLedger(Protocol):
@@ -69,17 +70,23 @@ open_queues: WeakSet[CurrentQueue] = WeakSet()
 
 
 def current_queue() -> CurrentQueue:
-    """Return the innermost ``with queue.as_current():``, else the only open queue.
+    """Return the innermost ``with queue.as_current():``, else that of the application in whose
+    context this thread is, else the only open queue.
 
-    Raises ConfigError where there is none, or more than one to choose from.
+    Raises ConfigError where there is none, or more than one to choose from, or none but those of
+    other applications than this thread's.
     """
     queue = queue_var.get()
     if queue is not None:
         return queue
-    queues = list(open_queues)
+    open_ones = [(each.is_here(), each) for each in open_queues]
+    queues = [each for here, each in open_ones if here]
+    queues = queues or [each for here, each in open_ones if here is None]
     if len(queues) == 1:
         return queues[0]
     found = "none is open" if not queues else f"{len(queues)} are open in this process"
+    if open_ones and not queues:
+        found = "the application of this thread's context has none"
     raise ConfigError(
         f"expected one current job queue, but {found}; in TurboGears call start_async_worker() "
         "in Globals.__init__, elsewhere make a JobQueue(), and where there are several, name one "

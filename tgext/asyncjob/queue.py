@@ -64,6 +64,8 @@ class JobQueue:
         self._binding = Binding(self.options, self._scope, made)
         self._capture: Capture | None = None
         self._surround: Surround | None = None
+        #: see ``bind``
+        self.is_here: Callable[[], bool | None] = lambda: None
         self._tracked = Tracked(progress_tracker)
         self._runner = Runner(self.options, self._surroundings)
         self._ledger = Ledger(
@@ -87,16 +89,19 @@ class JobQueue:
         *,
         capture: Capture | None = None,
         surround: Surround | None = None,
+        is_here: Callable[[], bool | None] | None = None,
     ) -> None:
         """Tell the queue what its application has got meanwhile; before the first job.
 
         capture: what to keep of the caller with each job, or None. surround: given that, a
-        context manager to run the job in.
+        context manager to run the job in. is_here: whether this thread is in a context of the
+        application; None: it is in no application's.
         Raises ConfigError for a session whose work nobody commits, MissingExtra.
         """
         self._binding.bind(session)
         self._capture = capture or self._capture
         self._surround = surround or self._surround
+        self.is_here = is_here or self.is_here
 
     @property
     def backend(self) -> ClaimingBackend:

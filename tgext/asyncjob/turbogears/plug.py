@@ -24,6 +24,7 @@ from tg.appwrappers.transaction_manager import TransactionApplicationWrapper
 from tg.configurator.base import ConfigReadyConfigurationAction, ConfigurationComponent
 
 from .. import joblog
+from ..current import open_queues
 from ..errors import ConfigError
 from ..options import settings_of
 from ..progress import Tracker
@@ -43,8 +44,14 @@ _SECRETS = (
     "sa_auth.cookie_secret",
 )
 
+#: Where an application's configuration has its queue, on whatever object it was asked for.
+_QUEUE = "tgext.asyncjob.queue"
+
 #: The applications that this process has made.
 _apps: WeakSet[Any] = WeakSet()
+
+#: Queues that were made while no application was: with which one of them belongs is not known.
+_early: WeakSet[JobQueue] = WeakSet()
 
 
 def start_async_worker(
@@ -71,14 +78,15 @@ def start_async_worker(
     if configured.get("tg.app_globals") is not app_globals:
         # The one that is being made: the process's, also where tg.config is another's because
         # this thread serves a request of it.
-        return _attach(app_globals, tg.config._process_configs[-1], progress_tracker, options)
+        configured = tg.config._process_configs[-1]
     if any(app.config is configured for app in _apps):
         raise ConfigError(
             "start_async_worker(): expected to be called before the application is made, whose "
             "requests will not know the queue any more; call it in Globals.__init__"
         )
     queue = _attach(app_globals, configured, progress_tracker, options)
-    _bind(queue, configured)
+    if configured.get("tg.app_globals") is app_globals:
+        _bind(queue, configured)
     return queue
 
 
@@ -105,8 +113,9 @@ def plugme(configurator: Any, options: Mapping[str, Any] | None = None) -> dict[
             return (ConfigReadyConfigurationAction(self._ready),)
 
         def _ready(self, conf: dict[str, Any], _app: Any) -> None:
-            target = app_globals if app_globals is not None else conf["tg.app_globals"]
-            _attach(target, conf, tracker, given)
+            queue = _attach(conf["tg.app_globals"], conf, tracker, given)
+            if app_globals is not None:  # another object, by which the application finds it
+                app_globals.asyncjob_queue = queue
 
     with suppress(KeyError):  # it is plugged already
         configurator.register(AsyncJobComponent)
@@ -137,7 +146,11 @@ def _attach(
     queue = JobQueue(backend, progress_tracker=tracker, **settings)
     app_globals.asyncjob_queue = queue
     warn_of_misplaced(config)
-    _register_wrapper(config)
+    if config.get("application_wrappers") is None:
+        _early.add(queue)
+    else:
+        config[_QUEUE] = queue
+        _register_wrapper(config)
     return queue
 
 
@@ -168,9 +181,24 @@ def _queue_of(config: Mapping[str, Any]) -> JobQueue | None:
 
 
 def _on_config_setup(_configurator: Any, config: dict[str, Any]) -> None:
-    queue = _queue_of(config)
-    if queue is not None:
-        _bind(queue, config)
+    queue = _queue_of(config) or config.get(_QUEUE)
+    if queue is None:
+        _refuse_early_queues()
+        return
+    _early.discard(queue)
+    config["tg.app_globals"].asyncjob_queue = queue
+    _register_wrapper(config)
+    _bind(queue, config)
+
+
+def _refuse_early_queues() -> None:
+    """Refuse to make an application without a queue where one was made that is nobody's."""
+    for queue in _early & set(open_queues):
+        queue.close()
+        raise ConfigError(
+            "start_async_worker(): expected the Globals object of an application, got another "
+            "object, whose queue no request would know; call it in Globals.__init__ without it"
+        )
 
 
 def _on_new_app(app: Any) -> None:
@@ -179,7 +207,11 @@ def _on_new_app(app: Any) -> None:
     if queue is not None:
         joblog.install()  # the application may have set up its logging, and ours with it
         surroundings = TurboGearsSurroundings(app, queue)
-        queue.bind(capture=surroundings.capture, surround=surroundings.surround)
+        queue.bind(
+            capture=surroundings.capture,
+            surround=surroundings.surround,
+            is_here=surroundings.is_here,
+        )
         queue.allow_worker()
 
 

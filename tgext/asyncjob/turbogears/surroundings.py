@@ -71,6 +71,14 @@ class TurboGearsSurroundings:
         environ[KEPT] = identity, translator, captured
         return captured
 
+    def is_here(self) -> bool | None:
+        """Whether this thread is in a context of the application, a test's too; None: it is in
+        that of none."""
+        try:
+            return bool(request_context._current_obj().app_globals is self._app.globals)
+        except TypeError:
+            return None
+
     def _warn_of_processes(self, environ: dict[str, Any]) -> None:
         if self._warned or self._queue.backend.name != "memory":
             return
