@@ -21,7 +21,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "tgext" / "asyncjob"
 #: one room, with a star each module or package in it is one.
 FLOORS = """
     errors
-    call  json_form  queue_name
+    call  json_form  queue_name  forked
     job
     current
     task  chain
@@ -29,7 +29,7 @@ FLOORS = """
     backends  backends.*  executors  scope  sessions  joblog  interruption  process  progress \
         verdict  forking  recycling
     slackers  looppool  taskrunners
-    surroundings  ledger  binding
+    surroundings  ledger  binding  calling
     attempt
     apart
     slot

@@ -13,23 +13,24 @@ from it is decided in ``verdict.py``.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from threading import current_thread, main_thread
 from typing import Any
 
 from .backend import ClaimingBackend
-from .call import PLAIN
+from .calling import make_call
 from .current import attempt_var
 from .errors import JobCancelled, JobTimeout
+from .forked import end_child_of, only_here
 from .interruption import Abandoned, Interruptible, stack_of
 from .job import CANCELLED, FAILED, READY, SUCCESSFUL, Claim, JobId, Outcome, Progress, TaskError
 from .joblog import LINES
 from .surroundings import Surroundings
-from .task import TaskContext, TaskResult
 from .verdict import success, verdict_on
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class Attempt:
     """One attempt of one job; made, run and dropped by a worker's slot."""
 
     __slots__ = (
-        "_cancelled", "_connections", "_end", "_fenced", "_lines", "_marked", "_running",
+        "_cancelled", "_connections", "_end", "_fenced", "_lines", "_marked", "_pid", "_running",
         "_surroundings", "claim", "outcome", "started",
     )  # fmt: skip
 
@@ -59,6 +60,7 @@ class Attempt:
         self.started = time.monotonic()
         self._surroundings = surroundings
         self._running = Interruptible()
+        self._pid = os.getpid()
         #: what is to be stored of it; None: nothing, or nothing more
         self.outcome: Outcome | None = None
         self._connections: dict[Any, Any] = {}  # by engine: the one that is in use
@@ -163,6 +165,7 @@ class Attempt:
 
     # -- the worker's own
 
+    @only_here
     def run(self) -> bool:
         """Run the job; ``outcome`` is then what is still to be stored of it, by ``settle``.
 
@@ -213,6 +216,7 @@ class Attempt:
             return scope.run(self._run_call, self._before_commit)
 
     def _run_call(self) -> Any:
+        end_child_of(self._pid)  # forked on the way here, by what surrounds a job
         self._end = self._marked = None  # this may be another try
         if self._fenced:
             self._surroundings.backend.unfence(self.claim)
@@ -223,18 +227,9 @@ class Attempt:
         return value
 
     def _call(self) -> Any:
-        _, call, options, *_ = self.claim.job
-        args = call.args
-        if options.takes_context:
-            result: TaskResult = self._surroundings.queue.result(self.uid)
-            args = (TaskContext(result, self.claim.attempt), *args)
-        if not isinstance(options.executor, str):
-            # Nothing of the job goes along: its session belongs to this thread.
-            future = Context().run(options.executor.submit, call.target, *args, **call.kwargs or {})
-            value = self._running.wait_for(future, self.checkpoint)
-        else:
-            value = call.target(*args, **call.kwargs) if call.kwargs else call.target(*args)
-        return value if type(value) in PLAIN else self._running.settle(value, self.checkpoint)
+        return make_call(
+            self.claim, self._running, self._surroundings.queue.result, self.checkpoint
+        )
 
     def _before_commit(self, value: Any) -> None:
         """The job's commit is a checkpoint: a cancellation it swallowed, it cannot here."""
@@ -250,6 +245,7 @@ class Attempt:
     def commits(self, session: Any) -> None:
         """Mark the job as done in the commit that ends it; refuse any other one, too, if the
         job is no longer this attempt's."""
+        end_child_of(self._pid)  # forked by a hook of this commit
         backend, sessions = self._surroundings.backend, self._surroundings.marked
         connection = None
         if sessions is not None and sessions.owns(session):

@@ -17,6 +17,7 @@ from typing import Any
 from .backend import ClaimingBackend
 from .backends import make_backend
 from .errors import ConfigError, MissingExtra
+from .forked import leave_session
 from .job import READY, Job
 from .options import Options
 from .scope import Scope
@@ -124,6 +125,15 @@ class Binding:
         """Leave the connections of the application's session to the parent process, too."""
         if self.sessions is not None:
             self.sessions.forget_connections()
+
+    def leave_attempt(self) -> bool:
+        """Leave this thread's transaction and session to the parent, in a child that a job has
+        forked; return whether other processes work on the same jobs."""
+        self._scope.leave_to_parent()
+        if self.sessions is not None:
+            leave_session(self.session)
+            self.sessions.forget_connections()
+        return self._backend is not None and self._backend.is_shared
 
     def leave(self) -> None:
         """Say goodbye to the databases, at the end of a child process."""

@@ -3,9 +3,8 @@
     perform -> check -> [managed transaction: pending, until its commit] -> backend -> worker
     result, progress, cancel, retry -> backend
 
-A queue belongs to one process. After a fork the child's copy begins anew: with no jobs, no
-threads and locks of its own, and a worker as soon as something is enqueued, if the parent's had
-one.
+A queue belongs to one process. After a fork the child's copy begins anew, without jobs, threads
+and locks, and with a worker as soon as something is enqueued, if the parent's had one.
 """
 
 from __future__ import annotations
@@ -342,6 +341,8 @@ class JobQueue:
             self._runner.begin()
             self._nursery.after_fork()
             self._binding.after_fork()
+            if attempt_var.get() is not None and self._binding.leave_attempt():
+                self.allow_worker(False)  # one that ends with a job's child would count as a crash
 
     def _here(self) -> None:
         # Embedded in uWSGI without --py-call-osafterfork, Python is not told of a fork.

@@ -35,6 +35,9 @@ TRIES = 8
 #: two that were in each other's way do not meet again.
 PAUSE_SECONDS = 0.01
 
+#: What took part in a parent's transaction: kept, since to collect it would end it.
+_left: list[Any] = []
+
 
 class ThreadSessions(Protocol):
     """What a scope asks of the application's sessions, one for each thread."""
@@ -218,6 +221,15 @@ class Scope:
         if self._manager.explicit and self._extent.managed:
             self._manager.begin()  # for whoever ends the one that he has begun
         return True
+
+    def leave_to_parent(self) -> None:
+        """Have nothing more to do with this thread's transaction, in a child that was forked in
+        the middle of it: nobody here commits or aborts what takes part."""
+        self._extent.managed = None
+        txn = self._open_transaction()
+        if txn is not None:
+            _left.extend(txn._resources)
+            txn._resources.clear()
 
     # -- a transaction of one's own
 

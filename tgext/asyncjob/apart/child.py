@@ -10,6 +10,7 @@ a worker. On one that only the worker's process has, each question goes over the
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import signal
 import threading
@@ -24,6 +25,7 @@ from .. import joblog
 from ..attempt import Attempt
 from ..backend import ClaimingBackend
 from ..current import queue_var, uncut
+from ..errors import NotInJob
 from ..executors.remote import Failure
 from ..forking import set_title
 from ..interruption import stack_of
@@ -47,6 +49,7 @@ class Line:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._pid = os.getpid()
         self._asking = threading.RLock()
         self._sending = threading.Lock()
         self._number = 0
@@ -63,6 +66,8 @@ class Line:
     def ask(self, of_whom: str, method: str, /, *args: Any, **kwargs: Any) -> Any:
         """Return what a method of the worker's *of_whom* returns; raises what it raises, and what
         pickle has against the arguments."""
+        if os.getpid() != self._pid:  # the line is the parent's, and so would be the answer
+            raise NotInJob(f"{of_whom}.{method}")
         with self._asking:
             self._number += 1
             question = pack((self._number, of_whom, method, args, kwargs), self.claim)

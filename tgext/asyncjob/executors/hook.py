@@ -18,6 +18,7 @@ from typing import Any
 
 from ..current import current_queue, open_queues, queue_var
 from ..errors import BadSignature, Unreadable
+from ..forked import call_here
 from ..seal.letters import Letter, Letters
 from .seen import SeenCalls
 from .wire import (
@@ -180,7 +181,7 @@ class HttpHook:
             chain = open_call(head, body, self._allows)
             with self._scope():
                 # Inside: what is loaded on demand can be loaded as long as there is a session.
-                answer = write_result(self._answers, head.number, chain())
+                answer = write_result(self._answers, head.number, call_here(chain, (), {}))
             how = "succeeded"
         except NotAllowed as refusal:
             return _refusal(*_not_allowed(str(refusal)).args)

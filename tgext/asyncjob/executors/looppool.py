@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any
 
+from ..forked import call_here, end_child_of
 from .messages import Crew, Parcel, Station, Terms, pack, unpack
 from .remote import Failure
 
@@ -164,7 +165,7 @@ class Caller:
         """Call, and send what comes of it."""
         number, function, args, kwargs = message
         try:
-            value = function(*args, **kwargs)
+            value = call_here(function, args, kwargs)
             if inspect.isawaitable(value):
                 return self._await(number, value)
         except BaseException as error:  # noqa: BLE001 - it is the future's, whatever it is
@@ -174,11 +175,14 @@ class Caller:
         return None
 
     async def _await(self, number: int, value: Awaitable[Any]) -> None:
+        pid = os.getpid()
         try:
             result = await value
         except BaseException as error:  # noqa: BLE001 - as above
+            end_child_of(pid, error)
             self._answer(number, error=error)
         else:
+            end_child_of(pid)
             self._answer(number, result)
 
     def _answer(

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 from ..call import path_of
 from ..errors import NotSerializable, WorkerCrashed
+from ..forked import call_here
 from .remote import Failure
 
 Result = TypeVar("Result")
@@ -169,7 +170,7 @@ def _answer(sender: Connection, fn: Callable[..., Any], args: Any, kwargs: Any) 
     """Make the call, in the new process, and send what came of it."""
     with sender:
         try:
-            value = fn(*args, **kwargs)
+            value = call_here(fn, args, kwargs)
         except BaseException as error:  # noqa: BLE001 - a SystemExit is an answer, too
             sender.send((False, Failure.of(error)))
             return

@@ -18,6 +18,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 from ..call import check_done
 from ..errors import ConfigError
+from ..forked import only_here
 from .awaiting import finish
 from .entries import NEW, RUNNING, Entries, Entry
 
@@ -176,7 +177,7 @@ class StoreReader:
         key, entry = taken
         try:
             function, args, kwargs = self._entries.read(key, entry, self._get_task_func)
-            value = finish(function(*args, **kwargs))
+            value = only_here(lambda: finish(function(*args, **kwargs)))()
             check_done(value)
         except BaseException as error:  # a SystemExit ends its task, not the reader
             log.info("task %s: %s failed: %s", key, entry.get("name"), type(error).__name__)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from ..errors import RemoteError
+from ..forked import only_here
 from ..job import TaskError
 
 Result = TypeVar("Result")
@@ -59,6 +60,7 @@ def with_traceback(error: BaseException, text: str) -> BaseException:
     return error
 
 
+@only_here
 def calling(function: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Result:
     """Call *function* in another process; what it raises can be pickled and comes back."""
     try:

@@ -25,6 +25,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
 from ...call import check_done
+from ...forked import end_child_of
 from ..remote import Failure
 from .channel import Channel
 
@@ -61,6 +62,7 @@ class Station:
 
     def __init__(self, channel: Channel, number: int, most_results: int) -> None:
         self.number = number
+        self._pid = os.getpid()
         self._channel = channel
         self._credit = most_results
         self._most_results = most_results
@@ -194,8 +196,10 @@ class Station:
             if answer is not None:
                 check_done(answer)
         except Exception as error:  # noqa: BLE001 - the handler's; the worker goes on
+            end_child_of(self._pid)
             self._fail(number, error)
             return
+        end_child_of(self._pid)
         if answer is not None and inspect.isawaitable(answer):
             self._running[number] = self._loop.create_task(self._attend(number, answer))
 
@@ -203,8 +207,10 @@ class Station:
         try:
             await answer
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - as above
+            end_child_of(self._pid)
             self._fail(number, error)
         finally:
+            end_child_of(self._pid)
             del self._running[number]
             self._flush_soon()
 

@@ -1,0 +1,96 @@
+"""A child that a call has forked, and that comes back from the call: it ends there.
+
+An ``exec`` that fails, or a forgotten ``os._exit``, would have the child go on as whoever made the
+call: as a worker that nobody knows of, on the parent's connections. It ends at once instead: no
+buffer is flushed, no connection closed, no exit function called, all of which are the parent's.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+#: What is the parent's: kept, since to collect it would end it.
+_left: list[Any] = []
+
+
+def only_here(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Make *function* return or raise in the process that called it, and in no child of its."""
+
+    @functools.wraps(function)
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        pid = os.getpid()
+        try:
+            value = function(*args, **kwargs)
+        except BaseException as error:
+            end_child_of(pid, error)
+            raise
+        end_child_of(pid)
+        return value
+
+    return call
+
+
+@only_here
+def call_here(function: Callable[..., Result], args: Any, kwargs: Any) -> Result:
+    """Return what a call returns, or raise what it raises."""
+    return function(*args, **kwargs)
+
+
+def end_child_of(pid: int, error: BaseException | None = None) -> None:
+    """End this process, unless it is the one with this number. error: with which it came back."""
+    if os.getpid() != pid:
+        _end(error)
+
+
+def leave_session(scoped: Any) -> None:
+    """Leave this thread's session to the parent as it is: whatever the child does with it, be it
+    that a ``with`` block rolls back or that Python collects it, must not reach the server.
+
+    scoped: SQLAlchemy's ``scoped_session``; its next use makes a new session.
+    """
+    if not scoped.registry.has():
+        return
+    session = scoped()
+    begun = session.get_transaction()
+    for connection, *_ in begun._connections.values() if begun is not None else ():
+        driver = connection.connection.driver_connection
+        _left.append(driver)
+        descriptor = _descriptor_of(driver)
+        if descriptor is not None:
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, descriptor, inheritable=False)
+            os.close(null)
+    _left.append(session)
+    scoped.registry.clear()
+
+
+def _descriptor_of(driver: Any) -> int | None:
+    """The socket of a driver's connection to a server; None where it has none that it shows."""
+    owners: list[Any] = [driver, getattr(driver, "_sock", None)]  # the second is PyMySQL's
+    for owner in owners:
+        with suppress(Exception):
+            return int(owner.fileno())
+    return None
+
+
+def _end(error: BaseException | None) -> NoReturn:
+    """End as an interpreter would that nothing else runs in."""
+    text, status = "", 0
+    if isinstance(error, SystemExit):
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        text = f"{error.code}\n" if isinstance(error.code, str) else ""
+    elif error is not None:
+        status = 1
+        with suppress(BaseException):  # what was raised may raise when it is printed
+            text = "".join(traceback.format_exception(error))
+    with suppress(OSError):
+        os.write(2, text.encode("utf-8", "backslashreplace"))  # sys.stderr is buffered
+    os._exit(status & 0xFF)
