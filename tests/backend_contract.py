@@ -1092,6 +1092,14 @@ class BackendContract:
         assert backend.rescue() == 0
         assert backend.holds(claim) is True
 
+    def test_worker_that_is_dismissed_and_holds_nothing_leaves_nothing_to_rescue(self, backend):
+        uid = enqueued(backend)
+        backend.finish(claim_one(backend), DONE)
+        backend.dismiss(WORKER)
+
+        assert backend.rescue() == 0
+        assert status_of(backend, uid) is SUCCESSFUL
+
     # -- wait and wake
 
     def test_wait_returns_at_once_when_something_is_claimable(self, backend):

@@ -34,6 +34,7 @@ FLOORS = """
     apart
     slot
     worker  supervisor
+    callerthread
     runner
     queue
     api  commands

@@ -208,6 +208,21 @@ def away() -> Any:
     raise ConnectionError
 
 
+def test_what_a_dismissed_worker_still_holds_waits_again_at_once_and_is_no_crash(field):
+    leaving, other = field.backend(), field.backend()
+    uid = enqueued(leaving)
+    worker_id = new_worker_id()
+    claim_one(leaving, worker_id)
+    other.rescue()
+
+    leaving.dismiss(worker_id)
+
+    assert other.rescue() == 1
+    assert (status_of(other, uid), other.get(uid).errors) == (READY, ())
+    assert claim_one(leaving, worker_id).job.uid == uid  # it may come back
+    assert other.rescue() == 0
+
+
 # -- proofs
 
 

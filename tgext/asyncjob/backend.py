@@ -139,6 +139,9 @@ class ClaimingBackend(Backend):
         """Say that a worker was told to stop: its death from now on is no crash, and a claim of
         its that is under way looks no further for a job that can be run."""
 
+    def dismiss(self, worker_id: WorkerId) -> None:
+        """Say that a worker has ended: whatever it still holds waits again."""
+
     @abstractmethod
     def claim(self, worker_id: WorkerId, queues: Collection[str] | None, limit: int) -> list[Claim]:
         """Take up to *limit* due READY jobs for this worker; they are RUNNING, one attempt more.

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from . import joblog
-from .apart import begin
-from .attempt import Attempt, settle
-from .errors import JobTimeout
+from .callerthread import CallerWorker
 from .options import Options
 from .process import is_reloaded
 from .surroundings import Surroundings
@@ -43,6 +42,7 @@ class Runner:
         self._is_starting = False
         self._worker: Worker | None = None
         self._last: Worker | None = None  # also when it was stopped
+        self._callers: set[CallerWorker] = set()  # of threads in run_pending()
         self._worker_id = new_worker_id(self._options.lease)
         self._stopped = False
 
@@ -108,30 +108,27 @@ class Runner:
     def run_pending(self, limit: int | None) -> int:
         """Run what is due in the calling thread; return how many jobs ran."""
         joblog.install()
-        surroundings, ran = self._surroundings(), 0
-        backend = surroundings.backend
-        backend.rescue()
-        was_stopped = self._stopped
-        while (limit is None or ran < limit) and self._stopped == was_stopped:
-            claims = backend.claim(self._worker_id, self._options.queues, 1)
-            if not claims:
-                break
-            attempt = begin(claims[0], surroundings)
-            take_back = _interrupt_later(attempt)
-            try:
-                attempt.run()
-            finally:
-                take_back()
-            settle([attempt], backend)
-            ran += 1
-        return ran
+        surroundings = self._surroundings()
+        surroundings.backend.rescue()
+        worker = CallerWorker(
+            new_worker_id(self._options.lease),
+            surroundings,
+            threads=0,
+            queues=self._options.queues,
+            lease_seconds=self._options.lease,
+        )
+        self._callers.add(worker)
+        try:
+            return worker.run(math.inf if limit is None else limit)
+        finally:
+            self._callers.discard(worker)
 
     def stop(self) -> None:
         """Drain the worker, and start no other."""
         with self._lock:
             worker, self._worker, self._stopped = self._worker, None, True
-        if worker is not None:
-            worker.stop(self._options.drain_timeout)
+        for each in (*self._callers, *([] if worker is None else [worker])):
+            each.stop(self._options.drain_timeout)
 
     # -- what a worker process looks at
 
@@ -149,14 +146,3 @@ class Runner:
         """Give back what still runs while the worker is being stopped by another thread."""
         if self._last is not None:
             self._last.hurry()
-
-
-def _interrupt_later(attempt: Attempt) -> Callable[[], None]:
-    """Do for one attempt what a worker's watch does; returns what takes it back."""
-    seconds = attempt.claim.job.options.timeout
-    if seconds is None:
-        return lambda: None
-    timer = threading.Timer(seconds, attempt.interrupt, [JobTimeout])
-    timer.daemon = True
-    timer.start()
-    return timer.cancel

@@ -75,6 +75,11 @@ class Slot(threading.Thread):
         #: jobs that it has run
         self.ran = 0
 
+    @property
+    def is_mine(self) -> bool:
+        """Whether it is the thread that asks: a job may close its own queue."""
+        return self is threading.current_thread()
+
     def run(self) -> None:
         try:
             queue_var.set(self._surroundings.queue)

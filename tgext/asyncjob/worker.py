@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection
+from typing import Any
 
 from . import joblog
 from .attempt import Attempt, settle
@@ -26,6 +27,7 @@ from .slot import LONGEST_SLEEP, Slot
 from .surroundings import Surroundings
 
 log = logging.getLogger(__name__)
+
 
 #: Seconds between looks for dead workers: with it a job of one runs again within 2 s.
 RESCUE_SECONDS = 1.5
@@ -39,17 +41,16 @@ PRUNE_SECONDS = 60.0
 #: Heartbeats in the time of one lease: three may get lost.
 BEATS = 4
 
-#: Seconds in which an attempt that was interrupted may still end by itself. Code that holds
-#: the interpreter, or sleeps in C, does not; then its slot is replaced.
+#: Seconds in which an attempt that was interrupted may end by itself before its slot is replaced.
 GRACE_SECONDS = 0.25
 
 
 class Worker:
     """Runs what the backend has for *queues*, on *threads* threads, until it is stopped.
 
-    worker_id: what it claims as. queues: names to serve; None: all. threads: 1 or more.
-    lease_seconds: how long it may be silent. expendable: whether its death is no crash of what
-    it runs. Started once, stopped once.
+    worker_id: what it claims as. queues: names to serve; None: all. threads: 0: it works in its
+    caller's, and leaves rescue and pruning to others. lease_seconds: how long it may be silent.
+    expendable: whether its death is no crash of what it runs. Started once, stopped once.
     """
 
     def __init__(
@@ -83,19 +84,15 @@ class Worker:
         self._watches_locks = False
         self._made = 0
         self._ran = 0
-        loops: list[tuple[str, Callable[[], None]]] = [("watch", self._watch)]
-        if self._backend.is_shared:
-            loops += [("upkeep", self._upkeep), ("heart", self._heart)]
-        self._others = [
-            threading.Thread(target=loop, name=f"asyncjob-{name}", daemon=True)
-            for name, loop in loops
-        ]
+        self._others: list[threading.Thread] = []  # that see to the slots
 
     def start(self) -> None:
         """Begin to claim."""
         joblog.install()
         try:
-            self._register()
+            self._backend.register(
+                self.id, self._queues, self._threads, expendable=self._expendable
+            )
         except Exception:
             # The slots and the heart come back to it.
             log.exception("cannot register the worker yet")
@@ -103,11 +100,21 @@ class Worker:
             self._try(self._backend.rescue, "look for dead workers")
         for _ in range(self._threads):
             self._add_slot()
+        self._start_others()
+
+    def _start_others(self) -> None:
+        """Start the threads that see to the slots, once."""
+        if self._others:
+            return
+        loops = {"watch": self._watch}
+        if self._backend.is_shared:
+            loops |= {"upkeep": self._upkeep, "heart": self._heart}
+        self._others = [
+            threading.Thread(target=loop, name=f"asyncjob-{name}", daemon=True)
+            for name, loop in loops.items()
+        ]
         for thread in self._others:
             thread.start()
-
-    def _register(self) -> None:
-        self._backend.register(self.id, self._queues, self._threads, expendable=self._expendable)
 
     @property
     def ran(self) -> int:
@@ -133,7 +140,12 @@ class Worker:
         self._try(lambda: self._backend.retire(self.id), "say that it stops")
         if not self._join(drain_seconds):
             self.hurry()
+        self._end_others()
+
+    def _end_others(self) -> None:
+        """Let the threads that see to the slots end."""
         self._ended.set()
+        self._look.set()
         self._relief.set()
         me = threading.current_thread()
         for thread in self._others:
@@ -152,28 +164,30 @@ class Worker:
 
     # -- slots
 
+    def _make_slot(self, kind: type[Slot]) -> Any:
+        self._made += 1
+        return kind(
+            f"asyncjob-{self._made}",
+            self._surroundings,
+            (self.id, self._queues),
+            stopping=self._stopping,
+            look=self._look.set,
+            ended=self._forget,
+        )
+
     def _add_slot(self) -> None:
         with self._lock:
-            if self._stopping.is_set():
+            if self._stopping.is_set() or not self._threads:
                 return
-            self._made += 1
-            slot = Slot(
-                f"asyncjob-{self._made}",
-                self._surroundings,
-                (self.id, self._queues),
-                stopping=self._stopping,
-                look=self._look.set,
-                ended=self._forget,
-            )
+            slot = self._make_slot(Slot)
             slot.leave_after = self.leave_after
             slot.start()
             self._slots.add(slot)
 
     def _slots_but_mine(self) -> list[Slot]:
         """The slots, but for the one that asks: a job may close its own queue."""
-        me = threading.current_thread()
         with self._lock:
-            return [slot for slot in self._slots if slot is not me]
+            return [slot for slot in self._slots if not slot.is_mine]
 
     def _join(self, seconds: float) -> bool:
         """Wait for the slots to end; True if they all have."""
@@ -191,7 +205,7 @@ class Worker:
     # -- the watch
 
     def _watch(self) -> None:
-        due = math.inf if self._backend.is_shared else time.monotonic()
+        due = math.inf if self._backend.is_shared or not self._threads else time.monotonic()
         while not self._ended.is_set():
             self._look.clear()
             nearest = time.monotonic() + LONGEST_SLEEP
@@ -261,8 +275,7 @@ class Worker:
     # -- the upkeep
 
     def _upkeep(self) -> None:
-        prune_at = time.monotonic()
-        rescue_at = time.monotonic()
+        rescue_at = prune_at = time.monotonic() if self._threads else math.inf
         while not self._ended.is_set():
             self._relief.clear()
             for slot in self._slots_but_mine():
@@ -280,7 +293,7 @@ class Worker:
                 prune_at = now + PRUNE_SECONDS * random.uniform(0.5, 1.5)
                 self._try(self._backend.prune, "remove old jobs")
             self._try(self._watch_locks, "look who holds locks")
-            look_at = time.monotonic() + LOCK_SECONDS if self._watches_locks else math.inf
+            look_at = time.monotonic() + (LOCK_SECONDS if self._watches_locks else LONGEST_SLEEP)
             self._relief.wait(max(0.0, min(rescue_at, prune_at, look_at) - time.monotonic()))
 
     def _watch_locks(self) -> None:
@@ -329,8 +342,7 @@ class Worker:
                 pause_seconds = self._lease_seconds / BEATS
 
     def _beat(self) -> None:
-        lost = self._backend.beat(self.id)
-        if lost:
+        if lost := self._backend.beat(self.id):
             self._lose(set(lost))
 
     def _lose(self, uids: Collection[str] | None) -> None:

@@ -80,6 +80,10 @@ class SqlBackend(SqlDesk, ClaimingBackend):
         self._retired.add(worker_id)  # first: the database may not answer
         self._workers.retire(worker_id)
 
+    def dismiss(self, worker_id: WorkerId) -> None:
+        self._retired.discard(worker_id)
+        self._workers.dismiss(worker_id)
+
     def claim(self, worker_id: WorkerId, queues: Collection[str] | None, limit: int) -> list[Claim]:
         if not self._workers.is_registered(worker_id):
             self.register(worker_id, queues, 1)
@@ -342,8 +346,3 @@ class SqlBackend(SqlDesk, ClaimingBackend):
     def cut(self, connection: Connection) -> None:
         if connection.engine.dialect.name == self.engine.dialect.name:
             self._dialect.cut(connection)
-
-    def is_passing(self, error: BaseException) -> bool:
-        return isinstance(error, DBAPIError) and (
-            error.connection_invalidated or self._dialect.is_passing(error)
-        )

@@ -28,6 +28,7 @@ from sqlalchemy import (
     true,
     update,
 )
+from sqlalchemy.exc import DBAPIError
 
 from ...backend import Backend
 from ...job import (
@@ -284,6 +285,11 @@ class SqlDesk(Backend):
         self._reports.forget([uid])
         self._wakeup.wake()
         return True
+
+    def is_passing(self, error: BaseException) -> bool:
+        return isinstance(error, DBAPIError) and (
+            error.connection_invalidated or self._dialect.is_passing(error)
+        )
 
     def wait_for_end(self, uid: str, seconds: float) -> None:
         jobs = self.tables.jobs

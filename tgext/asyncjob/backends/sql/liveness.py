@@ -60,6 +60,9 @@ class Liveness(ABC):
         """Return what a worker that lives has told so."""
         return {}
 
+    def release(self, worker_id: str) -> None:  # noqa: B027 - only SQLite's
+        """Stop proving that this worker lives."""
+
     def let_go(self) -> None:  # noqa: B027 - SQLite's and the servers'
         """Stop proving anything."""
 
@@ -185,10 +188,16 @@ class FileLocks(Liveness):
             return {}
         return found
 
-    def let_go(self) -> None:
-        for worker_id in self._held:
+    def release(self, worker_id: str) -> None:
+        held = self._held.pop(worker_id, None)
+        self._told.pop(worker_id, None)
+        if held is not None:
             self.bury(worker_id)
-        self.forget()
+            held.close()
+
+    def let_go(self) -> None:
+        for worker_id in list(self._held):
+            self.release(worker_id)
 
     def forget(self) -> None:
         for held in self._held.values():

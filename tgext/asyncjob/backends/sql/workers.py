@@ -140,12 +140,14 @@ class Workers:
             ours = update(workers).where(workers.c.worker_id == worker_id)
             connection.execute(ours.values(expendable=true()))
 
-    def dismiss(self) -> None:
-        """Forget the workers of this process; of those that still hold a job say that they are
-        gone: somebody has to take it from them. A database that is away stops nobody from
+    def dismiss(self, worker_id: str | None = None) -> None:
+        """Forget a worker of this process, or all; of one that still holds a job say that it is
+        gone: somebody has to take it from it. A database that is away stops nobody from
         leaving."""
-        ours = set(self._ours)
-        self._ours.clear()
+        ours = set(self._ours) if worker_id is None else {worker_id} & set(self._ours)
+        for each in ours:
+            self._ours.pop(each, None)
+            self._liveness.release(each)
         if not ours:
             return  # there may be no tables to look at
         workers = self._tables.workers
@@ -156,7 +158,7 @@ class Workers:
                 connection.execute(delete(workers).where(mine, workers.c.worker_id.not_in(holders)))
         except DBAPIError as error:
             log.warning(
-                "closed, and could not tell the database that worker %s ends; jobs that it still "
+                "could not tell the database that worker %s ends; jobs that it still "
                 "holds run elsewhere after %gs (asyncjob.lease) at the latest: %s",
                 ", ".join(sorted(ours)), self._silence.lease_seconds, error.orig,
             )  # fmt: skip
