@@ -24,7 +24,7 @@ CRASH_OPTIONS = $(if $(DB),--db $(DB)) $(if $(LONG),--long) $(if $(MUTANT),--mut
   $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test fast check lint types crash bench bench-sql clean browser
+.PHONY: help demo dist test fast check lint types crash bench bench-sql clean browser
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -32,6 +32,7 @@ help:
 	@echo 'make demo             the sample application, on 127.0.0.1; it prints the address'
 	@echo 'make demo ONCE=1      one upload-to-thumbnails job against it, then stop'
 	@echo 'make demo ONCE=fail   one job that fails; demo.py ends with status 1, make with its own'
+	@echo 'make dist             the wheel and the source distribution, in dist/'
 	@echo 'make test             style, types and all tests: what decides whether work lands'
 	@echo 'make fast             style, types and the tests that are not marked slow: while you work'
 	@echo 'make check            style and types alone'
@@ -46,6 +47,14 @@ help:
 
 demo: $(VENV)/.made-demo
 	$(BIN)/python sample_app/demo.py $(DEMO_OPTIONS)
+
+# build/ is what setuptools has left of another version: it would get into the wheel.
+dist: | $(BIN)/python
+	$(PIP) install --quiet build
+	rm -rf build dist
+	$(BIN)/python -m build --quiet
+	rm -rf build
+	@echo "pip install '$$(ls dist/*.whl)[turbogears,sqlalchemy]'"
 
 test: $(VENV)/.made-test browser check
 	$(BIN)/python -m pytest $(PYTEST)

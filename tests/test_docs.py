@@ -181,13 +181,15 @@ def test_page_of_the_readme_shows_that_a_job_is_done(readme_page: ReadmePage) ->
 
     page = readme_page.show_ended(readme_page.press("10"))
 
-    assert page == "<p>Done: a report of 10 days</p>"
+    assert "<p>Done: a report of 10 days</p>" in page
+    assert "refresh" not in page
 
 
 def test_page_of_the_readme_shows_why_a_job_failed(readme_page: ReadmePage) -> None:
     page = readme_page.show_ended(readme_page.press("99"))
 
-    assert page == "<p>Failed: a report has at most 31 days, not 99</p>"
+    assert "<p>Failed: a report has at most 31 days, not 99</p>" in page
+    assert "refresh" not in page
 
 
 def test_make_targets_that_the_readme_names_exist() -> None:
@@ -196,7 +198,7 @@ def test_make_targets_that_the_readme_names_exist() -> None:
 
     named = set(re.findall(r"(?:^ +|``)make (\w+)", text, re.M))
 
-    assert {"demo", "test"} <= named
+    assert {"demo", "test", "dist"} <= named
     assert [target for target in named if not re.search(rf"^{target}:", makefile, re.M)] == []
 
 
@@ -286,7 +288,13 @@ class Tutorial:
             }
         )
         lines = {"asyncjob.threads": "0", "asyncjob.backend": backend}
-        self.app = TestApp(configurator.make_wsgi_app({}, lines))
+        # What the login of a quickstart application does; test_quickstart.py has a real one.
+        credentials = {"permissions": ["manage"], "groups": [], "repoze.what.userid": "manager"}
+        self.app = TestApp(
+            configurator.make_wsgi_app({}, lines),
+            extra_environ={"repoze.what.credentials": credentials},
+        )
+        __import__("myapp.jobs", fromlist=["jobs"]).sleep = lambda _seconds: None
         self.queue: JobQueue = tg.config["tg.app_globals"].asyncjob_queue
         self.engine = tg.config["tg.app_globals"].sa_engine
         self.model = __import__("myapp.model", fromlist=["model"])
@@ -296,24 +304,29 @@ class Tutorial:
 
     @staticmethod
     def _write(folder: Path) -> None:
-        app_globals, jobs, root, _json = blocks_of(ROOT / "docs" / "start.rst")
-        [template] = blocks_of(ROOT / "docs" / "start.rst", "html")
+        page = ROOT / "docs" / "start.rst"
+        app_globals, jobs, root, json_page = (block.astext() for block in blocks_of(page))
+        more = json_page.partition("class RootController(BaseController):")[2]
+        rename, job = (block.astext() for block in blocks_of(page, "html"))
         files = {
             "__init__.py": "",
             "model.py": model_source("User", "tg_user", key="user_id", column="display_name"),
-            "jobs.py": jobs.astext(),
+            "jobs.py": jobs,
             "lib/__init__.py": "",
-            "lib/app_globals.py": app_globals.astext(),
+            "lib/app_globals.py": app_globals,
             "controllers/__init__.py": "",
-            "controllers/root.py": root.astext(),
+            "controllers/root.py": root + more,
             "templates/__init__.py": "",
-            "templates/job.xhtml": template.astext(),
+            "templates/rename.xhtml": rename,
+            "templates/job.xhtml": job,
             "templates/master.xhtml": MASTER,
         }
         write_project(folder, {name: BEFORE.get(name, "") + files[name] for name in files})
 
     def start(self, suffix: str) -> Any:
-        return self.app.post("/rename", {"suffix": suffix}).follow()
+        form = self.app.get("/rename").form
+        form["suffix"] = suffix
+        return form.submit().follow()
 
     def names(self) -> list[str]:
         with self.engine.connect() as connection:
@@ -344,7 +357,7 @@ def test_tutorial_ends_with_a_page_that_shows_all_states(tutorial: Tutorial) -> 
     assert "READY" in waiting
     assert 'http-equiv="refresh"' in waiting
     assert "2 people renamed" in done
-    assert 'value="2"' in done
+    assert 'value="10"' in done
     assert 'http-equiv="refresh"' not in done
     assert tutorial.names() == ["Ann Smith", "Bob Smith"]
 
@@ -361,7 +374,35 @@ def test_tutorial_ends_with_a_page_that_shows_failure(tutorial: Tutorial) -> Non
 
 
 def test_page_of_the_tutorial_says_that_a_job_is_unknown(tutorial: Tutorial) -> None:
-    tutorial.app.get("/job", {"uid": "asyncjob_nobody_made_this"}, status=404)
+    uid = {"uid": "asyncjob_nobody_made_this"}
+
+    tutorial.app.get("/job", uid, status=404)
+    answer = tutorial.app.get("/job_state", uid, status=404)
+
+    assert answer.content_type == "application/json"
+    assert "asyncjob_nobody_made_this" in answer.json["detail"]
+
+
+def test_job_of_the_tutorial_starts_by_post_alone_and_with_the_permission(
+    tutorial: Tutorial,
+) -> None:
+    nobody: dict[str, Any] = {"repoze.what.credentials": {"permissions": [], "groups": []}}
+
+    tutorial.app.get("/start_rename", {"suffix": "x"}, status=405)
+    tutorial.app.post("/start_rename", {"suffix": "x"}, extra_environ=nobody, status=401)
+    tutorial.app.get("/job_state", {"uid": "x"}, extra_environ=nobody, status=401)
+
+    assert tutorial.queue.run_pending() == 0
+
+
+def test_job_of_the_tutorial_is_as_json_what_the_page_says(tutorial: Tutorial) -> None:
+    uid = tutorial.start("Smith").request.GET["uid"]
+    tutorial.queue.run_pending()
+
+    found = tutorial.app.get("/job_state", {"uid": uid}).json
+
+    assert (found["id"], found["status"]) == (uid, "SUCCESSFUL")
+    assert found["progress"] == {"value": 10, "data": None, "total": 10}
 
 
 # -- the other programs
@@ -412,6 +453,27 @@ def test_links_of_the_page_lead_somewhere(page: Path) -> None:
     ]
 
     assert dead == []
+
+
+#: An install by the bare name, of which the package index has only versions of another program.
+BARE_INSTALL = (
+    r"pip install [^`\n]*?(?<![\w/])tgext\.asyncjob(?:\[[^\]]*\])?(?![\w\[]| ?[<>=~!@]).*"
+)
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, PACKAGE / "errors.py", ROOT / "Makefile"], ids=lambda page: page.name
+)
+def test_install_line_does_not_fetch_an_old_version_from_the_index(page: Path) -> None:
+    assert re.findall(BARE_INSTALL, page.read_text(encoding="utf-8")) == []
+
+
+def test_install_by_the_bare_name_is_noticed() -> None:
+    bare = "pip install tgext.asyncjob\npip install 'tgext.asyncjob[sqlalchemy]'\n"
+    fine = "pip install 'tgext.asyncjob[http]>=1.0.dev0'\npip install ./dist/tgext.asyncjob-1.whl\n"
+
+    assert len(re.findall(BARE_INSTALL, bare)) == 2
+    assert re.findall(BARE_INSTALL, fine) == []
 
 
 def test_index_names_every_page() -> None:

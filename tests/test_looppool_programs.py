@@ -275,4 +275,4 @@ def test_reporter_without_psutil_names_the_extra(tmp_path):
         check=False,
     )
 
-    assert "pip install 'tgext.asyncjob[looppool]'" in done.stderr
+    assert "pip install 'tgext.asyncjob[looppool]>=1.0.dev0'" in done.stderr

@@ -125,6 +125,86 @@ def durable(project):
     return project
 
 
+#: Uses the pages of docs/start.rst as somebody with a browser does; the job waits at each step.
+BROWSER = """
+import threading
+from paste.deploy import loadapp
+from webtest import TestApp
+from tgext.asyncjob import asyncjob_result
+
+app = TestApp(loadapp("config:development.ini", relative_to="."))
+from myapp import jobs
+
+steps = threading.Semaphore(0)
+
+def sleep(_seconds):
+    assert steps.acquire(timeout=20)
+
+jobs.sleep = sleep
+print("anonymous:", app.get("/rename", status=302).location)
+print("link:", app.get("/login_handler?login=manager&password=managepass", status=302).status_int)
+print("get:", app.get("/start_rename?suffix=x", status="*").status_int)
+form = app.get("/rename").form
+form["suffix"] = "the Great"
+page = form.submit(status=302).follow()
+print("begun:", "READY" in page or "RUNNING" in page, 'http-equiv="refresh"' in page)
+for _ in range(3):
+    steps.release()
+uid = page.request.GET["uid"]
+while app.get("/job_state", {"uid": uid}).json["progress"]["value"] < 3:
+    pass
+page = app.get("/job", {"uid": uid})
+print("bar:", page.html.progress["value"], "of", page.html.progress["max"])
+for _ in range(7):
+    steps.release()
+while app.get("/job_state", {"uid": uid}).json["status"] == "RUNNING":
+    pass
+page = app.get("/job", {"uid": uid})
+print("done:", "SUCCESSFUL" in page, "2 people renamed" in page)
+gone = app.get("/job_state", {"uid": "asyncjob_nobody"}, status=404)
+print("gone:", gone.content_type, gone.json["status"])
+form["suffix"] = ""
+page = form.submit(status=302).follow()
+while app.get("/job_state", {"uid": page.request.GET["uid"]}).json["status"] != "FAILED":
+    pass
+print("failed:", "a suffix is needed" in app.get("/job", {"uid": page.request.GET["uid"]}))
+"""
+
+
+@pytest.mark.parametrize("backend", ["memory", "sql"])
+def test_pages_of_the_tutorial_work_in_a_quickstart_application(project, backend):
+    """docs/start.rst, word for word, up to its last step."""
+    page = DOCS / "start.rst"
+    _, jobs, root, more = (block.astext() for block in blocks_of(page))
+    rename, job = (block.astext() for block in blocks_of(page, "html"))
+    head = "class RootController(BaseController):"
+    imports, _, methods = root.partition(head)
+    (project.path / "myapp" / "jobs.py").write_text(jobs)
+    (project.path / "myapp" / "templates" / "rename.xhtml").write_text(rename)
+    (project.path / "myapp" / "templates" / "job.xhtml").write_text(job)
+    project.edit(
+        "myapp/controllers/root.py", head, f"{imports}{head}{methods}{more.partition(head)[2]}"
+    )
+    project.edit("development.ini", "devdata.db\n", "devdata.db?timeout=30\n")
+    lines = f"[app:main]\nasyncjob.backend = {backend}\n"
+    project.edit("development.ini", "[app:main]\n", lines)
+    project.gearbox("setup-app", "-c", "development.ini")
+
+    said = project.run("-c", BROWSER)
+
+    found = dict(re.findall(r"^(\w+): (.*)$", said, re.M))
+    assert "/login?came_from=" in found.pop("anonymous")
+    assert found == {
+        "link": "302",
+        "get": "405",
+        "begun": "True True",
+        "bar": "3 of 10",
+        "done": "True True",
+        "gone": "application/json 404",
+        "failed": "True",
+    }, said
+
+
 def test_suite_of_a_durable_quickstart_passes_with_the_line_that_its_error_gives(durable):
     one = "myapp/tests/functional/test_root.py"
     said = durable.pytest(one, fails=True)

@@ -576,7 +576,7 @@ def test_works_where_neither_sqlalchemy_nor_turbogears_can_be_imported():
     assert "Traceback" not in ended.stderr
     assert ended.stdout == (
         "done 2 5\na job queue with a database session needs packages that are not installed; "
-        "run: pip install 'tgext.asyncjob[sqlalchemy]'\n"
+        "run: pip install 'tgext.asyncjob[sqlalchemy]>=1.0.dev0'\n"
     )
 
 

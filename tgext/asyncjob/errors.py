@@ -67,7 +67,8 @@ class MissingExtra(AsyncJobError, ImportError):
     def __str__(self) -> str:
         return (
             f"{self.feature} needs packages that are not installed; "
-            f"run: pip install 'tgext.asyncjob[{self.extra}]'"
+            # with a version: where this one came from a checkout, the index has only older ones
+            f"run: pip install 'tgext.asyncjob[{self.extra}]>=1.0.dev0'"
         )
 
 
