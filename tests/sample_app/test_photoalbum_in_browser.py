@@ -217,6 +217,28 @@ def test_running_job_is_cancelled_by_its_button(browser, held_samples, in_backgr
     look("job-cancelled")
 
 
+def test_server_that_does_not_answer_is_said_and_the_page_goes_on_when_it_is_back(
+    browser, held_samples, in_background, look
+):
+    press(browser, "Use the sample pictures")
+    wait_for_state(browser, "waiting")
+    # The script asks for an address at which nobody listens, as after the end of a server.
+    address = browser.execute_script(
+        "const at = document.getElementById('job').dataset, url = at.statusUrl;"
+        "at.statusUrl = 'http://127.0.0.1:9/status'; return url"
+    )
+    silence = browser.find_element(By.ID, "silence")
+    wait_until(browser, lambda _: "The server does not answer" in silence.text)
+    look("job-silence")
+
+    browser.execute_script(
+        "document.getElementById('job').dataset.statusUrl = arguments[0]", address
+    )
+    wait_until(browser, lambda _: not silence.is_displayed())
+    in_background()
+    wait_for_state(browser, "running")
+
+
 def test_bar_of_a_job_that_only_counts_shows_the_count(
     browser, album, gate, in_background, monkeypatch, look
 ):

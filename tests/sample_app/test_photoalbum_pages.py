@@ -289,6 +289,68 @@ def test_cancelling_an_ended_job_says_that_it_had_ended(album, small_samples):
     assert state_on(page) == "failed"
 
 
+def test_message_stays_when_its_page_is_loaded_again_and_is_on_no_other(album, picture_file):
+    answer = upload(album, ("good.jpg", picture_file()), ("nothing.png", b""))
+    first = answer.follow()
+    album.queue.run_pending()
+
+    again = album.web.get(first.request.path)
+    elsewhere = album.web.get("/")
+
+    assert "“nothing.png” is empty" in first
+    assert "“nothing.png” is empty" in again
+    assert "“nothing.png” is empty" not in elsewhere
+
+
+@pytest.mark.parametrize("cookie", ["", "{", "%7B%7D", "[]", "%22text%22", "1"])
+def test_message_that_somebody_made_up_is_no_error(album, cookie):
+    album.web.set_cookie("message", cookie)
+
+    assert "The album is empty" in album.web.get("/")
+
+
+def test_unknown_job_is_json_for_a_client_that_asks_for_json(album):
+    as_json = {"Accept": "application/json"}
+    answers = [
+        album.web.get("/job/asyncjob_nobody", headers=as_json, status=404),
+        album.web.get("/status", {"uid": "asyncjob_nobody"}, status=404),
+    ]
+    page = album.web.get("/job/asyncjob_nobody", headers={"Accept": "text/html"}, status=404)
+
+    for answer in answers:
+        assert answer.content_type == "application/json"
+        assert "There is no such job." in answer.json.values()
+    assert page.content_type == "text/html"
+    assert "There is no such job." in page
+
+
+def test_page_of_a_job_that_was_run_again_tells_of_its_last_attempt(album, small_samples):
+    uid = uid_of(album.web.post("/fail"))
+    first_wait = album.web.get(f"/job/{uid}")
+    album.queue.run_pending()
+    album.web.post(f"/job/{uid}/again")
+    waiting = album.web.get(f"/job/{uid}")
+    album.queue.run_pending()
+    found = album.queue.result(uid)
+
+    page = album.web.get(f"/job/{uid}")
+
+    ran = (found.finished_at - found.last_attempted_at).total_seconds()
+    times = {row.dt.text: row.dd.text for row in page.html.find(class_="times").find_all("div")}
+    assert "begins as soon as a worker is free" in first_wait
+    assert "runs from its" in waiting
+    assert times == {"Attempts": "2", "Ran": f"{ran:.1f} s", "Job": uid}
+
+
+def test_job_that_was_cancelled_before_it_began_says_so(album, small_samples):
+    uid = uid_of(album.web.post("/samples"))
+
+    page = album.web.post(f"/job/{uid}/cancel").follow()
+
+    assert "was cancelled before it began" in page
+    assert "Ran" not in page
+
+
 def test_pictures_of_a_cancelled_job_can_be_developed_later(album, rows, picture_file):
     upload(album, ("cat.jpg", picture_file())).follow().forms[0].submit()
     page = album.web.get("/")

@@ -1,9 +1,10 @@
 """The page of one job: how it goes, and what can be done about it."""
 
-from tg import abort, expose, flash, redirect
+from tg import abort, expose, redirect
 
 from photoalbum.lib import job_view
 from photoalbum.lib.base import BaseController
+from photoalbum.lib.messages import redirect_with
 from photoalbum.model import ContactSheet, DBSession, JobRecord, Picture
 
 __all__ = ["JobsController"]
@@ -44,20 +45,22 @@ class JobController(BaseController):
     @expose(allowed_methods=["POST"])
     def cancel(self):
         """Ask the job to stop. A waiting one does at once, a running one at its next step."""
-        job = self._view()
-        if job.result is None or not job.result.cancel():
-            flash("There was nothing left to cancel: the job had ended.", "error")
-        elif job.state == "running":
-            flash("The job stops at its next step.", "ok")
-        redirect(f"/job/{self.uid}")
+        job, page = self._view(), f"/job/{self.uid}"
+        if job.result is None:
+            redirect_with(page, "Nothing is known of this job any more.", "error")
+        if not job.result.cancel():
+            redirect_with(page, "There was nothing left to cancel: the job had ended.", "error")
+        if job.state == "running":
+            redirect_with(page, "Told to stop. A running job stops at its next step.")
+        redirect(page)
 
     @expose(allowed_methods=["POST"])
     def again(self):
         """Run an ended job once more."""
-        job = self._view()
+        job, page = self._view(), f"/job/{self.uid}"
         if job.result is None or not job.result.retry():
-            flash("Only a job that has ended can be run again.", "error")
-        redirect(f"/job/{self.uid}")
+            redirect_with(page, "Only a known job that has ended can be run again.", "error")
+        redirect(page)
 
 
 def _what_was_made(ids):

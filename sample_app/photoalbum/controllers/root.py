@@ -1,6 +1,6 @@
 """The pages of the album."""
 
-from tg import abort, expose, flash, redirect, request, url, use_wsgi_app
+from tg import abort, expose, redirect, request, url, use_wsgi_app
 from webob.static import FileApp
 
 from photoalbum import jobs
@@ -9,6 +9,7 @@ from photoalbum.controllers.job import JobsController
 from photoalbum.lib import job_view, storage, uploads
 from photoalbum.lib.base import BaseController
 from photoalbum.lib.helpers import plural
+from photoalbum.lib.messages import redirect_with
 from photoalbum.model import ContactSheet, DBSession, JobRecord, Picture
 from tgext.asyncjob import UnknownJob, asyncjob_result
 
@@ -77,26 +78,25 @@ class RootController(BaseController):
     def upload(self, **_fields):
         """Take pictures in, and have them developed in the background."""
         accepted, refused = _sort_uploads(request.POST.getall("pictures"))
-        if refused:
-            flash(uploads.summary(refused), "error")
-        elif not accepted:
-            flash("No files were chosen.", "error")
+        message = uploads.summary(refused) if refused else None
         if not accepted:
-            redirect("/")
+            redirect_with("/", message or "No files were chosen.", "error")
 
         pictures = [_add_picture(one) for one in accepted]
         # The job needs the ids, and a row has none before it is flushed.
         DBSession.flush()
         title = f"Develop {plural(len(pictures), 'picture')}"
-        _start(title, jobs.develop, [picture.id for picture in pictures])
+        uid = _enqueue(title, jobs.develop, [picture.id for picture in pictures])
+        if message:
+            redirect_with(f"/job/{uid}", message, "error")
+        redirect(f"/job/{uid}")
 
     @expose(allowed_methods=["POST"])
     def develop_rest(self):
         """Develop the pictures whose job failed, was cancelled or got lost."""
         pictures = _undeveloped().limit(PICTURES_A_JOB).all()
         if not pictures:
-            flash("All pictures have their thumbnails.", "ok")
-            redirect("/")
+            redirect_with("/", "All pictures have their thumbnails.")
         title = f"Develop {plural(len(pictures), 'picture')}"
         _start(title, jobs.develop, [picture.id for picture in pictures])
 
@@ -110,8 +110,7 @@ class RootController(BaseController):
         """Start a long job, one that can be cancelled."""
         picture = DBSession.query(Picture).order_by(Picture.id.desc()).first()
         if picture is None:
-            flash("There is no picture yet to paint: add some first.", "error")
-            redirect("/")
+            redirect_with("/", "There is no picture yet to paint: add some first.", "error")
         _start(f"Paint “{picture.title}” in oil"[:120], jobs.paint_in_oil, picture.id)
 
     @expose(allowed_methods=["POST"])
@@ -143,7 +142,12 @@ class RootController(BaseController):
 
 
 def _start(title, task, *args):
-    """Enqueue *task* and go to the page of the job.
+    """Enqueue *task* and go to the page of the job."""
+    redirect(f"/job/{_enqueue(title, task, *args)}")
+
+
+def _enqueue(title, task, *args):
+    """Enqueue *task*, and give the uid of the job.
 
     The job belongs to this request's transaction, as the rows do: when the request
     commits, all of them exist; when it fails, none. The job cannot start earlier, so
@@ -151,7 +155,7 @@ def _start(title, task, *args):
     """
     result = task.enqueue(*args)
     DBSession.add(JobRecord(uid=result.id, title=title))
-    redirect(f"/job/{result.id}")
+    return result.id
 
 
 def _sort_uploads(fields):

@@ -1,6 +1,8 @@
 """Template helpers: in a template they are ``h.<name>``."""
 
-__all__ = ["plural", "seconds"]
+from photoalbum.lib.messages import message_here
+
+__all__ = ["message_here", "plural", "seconds"]
 
 
 def plural(number, word):

@@ -59,6 +59,14 @@ class JobView:
         return "Beginning" if self.value is None else f"{self.value} of {self.total} done"
 
     @property
+    def ran(self):
+        """When the last attempt began and ended; None while it has not, or where that is not
+        known: a job may have been cancelled long after its last attempt."""
+        if self.state not in ("done", "failed"):
+            return None
+        return self.result.last_attempted_at, self.result.finished_at
+
+    @property
     def error(self):
         """Why the last attempt failed; None if it did not."""
         return self.result.errors[-1] if self.result.errors else None
