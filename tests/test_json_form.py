@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tgext.asyncjob import JobQueue, asyncjob_set_progress
@@ -128,6 +128,7 @@ def test_what_is_too_deep_or_too_many_is_left_out() -> None:
     assert len(json_form(list(range(MOST_VALUES * 3)))) <= MOST_VALUES + 1
 
 
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.binary() | st.decimals()
