@@ -151,9 +151,6 @@ class ClaimingBackend(Backend):
         waits; [] when nothing is due.
         """
 
-    def begin(self, claim: Claim) -> None:
-        """Note that an attempt has begun for sure, of a job that was claimed with others."""
-
     @abstractmethod
     def holds(self, claim: Claim) -> bool:
         """Tell whether *claim* still holds and nobody has cancelled the job."""

@@ -203,11 +203,7 @@ class Slot(threading.Thread):
 
     def relieve(self) -> None:
         """Give back what waits behind an attempt, and store what ended before it."""
-        attempt = self.attempt
-        if self._waiting:
-            self._give_back()
-            if attempt is not None:
-                self._backend.begin(attempt.claim)
+        self._give_back()
         self._settle()
 
     def deadline(self) -> float | None:

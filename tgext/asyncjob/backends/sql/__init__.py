@@ -163,8 +163,9 @@ class SqlBackend(SqlDesk, ClaimingBackend):
         number = next(number for number, row in enumerate(rows) if row.suspect) or 1
         kept, others = rows[:number], rows[number:]
         self.release([self._rows.claim(row, opened=False) for row in others])
-        if kept[0].suspect:
-            self.begin(self._rows.claim(kept[0], opened=False))
+        if kept[0].suspect:  # before its transaction begins: the row may not change under that
+            with self._dialect.write() as connection:
+                self._claims.begin(self._rows.claim(kept[0], opened=False), connection)
         return kept
 
     def _claim_of(self, row: Row[Any]) -> Claim | None:
@@ -181,10 +182,6 @@ class SqlBackend(SqlDesk, ClaimingBackend):
                 log.error("job=%s cannot be run: %s", row.uid, error)
                 self.finish(claim, Outcome(FAILED, error=TaskError.of(error)))
         return None
-
-    def begin(self, claim: Claim) -> None:
-        with self._dialect.write() as connection:
-            self._claims.begin(claim, connection)
 
     def holds(self, claim: Claim) -> bool:
         which, now = (claim.job.uid, claim.lease), time.monotonic()

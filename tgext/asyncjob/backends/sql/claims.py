@@ -214,7 +214,7 @@ class Claims:
         connection.execute(update(self._jobs).where(self.held(claim)).values(fenced=false()))
 
     def begin(self, claim: Claim, connection: Connection) -> None:
-        """Note that its attempt has begun for sure."""
+        """Note that its attempt begins for sure, before it does."""
         connection.execute(update(self._jobs).where(self.held(claim)).values(begun=true()))
 
     # -- finish

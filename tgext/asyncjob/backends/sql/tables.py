@@ -234,7 +234,7 @@ def _jobs(prefix: str, metadata: MetaData) -> Table:
         Column("cancelled", Boolean, nullable=False, server_default=false()),
         #: the attempt that holds it is committing, in another database
         Column("fenced", Boolean, nullable=False, server_default=false()),
-        #: the attempt is known to have begun: it was claimed alone, or runs for some time
+        #: the attempt is known to have begun: it was claimed alone
         Column("begun", Boolean, nullable=False, server_default=false()),
         #: its worker died with several claimed, and this may be the one that killed it
         Column("suspect", Boolean, nullable=False, server_default=false()),
