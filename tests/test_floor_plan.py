@@ -25,11 +25,12 @@ FLOORS = """
     job
     current
     task  chain
-    backend  options  seal  pending  overview  session_kinds  extent  workerid
+    backend  options  seal  pending  overview  session_kinds  extent  workerid  connections
     backends  backends.*  executors  scope  sessions  joblog  interruption  process  progress \
         verdict  forking  recycling
     slackers  looppool  taskrunners
     surroundings  ledger  binding  calling
+    completion
     attempt
     apart
     slot
@@ -47,6 +48,7 @@ THIRD_PARTY = {
     "seal": {"itsdangerous"},
     "pending": {"transaction"},
     "extent": {"transaction"},
+    "connections": {"sqlalchemy", "zope.sqlalchemy"},
     "executors": {"urllib3"},
     "slackers": {"django"},
     "scope": {"transaction"},

@@ -24,6 +24,7 @@ from typing import Any
 
 from .backend import ClaimingBackend
 from .calling import make_call
+from .completion import Completion
 from .current import attempt_var
 from .errors import JobCancelled, JobTimeout
 from .forked import end_child_of, only_here
@@ -51,8 +52,8 @@ class Attempt:
     """One attempt of one job; made, run and dropped by a worker's slot."""
 
     __slots__ = (
-        "_cancelled", "_connections", "_end", "_fenced", "_lines", "_marked", "_pid", "_running",
-        "_surroundings", "claim", "outcome", "started",
+        "_cancelled", "_completion", "_is_cut", "_lines", "_pid", "_running", "_surroundings",
+        "claim", "outcome", "started",
     )  # fmt: skip
 
     def __init__(self, claim: Claim, surroundings: Surroundings) -> None:
@@ -63,10 +64,9 @@ class Attempt:
         self._pid = os.getpid()
         #: what is to be stored of it; None: nothing, or nothing more
         self.outcome: Outcome | None = None
-        self._connections: dict[Any, Any] = {}  # by engine: the one that is in use
-        self._cancelled = self._fenced = False  # by itself; for good, before a commit without mark
-        self._end: Outcome | None = None  # what it comes to, if the commit that ends it does
-        self._marked: Outcome | None = None  # the same, where that commit carries it
+        self._completion = Completion(claim, surroundings)
+        self._cancelled = False  # by itself
+        self._is_cut = False
         self._lines: deque[str] | None = None
 
     # -- what the job's own code asks, by way of current.py
@@ -94,7 +94,7 @@ class Attempt:
 
     def cancel(self) -> bool:
         """Let the job end at its next checkpoint, as it asks itself; False where it is too late."""
-        self._cancelled = not self._fenced
+        self._cancelled = not self._completion.is_fenced
         return self._cancelled
 
     def pause(self, seconds: float) -> None:
@@ -117,16 +117,16 @@ class Attempt:
             self._lines = deque(maxlen=LINES)
         self._lines.append(line)
 
-    def uses(self, connection: Any) -> None:
-        """Remember a connection that the job's session has begun to use."""
-        self._connections[connection.engine] = connection
+    def uses(self, connection: Any, session: Any) -> None:
+        """Hear of a connection that a session of the job's transaction has begun to use."""
+        self._completion.uses(connection, session)
 
     # -- what the worker's watch and a drain ask, from other threads
 
     @property
     def connections(self) -> tuple[Any, ...]:
-        """What its session works on."""
-        return tuple(self._connections.values())
+        """What its sessions work on."""
+        return self._completion.connections
 
     def interrupt(self, error: type[BaseException]) -> None:
         """Raise *error* in the job as soon as may be, once, unless it has returned."""
@@ -148,10 +148,10 @@ class Attempt:
 
     def cut_off(self) -> None:
         """Break its connections, which may hold locks; not where it has returned and commits."""
-        if self._running.has_returned:
+        if self._running.has_returned or self._is_cut:
             return
-        connections, self._connections = self._connections, {}
-        for connection in connections.values():
+        self._is_cut = True
+        for connection in self.connections:
             with suppress(Exception):  # it may have ended by itself in this moment
                 self._surroundings.backend.cut(connection)
 
@@ -191,7 +191,11 @@ class Attempt:
                 if isinstance(error, KeyboardInterrupt) and current_thread() is main_thread():
                     self._release("interrupted from the keyboard")
                     raise
-                self.outcome = self._after(error)
+                if self._completion.has_come_about():
+                    log.warning("job=%s committed, and the answer was lost: %s", self.uid, error)
+                    self._conclude(None)
+                else:
+                    self.outcome = self._after(error)
             else:
                 self._conclude(value)
         except Exception as mistake:  # noqa: BLE001 - see fail
@@ -202,11 +206,11 @@ class Attempt:
         return True
 
     def _conclude(self, value: Any) -> None:
-        if self._marked is None:
-            self.outcome = self._success(value)
-        else:
+        if self._completion.was_carried():
             self._surroundings.backend.finished(self.claim)
-            self._has_ended(self._marked)
+            self._has_ended(self._completion.stored)
+        else:
+            self.outcome = self._success(value)
 
     def _in_surroundings(self) -> Any:
         surround, scope = self._surroundings.surround, self._surroundings.scope
@@ -217,10 +221,8 @@ class Attempt:
 
     def _run_call(self) -> Any:
         end_child_of(self._pid)  # forked on the way here, by what surrounds a job
-        self._end = self._marked = None  # this may be another try
-        if self._fenced:
-            self._surroundings.backend.unfence(self.claim)
-            self._fenced = False
+        if not self._completion.begin():
+            self._refused()
         value = self._running.run(self._call)
         if self._cancelled:
             self._refused()
@@ -233,35 +235,16 @@ class Attempt:
 
     def _before_commit(self, value: Any) -> None:
         """The job's commit is a checkpoint: a cancellation it swallowed, it cannot here."""
-        self._end = self._success(value)
-        sessions = self._surroundings.marked
-        if sessions is not None and (sessions.is_used() or self._surroundings.scope.enqueues):
-            sessions.connection()  # so that it commits even if it has only read, or enqueued
-            return
-        if not self._surroundings.backend.fence(self.claim):
+        if not self._completion.prepare(self._success(value)):
             self._refused()
-        self._fenced = True
 
-    def commits(self, session: Any) -> None:
-        """Mark the job as done in the commit that ends it; refuse any other one, too, if the
-        job is no longer this attempt's."""
+    def commits(self, connection: Any, *, by_statement: bool = False) -> None:
+        """Complete the job in the commit that ends it; refuse any other one, too, if the job is
+        no longer this attempt's."""
         end_child_of(self._pid)  # forked by a hook of this commit
-        backend, sessions = self._surroundings.backend, self._surroundings.marked
-        connection = None
-        if sessions is not None and sessions.owns(session):
-            session.flush()  # nothing must come after the mark
-            connection = sessions.connection()
-        if connection is None:
-            held = self._fenced or backend.holds(self.claim)
-        elif self._end is None:
-            held = backend.fence(self.claim, connection)
-        else:
-            held = backend.finish(self.claim, self._end, connection)
-            self._marked = self._end
+        held = self._completion.precede(connection, by_statement=by_statement)
         if self._cancelled or not held:
             self._refused()
-        if self._end is None:
-            self._surroundings.warn_of_parts(self.uid, self.claim.job.call.name)
 
     def _refused(self) -> None:
         """Raise for what the backend refused: cancelled, or not ours any more."""
@@ -289,17 +272,22 @@ class Attempt:
 
     def settled(self, stored: bool) -> None:
         """Hear whether the outcome was stored."""
-        outcome, self.outcome = self.outcome, None
+        outcome = self.outcome
         assert outcome is not None
         if not stored and outcome.status is SUCCESSFUL:  # it had nothing to commit, and then:
             outcome = Outcome(CANCELLED, log=outcome.log)
             stored = self._surroundings.backend.finish(self.claim, outcome)
         if stored:
             self._has_ended(outcome)
+        elif self._surroundings.backend.committed(self.claim):  # by a commit without an answer
+            self._surroundings.backend.finished(self.claim)
+            self._has_ended(Outcome(SUCCESSFUL))
         else:
             log.warning("job=%s lease lost, outcome dropped", self.uid)
+        self.outcome = None
 
-    def _has_ended(self, outcome: Outcome) -> None:
+    def _has_ended(self, outcome: Outcome | None) -> None:
+        assert outcome is not None
         if outcome.status is not READY:
             self._surroundings.tracked.end(self.uid)
         if log.isEnabledFor(logging.INFO) and outcome.status in (SUCCESSFUL, CANCELLED):

@@ -152,8 +152,11 @@ class ClaimingBackend(Backend):
         """
 
     @abstractmethod
-    def holds(self, claim: Claim) -> bool:
-        """Tell whether *claim* still holds and nobody has cancelled the job."""
+    def holds(self, claim: Claim, *, fresh: bool = False) -> bool:
+        """Tell whether *claim* still holds and nobody has cancelled the job.
+
+        fresh: as it is now, where a look of a moment ago is not enough.
+        """
 
     @abstractmethod
     def is_cancelled(self, claim: Claim) -> bool:
@@ -178,6 +181,13 @@ class ClaimingBackend(Backend):
         SUCCESSFUL and the job was cancelled: the caller rolls back. An outcome READY of a
         cancelled job ends it as CANCELLED.
         """
+
+    def committed(self, claim: Claim) -> bool:
+        """Tell whether a ``finish`` of *claim* as SUCCESSFUL came about whose answer was lost.
+
+        Waits where its commit is still under way.
+        """
+        return False
 
     def finished(self, claim: Claim) -> None:
         """Forget a claim whose ``finish`` on a connection was committed."""

@@ -8,16 +8,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakSet
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Query, scoped_session, sessionmaker
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 from sqlalchemy.sql.selectable import SelectBase
 from zope.sqlalchemy import datamanager, register
 
-from .current import attempt_var
+from . import connections
 from .errors import BadCall, ConfigError, MissingExtra
 from .session_kinds import check_kind, database_of, writer_of
 
@@ -32,9 +32,6 @@ _EXTRAS = {"psycopg": "postgresql", "psycopg2": "postgresql", "pymysql": "mysql"
 #: Pools that a parent process filled.
 _inherited: list[Any] = []
 
-#: The classes of sessions (each ``sessionmaker`` makes one) whose commits are asked about.
-_fenced_kinds: WeakSet[Any] = WeakSet()
-
 
 class Sessions:
     """A ``scoped_session`` that is registered with zope.sqlalchemy.
@@ -47,12 +44,7 @@ class Sessions:
         self.scoped = scoped
         self._engine: Engine | None = None  # that of the jobs, once it was asked for
         self._warned = False
-        # Once, however many queues work on it: a second mark would find the lease gone.
-        kind = scoped.session_factory.class_
-        if kind not in _fenced_kinds:
-            _fenced_kinds.add(kind)
-            event.listen(kind, "before_commit", _fenced)
-            event.listen(kind, "after_begin", _used)
+        connections.tell_attempts()
         self._has_session: Callable[[], bool] = scoped.registry.has
 
     def watch(
@@ -121,6 +113,7 @@ class Sessions:
         finally:
             if not had_one:
                 self.scoped.remove()
+        connections.listen(self._engine)
         return self._engine
 
     def close_idle(self) -> None:
@@ -202,9 +195,16 @@ class Sessions:
             if getattr(resource, "session", None) is session:
                 resource.sortKey = lambda: "~~sqlalchemy"  # before that of PendingJobs
 
-    def owns(self, session: Any) -> bool:
-        """Whether *session* is this thread's."""
-        return self._has_session() and self.scoped() is session
+    def owns(self, session: Any, connection: Connection) -> bool:
+        """Whether *session* is this thread's, and *connection* what ``connection()`` gives."""
+        if not self._has_session() or self.scoped() is not session:
+            return False
+        engine = self._engine or writer_of(session).engine
+        return bool(connection.engine.url == engine.url)
+
+    def has_raised(self, error: BaseException) -> bool:
+        """Whether *error* came from a database that sessions work on, or from none at all."""
+        return not isinstance(error, DBAPIError) or connections.origin_of(error) is not None
 
     def holds_objects(self) -> bool:
         """Whether this thread's session has loaded or been given any instance."""
@@ -249,20 +249,6 @@ def session_on(engine: Engine) -> Any:
     made = scoped_session(sessionmaker(bind=engine))
     register(made)
     return made
-
-
-def _fenced(session: Any) -> None:
-    """Ask the running job's attempt before each commit, also one in the middle of the job."""
-    attempt = attempt_var.get()
-    if attempt is not None and not session.in_nested_transaction():
-        attempt.commits(session)
-
-
-def _used(_session: Any, _transaction: Any, connection: Connection) -> None:
-    """Let the running job's attempt know what it holds, in case it has to be cut off."""
-    attempt = attempt_var.get()
-    if attempt is not None:
-        attempt.uses(connection)
 
 
 def wait_for_row(

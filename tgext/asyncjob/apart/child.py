@@ -156,11 +156,11 @@ class _AttemptHere(Attempt):
 
     def _before_commit(self, value: Any) -> None:
         super()._before_commit(value)
-        if self._fenced:
+        if self._completion.is_fenced:
             self._line.ask("commit", "begins")
 
     def _run_call(self) -> Any:
-        if self._fenced:  # that one did not come about
+        if self._completion.is_fenced:  # that one did not come about
             self._line.ask("commit", "ends")
         return super()._run_call()
 

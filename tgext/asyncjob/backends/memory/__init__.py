@@ -175,7 +175,7 @@ class MemoryBackend(JobChanges, ClaimingBackend):
         return claims
 
     @catching_up
-    def holds(self, claim: Claim) -> bool:
+    def holds(self, claim: Claim, *, fresh: bool = False) -> bool:
         with self._lock.unless_mine():
             entry = self._held(claim)
             return entry is not None and not entry.cancelled

@@ -183,10 +183,10 @@ class SqlBackend(SqlDesk, ClaimingBackend):
                 self.finish(claim, Outcome(FAILED, error=TaskError.of(error)))
         return None
 
-    def holds(self, claim: Claim) -> bool:
+    def holds(self, claim: Claim, *, fresh: bool = False) -> bool:
         which, now = (claim.job.uid, claim.lease), time.monotonic()
         looked_at, held = self._looked.get(which, (-HOLDS_SECONDS, True))
-        if now - looked_at < HOLDS_SECONDS:
+        if now - looked_at < HOLDS_SECONDS and not fresh:
             return held
         jobs = self.tables.jobs
         ours = select(jobs.c.uid).where(self._claims.held(claim), not_(jobs.c.cancelled))
@@ -241,6 +241,10 @@ class SqlBackend(SqlDesk, ClaimingBackend):
                     self._wakeup.due_in(outcome.delay_seconds)
                 else:
                     self._wakeup.wake()
+
+    def committed(self, claim: Claim) -> bool:
+        with self._dialect.begin() as connection:
+            return self._claims.succeeded(claim, connection)
 
     def finished(self, claim: Claim) -> None:
         self._forget([claim])

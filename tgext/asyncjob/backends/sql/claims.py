@@ -297,6 +297,14 @@ class Claims:
         # The parameters must not have the names of columns, which SQLAlchemy keeps for itself.
         return update(jobs).where(held, self._tables.running, not_(jobs.c.cancelled)).values(values)
 
+    def succeeded(self, claim: Claim, connection: Connection) -> bool:
+        """Read whether *claim* has ended as SUCCESSFUL; its lease stays in the row until another
+        takes it. Waits for whoever is changing the row."""
+        jobs = self._jobs
+        its = and_(jobs.c.uid == claim.job.uid, jobs.c.lease == claim.lease)
+        state = connection.execute(select(jobs.c.state).where(its).with_for_update()).scalar()
+        return bool(state == SUCCEEDED)
+
     # -- release
 
     def release(
