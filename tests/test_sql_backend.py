@@ -349,7 +349,7 @@ def test_progress_that_the_database_refuses_is_dropped_and_holds_up_nothing(
     assert f"job={huge.job.uid} its progress cannot be stored" in caplog.text
 
 
-def test_mark_that_meets_a_change_of_its_row_is_tried_again(make_backend, database):
+def test_completion_that_meets_a_change_of_its_row_is_a_conflict(make_backend, database):
     """MariaDB from 11.6.2 on refuses it as PostgreSQL's REPEATABLE READ does."""
     kind = database.engine.dialect.name
     if kind == "sqlite":
@@ -369,7 +369,9 @@ def test_mark_that_meets_a_change_of_its_row_is_tried_again(make_backend, databa
             backend.finish(claim, DONE, connection)
         connection.invalidate()
 
-    assert backend.is_passing(caught.value)
+    assert backend.is_conflict(caught.value)
+    assert not backend.is_loss(caught.value)
+    assert not backend.holds(claim)
 
 
 @pytest.mark.parametrize("character", ["x", "\\", "'"])

@@ -266,7 +266,7 @@ class Attempt:
             JobCancelled() if self._cancelled else error,
             self.claim,
             self._log_lines(),
-            is_passing=self._surroundings.backend.is_passing,
+            is_loss=self._surroundings.backend.is_loss,
             jitter=self._surroundings.jitter(),
         )
 

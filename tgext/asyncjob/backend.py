@@ -85,7 +85,20 @@ class Backend(ABC):
         """
 
     def is_passing(self, error: BaseException) -> bool:
-        """Tell whether *error* says that the store was lost or busy, not that the job is wrong."""
+        """Tell whether *error*, of one of these methods, may pass: the store was lost or busy."""
+        return False
+
+    def is_conflict(self, error: BaseException) -> bool:
+        """Tell whether *error* says that the store's database has undone a transaction and asks
+        for another try: a deadlock, a serialisation failure."""
+        return False
+
+    def is_loss(self, error: BaseException) -> bool:
+        """Tell whether *error*, raised in an attempt, says that the store was lost under it, so
+        that it is not the job's: the connection broke or could not be had, or the disk is full.
+
+        What a statement of the job came to is the job's: its timeout, a lock not to be had.
+        """
         return False
 
     @abstractmethod

@@ -59,7 +59,7 @@ class JobQueue:
         made = backend if isinstance(backend, ClaimingBackend) else None
         named = {} if made else {"backend": "None" if backend is None else backend}
         self.options = Options.of({**named, **options})
-        self._scope = Scope(lambda error: self.backend.is_passing(error))
+        self._scope = Scope(lambda error: self.backend.is_conflict(error))
         self._binding = Binding(self.options, self._scope, made)
         self._capture: Capture | None = None
         self._surround: Surround | None = None

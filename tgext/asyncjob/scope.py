@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-#: Times that one attempt is run in all when the database says that trying again may help (a
-#: deadlock, a serialisation failure, a lock that was not to be had).
+#: Times that one attempt is run in all when the database has undone it because of others and
+#: asks for another try (a deadlock, a serialisation failure).
 TRIES = 8
 
 #: Seconds between two of them, doubled each time and drawn from half to one and a half, so that
@@ -51,6 +51,7 @@ class ThreadSessions(Protocol):
     def holds_work(self) -> bool: ...
     def flush(self) -> None: ...
     def remove(self) -> None: ...
+    def has_raised(self, error: BaseException) -> bool: ...
 
 
 class _Mark:
@@ -68,8 +69,8 @@ class _Mark:
 class Scope:
     """How work and transactions meet in one application; any thread may use it."""
 
-    def __init__(self, is_passing: Callable[[BaseException], bool] = lambda _error: False) -> None:
-        self._is_passing = is_passing
+    def __init__(self, is_conflict: Callable[[BaseException], bool] = lambda _error: False) -> None:
+        self._is_conflict = is_conflict
         self._manager = transaction.manager
         self._extent = Extent()
         self._marks: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
@@ -238,8 +239,8 @@ class Scope:
 
         before_commit: called last before the commit with what *work* returned, where there is
         something to commit; what it raises aborts. Anything raised, whatever it is, aborts and
-        is raised again, except that an error after which the database invites another try makes
-        *work* run again, TRIES times in all. The thread's session is removed in any case.
+        is raised again, except that an error by which the database undid it and asks for another
+        try makes *work* run again, TRIES times in all. The thread's session is removed in any case.
         """
         extent = self._extent
         manager = self._manager.manager  # this thread's
@@ -258,7 +259,7 @@ class Scope:
             except BaseException as error:
                 if not self._abort(error) or not tries_left:
                     raise
-                log.info("trying again after a passing database error: %s", error)
+                log.info("trying again what the database has undone: %s", error)
             finally:
                 extent.managed = None
                 if self._sessions is not None:
@@ -290,13 +291,17 @@ class Scope:
                 self._sessions.remove()
 
     def _abort(self, error: BaseException) -> bool:
-        """Abort, whatever happens; True if *error* may pass when tried again."""
-        passing = isinstance(error, TransientError) or self._is_passing(error)
+        """Abort, whatever happens; True if who raised *error* asks for another try."""
+        asks = isinstance(error, TransientError) or self._is_conflict(error)
         if self._open_transaction() is None:
-            return passing
+            return asks
         try:
-            retryable = passing or (
-                isinstance(error, Exception) and bool(self._manager.get().isRetryableError(error))
+            # Data managers of sessions would also answer for databases that are not theirs.
+            may_ask = self._sessions is None or self._sessions.has_raised(error)
+            retryable = asks or (
+                isinstance(error, Exception)
+                and may_ask
+                and bool(self._manager.get().isRetryableError(error))
             )
         except Exception:  # noqa: BLE001 - a data manager's guess must not hide the error
             retryable = False

@@ -58,13 +58,14 @@ def verdict_on(
     claim: Claim,
     lines: tuple[str, ...],
     *,
-    is_passing: Callable[[BaseException], bool],
+    is_loss: Callable[[BaseException], bool],
     jitter: float,
 ) -> Outcome:
     """Return the outcome of an attempt that raised *error*, and say it in the log.
 
-    lines: the attempt's log. is_passing: tells an error that is the database's and not the
-    job's, which costs a crash and no attempt. jitter: 0 to 1, see ``TaskOptions.delay_seconds``.
+    lines: the attempt's log. is_loss: tells an error that is the loss of the jobs' database and
+    not the job's, which costs a crash and no attempt. jitter: 0 to 1, see
+    ``TaskOptions.delay_seconds``.
     """
     job = claim.job
     if isinstance(error, JobCancelled):
@@ -72,7 +73,7 @@ def verdict_on(
     if isinstance(error, JobTimeout) and error.seconds is None:
         error = JobTimeout(job.options.timeout).with_traceback(error.__traceback__)
     described = TaskError.of(error)
-    if claim.crashes_left > 0 and is_passing(error):
+    if claim.crashes_left > 0 and is_loss(error):
         delay = BACKOFF_SECONDS * (1 + jitter)
         log.warning(
             "job=%s attempt=%d lost its database, next attempt in %.1fs: %s",

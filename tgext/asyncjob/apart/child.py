@@ -108,7 +108,9 @@ class _FarBackend(_Far):
         super().__init__(line, "backend")
         self.name = near.name
         self._prepare = near.prepare
-        self.is_passing = near.is_passing  # what is raised here cannot always be sent
+        # What is raised here cannot always be sent.
+        self.is_passing, self.is_conflict = near.is_passing, near.is_conflict
+        self.is_loss = near.is_loss
 
     def prepare(self, job: Job) -> Job:
         """Refuse it now and not after the commit, when it is sent."""

@@ -28,7 +28,6 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.exc import DBAPIError
 
 from ...backend import Backend
 from ...job import (
@@ -286,11 +285,6 @@ class SqlDesk(Backend):
         self._wakeup.wake()
         return True
 
-    def is_passing(self, error: BaseException) -> bool:
-        return isinstance(error, DBAPIError) and (
-            error.connection_invalidated or self._dialect.is_passing(error)
-        )
-
     def wait_for_end(self, uid: str, seconds: float) -> None:
         jobs = self.tables.jobs
         wanted = select(jobs.c.state).where(self._is(uid))
@@ -318,6 +312,15 @@ class SqlDesk(Backend):
         wanted = select(func.count()).where(jobs.c.state.in_((WAITS, DELAYED)))
         with self._dialect.engine.connect() as connection:
             return int(connection.execute(wanted).scalar_one())
+
+    def is_passing(self, error: BaseException) -> bool:
+        return self._dialect.faults.is_passing(error)
+
+    def is_conflict(self, error: BaseException) -> bool:
+        return self._dialect.faults.is_conflict(error)
+
+    def is_loss(self, error: BaseException) -> bool:
+        return self._dialect.faults.is_loss(error)
 
     # -- pieces of statements
 

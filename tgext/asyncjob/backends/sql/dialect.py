@@ -12,10 +12,11 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, Pool, QueuePool
 
+from ...connections import listen, note_errors
 from ...errors import ConfigError
+from .faults import Faults
 
 
 class Dialect(ABC):
@@ -32,9 +33,14 @@ class Dialect(ABC):
     #: Bytes that one statement may have; None: more than anybody has.
     most_bytes: int | None = None
 
+    #: How its errors are read.
+    faults_of: type[Faults]
+
     def __init__(self, engine: Engine, channel: str) -> None:
         self.channel = channel
+        self.faults = self.faults_of(lambda: (self.engine.url, self.volatile.url))
         self.engine = self.make_engine(engine)
+        listen(engine)
 
     def make_engine(self, engine: Engine) -> Engine:
         """Return an engine like the application's, with connections of our own, on which every
@@ -42,6 +48,7 @@ class Dialect(ABC):
         pool = _pool_like(engine.pool)
         own = create_engine(engine.url, pool=pool, isolation_level="AUTOCOMMIT")
         event.listen(own, "connect", self.prepare)
+        note_errors(own)
         return own
 
     def prepare(self, connection: Any, _record: Any) -> None:  # noqa: B027
@@ -130,11 +137,6 @@ class Dialect(ABC):
     @abstractmethod
     def cut(self, connection: Connection) -> None:
         """Break a connection that another thread works with, so that it lets go of its locks."""
-
-    @abstractmethod
-    def is_passing(self, error: DBAPIError) -> bool:
-        """Whether trying again may help: a deadlock, a lock that came too late, a lost
-        connection, a full disk."""
 
     def watch_locks(self, running: Iterable[tuple[str, Any]]) -> dict[str, float] | None:
         """Say which jobs keep all others from writing, and since when; None where none can."""

@@ -28,10 +28,12 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+from ...connections import note_errors
 from ...errors import ConfigError
 from .dialect import Dialect, driver_of, forget_connections
+from .faults import MariaDbFaults, PostgreSqlFaults, SqliteFaults
 from .location import database_on_mariadb, refuse_schema, schema_on_postgresql
 from .lockwatch import LockWatch, was_refused_the_lock
 
@@ -53,6 +55,7 @@ IN_TRANSACTION = 1
 
 
 class PostgreSql(Dialect):
+    faults_of = PostgreSqlFaults
     update_returns = True
     skips_locked = True
 
@@ -92,25 +95,9 @@ class PostgreSql(Dialect):
         with self.engine.connect() as own:
             own.execute(select(func.pg_terminate_backend(pid)))
 
-    def is_passing(self, error: DBAPIError) -> bool:
-        state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None) or ""
-        if not state and isinstance(error, OperationalError):
-            return True  # what no server said: there was none, or it was not ready yet
-        # Connection exceptions, rollbacks (deadlock, serialisation), resources, a lock that was
-        # not to be had, an operator who shuts down.
-        return state[:2] in ("08", "40", "53", "57") or state == "55P03"
-
-
-#: A lock that came too late, a deadlock, a row that has changed since the snapshot (where
-#: ``innodb_snapshot_isolation`` is on, as it is by default from 11.6.2), too many connections (in
-#: all, or of one user), a full table or disk, a shutdown, a query that was killed, a server that
-#: is gone.
-_PASSING_IN_MARIADB = (
-    1205, 1213, 1020, 1040, 1203, 1226, 1114, 1021, 1053, 1317, 1927, 2003, 2006, 2013, 4031,
-)  # fmt: skip
-
 
 class MariaDb(Dialect):
+    faults_of = MariaDbFaults
     update_returns = False
     skips_locked = True
 
@@ -146,14 +133,11 @@ class MariaDb(Dialect):
         with self.engine.connect() as own:
             own.exec_driver_sql(f"KILL CONNECTION {number}")
 
-    def is_passing(self, error: DBAPIError) -> bool:
-        code = error.orig.args[0] if error.orig is not None and error.orig.args else 0
-        return code in _PASSING_IN_MARIADB
-
 
 class Sqlite(Dialect):
     """One writer at a time, and a file beside the database for what must not wait for it."""
 
+    faults_of = SqliteFaults
     update_returns = True
     skips_locked = False
     begin_text = "BEGIN IMMEDIATE"
@@ -196,6 +180,7 @@ class Sqlite(Dialect):
             make_url("sqlite://").set(database=f"{path}-asyncjob"), isolation_level="AUTOCOMMIT"
         )
         event.listen(beside, "connect", self.prepare_beside)
+        note_errors(beside)
         self._beside = beside
         _warn_of_short_patience(engine)
         return own
@@ -277,10 +262,6 @@ class Sqlite(Dialect):
         driver = driver_of(connection)
         driver.interrupt()
         driver.rollback()
-
-    def is_passing(self, error: DBAPIError) -> bool:
-        text = str(error.orig)
-        return "is locked" in text or "is full" in text or "disk I/O" in text
 
     def in_use(self) -> list[Callable[[], object]]:
         # SQLite keeps in the process which locks its connections hold: one that is out may be

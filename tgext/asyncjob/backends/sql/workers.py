@@ -283,7 +283,7 @@ class Workers:
                 if rescued:
                     self._dialect.announce(connection, sorted({row.queue_name for row in held}))
         except DBAPIError as error:
-            if not self._dialect.is_passing(error):
+            if not self._dialect.faults.is_passing(error):
                 raise
             log.info("could not take over from %s yet: %s", worker.worker_id, error)
             return 0  # the next round comes back to it

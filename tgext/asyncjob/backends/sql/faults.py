@@ -1,0 +1,118 @@
+"""What errors of a database mean: for the store, and for the attempt that met one.
+
+    passing    of a statement of ours: the database was lost or busy; the statement is tried again
+    conflict   the database has undone a transaction because of others, and asks for another try
+    loss       the database was lost under an attempt, or has no room: not the job's fault
+
+What else a job's statement comes to is the job's own error. Conflict and loss are said of errors
+of the jobs' database alone: another one's mean what any exception means.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection
+from typing import Any
+
+from sqlalchemy import URL
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from ...connections import Origin, origin_of
+
+
+class Faults(ABC):
+    """Reads the errors of one kind of database. urls: gives those of the jobs' own."""
+
+    def __init__(self, urls: Callable[[], Collection[URL]]) -> None:
+        self._urls = urls
+
+    def is_passing(self, error: BaseException) -> bool:
+        """Whether trying again may help: a deadlock, a lock that came too late, a lost
+        connection, a full disk."""
+        return isinstance(error, DBAPIError) and (
+            error.connection_invalidated or self._passes(error)
+        )
+
+    def is_conflict(self, error: BaseException) -> bool:
+        """See ``Backend.is_conflict``."""
+        if not isinstance(error, DBAPIError) or error.connection_invalidated:
+            return False
+        return self._origin(error) is not None and self._conflicts(error)
+
+    def is_loss(self, error: BaseException) -> bool:
+        """See ``Backend.is_loss``."""
+        if not isinstance(error, DBAPIError) or (origin := self._origin(error)) is None:
+            return False
+        return error.connection_invalidated or origin.was_connecting or self._is_full(error)
+
+    def _origin(self, error: DBAPIError) -> Origin | None:
+        origin = origin_of(error)
+        return origin if origin is not None and origin.engine.url in self._urls() else None
+
+    @abstractmethod
+    def _passes(self, error: DBAPIError) -> bool: ...
+    @abstractmethod
+    def _conflicts(self, error: DBAPIError) -> bool: ...
+    @abstractmethod
+    def _is_full(self, error: DBAPIError) -> bool:
+        """Whether there was no room: on the disk, in memory, for one connection more."""
+
+
+class PostgreSqlFaults(Faults):
+    def _passes(self, error: DBAPIError) -> bool:
+        state = _state_of(error)
+        if not state and isinstance(error, OperationalError):
+            return True  # what no server said: there was none, or it was not ready yet
+        # Connection exceptions, rollbacks (deadlock, serialisation), resources, a lock that was
+        # not to be had, an operator who shuts down.
+        return state[:2] in ("08", "40", "53", "57") or state == "55P03"
+
+    def _conflicts(self, error: DBAPIError) -> bool:
+        return _state_of(error) in ("40001", "40P01")
+
+    def _is_full(self, error: DBAPIError) -> bool:
+        return _state_of(error).startswith("53")
+
+
+class MariaDbFaults(Faults):
+    #: A deadlock; a row that has changed since the snapshot (where ``innodb_snapshot_isolation``
+    #: is on, as it is by default from 11.6.2).
+    CONFLICTS = (1213, 1020)
+
+    #: Too many connections (in all, or of one user), a full table or disk.
+    FULL = (1040, 1203, 1226, 1114, 1021)
+
+    #: Also a lock that came too late, a shutdown, a query that was killed, a server that is gone.
+    PASSING = (*CONFLICTS, *FULL, 1205, 1053, 1317, 1927, 2003, 2006, 2013, 4031)
+
+    def _passes(self, error: DBAPIError) -> bool:
+        return _code_of(error) in self.PASSING
+
+    def _conflicts(self, error: DBAPIError) -> bool:
+        return _code_of(error) in self.CONFLICTS
+
+    def _is_full(self, error: DBAPIError) -> bool:
+        return _code_of(error) in self.FULL
+
+
+class SqliteFaults(Faults):
+    def _passes(self, error: DBAPIError) -> bool:
+        return "is locked" in str(error.orig) or self._is_full(error)
+
+    def _conflicts(self, error: DBAPIError) -> bool:
+        # Inside a transaction that has read SQLite refuses the lock at once: there has been a
+        # commit since, or is one under way. Elsewhere it has waited, as long as it was told to.
+        origin = origin_of(error)
+        return origin is not None and origin.was_open and "is locked" in str(error.orig)
+
+    def _is_full(self, error: DBAPIError) -> bool:
+        text = str(error.orig)
+        return "is full" in text or "disk I/O" in text
+
+
+def _state_of(error: DBAPIError) -> str:
+    return getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None) or ""
+
+
+def _code_of(error: DBAPIError) -> Any:
+    return error.orig.args[0] if error.orig is not None and error.orig.args else 0
