@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Full
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from tornado import gen
 
 from tgext.asyncjob.looppool import Worker, task_done
+from tgext.asyncjob.looppool.utility import peak_memory
 
 #: By far the fastest; nothing is warned of where there are no threads yet.
 START_METHOD = "fork"
@@ -235,6 +237,109 @@ class Started(Worker):
     @task_done
     def _process_message(self, task: Any) -> None:
         self._put_nowait(task)
+
+
+class Prepared(Worker):
+    """Uses in start() what _initialise() has made, and gives nothing back, as programs do."""
+
+    def _initialise(self) -> Any:
+        self.steps = ["initialised"]
+
+    def start(self) -> None:
+        self.steps.append("started")
+        super().start()
+
+    @task_done
+    def _process_message(self, task: Any) -> None:
+        self._put_nowait(self.steps)
+
+
+class PreparedLate(Prepared):
+    """The same with a coroutine."""
+
+    async def _initialise(self) -> Any:
+        await asyncio.sleep(0.01)
+        self.steps = ["initialised"]
+
+
+class MadeByHand(Worker):
+    """Has the original's constructor, and uses its queues as programs for Looppool 0.2 do."""
+
+    def __init__(self, number: int, ioloop: Any, task_queue: Any, result_queue: Any) -> None:
+        super().__init__(number, ioloop, task_queue, result_queue)
+        self.made = "made"
+
+    def _process_message(self, task: Any) -> None:
+        try:
+            self._result_queue.put_nowait((self.made, task))
+        finally:
+            self._task_queue.task_done()
+
+
+class Filling(Worker):
+    """Sends results until there is no room for more, and dies of the message "die" then."""
+
+    def _process_message(self, task: Any) -> None:
+        while True:
+            try:
+                self._put_nowait(self._number)
+            except Full:
+                break
+        if task == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        with open(task, "w") as fifo:
+            fifo.write(f"{self._number} is full\n")
+        self._task_done()
+
+
+class Waiting(Worker):
+    """Sends one result as soon as there is room; says before it waits that it begins."""
+
+    async def _process_message(self, task: Any) -> None:
+        with open(task, "w") as fifo:
+            fifo.write("begins\n")
+        await self._put("had to wait")
+        self._task_done()
+
+
+class FillingOrWaiting(Filling, Waiting):
+    """Number 0 fills the pool, number 1 waits for room."""
+
+    def _process_message(self, task: Any) -> Any:
+        kind: Any = Waiting if self._number else Filling
+        return kind._process_message(self, task)
+
+
+class Threaded(Worker):
+    """Hands its messages to a thread, and gives the future of that."""
+
+    def _initialise(self) -> None:
+        self.pool = ThreadPoolExecutor(1)
+
+    def _work(self, task: Any) -> None:
+        Path(task).read_text()
+        self._ioloop.call_soon_threadsafe(self._put_nowait, "the thread is over")
+
+    @task_done
+    def _process_message(self, task: Any) -> Any:
+        return self.pool.submit(self._work, task)
+
+    def join(self) -> None:
+        self.pool.shutdown()
+
+
+class Generating(Noting):
+    """Forgets that a generator needs somebody to run it."""
+
+    @task_done
+    def _process_message(self, task: Any) -> Any:
+        yield self._put_nowait(task)
+
+
+class Peak(Worker):
+    @task_done
+    def _process_message(self, task: Any) -> None:
+        self._put_nowait(peak_memory())
 
 
 # -- calls for the executor

@@ -189,5 +189,5 @@ def test_what_was_submitted_is_done_before_the_interpreter_exits(tmp_path):
 
 
 def test_bounds_below_one_are_refused():
-    with pytest.raises(ValueError, match="size of at least 1, got 0"):
+    with pytest.raises(ValueError, match="whole size of at least 1, got 0"):
         LoopPoolExecutor(0)

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,67 @@ def test_overridden_start_and_join_may_send_results():
     assert gathered(workers.Started, ["work"], pool_size=1) == ["started", "work", "joined"]
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("worker_class", [workers.Prepared, workers.PreparedLate])
+def test_worker_is_initialised_before_it_is_started(worker_class, method):
+    results = gathered(worker_class, ["what?"], pool_size=1, start_method=method)
+
+    assert results == [["initialised", "started"]]
+
+
+def test_worker_may_have_the_constructor_and_the_queues_of_the_original():
+    assert gathered(workers.MadeByHand, [1, 2], pool_size=1) == [("made", 1), ("made", 2)]
+
+
+def test_future_of_an_executor_that_a_handler_returns_is_waited_for(fifo):
+    async def program() -> list[Any]:
+        pool = Gathering(workers.Threaded, 1)
+        pool.start()
+        pool.put_nowait(fifo)
+        draining = asyncio.ensure_future(pool.drain())
+        await asyncio.to_thread(Path(fifo).write_text, "")
+        await draining
+        return pool.results
+
+    assert run(program()) == ["the thread is over"]
+
+
+def test_future_of_an_executor_that_process_message_returns_is_waited_for():
+    class Threaded(Gathering):
+        @task_done
+        def process_message(self, result: Any, result_done: Any) -> Any:
+            return self.pool.submit(self.results.append, result)
+
+    async def program() -> list[Any]:
+        with ThreadPoolExecutor(1) as executor:
+            pool = Threaded(workers.Echo, 1, max_results=1)
+            pool.pool = executor
+            async with pool:
+                for number in range(5):
+                    await pool.put(number)
+            return pool.results
+
+    assert run(program()) == [(number, 0) for number in range(5)]
+
+
+def test_process_message_may_be_a_static_method_as_in_the_original():
+    results: list[Any] = []
+
+    class Static(Pool):
+        @staticmethod
+        @task_done
+        def process_message(result: Any, result_done: Any) -> None:
+            results.append(result)
+
+    async def program() -> None:
+        async with Static(None, 1, workers.Echo, start_method=START_METHOD) as pool:
+            pool.put_nowait("here")
+
+    run(program())
+
+    assert results == [("here", 0)]
+
+
 def test_message_done_in_a_callback_is_the_one_that_set_it_up():
     # the second is done first; were the oldest taken for it, the first would be done twice
     assert gathered(workers.Later, [0.05, 0.0], pool_size=1) == [0.0, 0.05]
@@ -219,6 +281,7 @@ def test_message_is_done_only_once():
         (workers.NotingMoody, "LookupError: raise"),
         (workers.NotingByHand, "LookupError: raise"),
         (workers.Noting, "Noting expected to have a _process_message"),
+        (workers.Generating, "of which not all lines have run"),
     ],
 )
 def test_worker_goes_on_after_a_handler_that_raised(worker_class, what, note):
@@ -434,6 +497,114 @@ def test_worker_with_full_results_is_told_so(note):
     assert run(program()) == "full after 4"
 
 
+class Keeping(Gathering):
+    """Is done with no result by itself."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.done: list[Callable[[], None]] = []
+
+    def process_message(self, result: Any, result_done: Callable[[], None]) -> None:
+        self.results.append(result)
+        self.done.append(result_done)
+        self._news.set()
+
+    async def hear(self, fifo: str, times: int = 1) -> None:
+        """Wait until so many workers have said something."""
+        heard = ""
+        while heard.count("\n") < times:
+            heard += await asyncio.to_thread(Path(fifo).read_text)
+
+
+def test_results_are_bounded_for_the_whole_pool(fifo):
+    async def program() -> list[Any]:
+        pool = Keeping(workers.Filling, 4, max_results=10)
+        pool.start()
+        for number in range(4):
+            pool.put_nowait(fifo, number)
+        await pool.hear(fifo, times=4)
+        await asyncio.to_thread(pool.stop)
+        return pool.results
+
+    assert len(run(program())) == 10
+
+
+def test_one_worker_may_send_as_many_results_as_the_pool_takes(fifo):
+    async def program() -> list[Any]:
+        pool = Keeping(workers.Filling, 4, max_results=10)
+        pool.start()
+        pool.put_nowait(fifo, 2)
+        await pool.hear(fifo)
+        await asyncio.to_thread(pool.stop)
+        return pool.results
+
+    assert run(program()) == [2] * 10
+
+
+def test_results_of_a_worker_that_are_done_make_room_for_those_of_another(fifo):
+    async def program() -> Any:
+        pool = Keeping(workers.FillingOrWaiting, 2, max_results=4)
+        pool.start()
+        pool.put_nowait(fifo, 0)
+        await pool.hear(fifo)
+        await pool.until(lambda: len(pool.results) == 4)
+        pool.put_nowait(fifo, 1)
+        await pool.hear(fifo)
+        pool.done.pop()()
+        await pool.until(lambda: len(pool.results) == 5)
+        for done in pool.done:
+            done()
+        await pool.drain()
+        return pool.results[-1]
+
+    assert run(program()) == "had to wait"
+
+
+def test_room_that_a_dead_worker_had_taken_is_given_back(fifo):
+    async def program() -> list[Any]:
+        options = {"start_method": REPLACING_METHOD, "when_worker_dies": "report"}
+        pool = Keeping(workers.Filling, 2, max_results=10, **options)
+        pool.start()
+        pool.put_nowait("die", 0)
+        await pool.until(lambda: bool(pool.lost))
+        for done in pool.done:
+            done()
+        pool.results.clear()
+        pool.put_nowait(fifo, 1)
+        await pool.hear(fifo)
+        await asyncio.to_thread(pool.stop)
+        return pool.results
+
+    assert run(program()) == [1] * 10
+
+
+class Counting(Gathering):
+    """Knows how many results there were at most that it was not done with."""
+
+    undone = most_undone = 0
+
+    async def process_message(self, result: Any, result_done: Any) -> None:
+        self.undone += 1
+        self.most_undone = max(self.most_undone, self.undone)
+        await asyncio.sleep(0)
+        self.undone -= 1
+        self.results.append(result)
+        self._news.set()
+        result_done()
+
+
+@pytest.mark.parametrize("most", [3, 50])
+def test_never_are_there_more_results_than_the_pool_takes(most):
+    async def program() -> Counting:
+        async with Counting(workers.PatientlyChatty, 4, max_results=most) as pool:
+            for _ in range(8):
+                pool.put_nowait(100)
+            await pool.until(lambda: len(pool.results) == 800)
+        return pool
+
+    assert run(program()).most_undone <= most
+
+
 def test_worker_may_wait_until_its_results_are_taken():
     async def program() -> None:
         pool = Gathering(workers.PatientlyChatty, 1, max_results=4)
@@ -451,7 +622,16 @@ def test_worker_may_wait_until_its_results_are_taken():
     run(program())
 
 
-@pytest.mark.parametrize("bounds", [{"pool_size": 0}, {"max_tasks": 0}, {"max_results": -1}])
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        {"pool_size": 0},
+        {"max_tasks": 0},
+        {"max_results": -1},
+        {"max_results": float("nan")},
+        {"max_tasks": lambda: None},  # where the original had its target
+    ],
+)
 def test_bounds_below_one_are_refused(bounds):
     with pytest.raises(ValueError, match="of at least 1, got"):
         Pool(None, **bounds)

@@ -23,8 +23,10 @@ import pytest
 from statsd import StatsClient
 from tornado import ioloop
 
+import looppool_workers as workers
 from looppool_workers import PATIENCE_SECONDS
 from test_docs import blocks_of
+from tgext.asyncjob.looppool import Pool, task_done
 from tgext.asyncjob.looppool.utility import ResourceReporter
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "looppool.rst"
@@ -223,6 +225,20 @@ def test_reporter_tells_cpu_memory_and_backlog(statsd):
     assert rss / 2 < third["app.web.rss"] <= third["app.web.maxrss"] * 1.01
     assert third["app.web.cpu"] >= 0
     assert third["app.web.ioloop.handler"] >= 1
+
+
+def test_peak_memory_of_a_spawned_worker_is_its_own():
+    async def program() -> int:
+        told: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        pool = Pool(None, 1, workers.Peak, start_method="spawn")
+        pool.process_message = task_done(lambda result, done: told.set_result(result))
+        async with pool:
+            pool.put_nowait("report")
+            return await asyncio.wait_for(told, PATIENCE_SECONDS)
+
+    ballast = b"x" * 300_000_000
+
+    assert 1_000 < asyncio.run(program()) < len(ballast) // 1024
 
 
 def test_reporter_takes_tornados_loop(statsd):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable
+from concurrent.futures import Future
 from typing import Any
 
 
@@ -18,6 +19,16 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+def awaitable_of(value: Any) -> Awaitable[Any] | None:
+    """Return what is to be awaited of *value*, which may be an executor's future; None: nothing.
+
+    On a running loop.
+    """
+    if isinstance(value, Future):
+        return asyncio.wrap_future(value)
+    return value if inspect.isawaitable(value) else None
 
 
 def finish(value: Any) -> Any:

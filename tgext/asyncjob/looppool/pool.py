@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib
-import inspect
 import logging
 import os
 from collections import deque
@@ -13,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from ..call import check_done
+from ..executors.awaiting import awaitable_of
 from ..executors.messages import Crew, Full, Parcel, Station, Terms, pack, unpack
 from .titles import title_process
 from .worker import Worker
@@ -29,13 +29,13 @@ class Pool:
     ioloop: where results are dealt with: asyncio's loop or Tornado's; None: the one that runs
     when ``start`` is called. pool_size: None: a process for each CPU.
     max_tasks: messages that wait, and as many again that workers have begun; each worker has an
-    equal share. max_results: results of one worker that the pool is not done with.
+    equal share. max_results: results of all workers that the pool is not done with.
     start_method: of multiprocessing ("fork", "spawn", "forkserver"); None: its default.
     when_worker_dies: "redeliver" gives its messages to the next one with its number, "report"
     gives them to ``message_lost``.
     """
 
-    def __init__(  # noqa: PLR0913 - the first five are the original's
+    def __init__(  # noqa: PLR0913 - the first five are the original's, but for ``target``
         self,
         ioloop: Any = None,
         pool_size: int | None = None,
@@ -188,8 +188,9 @@ class Pool:
                 log.exception("process_message failed")
                 done.settle()
                 continue
-            if answer is not None and inspect.isawaitable(answer):
-                running = asyncio.ensure_future(answer)
+            awaited = awaitable_of(answer)
+            if awaited is not None:
+                running = asyncio.ensure_future(awaited)
                 self._running.add(running)
                 running.add_done_callback(functools.partial(self._end, done))
 
@@ -254,9 +255,20 @@ class _Hired:
     """A worker at its station; so that the names of its own methods are its own."""
 
     def __init__(self, worker: Worker) -> None:
-        self.start = worker.start
+        self._worker = worker
         self.handle = worker._process_message
         self.join = worker.join
+
+    async def start(self) -> None:
+        """Start the worker once it is initialised."""
+        await _over(self._worker._initialised)
+        await _over(self._worker.start())
+
+
+async def _over(answer: Any) -> None:
+    awaited = awaitable_of(answer)
+    if awaited is not None:
+        await awaited
 
 
 def _hire(worker_class: type[Worker], is_tornado: bool, station: Station) -> _Hired:
@@ -265,4 +277,4 @@ def _hire(worker_class: type[Worker], is_tornado: bool, station: Station) -> _Hi
     if is_tornado:
         ioloop = importlib.import_module("tornado.ioloop").IOLoop.current()
     title_process(f"{worker_class.__qualname__} {station.number}")
-    return _Hired(worker_class(station.number, ioloop, station))
+    return _Hired(worker_class(station.number, ioloop, station, station))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+import sys
 from typing import Any, Protocol
 
 from ..errors import MissingExtra
@@ -15,6 +16,20 @@ except ImportError:
     raise MissingExtra("tgext.asyncjob.looppool.utility", "looppool") from None
 
 log = logging.getLogger(__name__)
+
+
+def peak_memory() -> int:
+    """Return the most memory that this process has had at a time, in KiB."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            for line in status:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1])
+    except OSError:
+        pass
+    # Not first: on Linux it outlives fork and exec, and is the parent's in a worker.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // 1024 if sys.platform == "darwin" else peak
 
 
 class Statsd(Protocol):
@@ -78,8 +93,8 @@ class ResourceReporter:
             then, used_then = self._last
             gauges["cpu"] = (used - used_then) / max(now - then, 1e-9)
         self._last = (now, used)
-        gauges["maxrss"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        gauges["rss"] = self._process.memory_info().rss // 1024
+        gauges["rss"] = rss = self._process.memory_info().rss // 1024
+        gauges["maxrss"] = max(rss, peak_memory())
         gauges.update(self._backlog())
         if self._due is not None:
             gauges["ioloop.lag"] = max(0.0, now - self._due) * 1000

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from ..call import check_done
+from ..executors.awaiting import awaitable_of
 from ..executors.messages import Station
 
 
@@ -15,15 +16,22 @@ class Worker:
 
     A message counts until ``_task_done()`` is called, by ``@task_done`` or by hand. ``_ioloop``
     is asyncio's loop, or Tornado's where the pool was given that. All is called on the loop.
+
+    ``_task_queue`` and ``_result_queue`` are its station; they have ``task_done()`` and
+    ``put_nowait(result)``, and no more of what a queue has.
     """
 
-    def __init__(self, number: int, ioloop: Any, station: Station) -> None:
+    def __init__(
+        self, number: int, ioloop: Any, task_queue: Station, result_queue: Station
+    ) -> None:
         self._number = number  #: 0 for the first
         self._ioloop = ioloop
-        self._station = station
+        self._task_queue = task_queue
+        self._result_queue = result_queue
+        self._initialised = self._initialise()
 
     def _initialise(self) -> Awaitable[None] | None:
-        """Override it to get ready; may be a coroutine. Called once, before any message."""
+        """Override it to get ready; may be a coroutine. Over before ``start`` is called."""
         return None
 
     def _process_message(self, task: Any) -> Any:
@@ -35,25 +43,25 @@ class Worker:
     def _put_nowait(self, result: Any) -> None:
         """Send a result to the pool.
 
-        Raises queue.Full where the pool has ``max_results`` of this worker that it is not done
+        Raises queue.Full where the pool has ``max_results`` of all workers that it is not done
         with, and whatever pickle has against the result.
         """
-        self._station.put_nowait(result)
+        self._result_queue.put_nowait(result)
 
     async def _put(self, result: Any) -> None:
         """Send a result, and wait for as long as the pool does not take one."""
-        await self._station.put(result)
+        await self._result_queue.put(result)
 
     def _task_done(self) -> None:
         """Say that the message which this code handles is done; else the oldest.
 
         Raises ValueError where it was done already.
         """
-        self._station.task_done()
+        self._task_queue.task_done()
 
     def start(self) -> Awaitable[None] | None:
         """Begin; messages come when it is over. Call it from an override."""
-        return self._initialise()
+        return None
 
     def join(self) -> None:
         """End, after the last message is done. Call it from an override."""
@@ -72,9 +80,11 @@ def task_done(function: Callable[..., Any]) -> Callable[..., Any]:
         is_over = True
         try:
             answer = function(*args)
-            if inspect.isawaitable(answer):
+            check_done(answer)
+            awaited = awaitable_of(answer)
+            if awaited is not None:
                 is_over = False
-                return _await(answer, done)
+                return _await(awaited, done)
             return answer
         finally:
             if is_over:

@@ -21,7 +21,8 @@ from ...errors import WorkerCrashed
 from ..remote import Failure
 from .lookout import Lookout
 from .processes import end_process, start_process
-from .slot import BOUNDLESS, Slot
+from .results import BOUNDLESS, ResultBound
+from .slot import Slot
 from .terms import Listener, Terms, unpack
 
 log = logging.getLogger(__name__)
@@ -42,8 +43,8 @@ class Crew:
         self._context: Any = multiprocessing.get_context(terms.start_method)
         self._lock = threading.RLock()
         tasks = BOUNDLESS if terms.max_tasks is None else max(1, terms.max_tasks // terms.size)
-        results = BOUNDLESS if terms.max_results is None else terms.max_results
-        self._slots = [Slot(number, tasks, results) for number in range(terms.size)]
+        self._slots = [Slot(number, tasks) for number in range(terms.size)]
+        self._bound = ResultBound(self._context, terms.size, terms.max_results)
         self._turn = 0
         self._false_starts = 0
         self._failure: BaseException | None = None  #: why the last worker could not start
@@ -92,7 +93,7 @@ class Crew:
         """
         with self._lock:
             if self._refusal is not None:
-                raise self._error()
+                raise (WorkerCrashed if self._is_given_up else RuntimeError)(self._refusal)
             slot = self._slots[self._turn] if number is None else self._slot(number)
             slot.accept(payload, label)
             if number is None:
@@ -122,11 +123,17 @@ class Crew:
             return slot.number if len(slot) < slot.most_tasks else None
 
     def results_done(self, number: int, results: int) -> None:
-        """Let a worker send so many results more."""
+        """Count results of a worker as dealt with, and let workers send as many more."""
         with self._lock:
-            slot = self._slots[number]
-            if slot.return_results(results):
-                self._push(slot)
+            self._slots[number].undone_results -= results
+            self._bound.done(number, results)
+            self._call_waiting()
+
+    def _call_waiting(self) -> None:
+        """Tell workers that wait with a result that there is room; under the lock."""
+        for number in self._bound.answered():
+            self._slots[number].call()
+            self._push(self._slots[number])
 
     def _slot(self, number: int) -> Slot:
         if not 0 <= number < len(self._slots):
@@ -141,16 +148,14 @@ class Crew:
         if self._lookout is not None:
             self._lookout.look_again()
 
-    def _error(self) -> Exception:
-        message = self._refusal or ""
-        return WorkerCrashed(message) if self._is_given_up else RuntimeError(message)
-
     # -- the end
 
     def stop(self, reason: str = "the pool was stopped") -> None:
         """Take no more messages, and have each worker end when it has done what it has."""
         with self._lock:
             self._refusal = self._refusal or reason
+            self._bound.lift()  # the worker's last messages may have results that nobody deals with
+            self._call_waiting()
             for slot in self._slots:
                 slot.close()
                 self._push(slot)
@@ -212,7 +217,7 @@ class Crew:
 
     def _staff(self, slot: Slot) -> None:
         """Start a process for *slot*; under the lock."""
-        start_process(self._context, slot, self._terms.factory)
+        start_process(self._context, slot, self._bound, self._terms.factory)
         assert self._lookout is not None
         self._lookout.watch(slot)
         self._push(slot)
@@ -295,6 +300,8 @@ class Crew:
         with self._lock:
             slot.channel.close()
             slot.channel = slot.process = None
+            self._bound.settle(slot.number, slot.undone_results)
+            self._call_waiting()
             if slot.has_ended_well:
                 slot.is_gone = True
                 return
@@ -302,8 +309,8 @@ class Crew:
             self._false_starts += not slot.has_started
             if self._false_starts >= MOST_FALSE_STARTS:
                 self._give_up(f"{self._false_starts} workers in a row died before they were ready")
-            slot.is_gone = self._is_given_up or self._is_done_with(slot)
             waiting = len(slot)
+            slot.is_gone = self._is_given_up or (self._refusal is not None and not waiting)
         obituary = f"worker {slot.number} (pid {slot.pid}) died, {status}"
         log.error("%s; %s messages lost, %s wait for another", obituary, len(lost), waiting)
         if lost:
@@ -318,9 +325,6 @@ class Crew:
             self._failure = error
             self.kill(f"worker {slot.number} cannot be replaced: {error}")
         self._listener.make_room(slot.number)
-
-    def _is_done_with(self, slot: Slot) -> bool:
-        return self._refusal is not None and not len(slot)
 
     def _lose_the_rest(self) -> None:
         with self._lock:

@@ -8,6 +8,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from .channel import Channel
+from .results import ResultBound
 from .slot import Slot
 from .station import Factory, run_station
 
@@ -15,13 +16,13 @@ from .station import Factory, run_station
 EXIT_SECONDS = 1.0
 
 
-def start_process(context: Any, slot: Slot, factory: Factory) -> None:
+def start_process(context: Any, slot: Slot, bound: ResultBound, factory: Factory) -> None:
     """Start a process and give it the slot. Raises what multiprocessing does.
 
     context: multiprocessing's, of some start method.
     """
     ours, theirs = context.Pipe(duplex=True)
-    arguments = (theirs, slot.number, slot.most_results, factory)
+    arguments = (theirs, slot.number, bound, factory)
     name = f"asyncjob-worker-{slot.number}"
     process = context.Process(target=run_station, args=arguments, name=name)
     # Before the start: a forked child closes its parent's ends of all that slots have.

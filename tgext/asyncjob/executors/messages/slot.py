@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
-import sys
 from collections import deque
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -25,9 +24,6 @@ FRAMES_ON_THEIR_WAY = 2
 #: A frame ends with the message that reaches either; the second is in bytes.
 FRAME_MESSAGES = 512
 FRAME_BYTES = 1 << 18
-
-#: Stands for no bound on results.
-BOUNDLESS = sys.maxsize
 
 #: A message that as many workers have died with is not given to another one.
 MOST_DEATHS = 3
@@ -50,10 +46,9 @@ class Parcel:
 class Slot:
     """See the module. Used under the crew's lock, but for ``channel`` and ``process``."""
 
-    def __init__(self, number: int, most_tasks: int, most_results: int) -> None:
+    def __init__(self, number: int, most_tasks: int) -> None:
         self.number = number
         self.most_tasks = most_tasks
-        self.most_results = most_results
         self.process: BaseProcess | None = None
         self.channel: Channel | None = None
         self.pid = 0
@@ -65,9 +60,7 @@ class Slot:
         self._sent: dict[int, Parcel] = {}
         self._next_number = 0
         self._on_their_way = 0
-        self._returned = 0
-        # Credit goes back in eighths, so that a lone result does not cost a frame of its own.
-        self._least_returned = max(1, most_results // 8)
+        self._is_called = False
         self._is_closing = False
         self._is_told = False
 
@@ -85,7 +78,7 @@ class Slot:
         self.process, self.channel = process, channel
         self.has_started = False
         self._on_their_way = 0
-        self._returned = 0
+        self._is_called = False
         self._is_told = False
 
     # -- to the worker
@@ -102,14 +95,12 @@ class Slot:
         self._waiting.append(Parcel(payload, label))
 
     def close(self) -> None:
-        """Have the worker end when it has done what it has; its results are bounded no more."""
+        """Have the worker end when it has done what it has."""
         self._is_closing = True
 
-    def return_results(self, number: int) -> bool:
-        """Let the worker send so many results more; whether it should hear of that now."""
-        self.undone_results -= number
-        self._returned += number
-        return self._returned >= self._least_returned
+    def call(self) -> None:
+        """Have a frame go to the worker, though it be empty: there is room for results."""
+        self._is_called = True
 
     def begin(self) -> bool:
         """Send what waits if nothing is on its way; else it goes with the next frame.
@@ -145,7 +136,7 @@ class Slot:
             self.push()
 
     def _next_frame(self) -> tuple[Any, ...] | None:
-        """(number of the first message, messages, credit for results, whether it is the last)."""
+        """(number of the first message, messages, whether it is the last)."""
         waiting, sent, most = self._waiting, self._sent, self.most_tasks
         first = number = self._next_number
         payloads: list[bytes] = []
@@ -160,13 +151,11 @@ class Slot:
             number += 1
         self._next_number = number
         is_last = self._is_closing and not waiting and not self._is_told
-        # told with the first frame after close(), not with the last: the worker goes on sending
-        credit = BOUNDLESS if self._is_closing else self._returned
-        if not payloads and not is_last and self._returned < self._least_returned:
+        if not payloads and not is_last and not self._is_called:
             return None
-        self._returned = 0
+        self._is_called = False
         self._is_told = self._is_told or is_last
-        return (first, payloads, credit, is_last)
+        return (first, payloads, is_last)
 
     # -- from the worker
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import inspect
 import logging
 import os
 import pickle
@@ -26,8 +25,10 @@ from typing import Any, Protocol
 
 from ...call import check_done
 from ...forked import end_child_of
+from ..awaiting import awaitable_of
 from ..remote import Failure
 from .channel import Channel
+from .results import ResultBound
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,8 @@ PICKLE_PROTOCOL = 5
 #: How long messages are handled at a stretch, in seconds.
 STRETCH_SECONDS = 0.005
 
-#: How often a worker looks whether its parent is another one now, in seconds.
+#: How often a worker looks whether its parent is another one now, and whether there is room for a
+#: result that waits, in seconds.
 LOOK_SECONDS = 1.0
 
 #: The message that the running code handles; inherited by tasks and callbacks that it makes.
@@ -57,15 +59,14 @@ Factory = Callable[["Station"], Post]
 class Station:
     """See the module. Everything but ``man`` is for the post, on the station's loop.
 
-    most_results: how many results the parent takes before it has dealt with one of them.
+    bound: how many results of all workers the parent takes before it has dealt with one of them.
     """
 
-    def __init__(self, channel: Channel, number: int, most_results: int) -> None:
+    def __init__(self, channel: Channel, number: int, bound: ResultBound) -> None:
         self.number = number
         self._pid = os.getpid()
         self._channel = channel
-        self._credit = most_results
-        self._most_results = most_results
+        self._bound = bound
         self._frames: deque[Iterator[tuple[int, bytes]]] = deque()
         self._open: dict[int, None] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
@@ -85,26 +86,27 @@ class Station:
     def put_nowait(self, result: object) -> None:
         """Send a result. Raises queue.Full, and whatever pickle has against the result."""
         payload = pickle.dumps(result, PICKLE_PROTOCOL)
-        if self._credit <= 0:
+        if not self._bound.take(self.number):
             raise queue.Full(
-                f"worker {self.number} has sent {self._most_results} results (max_results) that "
-                "are not dealt with; try again later, or await _put()"
+                f"the pool has {self._bound.most} results (max_results) that are not dealt with; "
+                "try again later, or await _put()"
             )
-        self._credit -= 1
         self._results.append(payload)
         self._flush_soon()
 
     async def put(self, result: object) -> None:
         """Send a result as soon as the parent takes one."""
         payload = pickle.dumps(result, PICKLE_PROTOCOL)
-        while self._credit <= 0:
+        while not self._bound.take(self.number):
+            self._bound.ask(self.number)
+            if self._bound.take(self.number):  # what was done meanwhile has told nobody
+                break
             turn = asyncio.get_running_loop().create_future()
             self._putters.add(turn)
             try:
-                await turn
+                await asyncio.wait([turn], timeout=LOOK_SECONDS)
             finally:
                 self._putters.discard(turn)
-        self._credit -= 1
         self._results.append(payload)
         self._flush_soon()
 
@@ -159,8 +161,7 @@ class Station:
         frames = self._channel.receive()
         if frames is None:
             os._exit(1)  # nobody is left to send results to
-        for first, payloads, credit, is_last in frames:
-            self._credit += credit
+        for first, payloads, is_last in frames:
             self._frames.append(zip(count(first), payloads))
             self._is_last = self._is_last or is_last
         for turn in self._putters:
@@ -200,8 +201,9 @@ class Station:
             self._fail(number, error)
             return
         end_child_of(self._pid)
-        if answer is not None and inspect.isawaitable(answer):
-            self._running[number] = self._loop.create_task(self._attend(number, answer))
+        awaited = awaitable_of(answer)
+        if awaited is not None:
+            self._running[number] = self._loop.create_task(self._attend(number, awaited))
 
     async def _attend(self, number: int, answer: Awaitable[object]) -> None:
         try:
@@ -247,7 +249,7 @@ class Station:
         return content
 
 
-def run_station(connection: Connection, number: int, most_results: int, factory: Factory) -> None:
+def run_station(connection: Connection, number: int, bound: ResultBound, factory: Factory) -> None:
     """Be a worker process: what a crew's processes run."""
     # A forked child shares the parent's wake-up socket: its signals would be the parent's.
     signal.set_wakeup_fd(-1)
@@ -255,7 +257,7 @@ def run_station(connection: Connection, number: int, most_results: int, factory:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="asyncjob-lifeline", daemon=True).start()
-    asyncio.run(Station(Channel(connection), number, most_results).man(factory))
+    asyncio.run(Station(Channel(connection), number, bound).man(factory))
 
 
 def _end_with_parent() -> None:

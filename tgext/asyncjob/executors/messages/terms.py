@@ -31,7 +31,7 @@ class Terms:
     factory: makes the post in each process; has to be picklable but for the method ``fork``.
     max_tasks: messages that wait, and as many again that are under way, over all workers, of
     which each has an equal share; None: no bound.
-    max_results: results of one worker that are not dealt with; None: no bound.
+    max_results: results of all workers that are not dealt with; None: no bound.
     redeliver: whether a dead worker's messages go to its successor, or are lost.
     start_method: of multiprocessing; None: its default.
     """
@@ -46,8 +46,8 @@ class Terms:
     def __post_init__(self) -> None:
         for name in ("size", "max_tasks", "max_results"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"expected a {name} of at least 1, got {value!r}")
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"expected a whole {name} of at least 1, got {value!r}")
 
 
 def pack(message: object) -> bytes:
