@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
+import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +18,7 @@ from sqlalchemy import create_engine, select
 from backend_contract import DONE, claim_one, enqueued, status_of
 from clocks import FakeClock, rescued_meanwhile
 from databases import url_of
+from tgext.asyncjob import JobQueue
 from tgext.asyncjob.backends.sql import SqlBackend
 from tgext.asyncjob.backends.sql.silence import MOST_SECONDS, Silence
 from tgext.asyncjob.job import FAILED, READY, RUNNING, WorkerId
@@ -206,6 +210,46 @@ def test_database_that_was_away_for_long_gives_nobody_up(field, monkeypatch):
 
 def away() -> Any:
     raise ConnectionError
+
+
+def test_job_of_a_worker_that_was_not_watched_for_long_enough_is_in_doubt(field):
+    silent, other = field.backend(), field.backend()
+    enqueued(silent)
+    claim_one(silent, ELSEWHERE)
+    told = [other.is_in_doubt()]
+    for step in (21, -42):
+        field.database.advance(step)
+        told.append(other.is_in_doubt())
+    rescued_meanwhile(other, field.time, 25)
+
+    assert told == [False, True, True]
+    assert other.is_in_doubt() is False
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_burst_stays_until_it_has_watched_a_silent_worker_for_its_lease(kind, tmp_path):
+    """As a CronJob's pod does, when the one before was killed."""
+    options = {"url": url_of(kind, tmp_path), "table_prefix": f"b{uuid.uuid4().hex[:8]}_"}
+    with JobQueue("sql", threads=0, **options) as first, JobQueue("sql", **options) as burst:
+        uid = first.perform(len, "ab")
+        killed = WorkerId("1-81234-000000000000-1s-5d41402abc4b")
+        claim_one(first.backend, killed)
+        workers = first.backend.tables.workers
+        with first.backend._dialect.volatile.connect() as connection:
+            connection.execute(workers.update().values(seen_at=workers.c.seen_at - 3600))
+        burst.runner.arrange(threads=1, leave_after=math.inf)
+
+        burst.start_worker()
+        until, pause = time.monotonic() + 30, threading.Event()
+        while not burst.runner.has_left and time.monotonic() < until:
+            pause.wait(0.02)
+
+        assert burst.runner.has_left
+        assert (first.result(uid).status, first.result(uid).attempts) == ("SUCCESSFUL", 1)
+        tables = first.backend.tables.metadata
+        engine = create_engine(options["url"])
+    tables.drop_all(engine)
+    engine.dispose()
 
 
 def test_what_a_dismissed_worker_still_holds_waits_again_at_once_and_is_no_crash(field):

@@ -236,6 +236,11 @@ class ClaimingBackend(Backend):
     def rescue(self) -> int:
         """Take the jobs of dead workers away from them; return how many."""
 
+    def is_in_doubt(self) -> bool:
+        """Tell whether a job is held by a worker that may be dead, which only further calls of
+        ``rescue`` will show."""
+        return False
+
     @abstractmethod
     def wait(
         self, queues: Collection[str] | None, seconds: float, stopped: Callable[[], bool]

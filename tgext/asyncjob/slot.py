@@ -37,6 +37,9 @@ RELIEF_SECONDS = 0.1
 #: Longest that a slot sleeps, in seconds: a net below the wake-ups, nothing else.
 LONGEST_SLEEP = 300.0
 
+#: How long one that is to leave sleeps while another worker's jobs may come free, in seconds.
+DOUBT_SECONDS = 0.5
+
 #: How long a slot waits after an error of the backend's own, in seconds; doubled up to the last.
 FAULT_SECONDS = (0.1, 30.0)
 
@@ -88,21 +91,27 @@ class Slot(threading.Thread):
             self._on_end(self)
 
     def _serve(self) -> None:
-        fault_seconds = FAULT_SECONDS[0]
+        fault_seconds, is_sure = FAULT_SECONDS[0], False
         while not self._stopping.is_set():
             try:
                 claims = self._backend.claim(self._worker_id, self._queues, self._batch)
                 if not claims:
-                    if self.leave_after is not None:
+                    if is_sure:
                         return
+                    sleep_seconds = LONGEST_SLEEP
+                    if self.leave_after is not None:
+                        # Before the next look, which finds what comes free in between.
+                        is_sure = not self._backend.is_in_doubt()
+                        sleep_seconds = 0.0 if is_sure else DOUBT_SECONDS
                     self._batch = 1
-                    self._backend.wait(self._queues, LONGEST_SLEEP, self._stopping.is_set)
+                    self._backend.wait(self._queues, sleep_seconds, self._stopping.is_set)
                 fault_seconds = FAULT_SECONDS[0]
             except Exception as error:  # noqa: BLE001 - a slot outlives every fault of the store
                 self._complain("cannot claim", error, fault_seconds)
                 self._stopping.wait(fault_seconds)
                 fault_seconds = min(2 * fault_seconds, FAULT_SECONDS[1])
                 continue
+            is_sure = is_sure and not claims
             if claims and not self._run_all(claims):
                 return
             claims.clear()  # an idle slot must not keep the arguments of its last job

@@ -81,7 +81,6 @@ class SqlBackend(SqlDesk, ClaimingBackend):
         self._workers.retire(worker_id)
 
     def dismiss(self, worker_id: WorkerId) -> None:
-        self._retired.discard(worker_id)
         self._workers.dismiss(worker_id)
 
     def claim(self, worker_id: WorkerId, queues: Collection[str] | None, limit: int) -> list[Claim]:
@@ -322,6 +321,9 @@ class SqlBackend(SqlDesk, ClaimingBackend):
         if not self._running:
             self._dialect.trim()
         return rescued
+
+    def is_in_doubt(self) -> bool:
+        return self._workers.is_in_doubt()
 
     def wait(
         self, queues: Collection[str] | None, seconds: float, stopped: Callable[[], bool]

@@ -216,18 +216,19 @@ class Workers:
         strangers = [_Stranger(each) for each in self._strangers]
         return sum(self._take_from(each) for each in strangers if self._is_gone(each))
 
-    def are_in_doubt(self) -> bool:
+    def is_in_doubt(self) -> bool:
         """Whether a job is held by a worker that may have died, and was not watched for long
         enough yet: by the database's clock it has said nothing for longer than it may."""
         with self._dialect.volatile.connect() as connection:
             rows = connection.execute(self._looked_at()).all()
-        heard = {
+        known = {
             row.worker_id
             for row in rows
-            # One whose last beat is to come yet: that clock has been set.
+            # Also where the last beat is to come yet: that clock has been set.
             if abs(row.age) <= self._silence.lease_of(row.worker_id)
+            or self._silence.is_over_lease(row.worker_id)  # and it cannot be taken from just now
         }
-        return bool(self._holders() - heard - set(self._ours))
+        return bool(self._holders() - known - set(self._ours))
 
     # -- pieces
 
