@@ -5,10 +5,9 @@
     finish    on the job's own connection: committed with its work, or not at all
     rescue    what dead workers held waits again; a death counts as a crash, not as an attempt
 
-The rooms: ``tables`` and ``schema``, ``rows`` (a job as a row), ``desk`` (who enqueues and asks),
-``claims`` (the statements of a claim's life), ``workers`` and ``liveness`` (who lives),
-``reports`` (progress), ``pruning``, ``wakeup`` and ``ears`` (who is woken when), ``dialects``
-(what differs).
+The rooms: ``tables``, ``schema``, ``rows`` (a job as a row), ``desk`` (who enqueues and asks),
+``claims`` (a claim's life), ``workers``, ``liveness``, ``silence`` (who lives), ``reports``,
+``pruning``, ``wakeup`` and ``ears`` (who is woken when), ``dialects`` (what differs).
 """
 
 from __future__ import annotations
