@@ -27,7 +27,7 @@ FLOORS = """
     task  chain
     backend  options  seal  pending  overview  session_kinds  extent  workerid  connections
     backends  backends.*  executors  scope  sessions  joblog  interruption  process  progress \
-        verdict  forking  recycling
+        verdict  forking  recycling  bounded
     slackers  looppool  taskrunners
     surroundings  ledger  binding  calling
     completion

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import transaction
+from sqlalchemy.engine import make_url
 
 import sqlqueues
+from databases import SERVERS, url_of
+from holes import hole
 from sqlqueues import KINDS, PATIENCE_SECONDS, Place, place_of
 from tgext.asyncjob.job import FAILED, READY, WorkerId
 
@@ -95,3 +100,58 @@ def test_run_pending_takes_no_further_job_once_another_thread_has_closed_the_que
 
     assert ran == 1
     assert place.other_queue().backend.counts()[READY] == 2
+
+
+# -- a server that neither answers nor refuses
+
+BEHIND_A_HOLE = """
+import sys, threading, time
+from sqlalchemy import text
+from tgext.asyncjob import JobQueue, asyncjob_session
+
+begun = threading.Event()
+
+def queries(sleep):
+    session = asyncjob_session()
+    session.execute(text("SELECT 1"))
+    begun.set()
+    session.execute(text(sleep))
+
+def main(url, prefix, sleep):
+    queue = JobQueue("sql", url=url, table_prefix=prefix, lease=2, drain_timeout=1, threads=2)
+    queue.start_worker()
+    queue.result(queue.perform(len, "ab")).wait(20)
+    queue.perform(queries, sleep)
+    begun.wait(20)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    began = time.monotonic()
+    queue.close()
+    print(f"{time.monotonic() - began:.1f}", flush=True)
+"""
+
+SLEEPS = {"postgresql": "SELECT pg_sleep(30)", "mariadb": "SELECT sleep(30)"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", SERVERS)
+def test_close_and_the_exit_wait_for_no_server_whose_packets_are_dropped(kind, tmp_path):
+    url = make_url(url_of(kind, tmp_path))
+    with place_of(kind, tmp_path), hole(SERVERS[kind][1]) as way:
+        through = url.set(host="127.0.0.1", port=way.port).render_as_string(hide_password=False)
+        (tmp_path / "behind.py").write_text(BEHIND_A_HOLE)
+        program = "import behind, sys; behind.main(*sys.argv[1:])"
+        command = [sys.executable, "-c", program, through, sqlqueues.PREFIX, SLEEPS[kind]]
+        with subprocess.Popen(
+            command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as worker:
+            try:
+                assert worker.stdout.readline() == "ready\n"
+                way.open()
+                assert way.swallowed.wait(PATIENCE_SECONDS)  # a heartbeat, say
+                told, _ = worker.communicate("close\n", timeout=PATIENCE_SECONDS)
+            finally:
+                worker.kill()
+
+    assert float(told) < 12

@@ -16,6 +16,7 @@ from typing import Any
 
 from .backend import ClaimingBackend
 from .backends import make_backend
+from .bounded import within
 from .errors import ConfigError, MissingExtra
 from .forked import leave_session
 from .job import READY, Job
@@ -23,6 +24,9 @@ from .options import Options
 from .scope import Scope
 
 log = logging.getLogger(__name__)
+
+#: Seconds that the end of a queue waits for its database.
+CLOSE_SECONDS = 3.0
 
 
 class Binding:
@@ -70,11 +74,14 @@ class Binding:
         lost = 0 if self._backend.is_shared else self._backend.counts()[READY]
         if lost:
             log.warning("jobs never run, lost with this process's memory: %d", lost)
-        self._backend.close()
+        if self._backend.is_shared:
+            within(CLOSE_SECONDS, self._backend.close, "say goodbye to the database of jobs")
+        else:
+            self._backend.close()
         if self._engine is not None:
             if self.sessions is not None:
                 self.sessions.remove()
-            self._engine.dispose()
+            within(CLOSE_SECONDS, self._engine.dispose, "close the connections to a database")
 
     @property
     def carrier(self) -> Any:

@@ -20,6 +20,10 @@ from .workerid import new_worker_id
 log = logging.getLogger(__name__)
 
 
+#: Seconds that the end waits for a start that is under way.
+START_SECONDS = 2.0
+
+
 class Runner:
     """At most one worker a process; any thread may ask for it.
 
@@ -94,8 +98,12 @@ class Runner:
             expendable=is_reloaded(),
         )
         worker.leave_after = self._leave_after
+        self._last = worker
         worker.start()
-        self._worker = self._last = worker
+        if self._stopped:
+            worker.stop(0.0)  # nobody has waited for it
+        else:
+            self._worker = worker
 
     def _warn(self) -> None:
         if self._options.backend == "memory" and not self._warned:
@@ -125,8 +133,12 @@ class Runner:
 
     def stop(self) -> None:
         """Drain the worker, and start no other."""
-        with self._lock:
-            worker, self._worker, self._stopped = self._worker, None, True
+        self._stopped = True
+        # Whoever starts it may wait for a server that does not answer.
+        is_locked = self._lock.acquire(timeout=START_SECONDS)
+        worker, self._worker = self._worker, None
+        if is_locked:
+            self._lock.release()
         for each in (*self._callers, *([] if worker is None else [worker])):
             each.stop(self._options.drain_timeout)
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from . import joblog
 from .attempt import Attempt, settle
+from .bounded import within
 from .job import WorkerId
 from .slot import LONGEST_SLEEP, Slot
 from .surroundings import Surroundings
@@ -43,6 +44,9 @@ BEATS = 4
 
 #: Seconds in which an attempt that was interrupted may end by itself before its slot is replaced.
 GRACE_SECONDS = 0.25
+
+#: Seconds that a worker which stops waits for each of the things that it has to tell a database.
+LEAVE_SECONDS = 2.0
 
 
 class Worker:
@@ -137,7 +141,7 @@ class Worker:
         self._look.set()
         self._relief.set()
         self._backend.wake()
-        self._try(lambda: self._backend.retire(self.id), "say that it stops")
+        self._leave(GRACE_SECONDS, lambda: self._backend.retire(self.id), "say that it stops")
         if not self._join(drain_seconds):
             self.hurry()
         self._end_others()
@@ -151,16 +155,28 @@ class Worker:
         for thread in self._others:
             if thread is not me and thread.is_alive():
                 thread.join(GRACE_SECONDS)
-        self._try(self._settle_overdue, "store that a job has timed out")
+        if self._overdue:
+            self._leave(LEAVE_SECONDS, self._settle_overdue, "store that a job has timed out")
 
     def hurry(self) -> None:
         """Give back what runs, now."""
         for slot in self._slots_but_mine():
             slot.stop()
         if not self._join(GRACE_SECONDS):
-            for slot in self._slots_but_mine():
-                self._try(slot.give_back, "give back what runs")
+            left = self._slots_but_mine()
+            self._leave(LEAVE_SECONDS, lambda: self._give_back(left), "give back what runs")
         self._join(GRACE_SECONDS)
+
+    def _give_back(self, slots: list[Slot]) -> None:
+        for slot in slots:
+            self._try(slot.give_back, "give back what runs")
+
+    def _leave(self, seconds: float, act: Callable[[], object], what: str) -> None:
+        """Do what asks the backend on the way out: its server may never answer."""
+        if self._backend.is_shared:
+            within(seconds, lambda: self._try(act, what), what)
+        else:
+            self._try(act, what)
 
     # -- slots
 

@@ -1,0 +1,38 @@
+"""What asks a server that may never answer, where nobody can wait for that: at the end.
+
+A connection whose packets are dropped waits for an answer as long as the kernel does, a quarter
+of an hour or more, and no exception reaches the thread that waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+
+def within(seconds: float, act: Callable[[], object], what: str) -> bool:
+    """Do *act* in a daemon thread, and wait *seconds* for its end; False if it goes on alone.
+
+    what: for the log, after "could not". What *act* raises is logged.
+    """
+
+    def run() -> None:
+        try:
+            act()
+        except Exception:
+            log.exception("could not %s", what)
+
+    thread = threading.Thread(target=run, name="asyncjob-leaving", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # from Python 3.12 on no thread starts once the interpreter exits
+        run()
+        return True
+    thread.join(seconds)
+    if thread.is_alive():
+        log.warning("could not %s within %gs: going on without it", what, seconds)
+        return False
+    return True
