@@ -25,7 +25,8 @@ FLOORS = """
     job
     current
     task  chain
-    backend  options  seal  pending  overview  session_kinds  extent  workerid  connections
+    backend  options  seal  pending  overview  session_kinds  extent  workerid  connections \
+        cutting  moments
     backends  backends.*  executors  scope  sessions  joblog  interruption  process  progress \
         verdict  forking  recycling  bounded
     slackers  looppool  taskrunners
@@ -34,6 +35,7 @@ FLOORS = """
     attempt
     apart
     slot
+    timeouts
     worker  supervisor
     callerthread
     runner

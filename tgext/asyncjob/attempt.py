@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from contextvars import copy_context
+from functools import partial
 from threading import current_thread, main_thread
 from typing import Any
 
@@ -26,11 +27,13 @@ from .backend import ClaimingBackend
 from .calling import make_call
 from .completion import Completion
 from .current import attempt_var
+from .cutting import stop_all
 from .errors import JobCancelled, JobTimeout
 from .forked import end_child_of, only_here
-from .interruption import Abandoned, Interruptible, stack_of
+from .interruption import Abandoned, Interruptible
 from .job import CANCELLED, FAILED, READY, SUCCESSFUL, Claim, JobId, Outcome, Progress, TaskError
 from .joblog import LINES
+from .moments import stack_of
 from .surroundings import Surroundings
 from .verdict import success, verdict_on
 
@@ -52,7 +55,7 @@ class Attempt:
     """One attempt of one job; made, run and dropped by a worker's slot."""
 
     __slots__ = (
-        "_cancelled", "_completion", "_is_cut", "_lines", "_pid", "_running", "_surroundings",
+        "_cancelled", "_completion", "_lines", "_pid", "_running", "_surroundings",
         "claim", "outcome", "started",
     )  # fmt: skip
 
@@ -66,7 +69,6 @@ class Attempt:
         self.outcome: Outcome | None = None
         self._completion = Completion(claim, surroundings)
         self._cancelled = False  # by itself
-        self._is_cut = False
         self._lines: deque[str] | None = None
 
     # -- what the job's own code asks, by way of current.py
@@ -129,8 +131,13 @@ class Attempt:
         return self._completion.connections
 
     def interrupt(self, error: type[BaseException]) -> None:
-        """Raise *error* in the job as soon as may be, once, unless it has returned."""
-        self._running.interrupt(error)
+        """Raise *error* in the job as soon as may be, once, unless it has returned; end the
+        statement that it waits for before, with which the server would go on."""
+        self._running.interrupt(error, self.connections and partial(stop_all, self.connections))
+
+    def insist(self) -> None:
+        """Interrupt it once more, where it has swallowed that."""
+        self._running.insist()
 
     def time_out(self) -> bool:
         """End the attempt for the world as timed out, whatever its thread goes on to do;
@@ -148,12 +155,7 @@ class Attempt:
 
     def cut_off(self) -> None:
         """Break its connections, which may hold locks; not where it has returned and commits."""
-        if self._running.has_returned or self._is_cut:
-            return
-        self._is_cut = True
-        for connection in self.connections:
-            with suppress(Exception):  # it may have ended by itself in this moment
-                self._surroundings.backend.cut(connection)
+        self._running.while_inside(lambda: stop_all(self.connections, for_good=True))
 
     def give_back(self) -> bool:
         """End the attempt for the world as if it had never begun; False as ``time_out``."""

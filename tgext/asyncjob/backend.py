@@ -254,10 +254,6 @@ class ClaimingBackend(Backend):
     def wake(self) -> None:
         """Make every ``wait`` of this process that is under way return now."""
 
-    def cut(self, connection: Any) -> None:
-        """Break a connection that an abandoned attempt holds, from another thread: its locks
-        would hold up everyone."""
-
     @abstractmethod
     def prune(self) -> int:
         """Remove ended jobs older than the retention; return how many."""

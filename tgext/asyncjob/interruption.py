@@ -5,9 +5,11 @@ changed only under the lock, says who may: until the function has returned, anyb
 ``interrupt``, then ``abandon``; from then on only its own thread.
 
 An interruption can hit any line, so one that holds a lock of ours would hold it for ever: what
-the function calls of this package runs under a ``shield``, and is interrupted at its end. The
-locks that everybody shares (of logging, of ``threading.Condition``) are taken in Python and would
-be held for ever too: what is just taking one is left alone until it is through.
+the function calls of this package runs under a ``shield``, and is interrupted at its end. What
+others' code must not be cut in is in ``moments.py``: there it waits until the function is through.
+
+The first interruption may be caught, to clean up. One that was swallowed is followed by others,
+which no ``except Exception`` catches: see ``insist``.
 """
 
 from __future__ import annotations
@@ -18,43 +20,75 @@ import inspect
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from types import CoroutineType, GeneratorType
+from types import CoroutineType, FrameType, GeneratorType
 from typing import Any
 
 from .call import check_done
 from .errors import BadCall
-from .job import is_ours
+from .moments import is_good
 
 #: How often an interruption tries to find a function outside such code, and seconds between two.
-LOOKS, LOOK_SECONDS = 50, 0.001
+LOOKS, LOOK_SECONDS = 10, 0.001
+
+#: Seconds after an interruption in which a function may clean up, and between two further ones;
+#: these are doubled up to the last.
+INSIST_SECONDS = (1.0, 10.0)
 
 #: Seconds between two looks whether to go on waiting for a future.
 FUTURE_SECONDS = 0.1
-
-#: Functions of ``threading`` in which a lock is being taken or let go.
-_LOCKING = frozenset({"__enter__", "__exit__", "acquire", "release", "_acquire_restore"})
 
 _WAITING, _RUNNING, _RETURNED, _ABANDONED = range(4)
 
 
 class Abandoned(BaseException):
-    """Raised in a function's own thread when the world goes on without it."""
+    """Raised in a function's own thread when the world goes on without it, and in one that has
+    swallowed what was to end it."""
+
+
+class Relentless(Abandoned):
+    """Raised again where an interruption was swallowed: goes on with each line that its thread
+    comes to, the handlers of a bare ``except`` and the loops around them too."""
+
+    def __init__(self) -> None:
+        # Made by the interpreter in the thread that it is raised in, when that comes to a handler.
+        super().__init__()
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_code is not Interruptible.run.__code__:
+            frame.f_trace = _go_on
+            frame = frame.f_back
+        if frame is not None:
+            sys.settrace(_go_on)
+
+
+def _go_on(_frame: FrameType, event: str, _argument: object) -> Any:
+    """A trace function that interrupts its own thread. It raises nothing itself: the interpreter
+    would stop tracing then."""
+    thread = threading.get_ident()
+    if event == "line" and is_good(thread, Interruptible.run.__code__, _OWN_END):
+        _raise_in(thread, Abandoned)
+    return _go_on
 
 
 class Interruptible:
     """Runs a function so that another thread can stop it."""
 
-    __slots__ = ("_interruption", "_lock", "_phase", "_sent", "_shields", "_wake",
-                 "thread")  # fmt: skip
+    __slots__ = (
+        "_first", "_guard", "_insist_at", "_insist_seconds", "_interruption", "_is_inside", "_lock",
+        "_phase", "_sent", "_shields", "_wake", "thread",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.thread = 0  #: the identifier of the thread that runs it, 0 before
         self._lock = threading.RLock()
+        self._guard = threading.RLock()  # held while others act on what the function works with
         self._phase = _WAITING
+        #: what does something before the interruption, in a thread; also when it has ended
+        self._first: threading.Thread | None = None
+        self._is_inside = False  # whether its thread is in the function, whatever the phase
+        self._insist_at, self._insist_seconds = 0.0, INSIST_SECONDS[0]
         self._shields = 0
         self._interruption: type[BaseException] | None = None
         self._sent = False  #: whether it is on its way, or will be raised by a shield
@@ -76,6 +110,7 @@ class Interruptible:
         try:
             try:
                 self._phase = _RUNNING
+                self._is_inside = True
                 value = function()
             finally:
                 self._leave()
@@ -137,29 +172,84 @@ class Interruptible:
             raise Abandoned
         if self._interruption is not None:
             self._sent = True
+            self._insist_at = time.monotonic() + self._insist_seconds
             raise self._interruption
 
-    def interrupt(self, error: type[BaseException]) -> None:
+    def intend(self, error: type[BaseException]) -> bool:
+        """See to it that the function ends by *error* at last; False if it has ended already."""
+        with self._lock:
+            if self._phase == _RUNNING:
+                self._interruption = self._interruption or error
+            return self._phase == _RUNNING
+
+    def interrupt(
+        self, error: type[BaseException], first: Callable[[], object] | tuple[()] = ()
+    ) -> None:
         """Raise *error* in the function at its next bytecode; once, while it runs.
 
-        Later, if it is just taking a lock: then it may be asked for again.
+        Later, if that is no good moment: then it may be asked for again.
+        first: what is to be done before, in a thread of its own, since it may take long; or ().
         """
+        if not self.intend(error) or self._sent:
+            return
+        if first and self._first is None:
+            self._first = threading.Thread(
+                target=self._send_after, args=(first,), name="asyncjob-stop", daemon=True
+            )
+            self._first.start()
+        elif self._first is None or not self._first.is_alive():
+            self._send()
+
+    def _send_after(self, first: Callable[[], object]) -> None:
+        try:
+            self.while_inside(first)
+        finally:
+            self._send()
+
+    def _send(self) -> None:
         for _ in range(LOOKS):
             with self._lock:
                 if self._phase != _RUNNING or self._sent:
                     return
-                self._interruption = self._interruption or error
                 if self._wake is not None:
                     self._wake()
                     self._sent = True
                 elif self._shields:
                     self._sent = True
-                elif not _is_locking(self.thread):
+                elif self._is_good():
                     _raise_in(self.thread, self._interruption)
                     self._sent = True
                 if self._sent:
+                    self._insist_at = time.monotonic() + self._insist_seconds
                     return
             time.sleep(LOOK_SECONDS)
+
+    def insist(self) -> bool:
+        """Raise again in a function that should have ended, what only a bare ``except`` catches,
+        if it is time for that; False if its thread has left it."""
+        with self._lock:
+            now = time.monotonic()
+            is_due = self._sent or self._phase == _ABANDONED
+            if self._is_inside and is_due and now >= self._insist_at and not self._shields:
+                if self._wake is not None:
+                    self._wake()
+                elif self._is_good():
+                    _raise_in(self.thread, Relentless)
+                else:
+                    return True  # at the next look
+                self._insist_seconds = min(2 * self._insist_seconds, INSIST_SECONDS[1])
+                self._insist_at = now + self._insist_seconds
+            return self._is_inside
+
+    def _is_good(self) -> bool:
+        return is_good(self.thread, Interruptible.run.__code__, _OWN_END)
+
+    def while_inside(self, act: Callable[[], object]) -> None:
+        """Let another thread act on what the function works with; not if it has left that: its
+        thread waits to leave until that is done."""
+        with self._guard:
+            if self._is_inside:
+                act()
 
     def check_unsent(self) -> None:
         """Raise the interruption that found no good moment; for its own thread, in one."""
@@ -172,6 +262,7 @@ class Interruptible:
             if self._phase != _RUNNING:
                 return False
             self._phase = _ABANDONED
+            self._insist_at = time.monotonic() + self._insist_seconds
             return True
 
     @contextmanager
@@ -188,10 +279,13 @@ class Interruptible:
 
     def _leave(self) -> None:
         """No interruption from here on; one that was sent and has not arrived is taken back."""
-        with self._lock:
+        with self._guard, self._lock:
+            self._is_inside = False
             if self._phase == _RUNNING:
                 self._phase = _RETURNED
-            if self._interruption is not None:
+            if sys.gettrace() is _go_on:
+                sys.settrace(None)
+            if self._interruption is not None or self._phase == _ABANDONED:
                 _raise_in(self.thread, None)
 
     async def _await(self, awaitable: Awaitable[Any]) -> Any:
@@ -204,6 +298,10 @@ class Interruptible:
         finally:
             with self._lock:
                 self._wake = None
+
+
+#: In it no interruption is good any more.
+_OWN_END = Interruptible._leave.__code__
 
 
 def _is_awaited(value: object) -> bool:
@@ -240,32 +338,8 @@ async def _result_of(future: asyncio.Future[Any]) -> Any:
     return await future
 
 
-def _is_locking(thread: int) -> bool:
-    """Whether a thread is inside code that takes a lock which others need, too.
-
-    Nothing runs in that thread meanwhile: the caller has just got the interpreter.
-    """
-    frame = sys._current_frames().get(thread)
-    while frame is not None and frame.f_code is not Interruptible.run.__code__:
-        module = frame.f_globals.get("__name__")
-        if module == "logging" or (module == "threading" and frame.f_code.co_name in _LOCKING):
-            return True
-        frame = frame.f_back
-    return False
-
-
 def _raise_in(thread: int, error: type[BaseException] | None) -> None:
     """Raise *error* in a thread at its next bytecode; None takes back what has not arrived."""
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(thread), None if error is None else ctypes.py_object(error)
     )
-
-
-def stack_of(thread: int) -> str:
-    """Where a thread is, from the first frame below this package's."""
-    frames = []
-    frame = sys._current_frames().get(thread)
-    while frame is not None and not is_ours(frame):
-        frames.append((frame, frame.f_lineno))
-        frame = frame.f_back
-    return "".join(traceback.StackSummary.extract(reversed(frames)).format())

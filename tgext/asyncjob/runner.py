@@ -20,6 +20,9 @@ from .workerid import new_worker_id
 log = logging.getLogger(__name__)
 
 
+#: Seconds between two looks at a job that is over its timeout.
+LOOK_SECONDS = 0.25
+
 #: Seconds that the end waits for a start that is under way.
 START_SECONDS = 2.0
 
@@ -153,6 +156,11 @@ class Runner:
     def has_left(self) -> bool:
         """Whether all threads of the worker have ended: nothing was due any more."""
         return self._last is not None and self._last.has_left
+
+    @property
+    def is_worn(self) -> bool:
+        """Whether too many threads of the worker hang in jobs for good."""
+        return self._last is not None and self._last.is_worn
 
     def hurry(self) -> None:
         """Give back what still runs while the worker is being stopped by another thread."""

@@ -44,6 +44,10 @@ DOUBT_SECONDS = 0.5
 FAULT_SECONDS = (0.1, 30.0)
 
 
+#: How long an attempt may be over its timeout and end, before that is said, in seconds.
+END_SECONDS = 5.0
+
+
 class Slot(threading.Thread):
     """Runs until *stopping* is set, or until it was given up with its attempt.
 
@@ -75,6 +79,7 @@ class Slot(threading.Thread):
         self._ended: list[Attempt] = []
         self._batch = 1
         self.attempt: Attempt | None = None
+        self._told_of: Attempt | None = None
         #: jobs that it has run
         self.ran = 0
 
@@ -223,12 +228,36 @@ class Slot(threading.Thread):
         deadline = attempt.started + attempt.claim.job.options.timeout
         if time.monotonic() >= deadline:
             attempt.interrupt(JobTimeout)
+            attempt.insist()
         return deadline
 
     def time_out(self) -> Attempt | None:
         """End its attempt for the world as timed out, and return it; None if it has ended."""
         attempt = self.attempt
-        return attempt if attempt is not None and attempt.time_out() else None
+        if attempt is None:
+            return None
+        if attempt.time_out():
+            return attempt
+        self._tell_of_end(attempt)
+        return None
+
+    def _tell_of_end(self, attempt: Attempt) -> None:
+        """Say, once, that a job is over its time and ends, which takes long."""
+        over = time.monotonic() - attempt.started - (attempt.claim.job.options.timeout or 0)
+        if over >= END_SECONDS and attempt is self.attempt and attempt is not self._told_of:
+            self._told_of = attempt
+            log.warning(
+                "job=%s is over its timeout by %.0fs and has returned: its commit waits, for a "
+                "lock of the database or its server; that is never interrupted, and keeps its "
+                "thread", attempt.uid, over,
+            )  # fmt: skip
+
+    def insist(self) -> bool:
+        """Interrupt once more the thread that was given up; False if it has ended."""
+        attempt = self.attempt
+        if attempt is not None:
+            attempt.insist()
+        return self.is_alive()
 
     def lose(self, uids: Collection[str] | None) -> None:
         """End its attempt if its job is one of these, which are others' now; None: any."""

@@ -16,16 +16,15 @@ import math
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Collection
 from typing import Any
 
 from . import joblog
-from .attempt import Attempt, settle
 from .bounded import within
 from .job import WorkerId
 from .slot import LONGEST_SLEEP, Slot
 from .surroundings import Surroundings
+from .timeouts import GRACE_SECONDS, Timeouts
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +40,6 @@ PRUNE_SECONDS = 60.0
 
 #: Heartbeats in the time of one lease: three may get lost.
 BEATS = 4
-
-#: Seconds in which an attempt that was interrupted may end by itself before its slot is replaced.
-GRACE_SECONDS = 0.25
 
 #: Seconds that a worker which stops waits for each of the things that it has to tell a database.
 LEAVE_SECONDS = 2.0
@@ -82,7 +78,10 @@ class Worker:
         self._relief = threading.Event()
         self._lock = threading.RLock()
         self._slots: set[Slot] = set()
-        self._overdue: deque[Attempt] = deque()
+        self._timeouts = Timeouts(
+            self._backend, threads, forget=self._forget, replace=self._add_slot,
+            relieve=self._relief.set,
+        )  # fmt: skip
         self._beaten_at = time.monotonic()  # the last beat that came through
         self._beating_since: float | None = None  # the first that has not, yet
         self._watches_locks = False
@@ -132,6 +131,11 @@ class Worker:
         with self._lock:
             return self._made > 0 and not self._slots
 
+    @property
+    def is_worn(self) -> bool:
+        """Whether too many of its threads hang in jobs for good."""
+        return self._timeouts.is_worn
+
     def stop(self, drain_seconds: float) -> None:
         """Claim nothing more; give what runs *drain_seconds*, then give it back.
 
@@ -155,8 +159,7 @@ class Worker:
         for thread in self._others:
             if thread is not me and thread.is_alive():
                 thread.join(GRACE_SECONDS)
-        if self._overdue:
-            self._leave(LEAVE_SECONDS, self._settle_overdue, "store that a job has timed out")
+        self._leave(LEAVE_SECONDS, self._timeouts.settle, "store that a job has timed out")
 
     def hurry(self) -> None:
         """Give back what runs, now."""
@@ -229,7 +232,7 @@ class Worker:
                 if time.monotonic() >= due:
                     due = time.monotonic() + PRUNE_SECONDS
                     self._backend.prune()
-                nearest = min(self._enforce_timeouts(), self._see_to_relief())
+                nearest = min(self._timeouts.enforce(self._slots_but_mine()), self._see_to_relief())
                 if self._backend.is_shared:
                     nearest = min(nearest, self._see_to_heart())
             except Exception:
@@ -238,32 +241,6 @@ class Worker:
                 self._ended.wait(GRACE_SECONDS)
             else:
                 self._look.wait(max(0.0, min(due, nearest) - time.monotonic()))
-
-    def _enforce_timeouts(self) -> float:
-        """Interrupt what is over its time and replace what does not care; return when to look
-        again."""
-        nearest = time.monotonic() + LONGEST_SLEEP
-        for slot in self._slots_but_mine():
-            deadline = slot.deadline()
-            if deadline is None:
-                continue
-            now = time.monotonic()
-            overdue = slot.time_out() if now >= deadline + GRACE_SECONDS else None
-            if overdue is not None:
-                self._forget(slot)
-                self._add_slot()
-                self._abandon(overdue)
-            else:
-                nearest = min(nearest, deadline if now < deadline else now + GRACE_SECONDS / 4)
-        return nearest
-
-    def _abandon(self, attempt: Attempt) -> None:
-        """Store what became of an attempt whose thread goes on for nobody."""
-        if self._backend.is_shared:
-            self._overdue.append(attempt)
-            self._relief.set()
-        else:
-            settle([attempt], self._backend)
 
     def _see_to_relief(self) -> float:
         """Have slots relieved that need it; return when to look again."""
@@ -298,7 +275,7 @@ class Worker:
                 due = slot.relief_due()
                 if due is not None and due <= time.monotonic():
                     self._try(slot.relieve, "relieve a thread")
-            self._try(self._settle_overdue, "store that a job has timed out")
+            self._try(self._timeouts.settle, "store that a job has timed out")
             now = time.monotonic()
             if self._stopping.is_set():
                 rescue_at = prune_at = now + GRACE_SECONDS
@@ -323,13 +300,6 @@ class Worker:
             for connection in attempt.connections
         ]
         self._watches_locks = self._backend.watch_locks(self.id, running) and any(attempts)
-
-    def _settle_overdue(self) -> None:
-        while self._overdue:
-            attempt = self._overdue[0]
-            attempt.cut_off()
-            settle([attempt], self._backend)
-            self._overdue.popleft()
 
     def _try(self, act: Callable[[], object], what: str) -> bool:
         try:

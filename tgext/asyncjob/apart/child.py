@@ -28,8 +28,8 @@ from ..current import queue_var, uncut
 from ..errors import NotInJob
 from ..executors.remote import Failure
 from ..forking import set_title
-from ..interruption import stack_of
 from ..job import Claim, Job
+from ..moments import stack_of
 from ..surroundings import Surroundings
 from .letters import ANSWER, ASK, END, STACK, UNREAD, check_travels, not_kept, pack, unpack
 

@@ -106,6 +106,8 @@ def _watch(queue: JobQueue, plan: Plan, orders: Orders) -> tuple[int, str]:
         if runner.has_left:
             is_full = plan.leave_after is not None and plan.leave_after < inf and runner.ran
             return NOTHING_LEFT, "it was to run one" if is_full else "nothing more is due"
+        if runner.is_worn:
+            return RECYCLED, "too many of its threads hang in jobs that are over their timeout"
         # Not before its first job: one that is too large from its start would never run any.
         if runner.ran and plan.allowance.is_used_up(runner.ran):
             return RECYCLED, "it has run its share"

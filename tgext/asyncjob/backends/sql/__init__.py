@@ -345,6 +345,3 @@ class SqlBackend(SqlDesk, ClaimingBackend):
         """Count what ``purge`` would remove."""
         return self._pruning.count([STATE_OF[status] for status in statuses], older_than_seconds)
 
-    def cut(self, connection: Connection) -> None:
-        if connection.engine.dialect.name == self.engine.dialect.name:
-            self._dialect.cut(connection)

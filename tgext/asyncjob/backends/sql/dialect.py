@@ -134,10 +134,6 @@ class Dialect(ABC):
     ) -> None:
         """Tell idle workers, with the commit of the transaction on *connection*."""
 
-    @abstractmethod
-    def cut(self, connection: Connection) -> None:
-        """Break a connection that another thread works with, so that it lets go of its locks."""
-
     def watch_locks(self, running: Iterable[tuple[str, Any]]) -> dict[str, float] | None:
         """Say which jobs keep all others from writing, and since when; None where none can."""
         return None

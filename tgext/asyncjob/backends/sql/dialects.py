@@ -90,10 +90,6 @@ class PostgreSql(Dialect):
         for queue_name in queue_names:
             connection.execute(select(func.pg_notify(self.channel, queue_name)))
 
-    def cut(self, connection: Connection) -> None:
-        pid = driver_of(connection).info.backend_pid
-        with self.engine.connect() as own:
-            own.execute(select(func.pg_terminate_backend(pid)))
 
 
 class MariaDb(Dialect):
@@ -128,10 +124,6 @@ class MariaDb(Dialect):
         said = connection.execute(text("SELECT NOT @@autocommit OR @@in_transaction"))
         return bool(said.scalar())
 
-    def cut(self, connection: Connection) -> None:
-        number = int(driver_of(connection).thread_id())
-        with self.engine.connect() as own:
-            own.exec_driver_sql(f"KILL CONNECTION {number}")
 
 
 class Sqlite(Dialect):
@@ -258,10 +250,6 @@ class Sqlite(Dialect):
     def watch_locks(self, running: Iterable[tuple[str, Any]]) -> dict[str, float] | None:
         return self._lock_watch.look(running)
 
-    def cut(self, connection: Connection) -> None:
-        driver = driver_of(connection)
-        driver.interrupt()
-        driver.rollback()
 
     def in_use(self) -> list[Callable[[], object]]:
         # SQLite keeps in the process which locks its connections hold: one that is out may be

@@ -1,0 +1,256 @@
+"""What a timeout leaves behind: no thread for ever, no lock, no connection, no statement."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.pool import QueuePool
+
+from clocks import PATIENCE_SECONDS
+from sqlqueues import KINDS, Place, place_of
+from tgext.asyncjob import JobQueue, JobTimeout, asyncjob_session, task, timeouts
+from tgext.asyncjob.slot import Slot
+
+#: Threads that were given up, and the number of them that is said, in the log.
+GIVEN_UP = "does not stop after its timeout: its thread"
+
+
+def slots() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if isinstance(thread, Slot)}
+
+
+def until(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> bool:
+    """Look until something is so; nothing tells when a thread ends in C."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@pytest.fixture
+def queue() -> Iterator[JobQueue]:
+    """One in memory at work, with one thread."""
+    with JobQueue(threads=1, drain_timeout=0) as made, made.as_current():
+        made.start_worker()
+        yield made
+
+
+# -- threads
+
+
+def swallows_exceptions(stop: threading.Event) -> None:
+    while not stop.is_set():
+        with suppress(Exception):
+            while not stop.is_set():
+                time.sleep(0.001)
+
+
+def swallows_all(stop: threading.Event) -> None:
+    while not stop.is_set():
+        try:  # noqa: SIM105
+            time.sleep(0.001)
+        except:  # noqa: E722 - as people write it
+            pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", [swallows_exceptions, swallows_all])
+def test_thread_of_a_job_that_swallows_its_timeout_ends_all_the_same(queue, job):
+    stop = threading.Event()
+    [lost] = slots()
+
+    result = task(timeout=0.05)(job).enqueue(stop).wait(PATIENCE_SECONDS)
+    has_ended = until(lambda: not lost.is_alive(), 20)
+    stop.set()
+
+    assert (result.status, result.errors[-1].exception_class) == ("FAILED", JobTimeout)
+    assert has_ended
+
+
+@pytest.mark.slow
+def test_run_pending_ends_a_job_that_swallows_its_timeout():
+    stop = threading.Event()
+    late = threading.Timer(20, stop.set)
+    late.start()
+    with JobQueue(threads=0) as queue, queue.as_current():
+        result = task(timeout=0.05)(swallows_exceptions).enqueue(stop)
+        queue.run_pending()
+        result.refresh()
+    late.cancel()
+
+    assert not stop.is_set()
+    assert (result.status, result.errors[-1].exception_class) == ("FAILED", JobTimeout)
+
+
+def test_job_may_catch_its_timeout_and_clean_up(queue):
+    cleaned = []
+
+    def cleans_up() -> None:
+        try:
+            while True:
+                time.sleep(0.001)
+        except JobTimeout:
+            cleaned.append(True)
+            raise
+
+    result = task(timeout=0.05)(cleans_up).enqueue().wait(PATIENCE_SECONDS)
+
+    assert (result.status, cleaned) == ("FAILED", [True])
+    assert len(result.errors) == 1
+
+
+def test_threads_that_do_not_come_back_are_bounded_and_the_worker_recovers(monkeypatch, caplog):
+    monkeypatch.setattr(timeouts, "MOST_LOST", 3)
+    lock = threading.Lock()
+    lock.acquire()
+    before = slots()
+
+    def hangs() -> None:
+        with lock:
+            pass
+
+    with JobQueue(threads=1, drain_timeout=0) as queue, queue.as_current():
+        results = [task(timeout=0.01)(hangs).enqueue() for _ in range(6)]
+        queue.start_worker()
+        assert until(lambda: queue.runner.is_worn)
+        last = results[-1].status
+        lost = slots() - before
+        lock.release()
+        for result in results:
+            result.wait(PATIENCE_SECONDS)
+        assert until(lambda: not queue.runner.is_worn)
+        goes_on = queue.result(queue.perform(int)).wait(PATIENCE_SECONDS)
+
+    assert last == "READY"  # nobody claims it any more
+    assert len(lost) == 3
+    assert goes_on.status == "SUCCESSFUL"
+    assert "3 threads of this process hang in jobs" in caplog.text
+
+
+# -- locks
+
+
+def test_timeout_while_a_job_waits_for_a_lock_does_not_take_it_for_ever(queue):
+    """It struck between the lock's ``acquire`` and the ``try`` after it."""
+    lock = threading.Lock()
+    lock.acquire()
+
+    def waits() -> None:
+        lock.acquire()
+        try:
+            pass
+        finally:
+            lock.release()
+
+    result = task(timeout=0.05)(waits).enqueue().wait(PATIENCE_SECONDS)
+    lock.release()
+    is_free = lock.acquire(timeout=PATIENCE_SECONDS)
+    lock.release()
+
+    assert result.status == "FAILED"
+    assert is_free
+
+
+@pytest.mark.parametrize("function", ["_do_get", "get", "_checkout"])
+def test_timeout_in_a_pools_hand_over_loses_no_connection(queue, tmp_path, function):
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/some.db", poolclass=QueuePool, pool_size=2)
+    engine.connect().close()
+
+    def linger(frame: Any, event: str, _argument: Any) -> None:
+        if event == "return" and frame.f_code.co_name == function:
+            end = time.monotonic() + 0.1
+            while time.monotonic() < end:
+                pass
+
+    def asks() -> None:
+        sys.setprofile(linger)
+        try:
+            with engine.connect():
+                sys.setprofile(None)
+                time.sleep(0.2)
+        finally:
+            sys.setprofile(None)
+
+    result = task(timeout=0.05)(asks).enqueue().wait(PATIENCE_SECONDS)
+
+    assert result.status == "FAILED"
+    assert until(lambda: not engine.pool.checkedout())
+    engine.dispose()
+
+
+# -- statements
+
+SLOW = {
+    "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
+    " SELECT max(i) FROM n",
+    "postgresql": "SELECT pg_sleep(30) /* the slow one */",
+    "mariadb": "SELECT sleep(30) /* the slow one */",
+}
+RUNNING = {
+    "sqlite": "SELECT 0",
+    "postgresql": "SELECT count(*) FROM pg_stat_activity WHERE state = 'active'"
+    " AND query LIKE '%the slow one%' AND pid <> pg_backend_pid()",
+    "mariadb": "SELECT count(*) FROM information_schema.processlist"
+    " WHERE info LIKE '%the slow one%' AND id <> connection_id()",
+}
+
+
+@pytest.fixture(params=KINDS)
+def place(request: Any, tmp_path: Path) -> Iterator[Place]:
+    with place_of(request.param, tmp_path) as made:
+        yield made
+
+
+def ask_slowly(statement: str) -> None:
+    asyncjob_session().execute(sa.text(statement))
+
+
+@pytest.mark.parametrize("backend", ["sql", "memory"])
+def test_statement_of_a_job_ends_in_the_server_with_its_timeout(place, backend, caplog):
+    """And in time, so that its thread comes back."""
+    if backend == "sql":
+        queue = place.queue(threads=1)
+    else:
+        queue = JobQueue(session=place.Session, threads=1)
+    engine = place.engine
+    with queue, queue.as_current(), caplog.at_level(logging.WARNING):
+        queue.start_worker()
+        result = task(timeout=0.2)(ask_slowly).enqueue(SLOW[place.kind]).wait(PATIENCE_SECONDS)
+
+    with engine.connect() as connection:
+        assert until(lambda: not connection.execute(sa.text(RUNNING[place.kind])).scalar())
+    assert (result.status, result.errors[-1].exception_class) == ("FAILED", JobTimeout)
+    assert GIVEN_UP not in caplog.text
+
+
+def test_statement_of_a_job_ends_in_the_server_when_the_worker_drains(place):
+    queue = place.queue(threads=1, drain_timeout=0)
+    begun = threading.Event()
+    sa.event.listen(place.engine, "before_cursor_execute", lambda *given: _sees(given[2], begun))
+    with queue, queue.as_current():
+        queue.start_worker()
+        queue.perform(ask_slowly, SLOW[place.kind])
+        assert begun.wait(PATIENCE_SECONDS)
+    began = time.monotonic()
+
+    with place.engine.connect() as connection:
+        assert until(lambda: not connection.execute(sa.text(RUNNING[place.kind])).scalar())
+    assert time.monotonic() - began < PATIENCE_SECONDS
+    [row] = place.jobs()
+    assert row.attempts == 0
+
+
+def _sees(statement: str, begun: threading.Event) -> None:
+    if statement in SLOW.values():
+        begun.set()
