@@ -10,6 +10,7 @@ import gc
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,8 @@ def struck(number: int, act: Callable[[], object], strike: Callable[[], object])
     thread.start()
     thread.join(PATIENCE_SECONDS)
     if thread.is_alive():
-        frame = sys._current_frames()[thread.ident or 0]
-        pytest.fail(f"it hangs at call {number}, in {frame.f_code.co_name}")
+        stack = "".join(traceback.format_stack(sys._current_frames()[thread.ident or 0]))
+        pytest.fail(f"it hangs at call {number}:\n{stack}")
     if raised:
         raise raised[0]
     return not left[0]

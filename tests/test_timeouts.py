@@ -138,6 +138,26 @@ def test_threads_that_do_not_come_back_are_bounded_and_the_worker_recovers(monke
     assert "3 threads of this process hang in jobs" in caplog.text
 
 
+def test_profiler_of_another_thread_is_not_held_up_after_a_timeout(queue):
+    """The interpreter went on looking for what was to be raised: Python 3.11 never came out of a
+    function's beginning again while it was traced."""
+    calls = []
+
+    def profiled() -> None:
+        sys.setprofile(lambda _frame, event, _argument: calls.append(event))
+        until(lambda: True)
+        sys.setprofile(None)
+
+    task(timeout=0.05)(swallows_exceptions).enqueue(threading.Event()).wait(PATIENCE_SECONDS)
+    assert until(lambda: len(slots()) == 1)
+    thread = threading.Thread(target=profiled, daemon=True)
+    thread.start()
+    thread.join(PATIENCE_SECONDS)
+
+    assert not thread.is_alive()
+    assert calls
+
+
 # -- locks
 
 

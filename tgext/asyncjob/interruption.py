@@ -15,7 +15,6 @@ which no ``except Exception`` catches: see ``insist``.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import inspect
 import sys
 import threading
@@ -28,7 +27,7 @@ from typing import Any
 
 from .call import check_done
 from .errors import BadCall
-from .moments import is_good
+from .moments import is_good, raise_in, take_back
 
 #: How often an interruption tries to find a function outside such code, and seconds between two.
 LOOKS, LOOK_SECONDS = 10, 0.001
@@ -68,7 +67,7 @@ def _go_on(_frame: FrameType, event: str, _argument: object) -> Any:
     would stop tracing then."""
     thread = threading.get_ident()
     if event == "line" and is_good(thread, Interruptible.run.__code__, _OWN_END):
-        _raise_in(thread, Abandoned)
+        raise_in(thread, Abandoned)
     return _go_on
 
 
@@ -76,8 +75,8 @@ class Interruptible:
     """Runs a function so that another thread can stop it."""
 
     __slots__ = (
-        "_first", "_guard", "_insist_at", "_insist_seconds", "_interruption", "_is_inside", "_lock",
-        "_phase", "_sent", "_shields", "_wake", "thread",
+        "_first", "_guard", "_has_raised", "_insist_at", "_insist_seconds", "_interruption",
+        "_is_inside", "_lock", "_phase", "_sent", "_shields", "_wake", "thread",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -88,6 +87,7 @@ class Interruptible:
         #: what does something before the interruption, in a thread; also when it has ended
         self._first: threading.Thread | None = None
         self._is_inside = False  # whether its thread is in the function, whatever the phase
+        self._has_raised = False  # whether anything was by the interpreter, arrived or not
         self._insist_at, self._insist_seconds = 0.0, INSIST_SECONDS[0]
         self._shields = 0
         self._interruption: type[BaseException] | None = None
@@ -209,7 +209,7 @@ class Interruptible:
     def _send(self) -> None:
         for _ in range(LOOKS):
             with self._lock:
-                if self._phase != _RUNNING or self._sent:
+                if self._phase != _RUNNING or self._sent or self._interruption is None:
                     return
                 if self._wake is not None:
                     self._wake()
@@ -217,7 +217,7 @@ class Interruptible:
                 elif self._shields:
                     self._sent = True
                 elif self._is_good():
-                    _raise_in(self.thread, self._interruption)
+                    self._raise(self._interruption)
                     self._sent = True
                 if self._sent:
                     self._insist_at = time.monotonic() + self._insist_seconds
@@ -234,7 +234,7 @@ class Interruptible:
                 if self._wake is not None:
                     self._wake()
                 elif self._is_good():
-                    _raise_in(self.thread, Relentless)
+                    self._raise(Relentless)
                 else:
                     return True  # at the next look
                 self._insist_seconds = min(2 * self._insist_seconds, INSIST_SECONDS[1])
@@ -243,6 +243,10 @@ class Interruptible:
 
     def _is_good(self) -> bool:
         return is_good(self.thread, Interruptible.run.__code__, _OWN_END)
+
+    def _raise(self, error: type[BaseException]) -> None:
+        self._has_raised = True
+        raise_in(self.thread, error)
 
     def while_inside(self, act: Callable[[], object]) -> None:
         """Let another thread act on what the function works with; not if it has left that: its
@@ -285,8 +289,9 @@ class Interruptible:
                 self._phase = _RETURNED
             if sys.gettrace() is _go_on:
                 sys.settrace(None)
-            if self._interruption is not None or self._phase == _ABANDONED:
-                _raise_in(self.thread, None)
+            if self._has_raised:
+                self._has_raised = False
+                take_back()
 
     async def _await(self, awaitable: Awaitable[Any]) -> Any:
         loop = asyncio.get_running_loop()
@@ -336,10 +341,3 @@ def _beyond(future: asyncio.Future[Any]) -> Future[Any]:
 
 async def _result_of(future: asyncio.Future[Any]) -> Any:
     return await future
-
-
-def _raise_in(thread: int, error: type[BaseException] | None) -> None:
-    """Raise *error* in a thread at its next bytecode; None takes back what has not arrived."""
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(thread), None if error is None else ctypes.py_object(error)
-    )

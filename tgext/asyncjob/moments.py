@@ -1,4 +1,4 @@
-"""Where a thread is in its code, and whether it may be interrupted there.
+"""Where a thread is in its code, whether it may be interrupted there, and how that is done.
 
 What is raised in a thread from outside hits the instruction that it is at. In the middle of code
 that takes something and has yet to note it (a lock, a connection of a pool, the module of an
@@ -9,8 +9,10 @@ could tell it for sure.
 
 from __future__ import annotations
 
+import ctypes
 import dis
 import sys
+import threading
 import traceback
 from types import CodeType, FrameType
 
@@ -88,3 +90,27 @@ def stack_of(thread: int) -> str:
         frames.append((frame, frame.f_lineno))
         frame = frame.f_back
     return "".join(traceback.StackSummary.extract(reversed(frames)).format())
+
+
+def raise_in(thread: int, error: type[BaseException]) -> None:
+    """Raise *error* in a thread at its next bytecode."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
+
+
+class _TakenBack(BaseException):
+    """Raised by a thread in itself."""
+
+
+def take_back() -> None:
+    """See to it that nothing which others have raised in this thread arrives any more.
+
+    By another exception in its place, which is caught here. The interpreter would also take it
+    back, but never forgets then that something was to arrive: all threads would go a slower way
+    at each call, and one with a trace or profile function would never come out of it again.
+    """
+    try:
+        raise_in(threading.get_ident(), _TakenBack)
+        while True:
+            pass
+    except _TakenBack:
+        pass
