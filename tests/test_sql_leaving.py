@@ -84,10 +84,12 @@ def test_worker_that_is_told_to_stop_leaves_a_backlog_of_calls_it_cannot_read(pl
 def test_run_pending_takes_no_further_job_once_another_thread_has_closed_the_queue(place):
     queue = place.queue()
 
+    closing = threading.Thread(target=queue.close)
+
     def close_elsewhere() -> None:
-        closing = threading.Thread(target=queue.close)
         closing.start()
-        closing.join(PATIENCE_SECONDS)
+        [worker] = queue.runner._callers
+        assert worker._stopping.wait(PATIENCE_SECONDS)
 
     sqlqueues.hooks["close"] = close_elsewhere
     with queue.in_transaction():
@@ -96,6 +98,7 @@ def test_run_pending_takes_no_further_job_once_another_thread_has_closed_the_que
         transaction.commit()
 
     ran = queue.run_pending()
+    closing.join(PATIENCE_SECONDS)
     queue.backend.close()  # what the end of that job has opened
 
     assert ran == 1

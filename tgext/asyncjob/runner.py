@@ -20,9 +20,6 @@ from .workerid import new_worker_id
 log = logging.getLogger(__name__)
 
 
-#: Seconds between two looks at a job that is over its timeout.
-LOOK_SECONDS = 0.25
-
 #: Seconds that the end waits for a start that is under way.
 START_SECONDS = 2.0
 

@@ -344,4 +344,3 @@ class SqlBackend(SqlDesk, ClaimingBackend):
     def ended(self, statuses: Collection[TaskResultStatus], older_than_seconds: float) -> int:
         """Count what ``purge`` would remove."""
         return self._pruning.count([STATE_OF[status] for status in statuses], older_than_seconds)
-

@@ -91,7 +91,6 @@ class PostgreSql(Dialect):
             connection.execute(select(func.pg_notify(self.channel, queue_name)))
 
 
-
 class MariaDb(Dialect):
     faults_of = MariaDbFaults
     update_returns = False
@@ -123,7 +122,6 @@ class MariaDb(Dialect):
     def is_in_transaction(self, connection: Connection) -> bool:
         said = connection.execute(text("SELECT NOT @@autocommit OR @@in_transaction"))
         return bool(said.scalar())
-
 
 
 class Sqlite(Dialect):
@@ -249,7 +247,6 @@ class Sqlite(Dialect):
 
     def watch_locks(self, running: Iterable[tuple[str, Any]]) -> dict[str, float] | None:
         return self._lock_watch.look(running)
-
 
     def in_use(self) -> list[Callable[[], object]]:
         # SQLite keeps in the process which locks its connections hold: one that is out may be
