@@ -347,6 +347,22 @@ class BackendContract:
 
         assert claimed_uids(backend) == uids
 
+    @pytest.mark.parametrize("limit", [1, 3, 20])
+    def test_claim_of_some_queue_names_takes_of_all_in_one_order(self, backend, limit):
+        wanted = []
+        for number in range(12):
+            name, priority = "abcd"[number % 4], number % 3
+            uid = enqueued(backend, queue_name=name, priority=priority)
+            if name != "d":
+                wanted.append((-priority, number, uid))
+        enqueued(backend, queue_name="e", priority=100)
+
+        found: list[Claim] = []
+        while claims := backend.claim(WorkerId("w"), ["c", "a", "none", "b", "a"], limit):
+            found += claims
+
+        assert [claim.job.uid for claim in found] == [uid for *_, uid in sorted(wanted)]
+
     def test_delayed_job_that_is_due_is_claimed_in_the_order_of_its_enqueue(self, backend, clock):
         delayed = enqueued(backend, run_after=timedelta(seconds=5))
         later = enqueued(backend)
@@ -1391,6 +1407,14 @@ class BackendContract:
         seen.append(backend.waiting())
 
         assert seen == [0, 2, 1, 2, 1, 2, 2, 1]
+
+    def test_waiting_counts_at_least_as_far_as_it_is_asked(self, backend):
+        for _ in range(3):
+            enqueued(backend)
+        enqueued(backend, run_after=timedelta(seconds=5))
+
+        assert backend.waiting(9) == 4
+        assert 2 <= backend.waiting(2) <= 4
 
     # -- prune
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from test_backend_model import RETENTION_SECONDS, compare
 from tgext.asyncjob import ConfigError, JobQueue, task
 from tgext.asyncjob.backends.sql import SqlBackend, reports
 from tgext.asyncjob.backends.sql.pruning import PRUNED_AT_ONCE
+from tgext.asyncjob.backends.sql.taking import PROMOTED_AT_ONCE
 from tgext.asyncjob.call import Call
 from tgext.asyncjob.job import (
     FAILED,
@@ -150,6 +152,106 @@ def test_pruning_goes_on_while_it_finds_as_many_as_it_removes_at_once(make_backe
         removed += some
 
     assert removed == many
+
+
+@contextmanager
+def locked(database: Database, *, most: int) -> Iterator[list[str]]:
+    """The first rows of jobs are being changed by somebody else; gives their uids."""
+    jobs = database.tables.jobs
+    first = select(jobs.c.uid).order_by(jobs.c.number).limit(most).with_for_update()
+    with database.engine.connect() as connection:
+        if connection.dialect.name == "mysql":  # with no lock on what it passes over
+            connection.exec_driver_sql("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            connection.commit()
+        yield list(connection.execute(first).scalars())
+        connection.rollback()
+
+
+def skip_where_one_writer_keeps_all_others_out(database: Database) -> None:
+    if database.engine.dialect.name == "sqlite":
+        pytest.skip("there rows are not locked, but the file")
+
+
+@pytest.mark.parametrize("queues", [None, ["a"], ["a", "b"]])
+def test_claim_passes_over_what_others_are_changing_and_locks_no_more_than_it_takes(
+    make_backend, database, queues
+):
+    skip_where_one_writer_keeps_all_others_out(database)
+    backend, other = make_backend(), make_backend()
+    names = "ab" if queues is None or len(queues) > 1 else "a"
+    uids = [enqueued(backend, queue_name=names[number % len(names)]) for number in range(60)]
+
+    with locked(database, most=50) as held:
+        assert held == uids[:50]
+        # More are locked than a claim of several queue names looks at in the first place.
+        claims = backend.claim(WorkerId("w"), queues, 1)
+        assert [claim.job.uid for claim in claims] == [uids[50]]
+    claims = other.claim(WorkerId("v"), queues, 2)
+
+    assert [claim.job.uid for claim in claims] == uids[:2]
+
+
+def promoted_at_once(backend: SqlBackend, act: Callable[[], object]) -> list[int]:
+    """How many delayed jobs each statement let wait."""
+    found: list[int] = []
+
+    def count(_connection: Any, cursor: Any, statement: str, *_rest: Any) -> None:
+        if "due_at=" in statement:
+            found.append(cursor.rowcount)
+
+    engine = backend._dialect.engine
+    event.listen(engine, "after_cursor_execute", count)
+    try:
+        act()
+    finally:
+        event.remove(engine, "after_cursor_execute", count)
+    return found
+
+
+def test_many_jobs_that_come_due_at_once_do_not_wait_for_one_transaction(make_backend, clock):
+    backend = make_backend(clock=clock)
+    many = 2 * PROMOTED_AT_ONCE + 1
+    delayed = [a_job(backend)._replace(run_after=timedelta(seconds=5)) for _ in range(many)]
+    backend.enqueue(delayed)
+    clock.advance(5)
+
+    claims: list[Any] = []
+    promoted = promoted_at_once(
+        backend, lambda: [claims.extend(some) for some in iter(lambda: claim_some(backend), [])]
+    )
+
+    assert len(claims) == many
+    assert sum(promoted) == many
+    assert max(promoted) == PROMOTED_AT_ONCE
+
+
+def claim_some(backend: SqlBackend) -> Any:
+    return backend.claim(WorkerId("w"), None, 500)
+
+
+def test_job_that_comes_due_while_somebody_changes_it_keeps_no_other_from_its_time(
+    make_backend, database, clock
+):
+    skip_where_one_writer_keeps_all_others_out(database)
+    backend = make_backend(clock=clock)
+    _changed, due = [enqueued(backend, run_after=timedelta(seconds=5)) for _ in range(2)]
+    clock.advance(5)
+
+    with locked(database, most=1):
+        claims = claim_some(backend)
+
+    assert [claim.job.uid for claim in claims] == [due]
+
+
+def test_ended_job_that_somebody_changes_keeps_no_other_from_being_pruned(make_backend, database):
+    skip_where_one_writer_keeps_all_others_out(database)
+    backend = make_backend(retention_seconds=0)
+    for _ in range(3):
+        ended(backend)
+
+    with locked(database, most=1):
+        assert backend.prune() == 2
+    assert backend.prune() == 1
 
 
 def test_job_that_is_retried_while_it_is_pruned_is_kept(make_backend, monkeypatch):

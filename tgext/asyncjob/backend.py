@@ -110,8 +110,11 @@ class Backend(ABC):
         """Count the jobs by status; every status is there."""
 
     @abstractmethod
-    def waiting(self) -> int:
-        """Count the READY jobs; cheap enough for every enqueue."""
+    def waiting(self, most: int | None = None) -> int:
+        """Count the READY jobs; cheap enough for every enqueue.
+
+        most: counting may end there.
+        """
 
     def in_use(self) -> list[Callable[[], object]]:
         """What to ask, also in a copy of this process, whether somebody uses the store so that a

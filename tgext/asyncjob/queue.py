@@ -183,8 +183,8 @@ class JobQueue:
 
     def _check_room(self, max_queued: int) -> None:
         pending = self._scope.pending_or_none()
-        waiting = self.backend.waiting() + (0 if pending is None else len(pending.jobs))
-        if waiting >= max_queued:
+        own = 0 if pending is None else len(pending.jobs)
+        if (waiting := own + self.backend.waiting(max(max_queued - own, 0))) >= max_queued:
             raise QueueFull(waiting, max_queued)
 
     # -- ask

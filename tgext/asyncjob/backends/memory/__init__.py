@@ -144,7 +144,7 @@ class MemoryBackend(JobChanges, ClaimingBackend):
         found = Counter(entry.status for entry in tuple(self._entries.values()))
         return {status: found[status] for status in TaskResultStatus}
 
-    def waiting(self) -> int:
+    def waiting(self, most: int | None = None) -> int:
         return len(self._line)
 
     # -- the worker's side

@@ -6,8 +6,8 @@
     rescue    what dead workers held waits again; a death counts as a crash, not as an attempt
 
 The rooms: ``tables``, ``schema``, ``rows`` (a job as a row), ``desk`` (who enqueues and asks),
-``claims`` (a claim's life), ``workers``, ``liveness``, ``silence`` (who lives), ``reports``,
-``pruning``, ``wakeup`` and ``ears`` (who is woken when), ``dialects`` (what differs).
+``taking`` (which jobs come next), ``claims`` (a claim's life), ``workers``, ``liveness``,
+``silence`` (who lives), ``reports``, ``pruning``, ``wakeup`` and ``ears`` (who is woken when), ``dialects`` (what differs).
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class SqlBackend(SqlDesk, ClaimingBackend):
                 return []  # to claim nothing would take the one lock too
         self._promote()
         try:
-            rows = self._claims.take(worker_id, queues, limit)
+            rows = self._taking.take(worker_id, queues, limit)
         except DBAPIError:
             self._doubtful_beats = DOUBTFUL_BEATS  # it may have come through
             raise
@@ -143,15 +143,11 @@ class SqlBackend(SqlDesk, ClaimingBackend):
         return rows
 
     def _promote(self) -> None:
-        """Let the delayed jobs wait whose time has come."""
+        """Let the delayed jobs wait whose time has come, as many as there is time for."""
         if not (self._wakeup.is_due() or self._clock.is_told):
             return
-        with self._dialect.engine.connect() as connection:
-            is_due = connection.execute(self._claims.due).first() is not None
-        if is_due:
-            with self._dialect.write() as connection:
-                self._claims.promote(connection)
-        self._wakeup.due_in(self._look(None).due_seconds)  # the next one
+        self._taking.promote()
+        self._wakeup.due_in(self._look(None).due_seconds)  # the next one; now, if some are left
 
     def _alone(self, rows: Sequence[Row[Any]]) -> Sequence[Row[Any]]:
         """Leave out, and give back, what is not to be claimed together: a suspect that may end
@@ -281,7 +277,7 @@ class SqlBackend(SqlDesk, ClaimingBackend):
         self._doubtful_beats = max(self._doubtful_beats - 1, 0)
         jobs = self.tables.jobs
         mine = select(jobs.c.uid, jobs.c.lease).where(
-            jobs.c.state == self.tables.state(RUNS), jobs.c.worker_id == worker_id
+            self.tables.stands(RUNS), jobs.c.worker_id == worker_id
         )
         with self._dialect.engine.connect() as connection:
             ours = {(uid, lease) for uid, lease in connection.execute(mine)}
@@ -308,7 +304,7 @@ class SqlBackend(SqlDesk, ClaimingBackend):
 
     def rescue(self) -> int:
         is_one_database = self._dialect.volatile is self._dialect.engine
-        looks = self._claims.looks(self._wakeup.queues, self._now()) if is_one_database else ()
+        looks = self._taking.looks(self._wakeup.queues, self._now()) if is_one_database else ()
         rescued, seen = self._workers.rescue(looks)
         if rescued:
             self._wakeup.wake()

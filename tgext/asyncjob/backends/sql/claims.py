@@ -1,6 +1,5 @@
 """The statements of a claim's life, each fenced by its lease.
 
-    take      waiting rows become ours in one short transaction, each with a lease one higher
     fence     nothing changes but that nobody else may: on the job's own connection until it ends
     finish    the outcome: committed with the job's work, or not at all
     release   as if it had not been claimed
@@ -14,24 +13,19 @@ once more, to another. No work can outlive its claim, whose commit is older.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import (
-    Boolean,
     ColumnElement,
     Connection,
     Integer,
-    Row,
     String,
     and_,
     bindparam,
     case,
     false,
-    func,
     insert,
-    literal,
-    literal_column,
     not_,
     select,
     true,
@@ -40,9 +34,9 @@ from sqlalchemy import (
 
 from ...job import READY, SUCCESSFUL, Claim, Outcome
 from .dialect import Dialect
-from .rows import CLAIMED, Rows
+from .rows import Rows
 from .statements import Statement
-from .tables import DELAYED, RUNS, STATE_OF, SUCCEEDED, TAKEN_BACK, WAITS, Clock, Tables
+from .tables import DELAYED, STATE_OF, SUCCEEDED, TAKEN_BACK, WAITS, Clock, Tables
 
 End = tuple[Claim, Outcome]
 
@@ -59,14 +53,11 @@ class Claims:
     ) -> None:
         self._tables = tables
         self._jobs = tables.jobs
-        self._claimed = [self._jobs.c[name] for name in CLAIMED]
         self._dialect = dialect
         self._rows = rows
         self._now = clock.now
         self._moment = clock.moment
         self._clock = clock.clause
-        self._taking: dict[tuple[str, ...] | None, Statement] = {}
-        self._looking: dict[tuple[str, ...] | None, Statement] = {}
         self._succeeding = self._compiled(
             self._succeeded(self._jobs.c.uid == bindparam("held_uid", type_=String()))
         )
@@ -75,118 +66,6 @@ class Claims:
 
     def _compiled(self, clause: Any) -> Statement:
         return Statement(clause, self._dialect.engine.dialect)
-
-    # -- take
-
-    def take(
-        self, worker_id: str, queues: Collection[str] | None, limit: int
-    ) -> Sequence[Row[Any]]:
-        """Make up to *limit* waiting rows ours, and return them in their order."""
-        if self._dialect.update_returns:
-            found = self._take_at_once(worker_id, queues, limit)
-        else:
-            found = self._take_in_steps(worker_id, queues, limit)
-        return sorted(found, key=lambda row: (row.rank, row.number))
-
-    def _take_at_once(
-        self, worker_id: str, queues: Collection[str] | None, limit: int
-    ) -> Sequence[Row[Any]]:
-        names = None if queues is None else tuple(queues)
-        statement = self._taking.get(names)
-        if statement is None:
-            statement = self._taking[names] = self._compiled(self._taken_at_once(names))
-        with self._dialect.write_lazily() as connection:
-            return statement.execute(
-                connection, taker=worker_id, most=limit, alone=limit == 1, **self._moment()
-            ).all()
-
-    def _taken_at_once(self, queues: tuple[str, ...] | None) -> Any:
-        picked = self.first_waiting(queues, bindparam("most", type_=Integer()))
-        if self._dialect.skips_locked:
-            # Materialized: planned into the UPDATE it might be evaluated again for each row.
-            picked = select(picked.cte("picked").c.number)
-        taken = self._taken(
-            bindparam("taker", type_=String()), bindparam("alone", type_=Boolean()), self._clock
-        )
-        return taken.where(self._jobs.c.number.in_(picked)).returning(
-            *self._claimed, *self._dialect.lazily
-        )
-
-    def _take_in_steps(
-        self, worker_id: str, queues: Collection[str] | None, limit: int
-    ) -> Sequence[Row[Any]]:
-        with self._dialect.begin() as connection:
-            numbers = connection.execute(self.first_waiting(queues, limit)).scalars().all()
-            if not numbers:
-                return []
-            mine = self._jobs.c.number.in_(numbers)
-            taken = self._taken(worker_id, limit == 1, self._now())
-            connection.execute(taken.where(mine))
-            return connection.execute(select(*self._claimed).where(mine)).all()
-
-    def first_waiting(
-        self, queues: Collection[str] | None, limit: Any, *, locking: bool = True
-    ) -> Any:
-        """The numbers of the rows that come next; those that others are taking are passed over."""
-        jobs = self._jobs
-        first = (
-            select(jobs.c.number)
-            .where(jobs.c.state == self._tables.state(WAITS))
-            .order_by(jobs.c.rank, jobs.c.number)
-            .limit(limit)
-        )
-        if queues is not None:
-            first = first.where(jobs.c.queue_name.in_([literal(name) for name in queues]))
-        if locking and self._dialect.skips_locked:
-            return first.with_for_update(skip_locked=True)
-        return first
-
-    def look(self, queues: Collection[str] | None) -> Row[Any]:
-        """Read whether something waits, and when the next delayed job is due."""
-        names = None if queues is None else tuple(queues)
-        statement = self._looking.get(names)
-        if statement is None:
-            wanted = select(*self.looks(names, self._clock))
-            statement = self._looking[names] = self._compiled(wanted)
-        with self._dialect.engine.connect() as connection:
-            return statement.execute(connection, **self._moment()).one()
-
-    def looks(
-        self, queues: Collection[str] | None, now: ColumnElement[float]
-    ) -> tuple[ColumnElement[Any], ...]:
-        """What such a look selects."""
-        jobs = self._jobs
-        waits = self.first_waiting(queues, literal_column("1"), locking=False).exists()
-        due_at = select(func.min(jobs.c.due_at)).where(jobs.c.state == self._tables.state(DELAYED))
-        due = (due_at.scalar_subquery() - now).label("due")
-        return select(waits).scalar_subquery().label("waits"), due
-
-    def _taken(self, worker_id: Any, begun: Any, now: ColumnElement[float]) -> Any:
-        jobs = self._jobs
-        return update(jobs).values(
-            state=RUNS,
-            lease=jobs.c.lease + 1,
-            attempts=jobs.c.attempts + 1,
-            worker_id=worker_id,
-            begun=begun,
-            last_attempted_at=now,
-            started_at=func.coalesce(jobs.c.started_at, now),
-        )
-
-    @property
-    def due(self) -> Any:
-        """A delayed job whose time has come."""
-        return select(self._jobs.c.number).where(self._is_due()).limit(1)
-
-    def promote(self, connection: Connection) -> None:
-        """Let the delayed jobs wait whose time has come."""
-        connection.execute(
-            update(self._jobs).where(self._is_due()).values(state=WAITS, due_at=None)
-        )
-
-    def _is_due(self) -> ColumnElement[bool]:
-        jobs = self._jobs
-        return and_(jobs.c.state == self._tables.state(DELAYED), jobs.c.due_at <= self._now())
 
     # -- hold
 

@@ -42,6 +42,7 @@ from ...job import (
 )
 from ...seal import Seal
 from .claims import Claims
+from .counting import Counting
 from .dialect import forget_connections
 from .dialects import dialect_of
 from .ears import ears_of
@@ -58,12 +59,12 @@ from .tables import (
     ENDED,
     PREFIX,
     RUNS,
-    STATUS_OF,
     TAKEN_BACK,
     WAITS,
     Clock,
     make_tables,
 )
+from .taking import Taking
 from .wakeup import Look, Wakeup
 from .workers import Workers
 
@@ -105,6 +106,8 @@ class SqlDesk(Backend):
         self._rows = Rows(self._seal, max_crashes)
         self.schema = Schema(self.tables, self._dialect, schema)
         self._liveness = liveness_of(self._dialect)
+        self._counting = Counting(self.tables, self._dialect)
+        self._taking = Taking(self.tables, self._dialect, self._clock)
         self._claims = Claims(self.tables, self._dialect, self._rows, self._clock)
         self._inserting = Statement(self._insertion(), self._dialect.engine.dialect)
         self._workers = Workers(
@@ -298,20 +301,10 @@ class SqlDesk(Backend):
             self._wakeup.sleep_until_end(left)
 
     def counts(self) -> dict[TaskResultStatus, int]:
-        jobs = self.tables.jobs
-        found = dict.fromkeys(TaskResultStatus, 0)
-        with self._dialect.engine.connect() as connection:
-            for state, count in connection.execute(
-                select(jobs.c.state, func.count()).group_by(jobs.c.state)
-            ):
-                found[STATUS_OF[state]] += count
-        return found
+        return self._counting.by_status()
 
-    def waiting(self) -> int:
-        jobs = self.tables.jobs
-        wanted = select(func.count()).where(jobs.c.state.in_((WAITS, DELAYED)))
-        with self._dialect.engine.connect() as connection:
-            return int(connection.execute(wanted).scalar_one())
+    def waiting(self, most: int | None = None) -> int:
+        return self._counting.waiting(most)
 
     def is_passing(self, error: BaseException) -> bool:
         return self._dialect.faults.is_passing(error)
@@ -326,7 +319,7 @@ class SqlDesk(Backend):
 
     def _look(self, queues: Collection[str] | None) -> Look:
         """See whether something is waiting, and when the next delayed job is due."""
-        return self._seen_in(self._claims.look(queues))
+        return self._seen_in(self._taking.look(queues))
 
     def _seen_in(self, row: Any) -> Look:
         return Look(bool(row.waits) or (row.due is not None and row.due <= 0), row.due)

@@ -36,6 +36,7 @@ from .dialect import Dialect, driver_of, forget_connections
 from .faults import MariaDbFaults, PostgreSqlFaults, SqliteFaults
 from .location import database_on_mariadb, refuse_schema, schema_on_postgresql
 from .lockwatch import LockWatch, was_refused_the_lock
+from .plans import keep_to_indexes
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ class PostgreSql(Dialect):
         # The default of a role or a database may be another: a claim would fail where two meet.
         cursor = connection.cursor()
         cursor.execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        keep_to_indexes(connection, cursor)
         cursor.close()
         if not connection.autocommit:
             connection.commit()  # an end without it would take that back

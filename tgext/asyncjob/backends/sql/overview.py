@@ -64,7 +64,7 @@ class SqlOverview(Overview):
                 jobs.c.uid, jobs.c.name, jobs.c.queue_name, jobs.c.last_attempted_at,
                 jobs.c.attempts, jobs.c.worker_id, jobs.c.cancelled,
             )
-            .where(jobs.c.state == self._tables.state(RUNS))
+            .where(self._tables.stands(RUNS))
             .order_by(jobs.c.last_attempted_at, jobs.c.number)
             .limit(limit)
         )  # fmt: skip
@@ -103,7 +103,7 @@ class SqlOverview(Overview):
                 func.count().label("number"),
                 func.min(case((self._is_due(), None), else_=jobs.c.due_at)).label("next_due_at"),
             )
-            .where(or_(*(jobs.c.state == self._tables.state(each) for each in (WAITS, DELAYED))))
+            .where(or_(*(self._tables.stands(each) for each in (WAITS, DELAYED))))
             .group_by(jobs.c.queue_name)
             .order_by(jobs.c.queue_name)
         )
@@ -142,14 +142,12 @@ class SqlOverview(Overview):
 
     def _before(self, row: Any) -> Any:
         jobs = self._jobs
-        comes_first = or_(
-            jobs.c.rank < row.rank, and_(jobs.c.rank == row.rank, jobs.c.number < row.number)
-        )
-        return (
-            select(func.count())
-            .where(jobs.c.state == self._tables.state(WAITS), jobs.c.queue_name == row.queue_name)
-            .where(comes_first)
-        )
+        in_line = self._tables.stands(WAITS), jobs.c.queue_name == row.queue_name
+        # Each a piece of the index, which both together are not.
+        more_urgent = select(func.count()).where(*in_line, jobs.c.rank < row.rank)
+        before = jobs.c.rank == row.rank, jobs.c.number < row.number
+        as_urgent = select(func.count()).where(*in_line, *before)
+        return select(more_urgent.scalar_subquery() + as_urgent.scalar_subquery())
 
     def connections(self) -> Connections | None:
         texts = _CONNECTIONS.get(type(self._dialect))

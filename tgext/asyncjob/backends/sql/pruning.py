@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection
-from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, func, select
+from sqlalchemy import ColumnElement, delete, func, select
 
 from .dialect import Dialect
 from .reports import Reports
@@ -42,35 +41,48 @@ class Pruning:
         """Remove the jobs that ended in one of *states*, so long ago at least, with what belongs
         to them, and return how many; once it has taken *within_seconds*, the rest stays."""
         until = time.monotonic() + within_seconds
-        removed = some = self._remove_some(states, older_than_seconds)
-        while some == PRUNED_AT_ONCE and time.monotonic() < until:
-            some = self._remove_some(states, older_than_seconds)
+        removed, goes_on = 0, True
+        while goes_on:
+            found, some = self._remove_some(states, older_than_seconds)
             removed += some
+            goes_on = found == PRUNED_AT_ONCE and some > 0 and time.monotonic() < until
         return removed
 
     def count(self, states: Collection[int], older_than_seconds: float) -> int:
         """Count the jobs that ``remove`` would."""
-        wanted = self._wanted(states, older_than_seconds).subquery()
+        of_each = [
+            select(func.count())
+            .where(self._tables.stands(state), self._is_old(older_than_seconds))
+            .scalar_subquery()
+            for state in states
+        ]
         with self._dialect.engine.connect() as connection:
-            return connection.execute(select(func.count()).select_from(wanted)).scalar_one()
+            return sum(connection.execute(select(*of_each)).one()) if of_each else 0
 
-    def _wanted(self, states: Collection[int], older_than_seconds: float) -> Select[Any]:
-        jobs = self._tables.jobs
-        old = self._now() - older_than_seconds
-        return select(jobs.c.uid).where(jobs.c.state.in_(states), jobs.c.finished_at <= old)
+    def _is_old(self, older_than_seconds: float) -> ColumnElement[bool]:
+        return self._tables.jobs.c.finished_at <= self._now() - older_than_seconds
 
-    def _remove_some(self, states: Collection[int], older_than_seconds: float) -> int:
+    def _remove_some(self, states: Collection[int], older_than_seconds: float) -> tuple[int, int]:
+        """Look for some, and return how many were found, and how many of them removed."""
         jobs, errors = self._tables.jobs, self._tables.errors
-        wanted = self._wanted(states, older_than_seconds)
+        is_old = self._is_old(older_than_seconds)
+        found: list[str] = []
         with self._dialect.engine.connect() as connection:
-            found = connection.execute(wanted.limit(PRUNED_AT_ONCE)).scalars().all()
+            for state in states:  # one at a time: each is a piece of the index
+                wanted = select(jobs.c.uid).where(self._tables.stands(state), is_old)
+                some = wanted.limit(PRUNED_AT_ONCE - len(found))
+                found += connection.execute(some).scalars()
+                if len(found) == PRUNED_AT_ONCE:
+                    break
         if not found:
-            return 0
-        # Once more, and locked: one that somebody has retried meanwhile is not ended any more.
-        still = wanted.where(jobs.c.uid.in_(found)).with_for_update()
+            return 0, 0
+        # Once more, and locked: one that somebody has retried meanwhile is not ended any more,
+        # and one that somebody is changing is left to the next round.
+        still = select(jobs.c.uid).where(jobs.c.uid.in_(found), self._tables.still(*states), is_old)
+        still = still.with_for_update(skip_locked=True)
         with self._dialect.begin() as connection:
             uids = connection.execute(still).scalars().all()
             connection.execute(delete(errors).where(errors.c.uid.in_(uids)))
             connection.execute(delete(jobs).where(jobs.c.uid.in_(uids)))
         self._reports.forget(uids)
-        return len(uids)
+        return len(found), len(uids)

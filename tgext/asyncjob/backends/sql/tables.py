@@ -27,6 +27,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    and_,
     bindparam,
     false,
     literal,
@@ -38,6 +39,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from ...job import CANCELLED, FAILED, READY, RUNNING, SUCCESSFUL, TaskResultStatus
+from .plans import is_just
 
 #: What begins the tables' names where ``asyncjob.table_prefix`` says nothing else.
 PREFIX = "asyncjob_"
@@ -103,6 +105,10 @@ def _epoch_of_mariadb(_element: Any, _compiler: Any, **_options: Any) -> str:
     return "(timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6)) / 1e6)"
 
 
+def _number(number: int) -> ColumnElement[int]:
+    return literal_column(str(number), SmallInteger())
+
+
 class Clock:
     """Gives the moment: the database's own, or, for tests that let time pass, *told*'s."""
 
@@ -144,19 +150,29 @@ class Tables:
 
     @property
     def running(self) -> ColumnElement[bool]:
-        """That a job, found by its uid, is claimed; so written that no database comes to use
-        the index of those that run, in which those that ran stay until it cleans up."""
-        return (self.jobs.c.state + 0) == literal_column(str(RUNS))
+        """That a job, found by its uid, is claimed."""
+        return self.still(RUNS)
+
+    def still(self, *states: int) -> ColumnElement[bool]:
+        """That a job, found by its uid or number, stands like that; so written that no database
+        comes to use an index of those that do: rows that left it stay there until it cleans up."""
+        return (self.jobs.c.state + 0).in_([_number(state) for state in states])
 
     @property
     def volatile(self) -> list[Table]:
         """What changes while a job runs; on SQLite it stands in a file of its own."""
         return [self.progress, self.workers]
 
-    def state(self, state: int) -> ColumnElement[int]:
-        """A state as it stands in the conditions of the partial indexes: a number in the text
-        of the statement, since with a parameter no database would use them."""
-        return literal_column(str(state), SmallInteger())
+    def stands(self, state: int) -> ColumnElement[bool]:
+        """That a job is in *state*, as a condition that the index of those that are serves: a
+        number in the text of the statement, since with a parameter no database would use it."""
+        is_one: ColumnElement[bool] = is_just(self.jobs.c.state, _number(state))
+        return and_(self.ended, is_one) if state in ENDED else is_one
+
+    @property
+    def ended(self) -> ColumnElement[bool]:
+        """That a job has ended, as the condition of the index of those that have."""
+        return self.jobs.c.state.in_([_number(state) for state in ENDED])
 
     @property
     def lasting(self) -> list[Table]:

@@ -235,7 +235,7 @@ class Workers:
     def _holders(self) -> set[str]:
         """Whoever holds a job."""
         jobs = self._tables.jobs
-        held = select(jobs.c.worker_id).where(jobs.c.state == self._tables.state(RUNS)).distinct()
+        held = select(jobs.c.worker_id).where(self._tables.stands(RUNS)).distinct()
         with self._dialect.engine.connect() as connection:
             return set(connection.execute(held).scalars())
 
@@ -302,7 +302,7 @@ class Workers:
 
     def _held_by(self, worker: Row[Any]) -> Any:
         jobs = self._tables.jobs
-        its = (jobs.c.state == self._tables.state(RUNS), jobs.c.worker_id == worker.worker_id)
+        its = (self._tables.stands(RUNS), jobs.c.worker_id == worker.worker_id)
         held = select(
             jobs.c.uid, jobs.c.lease, jobs.c.begun, jobs.c.suspect, jobs.c.crashes,
             jobs.c.queue_name,
@@ -323,7 +323,7 @@ class Workers:
             update(jobs)
             .where(jobs.c.uid == row.uid, jobs.c.lease == row.lease)
             .where(jobs.c.worker_id == worker.worker_id)
-            .where(jobs.c.state == self._tables.state(RUNS))
+            .where(self._tables.running)
             .ordered_values(
                 (jobs.c.worker_id, None),
                 (jobs.c.fenced, false()),

@@ -1,0 +1,41 @@
+"""How many jobs stand how: each state by its own index, which is much smaller than the table."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select, union_all
+
+from ...job import TaskResultStatus
+from .dialect import Dialect
+from .tables import DELAYED, STATUS_OF, WAITS, Tables
+
+
+class Counting:
+    """Counts the jobs of one database."""
+
+    def __init__(self, tables: Tables, dialect: Dialect) -> None:
+        self._tables = tables
+        self._dialect = dialect
+
+    def by_status(self) -> dict[TaskResultStatus, int]:
+        """Count all; every status is there."""
+        found = dict.fromkeys(TaskResultStatus, 0)
+        of_each = [
+            select(func.count()).where(self._tables.stands(state)).scalar_subquery()
+            for state in STATUS_OF
+        ]
+        with self._dialect.engine.connect() as connection:
+            row = connection.execute(select(*of_each)).one()
+        for status, count in zip(STATUS_OF.values(), row, strict=True):
+            found[status] += count
+        return found
+
+    def waiting(self, most: int | None) -> int:
+        """Count those that wait, delayed or not, no further than *most*."""
+        jobs = self._tables.jobs
+        of_each = [
+            select(select(jobs.c.number).where(self._tables.stands(state)).limit(most).subquery())
+            for state in (WAITS, DELAYED)
+        ]
+        some = union_all(*of_each).limit(most).subquery()
+        with self._dialect.engine.connect() as connection:
+            return int(connection.execute(select(func.count()).select_from(some)).scalar_one())

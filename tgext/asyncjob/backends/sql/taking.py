@@ -1,0 +1,237 @@
+"""Which jobs come next: what waits is taken in its order, what was delayed waits when it is due.
+
+Every look goes by an index and reads a number of rows that depends on the batch alone, whatever
+else is in the table and whether the database has statistics. No database finds the first rows of
+several queues in one walk of an index. So the first of each are read, and of these the first.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Integer,
+    Row,
+    Select,
+    String,
+    and_,
+    bindparam,
+    func,
+    literal_column,
+    or_,
+    select,
+    union_all,
+    update,
+)
+
+from .dialect import Dialect
+from .rows import CLAIMED
+from .statements import Statement
+from .tables import DELAYED, RUNS, WAITS, Clock, Tables
+
+#: Rows of each of several queues that a claim looks at, if that is more than twice its batch: as
+#: many others may be claiming at the same moment. Once more, if they are all being taken.
+AHEAD, FAR_AHEAD = 20, 1_000
+
+#: Delayed jobs that one transaction lets wait: a few milliseconds' worth of locks.
+PROMOTED_AT_ONCE = 500
+
+#: How long a claim may let delayed jobs wait before it takes some, in seconds; the next claim goes
+#: on with those that are left.
+PROMOTING_SECONDS = 0.1
+
+
+class Taking:
+    """Builds these statements and executes them."""
+
+    def __init__(self, tables: Tables, dialect: Dialect, clock: Clock) -> None:
+        self._tables = tables
+        self._jobs = tables.jobs
+        self._claimed = [self._jobs.c[name] for name in CLAIMED]
+        self._dialect = dialect
+        self._clock = clock
+        self._taking: dict[tuple[str, ...] | None, Statement] = {}
+        self._looking: dict[tuple[str, ...] | None, Statement] = {}
+
+    # -- take
+
+    def take(
+        self, worker_id: str, queues: Collection[str] | None, limit: int
+    ) -> Sequence[Row[Any]]:
+        """Make up to *limit* waiting rows ours, and return them in their order."""
+        names = None if queues is None else tuple(queues)
+        take = self._take_at_once if self._dialect.update_returns else self._take_in_steps
+        found = take(worker_id, names, limit, max(2 * limit, AHEAD))
+        others_take = self._dialect.skips_locked and names is not None and len(names) > 1
+        if not found and others_take and self.look(names).waits:
+            found = take(worker_id, names, limit, FAR_AHEAD + 2 * limit)
+        return sorted(found, key=lambda row: (row.rank, row.number))
+
+    def _take_at_once(
+        self, worker_id: str, queues: tuple[str, ...] | None, limit: int, ahead: int
+    ) -> Sequence[Row[Any]]:
+        statement = self._taking.get(queues)
+        if statement is None:
+            statement = self._taking[queues] = self._compiled(self._taken_at_once(queues))
+        with self._dialect.write_lazily() as connection:
+            return statement.execute(
+                connection,
+                taker=worker_id,
+                most=limit,
+                ahead=ahead,
+                alone=limit == 1,
+                **self._clock.moment(),
+            ).all()
+
+    def _taken_at_once(self, queues: tuple[str, ...] | None) -> Any:
+        most, ahead = bindparam("most", type_=Integer()), bindparam("ahead", type_=Integer())
+        taken = self._taken(
+            bindparam("taker", type_=String()),
+            bindparam("alone", type_=Boolean()),
+            self._clock.clause,
+        )
+        picked = self._picked(self.first_waiting(queues, most, ahead))
+        return taken.where(self._jobs.c.number.in_(picked)).returning(
+            *self._claimed, *self._dialect.lazily
+        )
+
+    def _picked(self, numbers: Select[Any]) -> Any:
+        """Numbers that an UPDATE looks for. Materialized: planned into the UPDATE they might be
+        evaluated again for each row."""
+        return select(numbers.cte("picked").c.number) if self._dialect.skips_locked else numbers
+
+    def _take_in_steps(
+        self, worker_id: str, queues: tuple[str, ...] | None, limit: int, ahead: int
+    ) -> Sequence[Row[Any]]:
+        with self._dialect.begin() as connection:
+            first = self.first_waiting(queues, limit, ahead)
+            numbers = connection.execute(first).scalars().all()
+            if not numbers:
+                return []
+            mine = self._jobs.c.number.in_(numbers)
+            taken = self._taken(worker_id, limit == 1, self._clock.now())
+            connection.execute(taken.where(mine))
+            return connection.execute(select(*self._claimed).where(mine)).all()
+
+    def first_waiting(self, queues: tuple[str, ...] | None, limit: Any, ahead: Any) -> Any:
+        """The numbers of the rows that come next; those that others are taking are passed over.
+
+        ahead: rows of each of several queues to choose from.
+        """
+        if queues is not None and len(queues) > 1:
+            return self._first_of_several(queues, limit, ahead)
+        jobs = self._jobs
+        first = select(jobs.c.number).where(self._waits())
+        if queues is not None:
+            first = first.where(jobs.c.queue_name == queues[0])
+        first = first.order_by(jobs.c.rank, jobs.c.number).limit(limit)
+        return first.with_for_update(skip_locked=True) if self._dialect.skips_locked else first
+
+    def _first_of_several(self, queues: tuple[str, ...], limit: Any, ahead: Any) -> Any:
+        jobs = self._jobs
+        each = select(jobs.c.number, jobs.c.rank).order_by(jobs.c.rank, jobs.c.number).limit(ahead)
+        of_each = [
+            select(each.where(self._waits(), jobs.c.queue_name == name).subquery())
+            for name in dict.fromkeys(queues)
+        ]
+        several = union_all(*of_each).subquery()
+        order = (several.c.rank, several.c.number)
+        if not self._dialect.skips_locked:
+            return select(several.c.number).order_by(*order).limit(limit)
+        # Locked one by one, in their order, until there are enough: to lock all would keep them
+        # from others.
+        heads = select(several).order_by(*order).limit(ahead).cte("heads")
+        return (
+            select(jobs.c.number)
+            .select_from(heads.join(jobs, jobs.c.number == heads.c.number))
+            .where(self._tables.still(WAITS))
+            .order_by(heads.c.rank, heads.c.number)
+            .limit(limit)
+            .with_for_update(skip_locked=True, of=jobs)
+        )
+
+    def _taken(self, worker_id: Any, begun: Any, now: ColumnElement[float]) -> Any:
+        jobs = self._jobs
+        return update(jobs).values(
+            state=RUNS,
+            lease=jobs.c.lease + 1,
+            attempts=jobs.c.attempts + 1,
+            worker_id=worker_id,
+            begun=begun,
+            last_attempted_at=now,
+            started_at=func.coalesce(jobs.c.started_at, now),
+        )
+
+    def _waits(self) -> ColumnElement[bool]:
+        return self._tables.stands(WAITS)
+
+    # -- look
+
+    def look(self, queues: Collection[str] | None) -> Row[Any]:
+        """Read whether something waits, and when the next delayed job is due."""
+        names = None if queues is None else tuple(queues)
+        statement = self._looking.get(names)
+        if statement is None:
+            wanted = select(*self.looks(names, self._clock.clause))
+            statement = self._looking[names] = self._compiled(wanted)
+        with self._dialect.engine.connect() as connection:
+            return statement.execute(connection, **self._clock.moment()).one()
+
+    def looks(
+        self, queues: Collection[str] | None, now: ColumnElement[float]
+    ) -> tuple[ColumnElement[Any], ...]:
+        """What such a look selects."""
+        jobs = self._jobs
+        # In their order: PostgreSQL would forget it in an EXISTS, and read the table until it
+        # comes to one.
+        first = select(jobs.c.number).where(self._waits()).order_by(jobs.c.rank, jobs.c.number)
+        first = first.limit(literal_column("1"))
+        names = [None] if queues is None else dict.fromkeys(queues)
+        of_each = [
+            first if name is None else first.where(jobs.c.queue_name == name) for name in names
+        ]
+        waits = or_(*(each.scalar_subquery().is_not(None) for each in of_each))
+        due_at = select(func.min(jobs.c.due_at)).where(self._tables.stands(DELAYED))
+        due = (due_at.scalar_subquery() - now).label("due")
+        return waits.label("waits"), due
+
+    # -- what was delayed
+
+    def promote(self) -> None:
+        """Let the delayed jobs wait whose time has come, those of the earliest first, as many as
+        there is time for."""
+        until = time.monotonic() + PROMOTING_SECONDS
+        one = select(self._jobs.c.number).where(self._is_due()).limit(1)
+        with self._dialect.engine.connect() as connection:
+            goes_on = connection.execute(one).first() is not None
+        while goes_on and time.monotonic() < until:
+            goes_on = self._promote_some() == PROMOTED_AT_ONCE
+
+    def _promote_some(self) -> int:
+        """Return how many; those that somebody else is changing are passed over."""
+        jobs = self._jobs
+        some = select(jobs.c.number).where(self._is_due()).order_by(jobs.c.due_at)
+        some = some.limit(PROMOTED_AT_ONCE)
+        if self._dialect.skips_locked:
+            some = some.with_for_update(skip_locked=True)
+        promoted = update(jobs).values(state=WAITS, due_at=None)
+        if self._dialect.update_returns:
+            with self._dialect.write() as connection:
+                picked = self._picked(some)
+                return connection.execute(promoted.where(jobs.c.number.in_(picked))).rowcount
+        with self._dialect.begin() as connection:
+            numbers = connection.execute(some).scalars().all()
+            connection.execute(promoted.where(jobs.c.number.in_(numbers)))
+            return len(numbers)
+
+    def _is_due(self) -> ColumnElement[bool]:
+        jobs = self._jobs
+        is_delayed = self._tables.stands(DELAYED)
+        return and_(is_delayed, jobs.c.due_at <= self._clock.now())
+
+    def _compiled(self, clause: Any) -> Statement:
+        return Statement(clause, self._dialect.engine.dialect)
