@@ -7,7 +7,8 @@
 
 The rooms: ``tables``, ``schema``, ``rows`` (a job as a row), ``desk`` (who enqueues and asks),
 ``taking`` (which jobs come next), ``claims`` (a claim's life), ``workers``, ``liveness``,
-``silence`` (who lives), ``reports``, ``pruning``, ``wakeup`` and ``ears`` (who is woken when), ``dialects`` (what differs).
+``silence`` (who lives), ``reports``, ``pruning``, ``wakeup`` and ``ears`` (who is woken when),
+``dialects`` (what differs).
 """
 
 from __future__ import annotations
