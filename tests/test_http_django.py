@@ -216,6 +216,11 @@ def test_what_is_no_call_is_refused_and_the_site_goes_on(worker, site, method, b
     assert result_of(Slacker(Author, worker).objects.count()) == 2
 
 
+def test_worker_without_a_path_finds_the_hook_where_the_docs_have_it(site):
+    with DjangoWorker(None, None) as worker:
+        assert worker._path == "/slacker/"
+
+
 def test_server_has_the_default_of_the_development_server():
     with override_settings():
         del settings.SLACKER_SERVER

@@ -9,12 +9,13 @@ import threading
 import time
 from collections import namedtuple
 from collections.abc import Callable, Iterator
+from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import pytest
 from tornado.ioloop import IOLoop
 
-from tgext.asyncjob import BadCall
+from tgext.asyncjob import BadCall, ConfigError
 from tgext.asyncjob.executors import loops
 from tgext.asyncjob.slackers import Postponed, Slacker, ThreadWorker, process
 
@@ -426,6 +427,11 @@ def test_async_generator_function_is_refused():
 
     with pytest.raises(BadCall):
         program()
+
+
+def test_pool_in_the_place_of_a_number_of_threads_is_refused_with_the_way_out():
+    with ThreadPool(1) as pool, pytest.raises(ConfigError, match="got a ThreadPool; a pool of"):
+        ThreadWorker(pool)
 
 
 def test_chain_can_begin_with_a_postponed_of_an_object(worker):

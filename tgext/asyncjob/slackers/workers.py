@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+from ..errors import ConfigError
 from ..executors import InlineExecutor, ProcessExecutor
 
 
@@ -15,6 +16,11 @@ class ThreadWorker(ThreadPoolExecutor):
     """Runs chains in a pool of threads. max_workers: how many; None: the standard library's."""
 
     def __init__(self, max_workers: int | None = None) -> None:
+        if max_workers is not None and not isinstance(max_workers, int):
+            raise ConfigError(
+                f"expected a number of threads, got a {type(max_workers).__name__}; a pool of "
+                "threads is a worker itself, if it is a concurrent.futures.Executor"
+            )
         super().__init__(max_workers, thread_name_prefix="asyncjob-slacker")
 
 

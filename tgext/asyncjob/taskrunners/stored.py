@@ -102,6 +102,8 @@ class StoreTaskWriter(Taskrunner):
     secret: signs what is written.
     """
 
+    task_id: str | None = None  #: the key of what was written last
+
     def __init__(
         self,
         /,
@@ -126,7 +128,6 @@ class StoreTaskWriter(Taskrunner):
         self._pickle_func = pickle_func
         self._get_result = get_result
         self._has_warned = False
-        self.task_id: str | None = None  #: the key of what was written last
         self.reader = self._reader_of(read_store, secret)
         if any(self.callbacks) and not pickle_func and self.reader is None:
             raise ConfigError(

@@ -27,10 +27,10 @@ SERVER = "127.0.0.1:8000"
 class DjangoWorker(HttpWorker):
     """An HttpWorker with what Django's settings say. path: where ``urls.py`` has the hook."""
 
-    def __init__(self, server: str | None = None, path: str = PATH, **options: Any) -> None:
+    def __init__(self, server: str | None = None, path: str | None = None, **options: Any) -> None:
         options.setdefault("secret", _secret())
         super().__init__(
-            server or str(getattr(settings, "SLACKER_SERVER", SERVER)), path, **options
+            server or str(getattr(settings, "SLACKER_SERVER", SERVER)), path or PATH, **options
         )
 
 
