@@ -13,12 +13,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
 import transaction
 
-from clocks import PATIENCE_SECONDS
 from sqlqueues import KINDS, Effect, Place, effects, nothing, place_of
 from tgext.asyncjob import (
     JobQueue,
@@ -326,22 +327,29 @@ def test_child_of_what_surrounds_a_job_ends(held, when):
 
 
 @pytest.mark.parametrize(
-    "make", [InlineExecutor, CoroutineExecutor, NewProcessExecutor, ProcessExecutor]
+    "make",
+    [
+        InlineExecutor,
+        CoroutineExecutor,
+        NewProcessExecutor,
+        ProcessExecutor,
+        partial(ThreadPoolExecutor, 1),
+        partial(ProcessPoolExecutor, 1, mp_context=multiprocessing.get_context("forkserver")),
+    ],
 )
 def test_call_of_an_executor_comes_back_once(make: Callable[[], Any]) -> None:
     with make() as executor, JobQueue(threads=0) as queue, queue.as_current():
-        result = task(executor=executor)(returns).enqueue()
+        results = [task(executor=executor)(way).enqueue() for way in (returns, raises)]
         queue.run_pending()
 
-        assert queue.result(result.id).return_value == 0
-        assert make is InlineExecutor or executor.submit(raises).result(PATIENCE_SECONDS) == 1
+        assert [queue.result(result.id).return_value for result in results] == [0, 1]
 
 
 def test_call_of_a_pool_of_loops_comes_back_once():
     with LoopPoolExecutor(1, start_method="forkserver") as executor:
         futures = [executor.submit(way) for way in (returns, returns_from_a_coroutine, raises)]
 
-        assert [future.result(PATIENCE_SECONDS) for future in futures] == [0, 0, 1]
+        assert [future.result(60) for future in futures] == [0, 0, 1]
 
 
 # -- processes that are meant

@@ -13,7 +13,6 @@ from it is decided in ``verdict.py``.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ from .completion import Completion
 from .current import attempt_var
 from .cutting import stop_all
 from .errors import JobCancelled, JobTimeout
-from .forked import end_child_of, only_here
+from .forked import end_child_of, generation, only_here
 from .interruption import Abandoned, Interruptible
 from .job import CANCELLED, FAILED, READY, SUCCESSFUL, Claim, JobId, Outcome, Progress, TaskError
 from .joblog import LINES
@@ -55,7 +54,7 @@ class Attempt:
     """One attempt of one job; made, run and dropped by a worker's slot."""
 
     __slots__ = (
-        "_cancelled", "_completion", "_lines", "_pid", "_running", "_surroundings",
+        "_cancelled", "_completion", "_generation", "_lines", "_running", "_surroundings",
         "claim", "outcome", "started",
     )  # fmt: skip
 
@@ -64,7 +63,7 @@ class Attempt:
         self.started = time.monotonic()
         self._surroundings = surroundings
         self._running = Interruptible()
-        self._pid = os.getpid()
+        self._generation = generation()
         #: what is to be stored of it; None: nothing, or nothing more
         self.outcome: Outcome | None = None
         self._completion = Completion(claim, surroundings)
@@ -167,7 +166,6 @@ class Attempt:
 
     # -- the worker's own
 
-    @only_here
     def run(self) -> bool:
         """Run the job; ``outcome`` is then what is still to be stored of it, by ``settle``.
 
@@ -214,6 +212,7 @@ class Attempt:
         else:
             self.outcome = self._success(value)
 
+    @only_here  # not in a child that a hook of the commit has forked, say
     def _in_surroundings(self) -> Any:
         surround, scope = self._surroundings.surround, self._surroundings.scope
         if surround is None:
@@ -222,7 +221,7 @@ class Attempt:
             return scope.run(self._run_call, self._before_commit)
 
     def _run_call(self) -> Any:
-        end_child_of(self._pid)  # forked on the way here, by what surrounds a job
+        end_child_of(self._generation)  # forked on the way here, by what surrounds a job
         if not self._completion.begin():
             self._refused()
         value = self._running.run(self._call)
@@ -243,7 +242,7 @@ class Attempt:
     def commits(self, connection: Any, *, by_statement: bool = False) -> None:
         """Complete the job in the commit that ends it; refuse any other one, too, if the job is
         no longer this attempt's."""
-        end_child_of(self._pid)  # forked by a hook of this commit
+        end_child_of(self._generation)  # forked by a hook of this commit
         held = self._completion.precede(connection, by_statement=by_statement)
         if self._cancelled or not held:
             self._refused()

@@ -54,14 +54,8 @@ def check(
             f"expected something callable to run as a job, got {_shown(target)}; "
             "give the function itself and its arguments after it, as in asyncjob_perform(f, 1)"
         )
-    if _generates(target):
-        raise BadCall(
-            "expected a function that does its work when it is called, got the generator function "
-            f"{path_of(target)}, of which a call runs no line; replace its `yield` "
-            "(asyncjob_set_progress() reports how far it is), or enqueue a function that iterates "
-            "over it"
-        )
     if not _plainly_fits(target, len(args) + implied, kwargs):
+        _check_lines(target)
         _check_signature(target, args, kwargs, implied)
     for value in args:
         if type(value) not in PLAIN:
@@ -69,6 +63,16 @@ def check(
     for value in kwargs.values():
         if type(value) not in PLAIN:
             _check_detached(value)
+
+
+def _check_lines(target: Callable[..., Any]) -> None:
+    if _generates(target):
+        raise BadCall(
+            "expected a function that does its work when it is called, got the generator function "
+            f"{path_of(target)}, of which a call runs no line; replace its `yield` "
+            "(asyncjob_set_progress() reports how far it is), or enqueue a function that iterates "
+            "over it"
+        )
 
 
 def _generates(target: object) -> bool:
@@ -117,6 +121,8 @@ def _plainly_fits(target: object, given: int, kwargs: dict[str, Any]) -> bool:
     if kwargs or type(target) is not FunctionType:
         return False
     code = target.__code__
+    if code.co_flags & _GENERATES:
+        return False
     if code.co_kwonlyargcount > len(target.__kwdefaults__ or ()):
         return False
     if given < code.co_argcount - len(target.__defaults__ or ()):

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextvars import Context
 from typing import Any
 
-from .call import PLAIN
-from .forked import only_here
+from .call import PLAIN, Call
+from .forked import call_here, only_here
 from .interruption import Interruptible
 from .job import Claim
 from .task import TaskContext, TaskResult
+
+#: How the standard library's pools take a call. Theirs do not look at it, and a child that it
+#: forks would go on as a thread or process of the pool.
+_OF_POOLS = (ThreadPoolExecutor.submit, ProcessPoolExecutor.submit)
 
 
 @only_here
@@ -30,9 +35,18 @@ def make_call(
     if options.takes_context:
         args = (TaskContext(result_of(claim.job.uid), claim.attempt), *args)
     if not isinstance(options.executor, str):
-        # Nothing of the job goes along: its session belongs to this thread.
-        future = Context().run(options.executor.submit, call.target, *args, **call.kwargs or {})
-        value = running.wait_for(future, checkpoint)
+        value = running.wait_for(_submitted(options.executor, call, args), checkpoint)
     else:
         value = call.target(*args, **call.kwargs) if call.kwargs else call.target(*args)
     return value if type(value) in PLAIN else running.settle(value, checkpoint)
+
+
+def _submitted(executor: Executor, call: Call, args: tuple[Any, ...]) -> Future[Any]:
+    """Hand the call to an executor. Nothing of the job goes along: its session belongs to this
+    thread."""
+    submit: Any = executor.submit
+    kwargs = call.kwargs or {}
+    if getattr(submit, "__func__", None) in _OF_POOLS:
+        made: Future[Any] = Context().run(submit, call_here, call.target, args, kwargs)
+        return made
+    return Context().run(submit, call.target, *args, **kwargs)

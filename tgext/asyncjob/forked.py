@@ -17,6 +17,10 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
+#: How many forks this process is away from the first one: to ask for its number is a system call,
+#: and too much for each job.
+_generation = 0
+
 #: What is the parent's: kept, since to collect it would end it.
 _left: list[Any] = []
 
@@ -26,13 +30,13 @@ def only_here(function: Callable[Arguments, Result]) -> Callable[Arguments, Resu
 
     @functools.wraps(function)
     def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        pid = os.getpid()
+        begun = _generation
         try:
             value = function(*args, **kwargs)
         except BaseException as error:
-            end_child_of(pid, error)
+            end_child_of(begun, error)
             raise
-        end_child_of(pid)
+        end_child_of(begun)
         return value
 
     return call
@@ -44,10 +48,23 @@ def call_here(function: Callable[..., Result], args: Any, kwargs: Any) -> Result
     return function(*args, **kwargs)
 
 
-def end_child_of(pid: int, error: BaseException | None = None) -> None:
-    """End this process, unless it is the one with this number. error: with which it came back."""
-    if os.getpid() != pid:
+def generation() -> int:
+    """Return what differs between this process and every child that it forks."""
+    return _generation
+
+
+def end_child_of(begun: int, error: BaseException | None = None) -> None:
+    """End this process, unless it is of this generation. error: with which it came back."""
+    if _generation != begun:
         _end(error)
+
+
+def _forked() -> None:
+    global _generation
+    _generation += 1
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def leave_session(scoped: Any) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import inspect
-import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from concurrent.futures import Executor, Future, wait
 from contextlib import suppress
 from typing import Any
 
-from ..forked import end_child_of
+from ..forked import end_child_of, generation
 from .awaiting import running_loop
 
 #: How long the end of a program waits for coroutines that do not want to be cancelled.
@@ -119,7 +118,7 @@ async def _settle(
     future: Future[Any], stoppable: bool, fn: Callable[..., Any], args: Any, kwargs: Any
 ) -> None:
     """Call, await what comes of it, and put what comes of that into the future."""
-    value, error, pid = None, None, os.getpid()
+    value, error, begun = None, None, generation()
     try:
         if not future.cancelled():
             value = fn(*args, **kwargs)
@@ -127,7 +126,7 @@ async def _settle(
                 value = await value
     except BaseException as raised:  # noqa: BLE001 - a SystemExit ends the call, not the loop
         error = raised
-    end_child_of(pid, error)
+    end_child_of(begun, error)
     if isinstance(error, asyncio.CancelledError):
         future.cancel()  # the loop ends, or the coroutine has cancelled itself
     if stoppable and not future.set_running_or_notify_cancel():

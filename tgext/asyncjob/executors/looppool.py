@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any
 
-from ..forked import call_here, end_child_of
+from ..forked import call_here, end_child_of, generation
 from .messages import Crew, Parcel, Station, Terms, pack, unpack
 from .remote import Failure
 
@@ -175,14 +175,14 @@ class Caller:
         return None
 
     async def _await(self, number: int, value: Awaitable[Any]) -> None:
-        pid = os.getpid()
+        begun = generation()
         try:
             result = await value
         except BaseException as error:  # noqa: BLE001 - as above
-            end_child_of(pid, error)
+            end_child_of(begun, error)
             self._answer(number, error=error)
         else:
-            end_child_of(pid)
+            end_child_of(begun)
             self._answer(number, result)
 
     def _answer(

@@ -24,7 +24,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
 from ...call import check_done
-from ...forked import end_child_of
+from ...forked import end_child_of, generation
 from ..awaiting import awaitable_of
 from ..remote import Failure
 from .channel import Channel
@@ -64,7 +64,7 @@ class Station:
 
     def __init__(self, channel: Channel, number: int, bound: ResultBound) -> None:
         self.number = number
-        self._pid = os.getpid()
+        self._generation = generation()
         self._channel = channel
         self._bound = bound
         self._frames: deque[Iterator[tuple[int, bytes]]] = deque()
@@ -197,10 +197,10 @@ class Station:
             if answer is not None:
                 check_done(answer)
         except Exception as error:  # noqa: BLE001 - the handler's; the worker goes on
-            end_child_of(self._pid)
+            end_child_of(self._generation)
             self._fail(number, error)
             return
-        end_child_of(self._pid)
+        end_child_of(self._generation)
         awaited = awaitable_of(answer)
         if awaited is not None:
             self._running[number] = self._loop.create_task(self._attend(number, awaited))
@@ -209,10 +209,10 @@ class Station:
         try:
             await answer
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - as above
-            end_child_of(self._pid)
+            end_child_of(self._generation)
             self._fail(number, error)
         finally:
-            end_child_of(self._pid)
+            end_child_of(self._generation)
             del self._running[number]
             self._flush_soon()
 
