@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import pytest
@@ -685,6 +685,42 @@ def test_stopped_pool_takes_no_message_and_may_be_stopped_again():
             pool.start()
 
     run(program())
+
+
+def test_pool_that_never_started_may_be_stopped_and_reports_its_messages():
+    class Losing(Pool):
+        lost: ClassVar[list[Any]] = []
+
+        def message_lost(self, message: Any, error: BaseException) -> None:
+            self.lost.append(message)
+
+    pool = Losing(None, 1, workers.Echo)
+    pool.put_nowait("never done")
+    pool.stop()
+    pool.stop()
+
+    assert pool.lost == ["never done"]
+
+
+def test_two_pools_of_one_process_know_nothing_of_each_other():
+    async def program() -> tuple[list[Any], list[Any]]:
+        async with Gathering(workers.Echo, 1) as one, Gathering(workers.Echo, 1) as other:
+            one.put_nowait("one")
+            other.put_nowait("other")
+        return one.results, other.results
+
+    assert run(program()) == ([("one", 0)], [("other", 0)])
+
+
+def test_pool_whose_loop_is_closed_may_be_stopped(caplog):
+    loop = asyncio.new_event_loop()
+    pool = Pool(loop, 1, workers.Echo, start_method=START_METHOD)
+    pool.start()
+    loop.close()
+    pool.put_nowait(1)
+    pool.stop()
+
+    assert "the pool's loop is closed" in caplog.text
 
 
 def test_messages_put_before_the_start_are_done_after_it():

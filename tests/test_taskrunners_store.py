@@ -18,6 +18,7 @@ import pytest
 
 from stores import RedisStore, open_shelf, record_run, redis_store  # noqa: F401 - a fixture
 from tgext.asyncjob import errors
+from tgext.asyncjob.executors import StoreExecutor
 from tgext.asyncjob.taskrunners import StoreTaskReader, StoreTaskWriter, TaskDispatcher, as_task
 
 PATIENCE_SECONDS = 20.0
@@ -779,6 +780,19 @@ def test_dispatcher_says_that_nobody_reads_its_store(store, caplog):
 
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     store.clear()  # so that nobody waits for it any more
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "1", None])
+@pytest.mark.parametrize("name", ["poll_seconds", "threads"])
+def test_bound_of_a_reader_that_is_none_is_refused(store, name, value):
+    with pytest.raises(errors.ConfigError, match=f"{name}: expected a number above 0"):
+        StoreTaskReader(store, **{name: value})
+
+
+@pytest.mark.parametrize("name", ["poll_seconds", "claim_timeout"])
+def test_bound_of_a_store_executor_that_is_none_is_refused(store, name):
+    with pytest.raises(errors.ConfigError, match=f"{name}: expected a number above 0"):
+        StoreExecutor(store, **{name: float("nan")})
 
 
 class Nightly(StoreTaskWriter):

@@ -20,12 +20,12 @@ from ..current import current_queue, open_queues, queue_var
 from ..errors import BadSignature, Unreadable
 from ..forked import call_here
 from ..seal.letters import Letter, Letters
+from .bounds import check_bound
 from .seen import SeenCalls
 from .wire import (
     CONTENT_TYPE,
     CallHead,
     NotAllowed,
-    check_bound,
     open_call,
     write_failure,
     write_result,

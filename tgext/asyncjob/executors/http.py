@@ -20,7 +20,8 @@ import urllib3
 from ..chain import Chain
 from ..errors import CallRefused, ConfigError, ServerUnreachable
 from ..seal.letters import Letters
-from .wire import CONTENT_TYPE, check_bound, read_answer, write_call
+from .bounds import check_bound
+from .wire import CONTENT_TYPE, read_answer, write_call
 
 Result = TypeVar("Result")
 

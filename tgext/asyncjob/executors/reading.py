@@ -20,6 +20,7 @@ from ..call import check_done
 from ..errors import ConfigError
 from ..forked import only_here
 from .awaiting import finish
+from .bounds import check_bound
 from .entries import NEW, RUNNING, Entries, Entry
 
 log = logging.getLogger(__name__)
@@ -91,6 +92,8 @@ class StoreReader:
         poll_seconds: float = 0.05,
         threads: int = 1,
     ) -> None:
+        check_bound("poll_seconds", poll_seconds)
+        check_bound("threads", threads)
         self._shared = shared(store)
         self._shared.readers.add(self)
         self._entries = entries

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from ..call import path_of
 from ..errors import NoReader, Unreadable
+from .bounds import check_bound
 from .entries import COMPLETE, ERROR, NEW, Entries, Entry
 from .reading import PAUSE_AFTER_ERROR_SECONDS, Shared, Store, StoreReader, shared
 
@@ -50,6 +51,9 @@ class Watch:
         claim_timeout: float | None = None,
         removes: bool = False,
     ) -> None:
+        check_bound("poll_seconds", poll_seconds)
+        if claim_timeout is not None:
+            check_bound("claim_timeout", claim_timeout)
         self._shared = store
         self._entries = entries
         self._poll_seconds = poll_seconds

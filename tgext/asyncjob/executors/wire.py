@@ -9,13 +9,12 @@ opened. The body only says what comes after, beginning with the first call or it
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from ..chain import Chain, get, name_of
-from ..errors import BadSignature, ConfigError, Unreadable
+from ..errors import BadSignature, Unreadable
 from ..seal.letters import Letter, Letters, found_at, pickled, unpickled, whereabouts
 from .remote import Failure
 
@@ -56,12 +55,6 @@ class CallHead(NamedTuple):
         if path is not None and (type(path) is not str or _dotted(path) != name):
             raise Unreadable(f"expected the path of {name}, got {path!r}")
         return cls(at, number, name, path, attributes)
-
-
-def check_bound(name: str, value: object) -> None:
-    """Refuse a bound that is no number above 0. Raises ConfigError."""
-    if type(value) not in (int, float) or not 0 < value < math.inf:  # type: ignore[operator]
-        raise ConfigError(f"{name}: expected a number above 0, got {value!r}")
 
 
 def write_call(letters: Letters, chain: Chain, number: str, now: float) -> bytes:

@@ -170,6 +170,9 @@ class Pool:
         self._on_loop(self._wake, number)
 
     def _on_loop(self, function: Callable[..., None], *args: Any) -> None:
+        if self._loop is None:  # stopped before it was started, in this thread
+            function(*args)
+            return
         try:
             self._loop.call_soon_threadsafe(function, *args)
         except RuntimeError:
