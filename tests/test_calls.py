@@ -398,3 +398,20 @@ def test_generator_in_a_store_is_an_error():
         pytest.raises(BadCall, match="import_rows"),
     ):
         executor.submit(import_rows).result(PATIENCE_SECONDS)
+
+
+# -- arguments
+
+
+def counted(items: list[int]) -> int:
+    return len(items)
+
+
+def test_argument_changed_after_the_enqueue_is_changed_on_memory_alone(held):
+    items = [1, 2]
+    uid = held.perform(counted, items)
+    items.append(3)
+
+    result = outcome_of(held, uid)
+
+    assert result.return_value == (2 if held.backend.is_shared else 3)
