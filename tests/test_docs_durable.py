@@ -64,6 +64,7 @@ SHOWN = programs_of(DEPLOY)
 TESTED = {
     "wsgi.py", "one process", "sql lines", "several processes", "worker lines", "worker", "uwsgi",
     "unit", "dockerfile", "pgbouncer", "postgresql grants", "mariadb grants", "backup", "logging",
+    "pg_dump", "mariadb-dump",
 }  # fmt: skip
 
 

@@ -39,7 +39,7 @@ def answer_to(error: Exception) -> Answer | None:
         return Answer(str(error), USAGE)
     # By name: SQLAlchemy need not be installed.
     if any(kind.__module__ == "sqlalchemy.exc" for kind in type(error).__mro__):
-        return Answer(f"the database cannot be asked: {error}", NO_DATABASE)
+        return Answer(f"the database cannot be asked: {error}".expandtabs(4), NO_DATABASE)
     return None
 
 
