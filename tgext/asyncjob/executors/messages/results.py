@@ -42,12 +42,12 @@ class ResultBound:
         if numbers[2 * self._size] == BOUNDLESS:
             return True
         for _ in range(_TRIES):
-            if self._room() < 1:
-                return False
             numbers[number] += 1
             if self._room() >= 0:
                 return True
             numbers[number] -= 1
+            if self._room() < 1:
+                return False
         return False
 
     def ask(self, number: int) -> None:
