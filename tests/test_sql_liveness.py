@@ -74,6 +74,24 @@ def files(tmp_path: Path) -> Iterator[Field]:
 # -- silence
 
 
+def test_job_that_was_given_back_and_claimed_anew_is_not_taken_for_lost(field):
+    """Between a beat's two looks, the one at what it holds and the one at the table."""
+    backend = field.backend()
+    uid = enqueued(backend)
+    first = claim_one(backend, ELSEWHERE)
+    forget = backend._forget
+    backend._forget = lambda _claims: None  # the thread that gives it back comes to it later
+    backend.release([first])
+    second = claim_one(backend, ELSEWHERE)
+
+    lost = backend.beat(ELSEWHERE)
+
+    forget([first])
+    assert lost == [(uid, first.lease)]
+    assert second.lease != first.lease
+    assert backend.beat(ELSEWHERE) == []
+
+
 @pytest.mark.parametrize("step", [-7200, -60, 60, 7200])
 def test_worker_that_beats_is_not_given_up_when_the_databases_clock_is_set(field, step):
     busy, other = field.backend(), field.backend()
@@ -118,7 +136,7 @@ def test_silent_worker_is_given_up_after_its_lease_and_not_before(field):
 
     assert (before, rescued) == (0, 1)
     assert status_of(other, uid) is READY
-    assert silent.beat(ELSEWHERE) == [uid]
+    assert silent.beat(ELSEWHERE) == [(uid, 1)]
 
 
 def test_worker_is_given_up_by_its_own_lease_not_by_that_of_who_looks(field):

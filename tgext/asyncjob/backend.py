@@ -224,8 +224,9 @@ class ClaimingBackend(Backend):
         """Store a progress, visible at once to every reader; False as ``holds`` does."""
 
     @abstractmethod
-    def beat(self, worker_id: WorkerId) -> list[JobId]:
-        """Say that this worker lives; return the jobs it has lost to others."""
+    def beat(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:
+        """Say that this worker lives; return the claims it has lost to others: uids and leases,
+        since it may have claimed the same job anew."""
 
     def watch_locks(self, worker_id: WorkerId, running: Iterable[tuple[JobId, Any]]) -> bool:
         """Say which jobs of this worker keep all others from writing, in the log and to whoever

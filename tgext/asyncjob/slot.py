@@ -259,10 +259,10 @@ class Slot(threading.Thread):
             attempt.insist()
         return self.is_alive()
 
-    def lose(self, uids: Collection[str] | None) -> None:
-        """End its attempt if its job is one of these, which are others' now; None: any."""
+    def lose(self, claims: Collection[tuple[str, int]] | None) -> None:
+        """End its attempt if its claim is one of these, which do not hold any more; None: any."""
         attempt = self.attempt
-        if attempt is not None and (uids is None or attempt.uid in uids):
+        if attempt is not None and (claims is None or (attempt.uid, attempt.claim.lease) in claims):
             attempt.interrupt(LeaseLost)
 
     def stop(self) -> None:

@@ -331,6 +331,6 @@ class Worker:
         if lost := self._backend.beat(self.id):
             self._lose(set(lost))
 
-    def _lose(self, uids: Collection[str] | None) -> None:
+    def _lose(self, claims: Collection[tuple[str, int]] | None) -> None:
         for slot in self._slots_but_mine():
-            slot.lose(uids)
+            slot.lose(claims)

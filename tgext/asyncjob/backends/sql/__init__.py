@@ -269,7 +269,7 @@ class SqlBackend(SqlDesk, ClaimingBackend):
         self._reports.put(claim.job.uid, progress)
         return True
 
-    def beat(self, worker_id: WorkerId) -> list[JobId]:
+    def beat(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:
         if self._workers.is_registered(worker_id):
             self._workers.beat(worker_id)
         held = [which for which, whose in list(self._running.items()) if whose == worker_id]
@@ -284,7 +284,8 @@ class SqlBackend(SqlDesk, ClaimingBackend):
             ours = {(uid, lease) for uid, lease in connection.execute(mine)}
         self._give_back_strays({which for which in ours if which not in self._running})
         # What was finished between the two looks is not lost.
-        return [JobId(which[0]) for which in held if which not in ours and which in self._running]
+        lost = [which for which in held if which not in ours and which in self._running]
+        return [(JobId(uid), lease) for uid, lease in lost]
 
     def _give_back_strays(self, strays: set[tuple[str, int]]) -> None:
         """Let jobs wait again that stand as this worker's and that nobody in it has: the answer
