@@ -225,10 +225,15 @@ class HeartLine(Liveness):
         self._engine = engine
         self._lock = threading.RLock()
         self._connection: Connection | None = None
+        self._is_over = False
         self._inherited: list[Connection] = []
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
+        if self._is_over:  # a beat that comes late: nobody would close a connection that is kept
+            with self._engine.connect() as passing:
+                yield passing
+            return
         with self._lock:
             if self._connection is None:
                 made = self._engine.connect()
@@ -248,6 +253,7 @@ class HeartLine(Liveness):
 
     def let_go(self) -> None:
         with self._lock:
+            self._is_over = True
             self._drop()
 
     def forget(self) -> None:
