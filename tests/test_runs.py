@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +19,9 @@ from clocks import FakeClock
 from databases import begin_at_the_first_statement
 from sqlqueues import KINDS, Place, effects, options_of, place_of, write_one
 from tgext.asyncjob import JobQueue, TaskResultStatus, asyncjob_session, task
+from tgext.asyncjob.job import WorkerId
 from tgext.asyncjob.scope import TRIES
+from tgext.asyncjob.slot import Slot
 
 SUCCESSFUL, FAILED = TaskResultStatus.SUCCESSFUL, TaskResultStatus.FAILED
 CANCELLED, RUNNING = TaskResultStatus.CANCELLED, TaskResultStatus.RUNNING
@@ -34,9 +38,13 @@ def module_place(request: Any, tmp_path_factory: Any) -> Iterator[Place]:
         yield made
 
 
+@pytest.fixture(autouse=True)
+def _no_runs() -> None:
+    runs.clear()
+
+
 @pytest.fixture
 def place(module_place: Place) -> Iterator[Place]:
-    runs.clear()
     yield module_place
     transaction.abort()
     module_place.close_queues()
@@ -172,7 +180,6 @@ def test_lock_that_sqlite_does_not_give_in_time_is_a_failed_attempt(tmp_path: An
             finally:
                 holder.rollback()
 
-        runs.clear()
         result = run(queue, lock, clock, writes=False)
         holder.close()
         apart.dispose()
@@ -198,27 +205,31 @@ def test_conflict_is_tried_again_in_place_so_many_times_and_no_more(place: Place
     assert len(runs) == TRIES
 
 
-def test_stale_snapshot_of_sqlite_is_tried_again_in_place(tmp_path: Any) -> None:
+def test_stale_snapshot_of_sqlite_is_tried_again_with_the_lock_from_the_beginning(
+    tmp_path: Any,
+) -> None:
+    """Else whoever writes in between would have it refused again, and again."""
     with place_of("sqlite", tmp_path) as place:
         begin_at_the_first_statement(place.engine)
         place.engine.dispose()
-        clock, apart = FakeClock(), create_engine(place.url)
-        queue = queue_at(place, clock)
+        clock, apart = FakeClock(), create_engine(place.url, connect_args={"timeout": 0})
+        queue, refused = queue_at(place, clock), []
 
         def write_meanwhile() -> None:
-            session = asyncjob_session()
-            session.execute(text(f"SELECT * FROM {effects.name}")).all()
-            if len(runs) < 3:
+            asyncjob_session().execute(text(f"SELECT * FROM {effects.name}")).all()
+            try:
                 with apart.begin() as connection:
                     connection.execute(effects.insert().values(text="other", amount=1))
+            except OperationalError:
+                refused.append(len(runs))
             write_one("mine")
 
-        runs.clear()
         result = run(queue, write_meanwhile, clock, writes=False)
         apart.dispose()
 
-        assert (result.status, result.attempts, len(runs)) == (SUCCESSFUL, 1, 3)
-        assert place.written() == [("mine", 1), ("other", 1), ("other", 1)]
+        assert (result.status, result.attempts, runs) == (SUCCESSFUL, 1, ["job", "job"])
+        assert refused == [2]
+        assert place.written() == [("mine", 1), ("other", 1)]
 
 
 # -- the database lost
@@ -392,3 +403,39 @@ def test_job_whose_row_changes_under_its_snapshot_is_not_run_again(
     assert len(runs) == 1
     assert other.result(uid).status is (CANCELLED if disturb == "cancelled" else RUNNING)
     assert repeatable.written() == []
+
+
+# -- claims given back without an answer
+
+
+def test_claim_whose_release_was_not_answered_is_looked_at_before_it_is_run(
+    place: Place, monkeypatch: Any
+) -> None:
+    queue = place.queue()
+    uids = [queue.perform(sqlqueues.nothing) for _ in range(2)]
+    backend = queue.backend
+    worker = WorkerId("w")
+    claims = backend.claim(worker, None, 2)
+    slot = Slot(
+        "slot",
+        SimpleNamespace(backend=backend, queue=queue),  # type: ignore[arg-type]
+        (worker, None),
+        stopping=threading.Event(),
+        look=lambda: None,
+        ended=lambda _slot: None,
+    )
+    slot._waiting.extend(claims)
+    release = backend.release
+
+    def release_without_an_answer(some: Any) -> None:
+        release(list(some)[:1])
+        raise OperationalError("COMMIT", {}, Exception("the connection is gone"))
+
+    monkeypatch.setattr(backend, "release", release_without_an_answer)
+    with pytest.raises(OperationalError):
+        slot.relieve()
+
+    found = slot._next()
+    assert found is not None
+    assert found.job.uid == uids[1]  # the other one waits for anybody
+    assert slot._next() is None

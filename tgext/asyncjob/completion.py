@@ -49,6 +49,11 @@ class Completion:
         marked = self._surroundings.marked
         is_own = marked is not None and marked.owns(session, connection)
         self._connections[id(session), connection.engine] = connection, is_own
+        backend = self._surroundings.backend
+        if is_own and self._tries > 1 and backend.has_one_writer:
+            # The try before was refused the lock at once, since it had read. This one waits for
+            # it now, and others cannot come between.
+            backend.fence(self._claim, connection)
 
     def begin(self) -> bool:
         """Begin a try; False where the job is no longer this attempt's: what has undone the try

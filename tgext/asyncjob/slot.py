@@ -76,6 +76,7 @@ class Slot(threading.Thread):
         self.leave_after: float | None = None
         self._lock = threading.RLock()
         self._waiting: deque[Claim] = deque()
+        self._may_be_released = False  # what waits was given back, and the answer was lost
         self._ended: list[Attempt] = []
         self._batch = 1
         self.attempt: Attempt | None = None
@@ -156,10 +157,28 @@ class Slot(threading.Thread):
         return wanted
 
     def _next(self) -> Claim | None:
-        if not self._waiting or self._stopping.is_set():
-            return None
-        with self._lock:
-            return self._waiting.popleft() if self._waiting else None
+        while self._waiting and not self._stopping.is_set():
+            with self._lock:
+                claim = self._waiting.popleft() if self._waiting else None
+            if claim is not None:
+                if not self._may_be_released or self._is_held(claim):
+                    return claim
+                self._backend.finished(claim)
+        self._may_be_released = False
+        return None
+
+    def _is_held(self, claim: Claim) -> bool:
+        """Whether a claim still holds that was given back without an answer, however long the
+        backend takes to be there again."""
+        fault_seconds = FAULT_SECONDS[0]
+        while True:
+            try:
+                return self._backend.holds(claim, fresh=True)
+            except Exception as error:  # noqa: BLE001 - as in _settle
+                self._complain("cannot look at a claim", error, fault_seconds)
+                if self._stopping.wait(fault_seconds):
+                    return False
+                fault_seconds = min(2 * fault_seconds, FAULT_SECONDS[1])
 
     def _adapt(self, ran: int, seconds: float) -> None:
         """Claim as many the next time as would have fitted, twice as many at the most."""
@@ -197,6 +216,7 @@ class Slot(threading.Thread):
                 self._backend.release(claims)
         except Exception:
             with self._lock:
+                self._may_be_released = True
                 self._waiting.extendleft(reversed(claims))
             raise
 

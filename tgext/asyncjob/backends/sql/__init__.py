@@ -8,7 +8,7 @@
 The rooms: ``tables``, ``schema``, ``rows`` (a job as a row), ``desk`` (who enqueues and asks),
 ``taking`` (which jobs come next), ``claims`` (a claim's life), ``workers``, ``liveness``,
 ``silence`` (who lives), ``reports``, ``pruning``, ``wakeup`` and ``ears`` (who is woken when),
-``dialects`` (what differs).
+``dialects`` and ``faults`` (what differs).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, not_, select
+from sqlalchemy import Connection, Row, select
 from sqlalchemy.exc import DBAPIError
 
 from ...backend import ClaimingBackend
@@ -158,8 +158,8 @@ class SqlBackend(SqlDesk, ClaimingBackend):
         number = next(number for number, row in enumerate(rows) if row.suspect) or 1
         kept, others = rows[:number], rows[number:]
         self.release([self._rows.claim(row, opened=False) for row in others])
-        if kept[0].suspect:  # before its transaction begins: the row may not change under that
-            with self._dialect.write() as connection:
+        if kept[0].suspect:
+            with self._dialect.write() as connection:  # its own transaction begins after that
                 self._claims.begin(self._rows.claim(kept[0], opened=False), connection)
         return kept
 
@@ -183,10 +183,8 @@ class SqlBackend(SqlDesk, ClaimingBackend):
         looked_at, held = self._looked.get(which, (-HOLDS_SECONDS, True))
         if now - looked_at < HOLDS_SECONDS and not fresh:
             return held
-        jobs = self.tables.jobs
-        ours = select(jobs.c.uid).where(self._claims.held(claim), not_(jobs.c.cancelled))
         with self._dialect.engine.connect() as connection:
-            held = connection.execute(ours).first() is not None
+            held = connection.execute(self._claims.undisturbed(claim)).first() is not None
         self._looked[which] = (now, held)
         return held
 
@@ -290,8 +288,9 @@ class SqlBackend(SqlDesk, ClaimingBackend):
     def _give_back_strays(self, strays: set[tuple[str, int]]) -> None:
         """Let jobs wait again that stand as this worker's and that nobody in it has: the answer
         to a claim got lost. At the second sight: the first may be of one on its way here."""
-        again, self._strays = strays & self._strays, strays - self._strays
+        again, self._strays = strays & self._strays, strays
         for uid, lease in again:
+            self._doubtful_beats = DOUBTFUL_BEATS  # until all are given back
             with self._dialect.engine.connect() as connection:
                 row = connection.execute(self._select(uid)).one_or_none()
             if row is not None and row.lease == lease:

@@ -79,6 +79,10 @@ class Claims:
             self._tables.running,
         )
 
+    def undisturbed(self, claim: Claim) -> Any:
+        """Select the row where *claim* still holds and nobody has cancelled the job."""
+        return select(self._jobs.c.uid).where(self.held(claim), not_(self._jobs.c.cancelled))
+
     def fence(self, claim: Claim, connection: Connection, *, lasting: bool) -> bool:
         """Keep the row from everybody else: until the transaction on *connection* ends, or,
         where it is not the job's own (*lasting*), by a mark in the row."""
