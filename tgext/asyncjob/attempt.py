@@ -186,7 +186,7 @@ class Attempt:
             except LeaseLost:
                 log.warning("job=%s lease lost, outcome dropped", self.uid)
                 # Nobody has taken it, maybe: the database was away from all of us.
-                self._surroundings.backend.release([self.claim])
+                self._release("lease lost")
             except BaseException as error:  # a SystemExit ends the job, not the worker
                 if isinstance(error, KeyboardInterrupt) and current_thread() is main_thread():
                     self._release("interrupted from the keyboard")
@@ -288,6 +288,13 @@ class Attempt:
         self.outcome = None
 
     def _has_ended(self, outcome: Outcome | None) -> None:
+        try:
+            self._tell(outcome)
+        except Exception:  # a filter of the application's logging: what is stored is stored
+            with suppress(Exception):
+                log.exception("job=%s ended, which could not be told", self.uid)
+
+    def _tell(self, outcome: Outcome | None) -> None:
         assert outcome is not None
         if outcome.status is not READY:
             self._surroundings.tracked.end(self.uid)
@@ -298,17 +305,18 @@ class Attempt:
             )  # fmt: skip
 
     def fail(self, mistake: Exception) -> None:
-        """End the attempt where ending it raised: a filter of the application's logging did, or
-        the backend. The thread that came here has other jobs to run."""
-        failed = Outcome(FAILED, error=TaskError.of(mistake), log=self._log_lines())
-        self.outcome = None
-        with suppress(Exception):
-            self._surroundings.backend.finish(self.claim, failed)
+        """End the attempt where ending it raised: a filter of the application's logging did, say.
+        The thread that came here has other jobs to run; ``settle`` stores it like any outcome."""
+        self.outcome = Outcome(FAILED, error=TaskError.of(mistake), log=self._log_lines())
         with suppress(Exception):
             log.exception("job=%s could not be ended as it should", self.uid)
 
     def _release(self, why: str) -> None:
-        self._surroundings.backend.release([self.claim])
+        try:
+            self._surroundings.backend.release([self.claim])
+        except Exception as error:  # noqa: BLE001 - it is the store's, never the job's
+            self.outcome = Outcome(READY, crashed=True)  # to be stored when it takes that again
+            why = f"{why}, which could not be stored yet ({error})"
         log.info("job=%s %s, waits again", self.uid, why)
 
     def _success(self, value: Any) -> Outcome:

@@ -97,7 +97,7 @@ class TaskError(NamedTuple):
             text = message
         path = f"{kind.__module__}.{kind.__qualname__}"
         message, text = _shortened(message, MESSAGE_LENGTH), _shortened(text, TRACEBACK_LENGTH)
-        return cls(path, storable(message), storable(text))
+        return cls(storable(path), storable(message), storable(text))
 
 
 def outside_frames(error: BaseException) -> TracebackType | None:

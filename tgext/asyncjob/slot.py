@@ -196,10 +196,6 @@ class Slot(threading.Thread):
             try:
                 settle(ended, self._backend)
             except Exception as error:  # noqa: BLE001 - nothing that has ended may be forgotten
-                if not self._backend.is_passing(error):
-                    for attempt in ended:
-                        attempt.fail(error)
-                    continue
                 with self._lock:
                     self._ended = ended + self._ended
                 self._complain("cannot store what became of jobs", error, fault_seconds)

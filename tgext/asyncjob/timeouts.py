@@ -118,7 +118,9 @@ class Timeouts:
     def settle(self) -> None:
         """Store what became of attempts whose threads go on for nobody."""
         while self._overdue:
-            attempt = self._overdue[0]
-            attempt.cut_off()
-            settle([attempt], self._backend)
-            self._overdue.popleft()
+            overdue = list(self._overdue)
+            for attempt in overdue:
+                attempt.cut_off()
+            settle(overdue, self._backend)
+            for _ in overdue:
+                self._overdue.popleft()

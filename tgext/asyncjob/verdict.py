@@ -33,7 +33,10 @@ def success(value: Any, claim: Claim, lines: tuple[str, ...]) -> Outcome:
     """Return the outcome of an attempt whose call returned *value*. lines: its log."""
     if value is None and not lines:
         return _SUCCESS
-    result = kept(value)
+    try:
+        result = kept(value)
+    except Exception as error:  # noqa: BLE001 - a value's own code runs; its work is done
+        result = NotKept(f"looking into it raised {type(error).__name__}")
     if isinstance(result, NotKept):
         log.warning("job=%s succeeded, return value not kept: %s", claim.job.uid, result.why)
     return Outcome(SUCCESSFUL, result, log=lines)

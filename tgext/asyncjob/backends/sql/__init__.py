@@ -34,7 +34,7 @@ from ...job import (
     TaskResultStatus,
     WorkerId,
 )
-from .claims import End, is_plain
+from .claims import End
 from .desk import SqlDesk
 from .dialects import check_present
 from .elsewhere import ELSEWHERE_SECONDS, may_be_elsewhere
@@ -204,25 +204,17 @@ class SqlBackend(SqlDesk, ClaimingBackend):
 
     def finish(self, claim: Claim, outcome: Outcome, connection: Connection | None = None) -> bool:
         self._reports.flush([claim.job.uid])
-        if connection is None and is_plain(outcome):  # one statement, which commits by itself
-            with self._dialect.write() as own:
-                stored = self._claims.finish(claim, outcome, own)
-        else:
-            stored = self._dialect.change(
+        if connection is not None:
+            return self._dialect.change(
                 connection, lambda given: self._claims.finish(claim, outcome, given)
             )
-        if connection is None:
-            self._ended([(claim, outcome)])
+        stored = self._outcomes.store(claim, outcome)
+        self._ended([(claim, outcome)])
         return stored
 
     def finish_many(self, ends: Sequence[End]) -> list[bool]:
         self._reports.flush([claim.job.uid for claim, _ in ends])
-        with self._dialect.begin() as connection:
-            stored = [True] * len(ends)
-            if not self._claims.finish_many(ends, connection):
-                connection.exec_driver_sql("ROLLBACK")
-                connection.exec_driver_sql(self._dialect.begin_text)
-                stored = [self._claims.finish(*end, connection) for end in ends]
+        stored = self._outcomes.store_all(ends)
         self._ended(ends)
         return stored
 
@@ -273,14 +265,16 @@ class SqlBackend(SqlDesk, ClaimingBackend):
         held = [which for which, whose in list(self._running.items()) if whose == worker_id]
         if not held and not self._doubtful_beats:
             return []
-        self._doubtful_beats = max(self._doubtful_beats - 1, 0)
         jobs = self.tables.jobs
         mine = select(jobs.c.uid, jobs.c.lease).where(
             self.tables.stands(RUNS), jobs.c.worker_id == worker_id
         )
         with self._dialect.engine.connect() as connection:
             ours = {(uid, lease) for uid, lease in connection.execute(mine)}
-        self._give_back_strays({which for which in ours if which not in self._running})
+        strays = {which for which in ours if which not in self._running}
+        self._give_back_strays(strays)
+        if not strays:  # as long as the database refuses to take them back, the doubt stays
+            self._doubtful_beats = max(self._doubtful_beats - 1, 0)
         # What was finished between the two looks is not lost.
         lost = [which for which in held if which not in ours and which in self._running]
         return [(JobId(uid), lease) for uid, lease in lost]

@@ -12,7 +12,6 @@ once more, to another. No work can outlive its claim, whose commit is older.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -118,7 +117,7 @@ class Claims:
             "worker_id": None,
             "fenced": false(),
             "suspect": false(),
-            "log": json.dumps(outcome.log) if outcome.log else None,
+            "log": self._rows.log_text(outcome.log),
         }
         if outcome.crashed:
             values["crashes"] = jobs.c.crashes + 1
@@ -133,7 +132,7 @@ class Claims:
             values["state"] = case((jobs.c.cancelled, TAKEN_BACK), else_=again)
         else:
             values["finished_at"] = self._now()
-            values["result"] = self._rows.result_text(uid, outcome.result, self._dialect.most_bytes)
+            values["result"] = self._rows.result_text(uid, outcome.result)
             values["state"] = STATE_OF[outcome.status]
         if outcome.status is SUCCESSFUL:
             condition = and_(condition, not_(jobs.c.cancelled))

@@ -47,6 +47,7 @@ from .dialect import forget_connections
 from .dialects import dialect_of
 from .ears import ears_of
 from .liveness import liveness_of
+from .outcomes import Outcomes
 from .overview import SqlOverview
 from .pruning import Pruning
 from .reports import Reports
@@ -103,12 +104,14 @@ class SqlDesk(Backend):
         self._dialect = dialect_of(engine, f"{prefix}jobs")
         self.has_one_writer = self._dialect.has_one_writer
         self._seal = Seal(secret)
-        self._rows = Rows(self._seal, max_crashes)
+        most_bytes = lambda: self._dialect.most_bytes  # noqa: E731 - known once it is connected
+        self._rows = Rows(self._seal, max_crashes, most_bytes)
         self.schema = Schema(self.tables, self._dialect, schema)
         self._liveness = liveness_of(self._dialect)
         self._counting = Counting(self.tables, self._dialect)
         self._taking = Taking(self.tables, self._dialect, self._clock)
         self._claims = Claims(self.tables, self._dialect, self._rows, self._clock)
+        self._outcomes = Outcomes(self._claims, self._dialect, self.is_passing)
         self._inserting = Statement(self._insertion(), self._dialect.engine.dialect)
         self._workers = Workers(
             self.tables,
@@ -122,7 +125,7 @@ class SqlDesk(Backend):
             self.tables, self._dialect, self._workers, self._liveness, self._now
         )
         self._reports = Reports(
-            self.tables.progress, self._dialect.volatile, self._seal, self.is_passing
+            self.tables.progress, self._dialect.volatile, self._seal, self.is_passing, most_bytes
         )
         self._pruning = Pruning(self.tables, self._dialect, self._reports, self._now)
         self._wakeup = Wakeup(lambda: ears_of(self._dialect), self._look)

@@ -55,7 +55,15 @@ NORMAL = 1
 IN_TRANSACTION = 1
 
 
+#: SQLite's number of the bound for the bytes of a row, which Python 3.10 has no name for.
+SQLITE_LIMIT_LENGTH = 0
+
+#: Bytes that PostgreSQL takes in one value or message; and SQLite, unless it was built otherwise.
+POSTGRESQLS_BYTES, SQLITES_BYTES = 2**30 - 1, 1_000_000_000
+
+
 class PostgreSql(Dialect):
+    most_bytes = POSTGRESQLS_BYTES
     faults_of = PostgreSqlFaults
     update_returns = True
     skips_locked = True
@@ -74,6 +82,8 @@ class PostgreSql(Dialect):
         cursor = connection.cursor()
         cursor.execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED")
         keep_to_indexes(connection, cursor)
+        # Whatever the application's connections hold: the text of an error may be anything.
+        cursor.execute("SET client_encoding TO 'UTF8'")
         cursor.close()
         if not connection.autocommit:
             connection.commit()  # an end without it would take that back
@@ -114,6 +124,10 @@ class MariaDb(Dialect):
         return own
 
     def prepare(self, connection: Any, _record: Any) -> None:
+        # Whatever the application's connections hold: the text of an error may be anything.
+        set_characters = getattr(connection, "set_character_set", None)
+        if set_characters is not None:
+            set_characters("utf8mb4")
         # The default would lock the gaps between rows, and read an old snapshot.
         cursor = connection.cursor()
         cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
@@ -130,6 +144,7 @@ class Sqlite(Dialect):
     """One writer at a time, and a file beside the database for what must not wait for it."""
 
     faults_of = SqliteFaults
+    most_bytes = SQLITES_BYTES
     update_returns = True
     skips_locked = False
     begin_text = "BEGIN IMMEDIATE"
@@ -236,6 +251,8 @@ class Sqlite(Dialect):
         connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
         record.info["synchronous"] = connection.execute("PRAGMA synchronous").fetchone()[0]
+        if hasattr(connection, "getlimit"):  # Python 3.11
+            self.most_bytes = connection.getlimit(SQLITE_LIMIT_LENGTH)
 
     def prepare_beside(self, connection: Any, record: Any) -> None:
         self.prepare(connection, record)

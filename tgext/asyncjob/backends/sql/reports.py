@@ -20,11 +20,15 @@ from sqlalchemy.exc import DBAPIError
 from ...errors import NotSerializable
 from ...job import Progress
 from ...seal import Seal
+from .sizes import why_too_large
 
 log = logging.getLogger(__name__)
 
 #: Seconds between two writes; a bar that moves ten times a second moves smoothly.
 WRITE_SECONDS = 0.1
+
+#: The same where the table refuses it, doubled up to the last.
+FAULT_SECONDS = (0.1, 5.0)
 
 #: What a column of 64 bits holds.
 _LEAST, _MOST = -(2**63), 2**63 - 1
@@ -39,10 +43,15 @@ class _Report(NamedTuple):
     total: int | None
 
 
+#: What stands there before the first report.
+_NOTHING = _Report(-1, None, None)
+
+
 class Reports:
     """The last report of each job. table: the one of progress; engine: where it stands.
 
     is_passing: whether an error says that the table is away, not that a report is wrong.
+    most_bytes: gives how many one statement may have; None: not known yet.
     """
 
     def __init__(
@@ -51,11 +60,13 @@ class Reports:
         engine: Engine,
         seal: Seal,
         is_passing: Callable[[BaseException], bool],
+        most_bytes: Callable[[], int | None] = lambda: None,
     ) -> None:
         self._table = table
         self._engine = engine
         self._seal = seal
         self._is_passing = is_passing
+        self._most_bytes = most_bytes
         self._begin()
 
     def _begin(self) -> None:
@@ -74,7 +85,11 @@ class Reports:
                     f"asyncjob_set_progress: expected a {name} that 64 bits hold, got {number:#x}; "
                     "report it in a larger unit"
                 )
-        report = _Report(value, None if data is None else self._seal.dump_value(data), total)
+        text = None if data is None else self._seal.dump_value(data)
+        why = why_too_large([text], self._most_bytes())
+        if why is not None:
+            raise NotSerializable(f"asyncjob_set_progress: the data is too large: {why}")
+        report = _Report(value, text, total)
         self._latest[uid] = report
         if not self._news.is_set():
             self._news.set()
@@ -89,9 +104,15 @@ class Reports:
         return Progress(report.value, data, report.total)
 
     def flush(self, uids: Collection[str]) -> None:
-        """Write what is still to be written of these jobs; they have ended."""
+        """Write what is still to be written of these jobs, which have ended. Where the table
+        refuses it the writer comes back to it: the end of a job does not hang on its progress."""
         if self._latest and any(uid in self._latest for uid in uids):
-            self._write()
+            try:
+                self._write()
+            except Exception as error:  # noqa: BLE001 - whatever the database says
+                log.info("could not write the progress of jobs yet: %s", error)
+                self._news.set()
+                self._see_to_writer()
 
     def forget(self, uids: Collection[str]) -> None:
         """Remove the reports of some jobs."""
@@ -130,6 +151,7 @@ class Reports:
                 self._writer.start()
 
     def _run(self) -> None:
+        fault_seconds = FAULT_SECONDS[0]
         while not self._stop.is_set():
             if not self._news.wait(IDLE_SECONDS):
                 with self._lock:
@@ -139,10 +161,16 @@ class Reports:
             self._news.clear()
             try:
                 self._write()
-            except Exception:
-                log.exception("could not write the progress of jobs, trying again")
+                fault_seconds = FAULT_SECONDS[0]
+                self._stop.wait(WRITE_SECONDS)
+            except Exception as error:  # noqa: BLE001 - whatever the database says
+                log.warning(
+                    "could not write the progress of jobs, trying again in %.1fs: %s",
+                    fault_seconds, error,
+                )  # fmt: skip
                 self._news.set()
-            self._stop.wait(WRITE_SECONDS)
+                self._stop.wait(fault_seconds)
+                fault_seconds = min(2 * fault_seconds, FAULT_SECONDS[1])
 
     def _write(self) -> None:
         """Write all that is new, in one transaction."""
@@ -159,15 +187,21 @@ class Reports:
                     del self._latest[uid]
 
     def _write_one_if_it_fits(self, connection: Connection, uid: str, report: _Report) -> None:
-        try:
-            self._write_one(connection, uid, report)
-        except Exception as error:
-            if self._is_passing(error):
-                raise
-            # Tried again, it would keep all others from being written, and its job from its end.
-            log.warning("job=%s its progress cannot be stored: %.500s", uid, error)
-            if self._latest.get(uid) is report:
-                del self._latest[uid]
+        refused: Exception | None = None
+        # What says nothing is refused only where the database refuses everything for now.
+        for form in (report, report._replace(data=None), _NOTHING):
+            try:
+                self._write_one(connection, uid, form)
+            except Exception as error:
+                if self._is_passing(error):
+                    raise
+                refused = refused or error
+                continue
+            if refused is not None:
+                log.warning("job=%s its progress cannot be stored: %.500s", uid, refused)
+            return
+        assert refused is not None
+        raise refused
 
     def _write_one(self, connection: Connection, uid: str, report: _Report) -> None:
         table = self._table

@@ -15,6 +15,7 @@ from ...call import Call
 from ...errors import AsyncJobError, CallableMissing, NotSerializable, Unreadable
 from ...job import (
     DEFAULT_OPTIONS,
+    MESSAGE_LENGTH,
     NO_PROGRESS,
     Claim,
     Job,
@@ -23,10 +24,10 @@ from ...job import (
     Snapshot,
     TaskError,
     TaskOptions,
-    storable,
 )
 from ...seal import Seal, StoredCall
 from ...task import NotKept
+from .sizes import check_size, log_text, why_too_large
 from .tables import DELAYED, STATUS_OF, WAITS
 
 log = logging.getLogger(__name__)
@@ -42,9 +43,6 @@ _HOLDABLE = {"backoff": "seconds", "executor": "the name of one"}
 
 #: What begins a stored result that could not be kept; no JSON text begins with it.
 _NOT_KEPT = "!"
-
-#: How much of the longest statement a result may be: the job's log lines are in it, too.
-_RESULTS_SHARE = 0.9
 
 #: What a claim is made of.
 CLAIMED = (
@@ -83,17 +81,25 @@ class UnopenedCall:
 
 
 class Rows:
-    """Translates, with one secret. max_crashes: deaths of workers that one job may cause."""
+    """Translates, with one secret. max_crashes: deaths of workers that one job may cause.
 
-    def __init__(self, seal: Seal, max_crashes: int) -> None:
+    most_bytes: gives how many one statement may have; None: not known yet.
+    """
+
+    def __init__(
+        self, seal: Seal, max_crashes: int, most_bytes: Callable[[], int | None] = lambda: None
+    ) -> None:
         self.seal = seal
         self._max_crashes = max_crashes
+        self._most_bytes = most_bytes
 
     def prepared(self, job: Job) -> Job:
         """Return a job whose call is what a row will hold of it; raises NotSerializable."""
         stored = self._stored(job)
         call: Any = UnopenedCall(job.uid, stored, self.seal, int(job.options.takes_context))
-        return job._replace(call=call)
+        prepared = job._replace(call=call)
+        check_size(stored.name, self.of_job(prepared), self._most_bytes())
+        return prepared
 
     def _stored(self, job: Job) -> StoredCall:
         """Return what to keep of a job's call, once its options are such as a row holds, too."""
@@ -208,39 +214,44 @@ class Rows:
             crashes=row.crashes,
         )
 
-    def result_text(self, uid: str, result: Any, most_bytes: int | None = None) -> str | None:
-        """Return what to store of a return value; never raises: the work is done.
-
-        most_bytes: that a statement may have; None: any number.
-        """
+    def result_text(self, uid: str, result: Any) -> str | None:
+        """Return what to store of a return value, in ASCII; never raises: the work is done."""
         if result is None:
             return None
         why = result.why if isinstance(result, NotKept) else None
         if why is None:
             try:
                 text = self.seal.dump_value(result)
-                if most_bytes is None or _sent_bytes(text) < most_bytes * _RESULTS_SHARE:
+                why = why_too_large([text], self._most_bytes())
+                if why is None:
                     return text
-                why = f"it is more than fits into the {most_bytes} bytes of max_allowed_packet"
             except NotSerializable as error:
                 why = str(error)
+            except Exception as error:  # noqa: BLE001 - the message of a value's own error
+                why = f"looking into it raised {type(error).__name__}"
             log.warning("job=%s succeeded, return value not kept: %s", uid, why)
-        return _NOT_KEPT + storable(why)
+        return _NOT_KEPT + json.dumps(why[:MESSAGE_LENGTH])
+
+    def log_text(self, lines: tuple[str, ...]) -> str | None:
+        """Return what to store of an attempt's log lines, in ASCII."""
+        return log_text(lines, self._most_bytes())
 
     def _result(self, text: str | None) -> Any:
         if text is None:
             return None
         if text.startswith(_NOT_KEPT):
-            return NotKept(text.removeprefix(_NOT_KEPT))
+            return NotKept(_why(text.removeprefix(_NOT_KEPT)))
         try:
             return self.seal.load_value(text)
         except AsyncJobError as error:
             return NotKept(str(error))
 
 
-def _sent_bytes(text: str) -> int:
-    """How long *text*, which is ASCII, is in a statement, escaped."""
-    return len(text) + sum(map(text.count, "\"'\\"))
+def _why(text: str) -> str:
+    try:
+        return str(json.loads(text))
+    except ValueError:
+        return text  # as versions before this one stored it
 
 
 def _options_text(options: TaskOptions) -> str | None:

@@ -1,0 +1,62 @@
+"""How large a job may be, and what is kept of a result and of log lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from ...errors import NotSerializable
+
+#: How much of the longest statement the texts of a new job may be, or a result: the rest is for
+#: log lines, and for the statement itself.
+_SHARE, _LOGS_SHARE = 0.85, 0.1
+
+
+def sent_bytes(texts: Iterable[Any]) -> int:
+    """How long the texts among some values are in a statement, escaped."""
+    return sum(
+        len(text.encode("utf-8", "surrogatepass")) + sum(map(text.count, "\"'\\"))
+        for text in texts
+        if isinstance(text, str)
+    )
+
+
+def why_too_large(texts: Iterable[Any], most_bytes: int | None) -> str | None:
+    """Return what to say of texts that are larger than fits; None: they fit.
+
+    most_bytes: of one statement; None: not known yet.
+    """
+    if most_bytes is None:
+        return None
+    texts, most = list(texts), int(most_bytes * _SHARE)
+    if sum(5 * len(text) for text in texts if isinstance(text, str)) <= most:
+        return None  # whatever is in them
+    found = sent_bytes(texts)
+    if found <= most:
+        return None
+    return (
+        f"expected at most {most} bytes, got {found}: the database takes {most_bytes} in one "
+        "statement (MariaDB: max_allowed_packet)"
+    )
+
+
+def check_size(name: str, row: dict[str, Any], most_bytes: int | None) -> None:
+    """Refuse a job that no statement holds; raises NotSerializable."""
+    why = why_too_large(row.values(), most_bytes)
+    if why is not None:
+        raise NotSerializable(
+            f"a call of {name} is too large: {why}; pass a path, an id or a URL of such data"
+        )
+
+
+def log_text(lines: tuple[str, ...], most_bytes: int | None) -> str | None:
+    """The last log lines of an attempt, as many as fit, as they are stored."""
+    if not lines:
+        return None
+    text = json.dumps(lines)
+    most = None if most_bytes is None else int(most_bytes * _LOGS_SHARE)
+    while most is not None and lines and sent_bytes([text]) > most:
+        lines = lines[(len(lines) + 1) // 2 :]
+        text = json.dumps([f"... the lines before were left out: they fill {most} bytes", *lines])
+    return text
