@@ -39,6 +39,7 @@ help:
 	@echo 'make crash            kill workers on each database: nothing lost, nothing twice (docs/crash.rst)'
 	@echo 'make crash LONG=1     20,000 jobs and 200 kills on each; DB=sqlite for one of them, SEED=2'
 	@echo 'make crash MUTANT=fence   or split: the library broken on purpose, which must be noticed'
+	@echo 'make timeouts         what a worker has left after timeouts; LONG=1: 10,000 of each kind; DB=mariadb'
 	@echo 'make bench            benchmarks/memory.py and executors.py against their peers (BENCH=--quick: a smoke run)'
 	@echo 'make bench-sql        benchmarks/sql.py, likewise; some ten minutes'
 	@echo 'make clean            remove what these made'
@@ -74,6 +75,9 @@ types: $(VENV)/.made-test
 
 crash: $(VENV)/.made-test
 	PYTHONPATH=tests $(BIN)/python -m crash $(CRASH_OPTIONS)
+
+timeouts: $(VENV)/.made-test
+	PYTHONPATH=tests $(BIN)/python -m crash.timeouts $(if $(DB),--db $(DB)) $(if $(LONG),--long)
 
 bench: $(VENV)/.made-bench
 	$(BIN)/python benchmarks/memory.py $(BENCH)

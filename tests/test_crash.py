@@ -53,3 +53,17 @@ def test_soak_notices_a_library_that_is_broken(database, mutant, tmp_path):
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert f"the mutant {mutant} was noticed" in ended.stdout
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql", "mariadb"])
+def test_worker_has_as_much_after_its_timeouts_as_before(database, tmp_path):
+    """Threads, connections, files; ``make timeouts LONG=1`` lets 10,000 of each kind pass."""
+    url_of(database, tmp_path)  # needs its server
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "crash.timeouts", "--db", database],
+        cwd=TESTS, capture_output=True, text=True, timeout=160,
+    )  # fmt: skip
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert len(ended.stdout.splitlines()) == 5
