@@ -26,6 +26,7 @@ from tgext.asyncjob import (
     asyncjob_perform,
     asyncjob_result,
     asyncjob_set_progress,
+    asyncjob_timed_query,
     task,
 )
 from tgext.asyncjob.executors import InlineExecutor
@@ -691,3 +692,34 @@ def in_an_executor():
 def test_more_attempts_than_a_column_holds_are_refused():
     with pytest.raises(ConfigError, match="at most 1000000000, got 10000000000"):
         task(max_attempts=10**10)(function)
+
+
+# -- numbers that are none, or without end
+
+
+@pytest.mark.parametrize("name", ["lease", "drain_timeout", "retention"])
+@pytest.mark.parametrize("value", [1e300, "1e300", 1e10, float("inf"), 10**400])
+def test_seconds_that_no_clock_can_wait_for_are_refused_as_an_option(name, value):
+    """It was an OverflowError in a thread of the worker's, or in close()."""
+    with pytest.raises(ConfigError, match=rf"asyncjob\.{name}: expected seconds"):
+        Options.of({name: value})
+
+
+def test_wait_takes_no_timeout_that_is_no_number_and_infinity_for_ever(held):
+    result = declared.enqueue(1)
+
+    for wrong in NAN, "5", True:
+        refused(BadCall, TypeError, f"wait: expected seconds, got {wrong!r}", result.wait, wrong)
+    held.run_pending()
+    for endless in float("inf"), 1e300, 10**400:
+        assert result.wait(endless).status == "SUCCESSFUL"
+
+
+def test_run_pending_and_a_timed_query_take_whole_numbers(held):
+    declared.enqueue(1)
+
+    refused(BadCall, TypeError, "limit: expected a whole number, got nan", held.run_pending, NAN)
+    for given, words in ((NAN, 1), "retries: expected a whole"), ((1, NAN), "interval: expected"):
+        with pytest.raises(BadCall, match=words):
+            asyncjob_timed_query(None, *given)
+    assert held.run_pending(float("inf")) == 1

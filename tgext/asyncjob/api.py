@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
+from .amount import seconds, whole
 from .current import attempt_var, current_attempt, current_queue
 from .errors import BadCall, ConfigError
 from .job import Progress
@@ -106,7 +107,8 @@ def asyncjob_timed_query(query: AnyQuery, retries: int = 10, interval: float = 6
     query: a legacy ``Query``, or a ``select()``, which runs in the queue's session.
     Raises BadCall for anything else.
     """
-    current_queue().wait_for_row(query, retries, interval)
+    pause = seconds("interval", interval)
+    current_queue().wait_for_row(query, whole("retries", retries), pause)
     return query
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
+from .amount import seconds
 from .backend import Backend
 from .current import attempt_var, uncut
 from .errors import NotCommitted, UnknownJob
@@ -84,14 +85,14 @@ class Ledger:
         return tracked
 
     def wait_for_end(self, uid: str, timeout: float | None) -> Snapshot:
-        """Wait until a job has ended, *timeout* seconds at the most; None: for ever.
+        """Wait until a job has ended, *timeout* seconds at the most; None or infinity: for ever.
 
         Raises TimeoutError, NotCommitted, UnknownJob.
         """
         if self._pending(uid) is not None:
             raise NotCommitted(uid)
         attempt = attempt_var.get()
-        until = None if timeout is None else time.monotonic() + timeout
+        until = None if timeout is None else time.monotonic() + seconds("wait", timeout)
         while True:
             found = self.snapshot(uid)
             if found.status.is_final:

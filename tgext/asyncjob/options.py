@@ -18,6 +18,9 @@ from .queue_name import MADE_OF, check_queue_name
 #: What stands before the names in the .ini file.
 PREFIX = "asyncjob."
 
+#: What an option in seconds may be: a hundred years. No clock of a system waits for ever.
+MOST_SECONDS = 3_155_760_000
+
 _TRUE = {"true", "yes", "on", "y", "t", "1"}
 _FALSE = {"false", "no", "off", "n", "f", "0"}
 
@@ -52,8 +55,9 @@ def _seconds(least: int) -> Callable[[Any], float]:
             seconds = float(value)
         except (TypeError, ValueError, OverflowError):
             raise ValueError("seconds") from None
-        if not least <= seconds < float("inf"):
-            raise ValueError(f"seconds, at least {least}")
+        if not least <= seconds <= MOST_SECONDS:
+            most = f", at most {MOST_SECONDS}" if seconds > MOST_SECONDS else ""
+            raise ValueError(f"seconds, at least {least}{most}")
         return seconds
 
     return convert

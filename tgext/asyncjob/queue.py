@@ -198,7 +198,7 @@ class JobQueue:
         has ended or where nothing is known of it; raises UnknownJob as the backend does."""
         return self._ledger.progress(uid)
 
-    def wait_for_row(self, query: Any, looks: int, seconds: float) -> None:
+    def wait_for_row(self, query: Any, looks: float, seconds: float) -> None:
         """See ``asyncjob_timed_query``; inside a job a checkpoint between two looks."""
         attempt = attempt_var.get()
         pause = threading.Event().wait if attempt is None else attempt.pause

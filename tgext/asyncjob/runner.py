@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from . import joblog
+from .amount import whole
 from .callerthread import CallerWorker
 from .options import Options
 from .process import is_reloaded
@@ -115,6 +116,7 @@ class Runner:
 
     def run_pending(self, limit: int | None) -> int:
         """Run what is due in the calling thread; return how many jobs ran."""
+        most = math.inf if limit is None else whole("limit", limit)
         joblog.install()
         surroundings = self._surroundings()
         surroundings.backend.rescue()
@@ -127,7 +129,7 @@ class Runner:
         )
         self._callers.add(worker)
         try:
-            return worker.run(math.inf if limit is None else limit)
+            return worker.run(most)
         finally:
             self._callers.discard(worker)
 

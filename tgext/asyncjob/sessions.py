@@ -255,7 +255,7 @@ def wait_for_row(
     query: Any,
     sessions: Sessions | None,
     *,
-    looks: int,
+    looks: float,
     pause: Callable[[], None],
     end_snapshot: Callable[[], bool],
 ) -> None:
