@@ -109,6 +109,7 @@ class Worker:
         """Start the threads that see to the slots, once."""
         if self._others:
             return
+        self._beaten_at = time.monotonic()  # it has been registered, which may have taken long
         loops = {"watch": self._watch}
         if self._backend.is_shared:
             loops |= {"upkeep": self._upkeep, "heart": self._heart}
