@@ -24,7 +24,7 @@ CRASH_OPTIONS = $(if $(DB),--db $(DB)) $(if $(LONG),--long) $(if $(MUTANT),--mut
   $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL = help
-.PHONY: help demo dist test fast check lint types crash bench bench-sql clean browser
+.PHONY: help demo dist test fast check lint types crash clocks bench bench-sql clean browser
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -40,6 +40,7 @@ help:
 	@echo 'make crash LONG=1     20,000 jobs and 200 kills on each; DB=sqlite for one of them, SEED=2'
 	@echo 'make crash MUTANT=fence   or split: the library broken on purpose, which must be noticed'
 	@echo 'make timeouts         what a worker has left after timeouts; LONG=1: 10,000 of each kind; DB=mariadb'
+	@echo 'make clocks           set the clocks of databases and machine while jobs run (docs/crash.rst)'
 	@echo 'make bench            benchmarks/memory.py and executors.py against their peers (BENCH=--quick: a smoke run)'
 	@echo 'make bench-sql        benchmarks/sql.py, likewise; some ten minutes'
 	@echo 'make clean            remove what these made'
@@ -78,6 +79,9 @@ crash: $(VENV)/.made-test
 
 timeouts: $(VENV)/.made-test
 	PYTHONPATH=tests $(BIN)/python -m crash.timeouts $(if $(DB),--db $(DB)) $(if $(LONG),--long)
+
+clocks: $(VENV)/.made-test
+	PYTHONPATH=tests $(BIN)/python -m crash.clocks $(if $(DB),--db $(DB))
 
 bench: $(VENV)/.made-bench
 	$(BIN)/python benchmarks/memory.py $(BENCH)
