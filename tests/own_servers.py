@@ -148,6 +148,7 @@ class OwnPostgreSql(OwnServer):
             "log_directory": str(self.folder),
             "log_filename": "log",
             "log_line_prefix": "%a|%p|",
+            "max_prepared_transactions": "10",
         }
         options = [word for name, value in said.items() for word in ("-c", f"{name}={value}")]
         data = f"{self.folder}/data"

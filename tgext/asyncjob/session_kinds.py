@@ -11,6 +11,7 @@ import threading
 from typing import Any
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.pool import StaticPool
 from sqlalchemy.util import ThreadLocalRegistry
@@ -120,6 +121,13 @@ def database_of(session: Any) -> Engine:
             "an engine with a connection for each thread, got one with StaticPool, where threads "
             "commit each other's work",
             "leave poolclass out of create_engine()",
+        )
+    begins = type(engine.dialect).do_begin_twophase
+    if session.twophase and begins is DefaultDialect.do_begin_twophase:
+        raise _refused(
+            f"a session that commits in one phase, got one with twophase=True on "
+            f"{engine.dialect.name}, which has but one",
+            "leave twophase out of sessionmaker()",
         )
     return engine
 

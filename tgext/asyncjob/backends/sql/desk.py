@@ -112,7 +112,7 @@ class SqlDesk(Backend):
         self._taking = Taking(self.tables, self._dialect, self._clock)
         self._claims = Claims(self.tables, self._dialect, self._rows, self._clock)
         self._outcomes = Outcomes(self._claims, self._dialect, self.is_passing)
-        self._inserting = Statement(self._insertion(), self._dialect.engine.dialect)
+        self._insertions = [self._insertion(silent=each) for each in (False, True)]
         self._workers = Workers(
             self.tables,
             self._dialect,
@@ -208,9 +208,10 @@ class SqlDesk(Backend):
             row["delay"] = after.total_seconds() if isinstance(after, timedelta) else None
             row["announced"] = "" if row["state"] == DELAYED else row["queue_name"]
             row.update(self._clock.moment())
-        self._inserting.execute_all(connection, rows)
+        silent = not self._dialect.may_announce(connection)
+        self._insertions[silent].execute_all(connection, rows)
 
-    def _insertion(self) -> Any:
+    def _insertion(self, *, silent: bool) -> Statement:
         """The statement that enqueues: one for all jobs, whenever they are due."""
         table = self.tables.jobs
         columns = ("uid", "state", "rank", "queue_name", "budget", "name", "payload", "signature",
@@ -221,7 +222,9 @@ class SqlDesk(Backend):
         due_at = func.coalesce(now + delay, bindparam("due_at", type_=Double()))
         given_back = self._dialect.announces(bindparam("announced", type_=String()))
         statement = insert(table).values(**values, enqueued_at=now, due_at=due_at).inline()
-        return statement.returning(*given_back) if given_back else statement
+        if given_back and not silent:
+            statement = statement.returning(*given_back)
+        return Statement(statement, self._dialect.engine.dialect)
 
     def get(self, uid: str) -> Snapshot | None:
         errors = self.tables.errors

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, create_engine, event
+from sqlalchemy import ColumnElement, Connection, Engine, TwoPhaseTransaction, create_engine, event
 from sqlalchemy.pool import NullPool, Pool, QueuePool
 
 from ...connections import listen, note_errors
@@ -124,6 +124,11 @@ class Dialect(ABC):
     def lazily(self) -> list[ColumnElement[Any]]:
         """What an UPDATE there has to give back for that."""
         return []
+
+    def may_announce(self, connection: Connection) -> bool:
+        """Whether the transaction on *connection* can tell idle workers of its commit; one in two
+        phases cannot."""
+        return not isinstance(connection.get_transaction(), TwoPhaseTransaction)
 
     def announces(self, queue_name: Any) -> list[ColumnElement[Any]]:
         """Return what an INSERT is to give back, so that its commit tells idle workers."""

@@ -35,7 +35,7 @@ from ...errors import ConfigError
 from .dialect import Dialect, driver_of, forget_connections
 from .faults import MariaDbFaults, PostgreSqlFaults, SqliteFaults
 from .location import database_on_mariadb, refuse_schema, schema_on_postgresql
-from .lockwatch import LockWatch, was_refused_the_lock
+from .lockwatch import LockWatch, warn_of_short_patience, was_refused_the_lock
 from .plans import keep_to_indexes
 
 log = logging.getLogger(__name__)
@@ -61,11 +61,16 @@ SQLITE_LIMIT_LENGTH = 0
 #: Bytes that PostgreSQL takes in one value or message; and SQLite, unless it was built otherwise.
 POSTGRESQLS_BYTES, SQLITES_BYTES = 2**30 - 1, 1_000_000_000
 
+#: The level of our own transactions, as PostgreSQL calls it and as it wants to be told.
+READ_COMMITTED = "read committed"
+LEVEL = "ISOLATION LEVEL READ COMMITTED"
+
 
 class PostgreSql(Dialect):
     most_bytes = POSTGRESQLS_BYTES
     faults_of = PostgreSqlFaults
     update_returns = True
+    begin_text = f"BEGIN {LEVEL}"
     skips_locked = True
 
     def home(self, connection: Connection, table: str, wanted: str | None) -> str | None:
@@ -80,7 +85,10 @@ class PostgreSql(Dialect):
     def prepare(self, connection: Any, _record: Any) -> None:
         # The default of a role or a database may be another: a claim would fail where two meet.
         cursor = connection.cursor()
-        cursor.execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        cursor.execute("SHOW default_transaction_isolation")
+        [level] = cursor.fetchone()
+        if level != READ_COMMITTED:  # else it is left alone: a pooler may give it to others
+            cursor.execute(f"SET SESSION CHARACTERISTICS AS TRANSACTION {LEVEL}")
         keep_to_indexes(connection, cursor)
         # Whatever the application's connections hold: the text of an error may be anything.
         cursor.execute("SET client_encoding TO 'UTF8'")
@@ -99,6 +107,8 @@ class PostgreSql(Dialect):
         return [func.pg_notify(self.channel, queue_name)]
 
     def announce(self, connection: Connection, queue_names: Sequence[str]) -> None:
+        if not self.may_announce(connection):
+            return
         for queue_name in queue_names:
             connection.execute(select(func.pg_notify(self.channel, queue_name)))
 
@@ -189,7 +199,7 @@ class Sqlite(Dialect):
         event.listen(beside, "connect", self.prepare_beside)
         note_errors(beside)
         self._beside = beside
-        _warn_of_short_patience(engine)
+        warn_of_short_patience(engine, BUSY_SECONDS)
         return own
 
     def is_in_transaction(self, connection: Connection) -> bool:
@@ -283,19 +293,6 @@ class Sqlite(Dialect):
         self._writer = 0
         self._put_off.clear()
         forget_connections(self._beside)
-
-
-def _warn_of_short_patience(engine: Engine) -> None:
-    """Say once that the application's own requests give up early when a job is writing."""
-    with engine.connect() as connection:
-        seconds = int(connection.exec_driver_sql("PRAGMA busy_timeout").scalar() or 0) / 1000
-    if seconds < BUSY_SECONDS:
-        log.warning(
-            "a job that writes keeps requests that write waiting until it commits, and after "
-            "%gs they fail; give them more time, in the .ini file by the line "
-            "sqlalchemy.url = sqlite:///<the file>?timeout=%d, and let jobs write last",
-            seconds, BUSY_SECONDS,
-        )  # fmt: skip
 
 
 def check_present(engine: Engine) -> None:

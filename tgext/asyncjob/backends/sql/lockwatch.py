@@ -99,3 +99,16 @@ def was_refused_the_lock(connection: Connection, error: OperationalError) -> boo
 def _remember_changes(connection: Connection) -> None:
     driver: Any = connection.connection.dbapi_connection
     connection.info[_CHANGES] = getattr(driver, "total_changes", None)
+
+
+def warn_of_short_patience(engine: Engine, enough_seconds: int) -> None:
+    """Say once that the application's own requests give up early when a job is writing."""
+    with engine.connect() as connection:
+        seconds = int(connection.exec_driver_sql("PRAGMA busy_timeout").scalar() or 0) / 1000
+    if seconds < enough_seconds:
+        log.warning(
+            "a job that writes keeps requests that write waiting until it commits, and after "
+            "%gs they fail; give them more time, in the .ini file by the line "
+            "sqlalchemy.url = sqlite:///<the file>?timeout=%d, and let jobs write last",
+            seconds, enough_seconds,
+        )  # fmt: skip
