@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+import transaction
 from sqlalchemy.pool import QueuePool
 
+import sqlqueues
 from clocks import PATIENCE_SECONDS
 from sqlqueues import KINDS, Place, place_of
-from tgext.asyncjob import JobQueue, JobTimeout, asyncjob_session, task, timeouts
+from tgext.asyncjob import JobQueue, JobTimeout, asyncjob_session, slot, task, timeouts
 from tgext.asyncjob.slot import Slot
 
 #: Threads that were given up, and the number of them that is said, in the log.
@@ -274,3 +276,27 @@ def test_statement_of_a_job_ends_in_the_server_when_the_worker_drains(place):
 def _sees(statement: str, begun: threading.Event) -> None:
     if statement in SLOW.values():
         begun.set()
+
+
+# -- what is claimed with a job that hangs
+
+
+def test_jobs_claimed_with_one_that_is_given_up_run_all_the_same(place, monkeypatch):
+    """Where a busy machine had not yet given them back, they were nobody's: claimed by a worker
+    that lives, and in the hands of a thread that it had given up."""
+    monkeypatch.setattr(slot, "RELIEF_SECONDS", 60.0)
+    hang = threading.Event()
+    sqlqueues.hooks["hang"] = lambda: hang.wait(PATIENCE_SECONDS)
+    queue = place.queue(threads=1)
+    with queue.as_current(), queue.in_transaction():
+        uids = [queue.perform(sqlqueues.nothing) for _ in range(40)]
+        task(timeout=0.05)(sqlqueues.after_hook).enqueue("hang")
+        uids += [queue.perform(sqlqueues.nothing) for _ in range(20)]
+        transaction.commit()
+
+    queue.start_worker()
+    ended = [queue.result(uid).wait(PATIENCE_SECONDS).status for uid in uids]
+    hang.set()
+    sqlqueues.hooks.clear()
+
+    assert set(ended) == {"SUCCESSFUL"}

@@ -59,7 +59,7 @@ class Timeouts:
         self._relieve = relieve
         self._lost: list[Slot] = []  # given up, and alive at the last look
         self._owed = 0  # slots that were not replaced
-        self._overdue: deque[Attempt] = deque()
+        self._overdue: deque[tuple[Slot, Attempt]] = deque()
 
     @property
     def is_worn(self) -> bool:
@@ -103,7 +103,7 @@ class Timeouts:
                 "thread; restart it, and run such jobs in processes (executor=\"process\")",
                 len(self._lost),
             )  # fmt: skip
-        self._overdue.append(attempt)
+        self._overdue.append((slot, attempt))
         if self._backend.is_shared:
             self._relieve()
         else:
@@ -116,11 +116,13 @@ class Timeouts:
             self._replace()
 
     def settle(self) -> None:
-        """Store what became of attempts whose threads go on for nobody."""
+        """Store what became of attempts whose threads go on for nobody, and what those threads
+        have in hand besides: what ended before, and what waits behind."""
         while self._overdue:
             overdue = list(self._overdue)
-            for attempt in overdue:
+            for slot, attempt in overdue:
                 attempt.cut_off()
-            settle(overdue, self._backend)
+                slot.relieve()
+            settle([attempt for _, attempt in overdue], self._backend)
             for _ in overdue:
                 self._overdue.popleft()
