@@ -26,8 +26,17 @@ from sqlalchemy.pool import NullPool, StaticPool
 
 from databases import begin_at_the_first_statement, url_of
 from own_servers import own_server
-from sqlqueues import PREFIX, Effect, Place, after_hook, hooks, write_mapped
-from tgext.asyncjob import ConfigError, JobQueue, asyncjob_session
+from sqlqueues import (
+    PREFIX,
+    Effect,
+    Place,
+    after_hook,
+    begin_after_hook,
+    begin_and_write,
+    hooks,
+    write_mapped,
+)
+from tgext.asyncjob import ConfigError, JobQueue
 from tgext.asyncjob.job import CANCELLED, SUCCESSFUL
 
 #: How connections come to an isolation level, by database: what create_engine() is given. Where
@@ -109,18 +118,6 @@ class Cell:
 class KeepsItsSession(Cell):
     def make(self) -> Any:
         return self.session(self.engine(), registered={"keep_session": True})
-
-
-def begin_and_write(text: str) -> None:
-    """A job."""
-    asyncjob_session().begin()
-    write_mapped(text)
-
-
-def begin_after_hook(name: str, text: str) -> None:
-    """A job."""
-    hooks[name]()
-    begin_and_write(text)
 
 
 class DoesNotBegin(Cell):

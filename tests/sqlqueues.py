@@ -259,6 +259,18 @@ def hook_after_writing(name: str, text: str) -> None:
     hooks[name]()
 
 
+def begin_and_write(text: str) -> None:
+    """Begins by itself, as sessions with autobegin=False want it, and writes one row."""
+    asyncjob_session().begin()
+    write_mapped(text)
+
+
+def begin_after_hook(name: str, text: str) -> None:
+    """The same, after a test has had its say."""
+    hooks[name]()
+    begin_and_write(text)
+
+
 def kill_own_process() -> None:
     """End the worker that runs it, as the kernel does when memory runs out."""
     os.kill(os.getpid(), signal.SIGKILL)
