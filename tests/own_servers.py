@@ -111,6 +111,19 @@ class OwnServer:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return [pid, *map(int, children)]
 
+    def read_only(self, yes: bool) -> None:
+        """Let it take no writes, as a standby would that a failover leads to; or let it again."""
+        from sqlalchemy import create_engine
+        from sqlalchemy.pool import NullPool
+
+        engine = create_engine(self.url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+        with engine.connect() as connection:
+            for statement in self._read_only(yes):
+                connection.exec_driver_sql(statement)
+
+    def _read_only(self, yes: bool) -> list[str]:
+        raise NotImplementedError
+
     def kill(self) -> None:
         """End it, as if by a power cut."""
         if self._process is not None:
@@ -154,6 +167,12 @@ class OwnPostgreSql(OwnServer):
         data = f"{self.folder}/data"
         return [f"{self._programs}/postgres", "-D", data, "-p", str(self.port), *options]
 
+    def _read_only(self, yes: bool) -> list[str]:
+        said = "on" if yes else "off"
+        return [
+            f"ALTER SYSTEM SET default_transaction_read_only = {said}", "SELECT pg_reload_conf()"
+        ]  # fmt: skip
+
     @property
     def url(self) -> str:
         return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/postgres"
@@ -183,6 +202,9 @@ class OwnMariaDb(OwnServer):
             f"--general-log-file={self.folder}/log", "--innodb-flush-log-at-trx-commit=2",
             "--innodb-buffer-pool-size=32M", "--innodb-log-file-size=16M",
         ]  # fmt: skip
+
+    def _read_only(self, yes: bool) -> list[str]:
+        return [f"SET GLOBAL read_only = {int(yes)}"]  # root may write all the same
 
     @property
     def url(self) -> str:

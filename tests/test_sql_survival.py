@@ -117,6 +117,13 @@ def write_around_a_pause(number: int) -> None:
     asyncjob_session().execute(text("UPDATE counters SET value = value + 1 WHERE id = 1"))
 
 
+def write_after_a_pause(number: int) -> None:
+    """Let the test do its worst, and write."""
+    stage.begun.set()
+    assert stage.go_on.wait(PATIENCE)
+    write(number)
+
+
 def tell_its_connection(number: int) -> None:
     asks = {"postgresql": "SELECT pg_backend_pid()", "mysql": "SELECT connection_id()"}
     session = asyncjob_session()
@@ -321,6 +328,35 @@ def test_a_server_that_is_away_for_longer_than_a_job_tries_loses_nothing(
         server.start()
 
         assert_all_done_once(app, results)
+
+
+@servers
+def test_a_job_whose_writes_the_server_refuses_for_a_while_runs_again(
+    kind: str, heard: Heard
+) -> None:
+    with own_server(kind) as server, application(_url_of_a_user(server)) as app:
+        results = [app.perform(write_after_a_pause, 0)]
+        assert stage.begun.wait(PATIENCE)
+
+        server.read_only(True)
+        stage.go_on.set()
+        heard.wait_for("lost its database")
+        server.read_only(False)
+
+        assert_all_done_once(app, results)
+
+
+def _url_of_a_user(server: OwnServer) -> str:
+    """Root may write on MariaDB where nobody else may."""
+    if server.kind != "mariadb":
+        return server.url
+    engine = create_engine(server.url)
+    with engine.begin() as connection:
+        for statement in ("CREATE USER 'user'@'%s'", "GRANT ALL ON test.* TO 'user'@'%s'"):
+            for host in ("localhost", "127.0.0.1"):
+                connection.exec_driver_sql(statement.replace("%s", host))
+    engine.dispose()
+    return server.url.replace("//root@", "//user@")
 
 
 @servers

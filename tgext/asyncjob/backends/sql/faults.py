@@ -2,7 +2,7 @@
 
     passing    of a statement of ours: the database was lost or busy; the statement is tried again
     conflict   the database has undone a transaction because of others, and asks for another try
-    loss       the database was lost under an attempt, or has no room: not the job's fault
+    loss       the database was lost under an attempt, has no room, or takes no writes
 
 What else a job's statement comes to is the job's own error. Conflict and loss are said of errors
 of the jobs' database alone: another one's mean what any exception means.
@@ -28,7 +28,7 @@ class Faults(ABC):
 
     def is_passing(self, error: BaseException) -> bool:
         """Whether trying again may help: a deadlock, a lock that came too late, a lost
-        connection, a full disk."""
+        connection, a full disk, a database that takes no writes for a while."""
         return isinstance(error, DBAPIError) and (
             error.connection_invalidated or self._passes(error)
         )
@@ -43,7 +43,7 @@ class Faults(ABC):
         """See ``Backend.is_loss``."""
         if not isinstance(error, DBAPIError) or (origin := self._origin(error)) is None:
             return False
-        return error.connection_invalidated or origin.was_connecting or self._is_full(error)
+        return error.connection_invalidated or origin.was_connecting or self._is_refusing(error)
 
     def _origin(self, error: DBAPIError) -> Origin | None:
         origin = origin_of(error)
@@ -54,8 +54,13 @@ class Faults(ABC):
     @abstractmethod
     def _conflicts(self, error: DBAPIError) -> bool: ...
     @abstractmethod
-    def _is_full(self, error: DBAPIError) -> bool:
-        """Whether there was no room: on the disk, in memory, for one connection more."""
+    def _is_refusing(self, error: DBAPIError) -> bool:
+        """Whether there was no room, on the disk, in memory, for one connection more; or the
+        database takes no writes: a failover leads to a standby, say."""
+
+
+#: PostgreSQL's state for a write in a transaction that may only read.
+READ_ONLY = "25006"
 
 
 class PostgreSqlFaults(Faults):
@@ -65,13 +70,14 @@ class PostgreSqlFaults(Faults):
             return True  # what no server said: there was none, or it was not ready yet
         # Connection exceptions, rollbacks (deadlock, serialisation), resources, a lock that was
         # not to be had, an operator who shuts down.
-        return state[:2] in ("08", "40", "53", "57") or state == "55P03"
+        return state[:2] in ("08", "40", "53", "57") or state in ("55P03", READ_ONLY)
 
     def _conflicts(self, error: DBAPIError) -> bool:
         return _state_of(error) in ("40001", "40P01")
 
-    def _is_full(self, error: DBAPIError) -> bool:
-        return _state_of(error).startswith("53")
+    def _is_refusing(self, error: DBAPIError) -> bool:
+        state = _state_of(error)
+        return state.startswith("53") or state == READ_ONLY
 
 
 class MariaDbFaults(Faults):
@@ -79,25 +85,30 @@ class MariaDbFaults(Faults):
     #: is on, as it is by default from 11.6.2).
     CONFLICTS = (1213, 1020)
 
-    #: Too many connections (in all, or of one user), a full table or disk.
-    FULL = (1040, 1203, 1226, 1114, 1021)
+    #: Too many connections (in all, or of one user), a full table or disk, read-only tables.
+    REFUSING = (1040, 1203, 1226, 1114, 1021, 1836)
+
+    #: An option forbids the statement: which one, the text says.
+    FORBIDDEN = 1290
 
     #: Also a lock that came too late, a shutdown, a query that was killed, a server that is gone.
-    PASSING = (*CONFLICTS, *FULL, 1205, 1053, 1317, 1927, 2003, 2006, 2013, 4031)
+    PASSING = (*CONFLICTS, 1205, 1053, 1317, 1927, 2003, 2006, 2013, 4031)
 
     def _passes(self, error: DBAPIError) -> bool:
-        return _code_of(error) in self.PASSING
+        return _code_of(error) in self.PASSING or self._is_refusing(error)
 
     def _conflicts(self, error: DBAPIError) -> bool:
         return _code_of(error) in self.CONFLICTS
 
-    def _is_full(self, error: DBAPIError) -> bool:
-        return _code_of(error) in self.FULL
+    def _is_refusing(self, error: DBAPIError) -> bool:
+        code = _code_of(error)
+        is_read_only = code == self.FORBIDDEN and "read-only" in str(error.orig)
+        return code in self.REFUSING or is_read_only
 
 
 class SqliteFaults(Faults):
     def _passes(self, error: DBAPIError) -> bool:
-        return "is locked" in str(error.orig) or self._is_full(error)
+        return "is locked" in str(error.orig) or self._is_refusing(error)
 
     def _conflicts(self, error: DBAPIError) -> bool:
         # Inside a transaction that has read SQLite refuses the lock at once: there has been a
@@ -105,9 +116,9 @@ class SqliteFaults(Faults):
         origin = origin_of(error)
         return origin is not None and origin.was_open and "is locked" in str(error.orig)
 
-    def _is_full(self, error: DBAPIError) -> bool:
+    def _is_refusing(self, error: DBAPIError) -> bool:
         text = str(error.orig)
-        return "is full" in text or "disk I/O" in text
+        return "is full" in text or "disk I/O" in text or "readonly" in text
 
 
 def _state_of(error: DBAPIError) -> str:
