@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 import transaction
 from transaction.interfaces import TransientError
 
+from .current import attempt_var
 from .extent import Extent
 from .job import Job
 from .pending import PendingJobs
@@ -259,7 +260,9 @@ class Scope:
             except BaseException as error:
                 if not self._abort(error) or not tries_left:
                     raise
-                log.info("trying again what the database has undone: %s", error)
+                attempt = attempt_var.get()
+                uid = "" if attempt is None else attempt.uid
+                log.info("job=%s trying again what the database has undone: %s", uid, error)
             finally:
                 extent.managed = None
                 if self._sessions is not None:
