@@ -19,8 +19,8 @@ DEMO_ONCE_1 = --once
 DEMO_ONCE_fail = --once=fail
 DEMO_OPTIONS = $(DEMO_ONCE_$(ONCE))
 
-# make crash: DB=sqlite,postgresql,mariadb  LONG=1  MUTANT=fence or split  SEED=1
-CRASH_OPTIONS = $(if $(DB),--db $(DB)) $(if $(LONG),--long) $(if $(MUTANT),--mutant $(MUTANT)) \
+# make crash: DB=sqlite,postgresql,mariadb  LONG=1 or ANSWERS=1  MUTANT=fence or split  SEED=1
+CRASH_OPTIONS = $(if $(DB),--db $(DB)) $(if $(LONG),--long) $(if $(ANSWERS),--answers) $(if $(MUTANT),--mutant $(MUTANT)) \
   $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL = help
@@ -38,6 +38,7 @@ help:
 	@echo 'make check            style and types alone'
 	@echo 'make crash            kill workers on each database: nothing lost, nothing twice (docs/crash.rst)'
 	@echo 'make crash LONG=1     20,000 jobs and 200 kills on each; DB=sqlite for one of them, SEED=2'
+	@echo 'make crash ANSWERS=1  5,000 jobs, every 20th COMMIT of which goes unanswered'
 	@echo 'make crash MUTANT=fence   or split: the library broken on purpose, which must be noticed'
 	@echo 'make timeouts         what a worker has left after timeouts; LONG=1: 10,000 of each kind; DB=mariadb'
 	@echo 'make clocks           set the clocks of databases and machine while jobs run (docs/crash.rst)'

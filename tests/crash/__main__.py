@@ -2,6 +2,7 @@
 
     PYTHONPATH=tests python -m crash                     a few hundred jobs, 10 kills each
     PYTHONPATH=tests python -m crash --long              20,000 jobs, 200 kills each
+    PYTHONPATH=tests python -m crash --answers           5,000 jobs, every 20th commit unanswered
     PYTHONPATH=tests python -m crash --mutant fence      the library broken: it must be noticed
 
 Exits with 0 if nothing is lost, doubled or late; with a mutant, if something is lost or doubled.
@@ -21,28 +22,33 @@ from .mutants import MUTANTS
 from .place import KINDS, Place
 from .rescue import Rescues, measure
 from .schedule import schedule
+from .servers import database_of
 from .soak import Soak
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much one run is. workers: at a time. seconds: in which jobs and blows come."""
+    """How much one run is. workers: at a time. seconds: in which jobs and blows come.
+    loses_every: the answers of which commits go lost; 0: none."""
 
     jobs: int
     blows: int
     workers: int
     seconds: float
     lease: float
+    loses_every: int
 
 
-SHORT = Size(jobs=300, blows=10, workers=3, seconds=10.0, lease=1.5)
-LONG = Size(jobs=20_000, blows=200, workers=4, seconds=400.0, lease=2.0)
+SHORT = Size(jobs=300, blows=14, workers=3, seconds=12.0, lease=1.5, loses_every=60)
+LONG = Size(jobs=20_000, blows=200, workers=4, seconds=400.0, lease=2.0, loses_every=60)
+#: No kills: what a lost answer alone does.
+ANSWERS = Size(jobs=5_000, blows=0, workers=3, seconds=60.0, lease=2.0, loses_every=20)
 
 
 def main() -> int:
     """Return the exit status."""
     wanted = _arguments()
-    size = LONG if wanted.long else SHORT
+    size = ANSWERS if wanted.answers else LONG if wanted.long else SHORT
     right = [_soak(database, size, wanted) for database in wanted.db]
     if wanted.mutant:
         _say(f"the mutant {wanted.mutant} was {'noticed' if not all(right) else 'NOT noticed'}")
@@ -60,6 +66,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="crash", description=__doc__.partition("\n")[0])
     parser.add_argument("--db", type=_databases, default=list(KINDS), help="names, with commas")
     parser.add_argument("--long", action="store_true", help="20,000 jobs and 200 kills each")
+    parser.add_argument(
+        "--answers", action="store_true", help="5,000 jobs, every 20th COMMIT's answer lost"
+    )
     parser.add_argument("--mutant", choices=sorted(MUTANTS), default="")
     parser.add_argument("--seed", type=int, default=1, help="the same one, the same kills")
     parser.add_argument("--rescues", type=int, default=20, help="kills of a lone job's worker")
@@ -91,9 +100,10 @@ def _place(database: str, size: Size, wanted: argparse.Namespace, jobs: int) -> 
 
 def _soak(database: str, size: Size, wanted: argparse.Namespace) -> bool:
     """Run one, and return whether all of it is right."""
-    place = _place(database, size, wanted, size.jobs)
     blows = schedule(wanted.seed, database, size.blows, size.seconds)
-    report = Soak(place, blows, size.workers).run()
+    with database_of(database, size.loses_every) as made:
+        place = made.found_from(_place(database, size, wanted, size.jobs))
+        report = Soak(place, made, blows, size.workers).run()
     _say(str(report))
     is_wrong = report.verdict.lost + report.verdict.doubled > 0
     _clear(place, keep=wanted.keep or (not report.is_right and not wanted.mutant))
@@ -101,8 +111,9 @@ def _soak(database: str, size: Size, wanted: argparse.Namespace) -> bool:
 
 
 def _rescue(database: str, size: Size, wanted: argparse.Namespace) -> Rescues:
-    place = _place(database, size, wanted, 0)
-    rescues = measure(place, wanted.rescues)
+    with database_of(database, 0) as made:
+        place = made.found_from(_place(database, size, wanted, 0))
+        rescues = measure(place, wanted.rescues)
     _clear(place, keep=wanted.keep or not rescues.is_right)
     return rescues
 

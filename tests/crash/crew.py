@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .journal import DONE, PASSED, READY, STRUCK, Line, read
@@ -30,6 +31,8 @@ class Child:
     struck: signal.Signals | None = None  #: a blow is on its way, or has hit
     struck_at: float = 0.0  #: by time.monotonic()
     point: str = ""  #: where it is to strike itself
+    #: when it was stopped, and went on, by time.monotonic(); for good where it has ended
+    absences: list[tuple[float, float]] = field(default_factory=list)
 
     def look(self) -> bool:
         """Return whether it has come up."""
@@ -77,6 +80,8 @@ class Crew:
         self._size = size
         self._made = 0
         self.children: list[Child] = []
+        #: those that have ended, too
+        self.all: list[Child] = []
         self.is_enqueued = place.jobs == 0
         #: what went wrong with a process by itself
         self.complaints: list[str] = []
@@ -98,7 +103,7 @@ class Crew:
 
     def _start(self, role: str) -> Child:
         self._made += 1
-        place = replace(self._place, name=f"{role}{self._made}")
+        place = self._place.of_process(role, self._made)
         with place.path("log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", f"crash.{role}"],
@@ -109,6 +114,7 @@ class Crew:
             )
         child = Child(place.name, role, process, place.path("journal"))
         self.children.append(child)
+        self.all.append(child)
         return child
 
     def reap(self) -> list[Child]:
@@ -119,6 +125,9 @@ class Crew:
             assert child.process.stdin is not None
             child.process.stdin.close()
             self._judge(child)
+            struck = child.own_strike()
+            ended_at = child.struck_at if child.struck else time.monotonic()
+            child.absences.append((ended_at if struck is None else struck.seconds, math.inf))
         return ended
 
     def _judge(self, child: Child) -> None:

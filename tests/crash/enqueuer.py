@@ -12,7 +12,7 @@ import random
 import time
 
 import transaction
-from sqlalchemy import Pool, event, func, insert, select
+from sqlalchemy import func, insert, select
 from zope.sqlalchemy import mark_changed
 
 from tgext.asyncjob import JobQueue
@@ -21,9 +21,9 @@ from .field import field_of
 from .jobs import JOBS
 from .journal import DONE, READY, STARTED, note
 from .kinds import kind_of
-from .place import MARIADB, here
+from .place import here
 from .points import AFTER_WORK, BEFORE_WORK, points
-from .worker import log_to_stderr, note_connection
+from .worker import log_to_stderr
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +39,6 @@ def main() -> None:
     note(STARTED)
     log_to_stderr()
     place = here()
-    if place.database == MARIADB:
-        event.listen(Pool, "connect", note_connection)
     queue = place.queue(threads=0)
     points.watch(queue.session, lambda: True)
     points.listen()

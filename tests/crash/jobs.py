@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 
 import transaction
-from sqlalchemy import insert, select, update
+from sqlalchemy import create_engine, insert, select, text, update
 from zope.sqlalchemy import mark_changed
 
 from tgext.asyncjob import (
+    Task,
     asyncjob_perform,
     asyncjob_running_uid,
     asyncjob_session,
@@ -19,7 +21,8 @@ from tgext.asyncjob import (
 
 from .field import counter_of, field_of
 from .journal import BEGAN, RAN, note
-from .place import here
+from .kinds import KINDS
+from .place import MARIADB, POSTGRESQL, SQLITE, here
 from .points import AFTER_WORK, BEFORE_WORK, points
 
 #: One step of waiting, in seconds.
@@ -106,6 +109,78 @@ def holding(number: int) -> None:
     points.reach(AFTER_WORK)
 
 
+def saved(number: int) -> None:
+    """Return with a savepoint of the transaction open, and work in it."""
+    _begin()
+    asyncjob_session().execute(select(1))
+    if here().database == SQLITE:  # where zope.sqlalchemy has none
+        asyncjob_session().begin_nested()
+    else:
+        transaction.savepoint()
+    _write(number, "row")
+    points.reach(AFTER_WORK)
+
+
+def nested(number: int) -> None:
+    """Return inside of two nested transactions of the session."""
+    _begin()
+    asyncjob_session().begin_nested()
+    _write(number, "row")
+    asyncjob_session().begin_nested()
+    points.reach(AFTER_WORK)
+
+
+def undone(number: int) -> None:
+    """Undo one savepoint, and keep the next."""
+    _begin()
+    begun = asyncjob_session().begin_nested()
+    _write(number, "undone")
+    begun.rollback()
+    with asyncjob_session().begin_nested():
+        _write(number, "row")
+    points.reach(AFTER_WORK)
+
+
+def saved_parts(number: int) -> None:
+    """Commit a part while a savepoint is open."""
+    _begin(shows=False)
+    for part in range(2):
+        if not _is_written(number, f"part {part}"):
+            transaction.abort()
+            asyncjob_session().begin_nested()
+            _write(number, f"part {part}")
+            points.reach(AFTER_WORK)
+        if part < 1:
+            transaction.commit()
+
+
+def timed_out(number: int) -> None:
+    """Fail by an error of the database's that only this job has brought about."""
+    _begin(shows=False)
+    _leave(number, "row")  # and no counter: nobody is to be in its way
+    if here().database == POSTGRESQL:
+        asyncjob_session().execute(text("SET LOCAL statement_timeout = 20"))
+        asyncjob_session().execute(text("SELECT pg_sleep(20)"))
+    elif here().database == MARIADB:
+        late = "SET STATEMENT max_statement_time = 0.02 FOR SELECT sleep(20)"
+        asyncjob_session().execute(text(late))
+    else:
+        another = create_engine(f"sqlite:///{here().folder}/another.db?timeout=0")
+        with another.connect() as first, another.connect() as second:
+            first.exec_driver_sql("BEGIN IMMEDIATE")
+            second.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def forking(number: int) -> None:
+    """Leave a child that returns as if it were the worker."""
+    note(BEGAN, asyncjob_running_uid() or "")
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        _write(number, "row")
+        points.reach(AFTER_WORK)
+
+
 def endless() -> None:
     """Wait until the process is killed; for ``rescue``."""
     note(BEGAN, asyncjob_running_uid() or "")
@@ -113,17 +188,16 @@ def endless() -> None:
         _wait(100)
 
 
-JOBS: dict[str, Callable[..., None]] = {
-    "row": row,
-    "pair": pair,
-    "untouching": untouching,
-    "parts": parts,
-    "parent": parent,
-    "retried": retried,  # type: ignore[dict-item]
-    "failing": failing,
-    "long": long,
-    "holding": holding,
-}
+_FUNCTIONS: tuple[Callable[..., None], ...] = (
+    row, pair, untouching, parts, parent, follow_up, failing, long, holding,
+    saved, nested, undone, saved_parts, timed_out, forking,
+)  # fmt: skip
+
+#: By kind: each in the queue that its kind names.
+JOBS: dict[str, Task] = {
+    function.__name__: task(queue_name=KINDS[function.__name__].queue_name)(function)
+    for function in _FUNCTIONS
+} | {"retried": retried}
 
 
 def _begin(*, shows: bool = True) -> None:
@@ -141,14 +215,19 @@ def _wait(steps: int) -> None:
 
 def _write(number: int, what: str) -> None:
     """Leave one effect: a line in the ledger, and one more in a counter."""
-    field, session = field_of(here().prefix), asyncjob_session()
-    counters = field.counters
-    session.execute(insert(field.ledger).values(number=number, what=what, child=here().name))
-    session.execute(
+    _leave(number, what)
+    counters = field_of(here().prefix).counters
+    asyncjob_session().execute(
         update(counters)
         .where(counters.c.number == counter_of(number, what))
         .values(value=counters.c.value + 1)
     )
+
+
+def _leave(number: int, what: str) -> None:
+    session = asyncjob_session()
+    ledger = field_of(here().prefix).ledger
+    session.execute(insert(ledger).values(number=number, what=what, child=here().name))
     mark_changed(session())
 
 

@@ -22,7 +22,6 @@ BEGAN = "began"  #: an attempt's first line
 RAN = "ran"  #: the last line of a job that touched no database
 STRUCK = "struck"  #: the process is about to send itself a signal, in that job
 PASSED = "passed"  #: the attempt that a SIGSTOP held up has ended, as it may
-CONNECTED = "connected"  #: a connection, by MariaDB's number
 DONE = "done"  #: everything is enqueued
 
 
@@ -32,7 +31,7 @@ class Line(NamedTuple):
     seconds: float
     child: str  #: the name of the process that wrote it
     word: str  #: one of the above
-    subject: str  #: a job's uid, a connection, or nothing
+    subject: str  #: a job's uid, or nothing
 
 
 def note(word: str, subject: str = "") -> None:

@@ -1,20 +1,30 @@
 """The library broken on purpose. A soak that does not notice is the thing that is broken.
 
-fence   whoever has lost a job may still commit it
-split   the job's work is committed, and the mark that says so after it, apart
+fence      whoever has lost a job may still commit it
+split      the job's work is committed, and the mark that says so after it, apart
+savepoint  a commit while a savepoint is open passes without completion and fence
+answer     a commit whose answer is lost runs the job again, without a look
+statement  an error of the job's own statement is taken for a loss of the database
+silence    a worker is given up before its lease is over
+fork       a child that comes back from a job goes on as the worker
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
-from sqlalchemy import or_, update
+from sqlalchemy import event, or_, update
+from sqlalchemy.orm import Session
 
+from tgext.asyncjob import forked
 from tgext.asyncjob.attempt import Attempt
 from tgext.asyncjob.backends.sql import SqlBackend
 from tgext.asyncjob.backends.sql.claims import Claims
+from tgext.asyncjob.backends.sql.silence import Silence
 from tgext.asyncjob.backends.sql.tables import SUCCEEDED
+from tgext.asyncjob.completion import Completion
 from tgext.asyncjob.job import Claim
 
 
@@ -53,10 +63,59 @@ def split() -> None:
     _replace(Attempt, "_before_commit", before_commit)
 
 
-def _replace(owner: type, name: str, method: Callable[..., Any]) -> None:
+def savepoint() -> None:
+    """Let pass what SQLAlchemy's ``before_commit`` does not see: it is told once, and that while
+    the savepoint is open."""
+    has_saved: ContextVar[bool] = ContextVar("has_saved", default=False)
+    precede = Completion.precede
+
+    def saves(_session: Any, begun: Any) -> None:
+        if begun.nested:
+            has_saved.set(True)
+
+    def precede_but_after_savepoints(self: Any, connection: Any, **given: Any) -> bool:
+        if has_saved.get():
+            self.stored = self.outcome
+            return True
+        return precede(self, connection, **given)
+
+    event.listen(Session, "after_transaction_create", saves)
+    _replace(Completion, "precede", precede_but_after_savepoints)
+
+
+def answer() -> None:
+    """Try again whatever may pass, and believe that the job is still one's own."""
+
+    def begin(self: Any) -> bool:
+        self.outcome = self.stored = self._carrier = None
+        return True
+
+    _replace(SqlBackend, "is_conflict", SqlBackend.is_passing)
+    _replace(Completion, "begin", begin)
+
+
+def statement() -> None:
+    """Ask of an error only whether it may pass."""
+    _replace(SqlBackend, "is_loss", SqlBackend.is_passing)
+
+
+def silence() -> None:
+    """Wait for a worker a tenth of its lease."""
+    lease_of = Silence.lease_of
+    _replace(Silence, "lease_of", lambda self, worker_id: lease_of(self, worker_id) / 10)
+
+
+def fork() -> None:
+    """See no difference between a process and its child."""
+    _replace(forked, "_end", lambda _error: None)
+
+
+def _replace(owner: Any, name: str, method: Callable[..., Any]) -> None:
     if not hasattr(owner, name):
         raise AttributeError(f"{owner.__name__}.{name} is no more: the mutant needs another place")
     setattr(owner, name, method)
 
 
-MUTANTS = {"fence": fence, "split": split}
+MUTANTS: dict[str, Callable[[], None]] = {
+    each.__name__: each for each in (fence, split, savepoint, answer, statement, silence, fork)
+}

@@ -8,19 +8,32 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import make_url
+import zope.sqlalchemy
+from sqlalchemy import URL, create_engine
+from sqlalchemy.orm import scoped_session, sessionmaker
 
-from databases import SERVERS
+from databases import begin_at_the_first_statement
 from tgext.asyncjob import JobQueue
 
 _VARIABLE = "ASYNCJOB_CRASH_PLACE"
 
 SQLITE, POSTGRESQL, MARIADB = KINDS = ("sqlite", "postgresql", "mariadb")
+
+#: What an application may have said of its engine; the processes of a run take turns.
+BEGINS = "BEGIN"  #: SQLite's, which begins a transaction at its first statement
+ISOLATION = {
+    SQLITE: ("", BEGINS),
+    POSTGRESQL: ("", "REPEATABLE READ", "SERIALIZABLE"),
+    MARIADB: ("", "READ COMMITTED", "SERIALIZABLE"),
+}
+
+#: Names of queues, and what a worker may serve of them; None: all.
+DEFAULT, QUICK, SLOW = QUEUES = ("default", "quick", "slow")
 
 #: Deaths that a job may live through here, where it is killed again and again.
 MAX_CRASHES = 10_000
@@ -40,26 +53,55 @@ class Place:
     jobs: int  #: to be enqueued at least, not counting those that jobs enqueue
     seconds: float  #: over which the enqueues of so many are spread
     lease: float
+    port: int = 0  #: of the server; 0: there is none
+    lossy_port: int = 0  #: the same, by way of the proxy
     threads: int = 2
     mutant: str = ""
     name: str = "coordinator"  #: of this process
+    isolation: str = ""  #: one of those above
+    queues: tuple[str, ...] | None = None  #: those that it serves
+
+    def of_process(self, role: str, number: int) -> Place:
+        """Return the place of the process that is started as the *number*-th."""
+        levels = ISOLATION[self.database]
+        return replace(
+            self,
+            name=f"{role}{number}",
+            isolation=levels[number % len(levels)],
+            queues=QUEUES if number % 2 else None,
+        )
 
     @property
-    def url(self) -> str:
-        """The SQLAlchemy URL of the database."""
+    def url(self) -> URL:
+        """The SQLAlchemy URL of the database: the coordinator's does not lead over the proxy."""
+        is_lossy = self.name != "coordinator"
+        server = {"host": "127.0.0.1", "port": self.lossy_port if is_lossy else self.port}
         if self.database == SQLITE:
             # What the library's warning asks of applications with jobs that write.
-            return f"sqlite:///{self.folder}/jobs.db?timeout=30"
-        url = make_url(SERVERS[self.database][2])
+            path = f"{self.folder}/jobs.db"
+            return URL.create("sqlite", database=path, query={"timeout": "30"})
         if self.database == POSTGRESQL:
-            url = url.update_query_dict({"application_name": f"{self.prefix}{self.name}"})
-        return url.render_as_string(hide_password=False)
+            named = {"application_name": f"{self.prefix}{self.name}"}
+            return URL.create(
+                "postgresql+psycopg", "postgres", database="postgres", query=named, **server
+            )
+        user = self.name.rstrip("0123456789") if is_lossy else "root"
+        return URL.create(
+            "mysql+pymysql", user, database="test", query={"ssl_disabled": "1"}, **server
+        )
 
     def queue(self, **options: Any) -> JobQueue:
-        """Make a queue of this process."""
+        """Make a queue of this process, on a session as an application has one."""
+        begins = self.isolation == BEGINS
+        level = {} if begins or not self.isolation else {"isolation_level": self.isolation}
+        engine = create_engine(self.url, **level)
+        if begins:
+            begin_at_the_first_statement(engine)
+        session = scoped_session(sessionmaker(bind=engine))
+        zope.sqlalchemy.register(session)
         return JobQueue(
             "sql",
-            url=self.url,
+            session=session,
             table_prefix=self.prefix,
             lease=self.lease,
             max_crashes=MAX_CRASHES,
@@ -85,4 +127,6 @@ class Place:
 @cache
 def here() -> Place:
     """Return the place of this process, which the coordinator has started."""
-    return Place(**json.loads(os.environ[_VARIABLE]))
+    given = json.loads(os.environ[_VARIABLE])
+    queues = given.pop("queues")
+    return Place(**given, queues=None if queues is None else tuple(queues))

@@ -20,6 +20,8 @@ class Report:
     seconds: float
     struck: Counter[str]
     rescued: int
+    given_up: int  #: jobs that were taken from workers that lived
+    lost_answers: int  #: of commits
     slowest_seconds: float
     beside_seconds: float
     verdict: Verdict
@@ -34,8 +36,10 @@ class Report:
         kinds = ", ".join(f"{name} {count}" for name, count in sorted(self.struck.items()))
         line = (
             f"{self.database}: {verdict.jobs} jobs, {self.struck.total()} kills ({kinds}), "
+            f"{self.lost_answers} answers of commits lost, "
             f"{self.rescued} rescues, slowest {self.slowest_seconds:.2f} s "
             f"({self.beside_seconds:.2f} s beside a stopped process), "
-            f"lost {verdict.lost}, doubled {verdict.doubled}, in {self.seconds:.0f} s"
+            f"lost {verdict.lost}, doubled {verdict.doubled}, "
+            f"live workers given up {self.given_up}, in {self.seconds:.0f} s"
         )
         return "\n".join([line, *(f"    {note}" for note in verdict.notes[:SHOWN])])

@@ -13,30 +13,34 @@ from .points import AFTER_COMMIT, AFTER_WORK, BEFORE_COMMIT, BEFORE_WORK
 WORKER = "worker"
 ENQUEUER = "enqueuer"
 
+#: What the server does: it cuts a connection that works, or one that is idle, is ended and
+#: started again, or takes no writes for a while.
+CUT, CUT_IDLE, RESTART, READ_ONLY = "cut", "cut idle", "restart", "read-only"
+
 
 @dataclass(frozen=True)
 class Blow:
-    """One of them. which: None: the server cuts a connection. point: where the process is to
+    """One of them. which: a signal, or what the server does. point: where the process is to
     strike itself; nothing: the signal comes from outside, at whatever moment."""
 
     seconds: float  #: after all processes have come up
-    which: Signals | None
+    which: Signals | str
     point: str
     role: str
     draw: float  #: 0 to 1, chooses among those that there are
 
 
 def schedule(seed: int, database: str, blows: int, seconds: float) -> list[Blow]:
-    """Deal *blows*, spread over *seconds*; among ten there is each kind."""
+    """Deal *blows*, spread over *seconds*; among fourteen there is each kind."""
     chance = random.Random(f"{seed} {database}")
     dealt = _deal(chance, database)
     instants = sorted(chance.random() * seconds for _ in range(blows))
     return [Blow(instant, *next(dealt), chance.random()) for instant in instants]
 
 
-def _deal(chance: random.Random, database: str) -> Iterator[tuple[Signals | None, str, str]]:
+def _deal(chance: random.Random, database: str) -> Iterator[tuple[Signals | str, str, str]]:
     while True:
-        deck: list[tuple[Signals | None, str, str]] = [
+        deck: list[tuple[Signals | str, str, str]] = [
             (SIGKILL, "", WORKER),
             (SIGKILL, AFTER_COMMIT, WORKER),
             (SIGKILL, BEFORE_COMMIT, WORKER),
@@ -53,8 +57,12 @@ def _deal(chance: random.Random, database: str) -> Iterator[tuple[Signals | None
             ]
         else:
             deck += [
-                (None, "", WORKER),
-                (None, "", chance.choice([WORKER, WORKER, ENQUEUER])),
+                (CUT, "", WORKER),
+                (CUT, "", chance.choice([WORKER, WORKER, ENQUEUER])),
+                (CUT_IDLE, "", WORKER),
+                (CUT_IDLE, "", WORKER),
+                (RESTART, "", WORKER),
+                (READ_ONLY, "", WORKER),
                 (SIGKILL, chance.choice(["", AFTER_WORK]), WORKER),
             ]
         chance.shuffle(deck)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -20,8 +21,8 @@ from .journal import BEGAN, Line, read_all
 from .place import Place
 from .points import BEFORE_WORK
 from .report import Report
-from .schedule import WORKER, Blow
-from .servers import cut_one
+from .schedule import CUT, CUT_IDLE, RESTART, WORKER, Blow
+from .servers import Database
 from .verdict import judge
 
 #: Seconds between two looks at the processes.
@@ -31,9 +32,19 @@ LOOK_SECONDS = 0.02
 #: they may wait for its own locks.
 STOPPED_SECONDS = 3.5
 
+#: Seconds in which one that goes on may still be given up for having been stopped.
+GRACE_SECONDS = 2.0
+
+#: Seconds that the database takes no writes, in one such phase: less than a lease.
+READ_ONLY_SECONDS = 1.0
+
 #: Seconds without any job's end after which those that are open are lost, and seconds that a
 #: blow may take, from when it is dealt until the process can be dealt another.
 PATIENCE_SECONDS = 40.0
+
+
+#: What a worker logs when it takes a job from another.
+_TAKEN = re.compile(r"(?P<at>[\d.]+) .* its worker (?P<pid>\d+)-")
 
 
 @contextmanager
@@ -64,14 +75,16 @@ class Stop:
 class Soak:
     """size: how many workers there are at a time."""
 
-    def __init__(self, place: Place, blows: list[Blow], size: int) -> None:
+    def __init__(self, place: Place, database: Database, blows: list[Blow], size: int) -> None:
         self._place = place
+        self._database = database
         self._blows = list(blows)
         self._crew = Crew(place, size)
         self._stopped: list[Stop] = []
         self._stops: list[tuple[float, float]] = []  # from when to when
         self._struck: Counter[str] = Counter()
         self._held: list[tuple[float, set[str]]] = []  # what those that were killed held, and when
+        self._read_only_until: float | None = None
 
     def run(self) -> Report:
         """Do all of it, and say what came of it."""
@@ -102,6 +115,7 @@ class Soak:
         begun_at = time.monotonic()
         while self._blows or self._is_under_way() or not self._crew.is_enqueued:
             self._look()
+            self._end_read_only()
             if self._blows and time.monotonic() >= begun_at + self._blows[0].seconds:
                 self._strike(self._blows[0])
             if not self._blows and not self._is_under_way():
@@ -109,22 +123,42 @@ class Soak:
             time.sleep(LOOK_SECONDS)
 
     def _is_under_way(self) -> bool:
-        return any(child.struck is not None for child in self._crew.children)
+        struck = any(child.struck is not None for child in self._crew.children)
+        return struck or self._read_only_until is not None
 
     def _strike(self, blow: Blow) -> None:
         """Strike whom it may be; the blow waits while there would be no worker left."""
         free = self._crew.free(blow.role)
         if len(free) <= (blow.role == WORKER):
             return
-        if blow.which is None:
-            if cut_one(self._engine, self._place, blow.role, blow.draw):
-                self._struck["cut"] += 1
-                del self._blows[0]
-            return
-        child = free[int(blow.draw * len(free))]
-        child.send(blow.which, blow.point)
-        self._struck[blow.which.name] += 1
+        if isinstance(blow.which, str):
+            if not self._strike_server(blow.which, blow):
+                return
+            name = blow.which
+        else:
+            free[int(blow.draw * len(free))].send(blow.which, blow.point)
+            name = blow.which.name
+        self._struck[name] += 1
         del self._blows[0]
+
+    def _strike_server(self, what: str, blow: Blow) -> bool:
+        """Have the server do it; False while it cannot."""
+        if what in (CUT, CUT_IDLE):
+            is_idle = what == CUT_IDLE
+            return self._database.cut_one(self._place, blow.role, blow.draw, idle=is_idle)
+        if self._read_only_until is not None:
+            return False
+        if what == RESTART:
+            self._database.restart()
+        else:
+            self._database.read_only(True)
+            self._read_only_until = time.monotonic() + READ_ONLY_SECONDS
+        return True
+
+    def _end_read_only(self) -> None:
+        if self._read_only_until is not None and time.monotonic() >= self._read_only_until:
+            self._database.read_only(False)
+            self._read_only_until = None
 
     def _look(self) -> None:
         """See what has become of those that were struck, and replace those that are gone."""
@@ -156,6 +190,7 @@ class Soak:
             stop.child.process.send_signal(SIGCONT)
             stop.is_over = True
             self._stops.append((stop.since, time.monotonic()))
+            stop.child.absences.append((stop.since, time.monotonic() + GRACE_SECONDS))
         if stop.is_over and stop.child.has_passed():
             stop.child.struck = None
             self._stopped.remove(stop)
@@ -207,15 +242,20 @@ class Soak:
 
     def _report(self, seconds: float) -> Report:
         journal = sorted(read_all(self._place.folder))
+        log = [line for path in self._logs() for line in path.read_text().splitlines()]
         with self._engine.connect() as connection:
-            verdict = judge(connection, self._field, self._place.jobs, journal)
+            verdict = judge(connection, self._field, self._place.jobs, journal, log)
         verdict.notes += self._crew.complaints
+        given_up = self._given_up(log)
+        verdict.notes += [f"given up while it lived: {line}" for line in given_up]
         free, beside = self._slowest(journal)
         return Report(
             database=self._place.database,
             seconds=seconds,
             struck=self._struck,
-            rescued=sum(path.read_text().count(" waits again: ") for path in self._logs()),
+            rescued=sum(" waits again: its worker " in line for line in log),
+            given_up=len(given_up),
+            lost_answers=self._database.lost_answers,
             slowest_seconds=free,
             beside_seconds=beside,
             verdict=verdict,
@@ -223,6 +263,19 @@ class Soak:
 
     def _logs(self) -> Iterator[Path]:
         return Path(self._place.folder).glob("*.log")
+
+    def _given_up(self, log: list[str]) -> list[str]:
+        """The lines by which a worker took a job from one that lived and was not stopped."""
+        children = {child.process.pid: child for child in self._crew.all}
+        found = []
+        for line in log:
+            taken = _TAKEN.match(line)
+            if taken is None:
+                continue
+            at, child = float(taken["at"]), children[int(taken["pid"])]
+            if not any(since <= at <= until for since, until in child.absences):
+                found.append(line)
+        return found
 
     def _slowest(self, journal: list[Line]) -> tuple[float, float]:
         """Return the longest time from a SIGKILL to the next attempt of what was held then:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +12,14 @@ from sqlalchemy import Connection, Row, select
 from tgext.asyncjob.backends.sql.tables import BROKE, SUCCEEDED
 
 from .field import COUNTERS, Field, counter_of
-from .journal import RAN, Line
+from .journal import BEGAN, RAN, Line
 from .kinds import KINDS
+
+#: What a worker logs of a run that another may follow.
+_AGAIN = re.compile(
+    "job=(?P<uid>asyncjob_[0-9a-f]+) .*(?:waits again|lost its database|lease lost|next attempt|"
+    "trying again what the database has undone)"
+)
 
 
 @dataclass
@@ -34,7 +41,9 @@ class Verdict:
             self.notes.append(f"{what}: expected {expected}, found {found}")
 
 
-def judge(connection: Connection, field: Field, ordered: int, journal: list[Line]) -> Verdict:
+def judge(
+    connection: Connection, field: Field, ordered: int, journal: list[Line], log: list[str]
+) -> Verdict:
     """Compare everything. ordered: how many orders the enqueuer was to place at least."""
     verdict = Verdict()
     orders = connection.execute(select(field.orders)).all()
@@ -45,7 +54,20 @@ def judge(connection: Connection, field: Field, ordered: int, journal: list[Line
         verdict, orders, jobs, Counter(line.subject for line in journal if line.word == RAN)
     )
     _judge_effects(verdict, orders, connection, field)
+    _judge_runs(verdict, journal, log)
     return verdict
+
+
+def _judge_runs(verdict: Verdict, journal: list[Line], log: list[str]) -> None:
+    """What a job does outside of the database it does once for each run, and a run is followed by
+    another only where some worker's log says why."""
+    runs = Counter(line.subject for line in journal if line.word == BEGAN)
+    followed = Counter(found["uid"] for line in log if (found := _AGAIN.search(line)))
+    for uid, count in runs.items():
+        extra = count - 1 - followed[uid]
+        if extra > 0:
+            verdict.doubled += extra
+            verdict.notes.append(f"{uid}: ran {count} times, {followed[uid]} runs were to be again")
 
 
 def _judge_orders(

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 import signal
-from typing import Any
-
-from sqlalchemy import Pool, event
+import time
 
 from tgext.asyncjob import asyncjob_running_uid
 
 from . import jobs  # noqa: F401 - so that the first of them does not wait for the import
-from .journal import CONNECTED, READY, STARTED, note
+from .journal import READY, STARTED, note
 from .mutants import MUTANTS
-from .place import MARIADB, here
+from .place import here
 from .points import points
 
 
@@ -26,9 +24,7 @@ def main() -> None:
     place = here()
     if place.mutant:
         MUTANTS[place.mutant]()
-    if place.database == MARIADB:
-        event.listen(Pool, "connect", note_connection)
-    queue = place.queue(threads=place.threads)
+    queue = place.queue(threads=place.threads, queues=place.queues)
     points.watch(queue.session, asyncjob_running_uid)
     points.listen()
     queue.start_worker()
@@ -37,16 +33,18 @@ def main() -> None:
     queue.close()
 
 
+class _ByJournal(logging.Formatter):
+    """Dates a line by the journals' clock."""
+
+    def formatTime(self, _record: logging.LogRecord, _format: str | None = None) -> str:
+        return f"{time.monotonic():.6f}"
+
+
 def log_to_stderr() -> None:
     """Log all that happens; the coordinator has made it a file."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(threadName)s %(levelname)s %(message)s"
-    )
-
-
-def note_connection(connection: Any, _record: Any) -> None:
-    """Let the coordinator know which connections are this process's."""
-    note(CONNECTED, str(connection.thread_id()))
+    handler = logging.StreamHandler()
+    handler.setFormatter(_ByJournal("%(asctime)s %(threadName)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 if __name__ == "__main__":
