@@ -39,7 +39,7 @@ def test_no_job_is_lost_and_no_effect_doubled_under_kills(database, tmp_path):
     ended = soak("--db", database, "--rescues", "5", folder=tmp_path)
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "10 kills" in ended.stdout
+    assert "14 kills" in ended.stdout
     assert "lost 0, doubled 0" in ended.stdout
     assert "rescue: p50" in ended.stdout
 
