@@ -39,7 +39,7 @@ class Size:
     loses_every: int
 
 
-SHORT = Size(jobs=300, blows=14, workers=3, seconds=12.0, lease=1.5, loses_every=60)
+SHORT = Size(jobs=300, blows=14, workers=3, seconds=12.0, lease=1.5, loses_every=30)
 LONG = Size(jobs=20_000, blows=200, workers=4, seconds=400.0, lease=2.0, loses_every=60)
 #: No kills: what a lost answer alone does.
 ANSWERS = Size(jobs=5_000, blows=0, workers=3, seconds=60.0, lease=2.0, loses_every=20)

@@ -75,7 +75,6 @@ def savepoint() -> None:
 
     def precede_but_after_savepoints(self: Any, connection: Any, **given: Any) -> bool:
         if has_saved.get():
-            self.stored = self.outcome
             return True
         return precede(self, connection, **given)
 

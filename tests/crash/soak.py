@@ -244,7 +244,10 @@ class Soak:
         journal = sorted(read_all(self._place.folder))
         log = [line for path in self._logs() for line in path.read_text().splitlines()]
         with self._engine.connect() as connection:
-            verdict = judge(connection, self._field, self._place.jobs, journal, log)
+            verdict = judge(
+                connection, self._field, self._place.jobs, journal, log,
+                lossy=bool(self._struck[RESTART]),
+            )  # fmt: skip
         verdict.notes += self._crew.complaints
         given_up = self._given_up(log)
         verdict.notes += [f"given up while it lived: {line}" for line in given_up]

@@ -15,11 +15,12 @@ from .field import COUNTERS, Field, counter_of
 from .journal import BEGAN, RAN, Line
 from .kinds import KINDS
 
-#: What a worker logs of a run that another may follow.
-_AGAIN = re.compile(
-    "job=(?P<uid>asyncjob_[0-9a-f]+) .*(?:waits again|lost its database|lease lost|next attempt|"
-    "trying again what the database has undone)"
+#: What a worker logs of a transaction that the database has undone, and of a job that it has lost.
+_UNDONE = re.compile(
+    "job=(?P<uid>asyncjob_[0-9a-f]+) trying again what the database has undone: "
+    r".*(?:Serialization|[Dd]eadlock|\(1213|\(1020|is locked)"
 )
+_LOST = re.compile("job=(?P<uid>asyncjob_[0-9a-f]+) lease lost")
 
 
 @dataclass
@@ -42,9 +43,16 @@ class Verdict:
 
 
 def judge(
-    connection: Connection, field: Field, ordered: int, journal: list[Line], log: list[str]
+    connection: Connection,
+    field: Field,
+    ordered: int,
+    journal: list[Line],
+    log: list[str],
+    *,
+    lossy: bool,
 ) -> Verdict:
-    """Compare everything. ordered: how many orders the enqueuer was to place at least."""
+    """Compare everything. ordered: how many orders the enqueuer was to place at least. lossy: see
+    ``_judge_runs``."""
     verdict = Verdict()
     orders = connection.execute(select(field.orders)).all()
     jobs = {row.uid: row for row in connection.execute(select(field.jobs.jobs))}
@@ -54,20 +62,27 @@ def judge(
         verdict, orders, jobs, Counter(line.subject for line in journal if line.word == RAN)
     )
     _judge_effects(verdict, orders, connection, field)
-    _judge_runs(verdict, journal, log)
+    _judge_runs(verdict, jobs, journal, log, lossy=lossy)
     return verdict
 
 
-def _judge_runs(verdict: Verdict, journal: list[Line], log: list[str]) -> None:
-    """What a job does outside of the database it does once for each run, and a run is followed by
-    another only where some worker's log says why."""
+def _judge_runs(
+    verdict: Verdict, jobs: dict[str, Row[Any]], journal: list[Line], log: list[str], *, lossy: bool
+) -> None:
+    """What a job does outside of the database it does once for each claim, and for each time that
+    the database has undone its transaction. lossy: a server was restarted, which may have lost
+    claims, so that their leases were given once more."""
     runs = Counter(line.subject for line in journal if line.word == BEGAN)
-    followed = Counter(found["uid"] for line in log if (found := _AGAIN.search(line)))
+    undone = Counter(found["uid"] for line in log if (found := _UNDONE.search(line)))
+    lost = Counter(found["uid"] for line in log if (found := _LOST.search(line)) and lossy)
     for uid, count in runs.items():
-        extra = count - 1 - followed[uid]
+        claims = jobs[uid].lease if uid in jobs else 0
+        extra = count - claims - undone[uid] - lost[uid]
         if extra > 0:
             verdict.doubled += extra
-            verdict.notes.append(f"{uid}: ran {count} times, {followed[uid]} runs were to be again")
+            verdict.notes.append(
+                f"{uid}: ran {count} times, claims {claims}, undone by the database {undone[uid]}"
+            )
 
 
 def _judge_orders(
