@@ -19,7 +19,7 @@ from sqlalchemy.pool import QueuePool
 import sqlqueues
 from clocks import PATIENCE_SECONDS
 from sqlqueues import KINDS, Place, place_of
-from tgext.asyncjob import JobQueue, JobTimeout, asyncjob_session, slot, task, timeouts
+from tgext.asyncjob import JobQueue, JobTimeout, asyncjob_session, frames, slot, task, timeouts
 from tgext.asyncjob.slot import Slot
 
 #: Threads that were given up, and the number of them that is said, in the log.
@@ -300,3 +300,33 @@ def test_jobs_claimed_with_one_that_is_given_up_run_all_the_same(place, monkeypa
     sqlqueues.hooks.clear()
 
     assert set(ended) == {"SUCCESSFUL"}
+
+
+def test_look_at_a_thread_that_hangs_never_waits_for_what_it_lets_go_of(queue):
+    """The last to have a frame ends what is in it: a cursor of SQLite's, say, whose end waits for
+    the query of its connection; the thread that was to end that query waited for it."""
+    ends_in = []
+    hang, seen = threading.Event(), threading.Event()
+
+    class Held:
+        def __del__(self) -> None:
+            ends_in.append(threading.current_thread().name)
+
+    def hold() -> None:
+        held = Held()
+        seen.set()
+        hang.wait(PATIENCE_SECONDS)
+        assert held
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert seen.wait(PATIENCE_SECONDS)
+
+    def at(frame: Any) -> None:
+        hang.set()
+        thread.join(PATIENCE_SECONDS)  # the thread goes on while it is looked at
+
+    frames.look(thread.ident or 0, at)
+
+    assert until(lambda: ends_in)
+    assert threading.current_thread().name not in ends_in

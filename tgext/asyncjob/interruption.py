@@ -27,7 +27,7 @@ from typing import Any
 
 from .call import check_done
 from .errors import BadCall
-from .moments import is_good, raise_in, take_back
+from .moments import is_good, is_good_at, raise_in, take_back
 
 #: How often an interruption tries to find a function outside such code, and seconds between two.
 LOOKS, LOOK_SECONDS = 10, 0.001
@@ -62,12 +62,11 @@ class Relentless(Abandoned):
             sys.settrace(_go_on)
 
 
-def _go_on(_frame: FrameType, event: str, _argument: object) -> Any:
+def _go_on(frame: FrameType, event: str, _argument: object) -> Any:
     """A trace function that interrupts its own thread. It raises nothing itself: the interpreter
     would stop tracing then."""
-    thread = threading.get_ident()
-    if event == "line" and is_good(thread, Interruptible.run.__code__, _OWN_END):
-        raise_in(thread, Abandoned)
+    if event == "line" and is_good_at(frame, Interruptible.run.__code__, _OWN_END):
+        raise_in(threading.get_ident(), Abandoned)
     return _go_on
 
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import ctypes
 import dis
-import sys
 import threading
 import traceback
 from types import CodeType, FrameType
 
+from .frames import look
 from .job import is_ours
 
 #: Modules, with all below them, in which nothing is interrupted, nor in what they call.
@@ -44,7 +44,11 @@ def is_good(thread: int, within: CodeType, never: CodeType) -> bool:
     one in which it may not. Nothing runs in that thread meanwhile: the caller has just got the
     interpreter.
     """
-    frame = sys._current_frames().get(thread)
+    return look(thread, lambda frame: is_good_at(frame, within, never))
+
+
+def is_good_at(frame: FrameType | None, within: CodeType, never: CodeType) -> bool:
+    """Whether that is so of the thread of this innermost frame."""
     if frame is None or frame.f_code is within or _is_taking(frame):
         return False
     while frame is not None and frame.f_code is not within:
@@ -84,8 +88,11 @@ def _is_taking(frame: FrameType) -> bool:
 
 def stack_of(thread: int) -> str:
     """Where a thread is, from the first frame below this package's."""
+    return look(thread, _stack_at)
+
+
+def _stack_at(frame: FrameType | None) -> str:
     frames = []
-    frame = sys._current_frames().get(thread)
     while frame is not None and not is_ours(frame):
         frames.append((frame, frame.f_lineno))
         frame = frame.f_back
