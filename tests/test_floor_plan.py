@@ -36,6 +36,7 @@ FLOORS = """
     apart
     slot
     timeouts
+    heart
     worker  supervisor
     callerthread
     runner

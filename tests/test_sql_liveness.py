@@ -9,17 +9,19 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, select
+from sqlalchemy import create_engine, event, select
 
 from backend_contract import DONE, claim_one, enqueued, status_of
 from clocks import FakeClock, rescued_meanwhile
 from databases import url_of
 from tgext.asyncjob import JobQueue
 from tgext.asyncjob.backends.sql import SqlBackend
+from tgext.asyncjob.backends.sql.liveness import HeartLine
 from tgext.asyncjob.backends.sql.silence import MOST_SECONDS, Silence
 from tgext.asyncjob.job import FAILED, READY, RUNNING, WorkerId
 from tgext.asyncjob.workerid import new_worker_id
@@ -228,6 +230,64 @@ def test_database_that_was_away_for_long_gives_nobody_up(field, monkeypatch):
 
 def away() -> Any:
     raise ConnectionError
+
+
+@contextmanager
+def refused(backend: SqlBackend, _time: FakeClock) -> Iterator[None]:
+    """Let this process's connections for heartbeats take no writes."""
+    volatile = backend._dialect.volatile
+
+    def forbid(connection: Any, _record: Any) -> None:
+        connection.cursor().execute(NO_WRITES[volatile.dialect.name])
+
+    def begin_anew() -> None:
+        volatile.dispose()
+        if isinstance(backend._liveness, HeartLine):
+            backend._liveness._drop()
+
+    event.listen(volatile, "connect", forbid)
+    begin_anew()
+    yield
+    event.remove(volatile, "connect", forbid)
+    begin_anew()
+
+
+#: Statements after which a connection takes no writes.
+NO_WRITES = {
+    "sqlite": "PRAGMA query_only = 1",
+    "postgresql": "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+    "mysql": "SET SESSION TRANSACTION READ ONLY",
+}
+
+
+@contextmanager
+def kept_waiting(backend: SqlBackend, time: FakeClock) -> Iterator[None]:
+    """Let this process's heartbeats wait for a lock, as a backup holds it."""
+    beat = backend._workers.beat
+
+    def late(worker_id: str) -> None:
+        time.advance(5)
+        beat(worker_id)
+
+    backend._workers.beat = late  # type: ignore[method-assign]
+    yield
+    backend._workers.beat = beat  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("hindered", [refused, kept_waiting])
+def test_worker_whose_own_beats_do_not_come_through_gives_nobody_up(field, hindered):
+    busy, other = field.backend(), field.backend()
+    enqueued(busy)
+    claim_one(busy, ELSEWHERE)
+    other.register(WorkerId("1-81235-000000000000-20s-5d41402abc4c"), None, 1)
+
+    with hindered(other, field.time):
+        rescued = rescued_meanwhile(other, field.time, 60)
+    rescued += rescued_meanwhile(other, field.time, 5)  # a beat comes by then
+    busy.beat(ELSEWHERE)
+    rescued += rescued_meanwhile(other, field.time, 19)
+
+    assert (rescued, rescued_meanwhile(other, field.time, 5)) == (0, 1)
 
 
 def test_job_of_a_worker_that_was_not_watched_for_long_enough_is_in_doubt(field):

@@ -228,6 +228,10 @@ class ClaimingBackend(Backend):
         """Say that this worker lives; return the claims it has lost to others: uids and leases,
         since it may have claimed the same job anew."""
 
+    @abstractmethod
+    def lost(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:
+        """Return the same where the store takes no writes: it is only read."""
+
     def watch_locks(self, worker_id: WorkerId, running: Iterable[tuple[JobId, Any]]) -> bool:
         """Say which jobs of this worker keep all others from writing, in the log and to whoever
         asks from another process. running: uids, and connections in use.

@@ -21,6 +21,7 @@ from typing import Any
 
 from . import joblog
 from .bounded import within
+from .heart import Heart
 from .job import WorkerId
 from .slot import LONGEST_SLEEP, Slot
 from .surroundings import Surroundings
@@ -37,9 +38,6 @@ LOCK_SECONDS = 0.5
 
 #: Seconds between prunings.
 PRUNE_SECONDS = 60.0
-
-#: Heartbeats in the time of one lease: three may get lost.
-BEATS = 4
 
 #: Seconds that a worker which stops waits for each of the things that it has to tell a database.
 LEAVE_SECONDS = 2.0
@@ -82,8 +80,7 @@ class Worker:
             self._backend, threads, forget=self._forget, replace=self._add_slot,
             relieve=self._relief.set,
         )  # fmt: skip
-        self._beaten_at = time.monotonic()  # the last beat that came through
-        self._beating_since: float | None = None  # the first that has not, yet
+        self._heart = Heart(self.id, self._backend, lease_seconds, lose=self._lose)
         self._watches_locks = False
         self._made = 0
         self._ran = 0
@@ -109,10 +106,10 @@ class Worker:
         """Start the threads that see to the slots, once."""
         if self._others:
             return
-        self._beaten_at = time.monotonic()  # it has been registered, which may have taken long
+        self._heart.start()  # it has been registered, which may have taken long
         loops = {"watch": self._watch}
         if self._backend.is_shared:
-            loops |= {"upkeep": self._upkeep, "heart": self._heart}
+            loops |= {"upkeep": self._upkeep, "heart": lambda: self._heart.beat_until(self._ended)}
         self._others = [
             threading.Thread(target=loop, name=f"asyncjob-{name}", daemon=True)
             for name, loop in loops.items()
@@ -235,7 +232,7 @@ class Worker:
                     self._backend.prune()
                 nearest = min(self._timeouts.enforce(self._slots_but_mine()), self._see_to_relief())
                 if self._backend.is_shared:
-                    nearest = min(nearest, self._see_to_heart())
+                    nearest = min(nearest, self._heart.see_to())
             except Exception:
                 log.exception("the watch could not do its round")
             if self._stopping.is_set():
@@ -255,16 +252,6 @@ class Worker:
                     due = now + GRACE_SECONDS
                 nearest = min(nearest, due)
         return nearest
-
-    def _see_to_heart(self) -> float:
-        """Stop everything once no beat has come through for a lease, also where one hangs:
-        others have it by then, and nothing of it can be committed. Return when to look again."""
-        now, since = time.monotonic(), self._beating_since
-        silent_at = self._beaten_at + self._lease_seconds
-        # After a pause of the whole process the heart comes first.
-        if since is not None and now >= max(silent_at, since + GRACE_SECONDS):
-            self._lose(None)
-        return max(silent_at, now + GRACE_SECONDS)
 
     # -- the upkeep
 
@@ -312,25 +299,6 @@ class Worker:
                 log.exception("could not %s", what)
             return False
         return True
-
-    # -- the heart
-
-    def _heart(self) -> None:
-        """Beat until the last slot has ended, and stop what is lost."""
-        pause_seconds = self._lease_seconds / BEATS
-        while not self._ended.wait(pause_seconds * random.uniform(0.9, 1.0)):
-            if self._beating_since is None:
-                self._beating_since = time.monotonic()
-            # After a fault soon again: others may see by it that this worker is dead.
-            pause_seconds = min(GRACE_SECONDS, self._lease_seconds / BEATS)
-            begun_at = time.monotonic()  # others may count from here on: its answer may be late
-            if self._try(self._beat, "say that this worker lives"):
-                self._beaten_at, self._beating_since = begun_at, None
-                pause_seconds = self._lease_seconds / BEATS
-
-    def _beat(self) -> None:
-        if lost := self._backend.beat(self.id):
-            self._lose(set(lost))
 
     def _lose(self, claims: Collection[tuple[str, int]] | None) -> None:
         for slot in self._slots_but_mine():

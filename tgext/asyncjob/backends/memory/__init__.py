@@ -237,6 +237,9 @@ class MemoryBackend(JobChanges, ClaimingBackend):
     def beat(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:
         return []  # the workers of this backend die with it
 
+    def lost(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:
+        return []
+
     def rescue(self) -> int:
         return 0
 

@@ -262,6 +262,14 @@ class SqlBackend(SqlDesk, ClaimingBackend):
     def beat(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:
         if self._workers.is_registered(worker_id):
             self._workers.beat(worker_id)
+        return self._lost(worker_id, self._see_to_strays)
+
+    def lost(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:
+        return self._lost(worker_id, lambda _ours: None)
+
+    def _lost(
+        self, worker_id: WorkerId, see_to: Callable[[set[tuple[str, int]]], None]
+    ) -> list[tuple[JobId, int]]:
         held = [which for which, whose in list(self._running.items()) if whose == worker_id]
         if not held and not self._doubtful_beats:
             return []
@@ -271,13 +279,16 @@ class SqlBackend(SqlDesk, ClaimingBackend):
         )
         with self._dialect.engine.connect() as connection:
             ours = {(uid, lease) for uid, lease in connection.execute(mine)}
+        see_to(ours)
+        # What was finished between the two looks is not lost.
+        lost = [which for which in held if which not in ours and which in self._running]
+        return [(JobId(uid), lease) for uid, lease in lost]
+
+    def _see_to_strays(self, ours: set[tuple[str, int]]) -> None:
         strays = {which for which in ours if which not in self._running}
         self._give_back_strays(strays)
         if not strays:  # as long as the database refuses to take them back, the doubt stays
             self._doubtful_beats = max(self._doubtful_beats - 1, 0)
-        # What was finished between the two looks is not lost.
-        lost = [which for which in held if which not in ours and which in self._running]
-        return [(JobId(uid), lease) for uid, lease in lost]
 
     def _give_back_strays(self, strays: set[tuple[str, int]]) -> None:
         """Let jobs wait again that stand as this worker's and that nobody in it has: the answer

@@ -3,20 +3,30 @@
 What a worker says changes with each beat, and how long it has not changed is counted from look to
 look. Neither the database's clock nor the machine's is asked, so that neither can make a worker
 silent by a step. A look that fails counts for nothing, and a long pause between two for little:
-while the database was away, or this process was stopped, the others may have been as well.
+while the database was away, or this process was stopped, the others may have been as well. And who
+is not heard may not call others silent: the database may take no writes for a while, or let them
+wait. So silence that lasts is counted on only while a beat of our own comes through.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 
+from sqlalchemy.exc import DBAPIError
+
 from ...workerid import lease_of
+
+log = logging.getLogger(__name__)
 
 #: The most that counts from one look to the next, in seconds: two rounds of rescue.
 MOST_SECONDS = 3.0
 
 #: And in parts of the lease: nobody is given up for what one pause hid.
 MOST_OF_LEASE = 0.5
+
+#: How long a beat may take that did not have to wait for others' locks, in seconds.
+PROMPT_SECONDS = 0.5
 
 
 class Silence:
@@ -49,12 +59,31 @@ class Silence:
         _, seconds = self._heard.get(worker_id, (None, 0.0))
         return seconds > self.lease_of(worker_id)
 
+    def is_near(self) -> bool:
+        """Whether anybody is silent for so long that it matters who can be heard at all."""
+        most = MOST_OF_LEASE
+        return any(
+            seconds >= most * self.lease_of(who) for who, (_, seconds) in self._heard.items()
+        )
+
+    def unless_heard(self, beat: Callable[[], object]) -> None:
+        """Count anew if our own *beat* fails or has to wait: others would be as silent."""
+        begun = self._monotonic()
+        try:
+            beat()
+        except DBAPIError as error:
+            log.info("not counting who is silent, while this worker cannot be heard: %s", error)
+        else:
+            if self._monotonic() - begun < PROMPT_SECONDS:
+                return
+        self.forget()
+
     def lease_of(self, worker_id: str) -> float:
         """Return how long a worker may be silent, in seconds."""
         told = lease_of(worker_id)
         return self.lease_seconds if told is None else told
 
     def forget(self) -> None:
-        """Begin anew, in a forked child."""
+        """Count anew from the next look on."""
         self._looked_at = self._before = None
         self._heard.clear()

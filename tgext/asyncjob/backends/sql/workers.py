@@ -191,6 +191,9 @@ class Workers:
 
         also: what else to select on the way; given back in a row, None where there is none.
         """
+        ours = list(self._ours)
+        if ours and self._silence.is_near():
+            self._silence.unless_heard(lambda: self.beat(ours[0]))
         self._silence.look()
         with self._dialect.volatile.connect() as connection:
             found = connection.execute(self._looked_at().add_columns(*also)).all()
