@@ -170,3 +170,21 @@ def _in_the_module(queue: JobQueue, act: Callable[[], object]) -> None:
     """Do something as if in the middle of a method of the backend."""
     module = sys.modules[type(queue.backend).__module__]
     exec("act()", {"__name__": module.__name__, "act": act})
+
+
+def test_finalizer_enqueues_also_in_a_threads_first_look_at_its_transaction(queue, monkeypatch):
+    """Which makes the thread's manager, and has not done so yet."""
+    uids = []
+
+    class Manager(transaction.TransactionManager):
+        def __init__(self) -> None:
+            uids.append(queue.perform(work))
+            super().__init__()
+
+    monkeypatch.setattr("transaction._manager.TransactionManager", Manager)
+    thread = threading.Thread(target=lambda: uids.append(queue.perform(work)), daemon=True)
+    thread.start()
+    thread.join(PATIENCE_SECONDS)
+
+    assert len(uids) == 2
+    assert queue.run_pending() == 2

@@ -22,16 +22,16 @@ class Extent(threading.local):
     def manager(self) -> Any:
         """What ends this thread's transactions: a ``TransactionManager``."""
         if self._manager is None:
-            return transaction.manager.manager
+            return _default_manager()
         if self.managed is None and self._manager._txn is None:  # and its block is left
             self._manager = None
-            return transaction.manager.manager
+            return _default_manager()
         return self._manager
 
     @property
     def is_foreign(self) -> bool:
         """Whether that is another manager than the sessions'."""
-        return self.manager is not transaction.manager.manager
+        return self.manager is not _default_manager()
 
     @contextmanager
     def block(self, managed: bool, manager: Any, synchronizer: Any) -> Iterator[Any]:
@@ -59,3 +59,13 @@ class Extent(threading.local):
             self.managed = before[0]
             if self.managed is not None:
                 self._manager = before[1]
+
+
+def _default_manager() -> Any:
+    """Return the manager of this thread that the package ``transaction`` keeps."""
+    try:
+        return transaction.manager.manager
+    except AttributeError:
+        # A finalizer in the middle of this thread's first look, which makes it. No transaction
+        # has begun, so any that has none does.
+        return transaction.TransactionManager()
