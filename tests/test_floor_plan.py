@@ -26,7 +26,7 @@ FLOORS = """
     current
     task  chain
     backend  options  seal  pending  overview  session_kinds  extent  workerid  connections \
-        cutting  moments
+        awaited  cutting  moments
     backends  backends.*  executors  scope  sessions  joblog  interruption  process  progress \
         verdict  forking  recycling  bounded
     slackers  looppool  taskrunners

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import threading
@@ -66,8 +67,26 @@ def swallows_all(stop: threading.Event) -> None:
             pass
 
 
+async def awaits_and_swallows_all(stop: threading.Event) -> None:
+    while not stop.is_set():
+        try:  # noqa: SIM105
+            await asyncio.Event().wait()
+        except:  # noqa: E722 - as people write it
+            pass
+
+
+async def blocks_and_swallows_all(stop: threading.Event) -> None:
+    swallows_all(stop)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("job", [swallows_exceptions, swallows_all])
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"  # "coroutine ignored GeneratorExit"
+)
+@pytest.mark.parametrize(
+    "job",
+    [swallows_exceptions, swallows_all, awaits_and_swallows_all, blocks_and_swallows_all],
+)
 def test_thread_of_a_job_that_swallows_its_timeout_ends_all_the_same(queue, job):
     stop = threading.Event()
     [lost] = slots()

@@ -15,18 +15,17 @@ which no ``except Exception`` catches: see ``insist``.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from types import CoroutineType, FrameType, GeneratorType
+from types import FrameType
 from typing import Any
 
+from .awaited import LeavableLoop, beyond, is_awaitable
 from .call import check_done
-from .errors import BadCall
 from .moments import is_good, is_good_at, raise_in, take_back
 
 #: How often an interruption tries to find a function outside such code, and seconds between two.
@@ -35,6 +34,10 @@ LOOKS, LOOK_SECONDS = 10, 0.001
 #: Seconds after an interruption in which a function may clean up, and between two further ones;
 #: these are doubled up to the last.
 INSIST_SECONDS = (1.0, 10.0)
+
+#: Seconds between two from which on a coroutine that has been left is interrupted like a function:
+#: it does not await anything.
+RAISE_SECONDS = 2 * INSIST_SECONDS[0]
 
 #: Seconds between two looks whether to go on waiting for a future.
 FUTURE_SECONDS = 0.1
@@ -138,9 +141,9 @@ class Interruptible:
             if issubclass(kind, Future):
                 value = self.wait_for(value, look)
             elif issubclass(kind, asyncio.Future):
-                value = self.wait_for(_beyond(value), look)
-            elif kind is CoroutineType or hasattr(kind, "__await__") or _is_awaited(value):
-                value = asyncio.run(self._await(value))
+                value = self.wait_for(beyond(value), look)
+            elif is_awaitable(value):
+                value = self._run(value)
             else:
                 check_done(value)
                 return value
@@ -164,6 +167,17 @@ class Interruptible:
             with self._lock:
                 self._wake = None
             future.cancel()
+
+    def _run(self, awaitable: Awaitable[Any]) -> Any:
+        def ready(wake: Callable[[], None]) -> None:
+            with self._lock:
+                self._wake = wake
+
+        try:
+            return LeavableLoop().run(awaitable, ready)
+        finally:
+            with self._lock:
+                self._wake = None
 
     def check(self) -> None:
         """Raise what is to end the function, if anything is; for its own thread."""
@@ -230,12 +244,13 @@ class Interruptible:
             now = time.monotonic()
             is_due = self._sent or self._phase == _ABANDONED
             if self._is_inside and is_due and now >= self._insist_at and not self._shields:
+                is_raised = self._wake is None or self._insist_seconds > RAISE_SECONDS
+                if is_raised and not self._is_good():
+                    return True  # at the next look
+                if is_raised:
+                    self._raise(Relentless)
                 if self._wake is not None:
                     self._wake()
-                elif self._is_good():
-                    self._raise(Relentless)
-                else:
-                    return True  # at the next look
                 self._insist_seconds = min(2 * self._insist_seconds, INSIST_SECONDS[1])
                 self._insist_at = now + self._insist_seconds
             return self._is_inside
@@ -292,51 +307,6 @@ class Interruptible:
                 self._has_raised = False
                 take_back()
 
-    async def _await(self, awaitable: Awaitable[Any]) -> Any:
-        loop = asyncio.get_running_loop()
-        task = asyncio.ensure_future(awaitable)
-        with self._lock:
-            self._wake = lambda: loop.call_soon_threadsafe(task.cancel)
-        try:
-            return await task
-        finally:
-            with self._lock:
-                self._wake = None
-
 
 #: In it no interruption is good any more.
 _OWN_END = Interruptible._leave.__code__
-
-
-def _is_awaited(value: object) -> bool:
-    """Whether it is a generator that ``types.coroutine`` has made one to be awaited."""
-    code = value.gi_code if type(value) is GeneratorType else None
-    return code is not None and bool(code.co_flags & inspect.CO_ITERABLE_COROUTINE)
-
-
-def _beyond(future: asyncio.Future[Any]) -> Future[Any]:
-    """Return a future of this thread's for one of an event loop's, which runs in another.
-
-    Raises BadCall for one that would never be done: its loop does not run, or is this thread's.
-    """
-    loop = future.get_loop()
-    if future.done():
-        ended: Future[Any] = Future()
-        if future.cancelled():
-            ended.cancel()
-        elif (error := future.exception()) is not None:
-            ended.set_exception(error)
-        else:
-            ended.set_result(future.result())
-        return ended
-    if not loop.is_running() or asyncio._get_running_loop() is loop:
-        raise BadCall(
-            f"expected a function that has done its work when it returns, got {future!r}, whose "
-            "event loop does not run in another thread; enqueue an `async def` function that "
-            "awaits it"
-        )
-    return asyncio.run_coroutine_threadsafe(_result_of(future), loop)
-
-
-async def _result_of(future: asyncio.Future[Any]) -> Any:
-    return await future
