@@ -183,10 +183,11 @@ class Application:
 
     def __init__(self, url: str, engine: Engine | None = None, **options: Any) -> None:
         self.url = url
-        self._executed = 0  #: statements, but those of ``read`` and ``run``
+        self._executed = 0  #: statements begun or ended, but those of ``read`` and ``run``
         self._executes = threading.Condition()
         self._apart = create_engine(url, poolclass=NullPool)
-        event.listen(Engine, "after_cursor_execute", self._note)
+        for moment in ("before_cursor_execute", "after_cursor_execute"):
+            event.listen(Engine, moment, self._note)
         with self._apart.begin() as connection:
             # A primary key: twice is an error. InnoDB's, so that a rollback is one.
             connection.execute(text("CREATE TABLE ledger (number INTEGER PRIMARY KEY)"))
@@ -232,7 +233,8 @@ class Application:
 
     def close(self) -> None:
         self.queue.close()
-        event.remove(Engine, "after_cursor_execute", self._note)
+        for moment in ("before_cursor_execute", "after_cursor_execute"):
+            event.remove(Engine, moment, self._note)
 
     def read(self, query: str) -> list[Any]:
         with self._apart.connect() as connection:
@@ -672,7 +674,7 @@ def test_a_job_on_sqlite_that_only_reads_is_marked_with_our_patience(tmp_path: P
         assert stage.begun.wait(PATIENCE)
         with app.holding("UPDATE counters SET value = 7 WHERE id = 1") as let_go:
             stage.go_on.set()
-            app.until(app.queue.backend._dialect._line.locked)  # one of ours waits for the lock
+            app.until(lambda: app.queue.backend._dialect._writer)  # one of ours waits for the lock
             let_go()
 
         assert result.wait(PATIENCE).status is SUCCESSFUL
