@@ -18,6 +18,7 @@ import sqlqueues
 from databases import begin_at_the_first_statement
 from sqlqueues import KINDS, PREFIX, Effect, Place, effects, options_of, place_of, session_of
 from tgext.asyncjob import TaskResultStatus, asyncjob_session, task
+from tgext.asyncjob.backends.sql.tables import STATUS_OF
 from tgext.asyncjob.connections import _engines, listen
 
 SUCCESSFUL, FAILED = TaskResultStatus.SUCCESSFUL, TaskResultStatus.FAILED
@@ -88,9 +89,25 @@ def at_the_end() -> None:
     _write()
 
 
+def in_a_hook_of_the_commit() -> None:
+    transaction.get().addBeforeCommitHook(_write)
+
+
+def in_an_open_savepoint_of_a_hook() -> None:
+    transaction.get().addBeforeCommitHook(in_an_open_savepoint)
+
+
+def after_reading_a_stream() -> None:
+    """The session's connection reads with cursors of the server from here on."""
+    _write()
+    connection = asyncjob_session().connection()
+    connection.execution_options(stream_results=True).execute(select(effects.c.id)).all()
+
+
 ENDS = (
-    at_the_end, in_an_open_savepoint, in_an_open_savepoint_of_an_open_one,
-    unflushed_in_an_open_savepoint, before_an_open_savepoint, in_a_savepoint_of_the_transaction,
+    after_reading_a_stream, in_a_hook_of_the_commit, in_an_open_savepoint_of_a_hook, at_the_end,
+    in_an_open_savepoint, in_an_open_savepoint_of_an_open_one, unflushed_in_an_open_savepoint,
+    before_an_open_savepoint, in_a_savepoint_of_the_transaction,
 )  # fmt: skip
 
 
@@ -193,13 +210,18 @@ def test_work_of_a_job_that_another_has_taken_is_not_committed_whichever_way(
 def test_completion_stands_in_the_transaction_that_it_completes(
     place: Place, way: Callable[[], None]
 ) -> None:
-    """Seen from outside, just before the COMMIT: neither the work nor its end is there."""
+    """Seen from outside, just before the COMMIT: neither the work nor its end is there; just
+    after it both are."""
     seen = []
     execute = place.engine.dialect.do_commit
 
+    def look() -> None:
+        seen.append((STATUS_OF[place.jobs()[0].state], place.written()))
+
     def look_and_commit(connection: Any) -> None:
-        seen.append((place.jobs()[0].state, place.written()))
+        look()
         execute(connection)
+        look()
 
     place.engine.dialect.do_commit = look_and_commit  # type: ignore[method-assign]
     try:
@@ -208,7 +230,8 @@ def test_completion_stands_in_the_transaction_that_it_completes(
         del place.engine.dialect.do_commit
 
     assert result.status is SUCCESSFUL
-    assert seen == [(2, [])]
+    assert seen == [(RUNNING, []), (SUCCESSFUL, place.written())]
+    assert place.written()
 
 
 def test_job_that_raises_in_an_open_savepoint_leaves_nothing(place: Place) -> None:

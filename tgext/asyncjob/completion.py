@@ -82,10 +82,16 @@ class Completion:
 
         by_statement: it is a statement of the job's own that commits, so it does not end it.
         """
-        if connection is self._carrier and not by_statement and self.outcome is not None:
+        if self.outcome is not None and not by_statement and self._carries(connection):
             self.stored = self.outcome
             return self._surroundings.backend.finish(self._claim, self.outcome, connection)
         if self.outcome is None:
+    def _carries(self, connection: Any) -> bool:
+        """Whether the commit on *connection* that ends the attempt can complete the job."""
+        if self._carrier is None:  # a hook of this commit has used it first, or enqueued
+            return (connection, True) in self._connections.values()
+        return connection is self._carrier
+
             self._surroundings.warn_of_parts(self._claim.job.uid, self._claim.job.call.name)
         return self._fence(connection)
 

@@ -125,6 +125,13 @@ def _begins(session: Any, _transaction: Any, connection: Connection) -> None:
         )
     attempt.uses(connection, session)
 
+def read_at_once(connection: Connection) -> None:
+    """Take back from *connection*, before we write on it, that it reads with the server's cursors:
+    PostgreSQL has none for what writes."""
+    if connection.get_execution_options().get("stream_results"):
+        connection.execution_options(stream_results=False)
+
+
 
 def _is_of_zope(session: Any) -> bool:
     listeners = session.dispatch.after_begin
@@ -164,6 +171,7 @@ def _executes(
     driver: Any = connection.connection.dbapi_connection
     is_open = _is_open(driver)
     if is_open is False and connection.dialect.name == "sqlite":
+        read_at_once(connection)
         # Python's driver begins before INSERT, UPDATE and DELETE only. What comes before a BEGIN
         # commits by itself: a new table, rows of a WITH, what a savepoint was to hold.
         if not _NEEDS_NO_BEGIN.match(statement):

@@ -169,6 +169,7 @@ class Sessions:
             session.begin()  # some do not begin by themselves
         bind = self._bind_of(session)
         connection: Connection = session.connection(bind_arguments={"bind": bind})
+        connections.read_at_once(connection)
         datamanager.mark_changed(session)
         self.commit_last()
         return connection
