@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import logging
+import select
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import transaction
 from sqlalchemy import create_engine, make_url, text, update
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 import sqlqueues
 from clocks import FakeClock
 from databases import begin_at_the_first_statement
-from sqlqueues import KINDS, Place, effects, options_of, place_of, write_one
+from sqlqueues import KINDS, PATIENCE_SECONDS, Place, effects, options_of, place_of, write_one
 from tgext.asyncjob import JobQueue, TaskResultStatus, asyncjob_session, task
 from tgext.asyncjob.job import WorkerId
 from tgext.asyncjob.scope import TRIES
@@ -261,6 +262,49 @@ def test_lost_connection_is_a_crash_and_bounded_by_max_crashes(
 
     assert result.status is FAILED
     assert len(runs) == max_attempts + MAX_CRASHES - 1
+
+
+def test_lost_connection_whose_error_the_job_swallows_is_a_crash(place: Place) -> None:
+    if place.kind == "sqlite":
+        pytest.skip("SQLite has no connection to lose")
+    clock = FakeClock()
+
+    result = run(queue_at(place, clock), lose_the_connection_at_first_and_go_on, clock)
+
+    assert (result.status, result.attempts, len(runs)) == (SUCCESSFUL, 1, 2)
+    assert place.written() == [("work", 1)]
+
+
+def lose_the_connection_at_first_and_go_on() -> None:
+    if len(runs) == 1:
+        with suppress(OperationalError):
+            lose_the_connection()
+
+
+def test_connection_that_is_ended_for_the_jobs_own_idleness_is_no_loss(place: Place) -> None:
+    """Else a job that calls another server in its transaction runs max_crashes times."""
+    if place.kind != "postgresql":
+        pytest.skip("only PostgreSQL says why it has ended a connection")
+    queue = queue_at(place, FakeClock())
+
+    errors = [error_after_idling(place.engine) for _ in range(20)]
+
+    # Where the connection is gone first the driver does not come to read the reason.
+    ended = [error for error in errors if getattr(error.orig, "sqlstate", None) == "25P03"]
+    assert ended
+    assert all(error.connection_invalidated for error in ended)
+    assert not any(queue.backend.is_loss(error) for error in ended)
+
+
+def error_after_idling(engine: Any) -> DBAPIError:
+    with engine.connect() as connection:
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 1"))
+        driver = connection.connection.dbapi_connection
+        heard = select.select([driver.fileno()], [], [], PATIENCE_SECONDS)[0]
+        assert heard  # the server's word
+        with pytest.raises(DBAPIError) as raised:
+            connection.execute(text("SELECT 1"))
+    return raised.value
 
 
 # -- a commit without an answer

@@ -55,7 +55,7 @@ class Attempt:
 
     __slots__ = (
         "_cancelled", "_completion", "_generation", "_lines", "_running", "_surroundings",
-        "claim", "outcome", "started",
+        "claim", "met", "outcome", "started",
     )  # fmt: skip
 
     def __init__(self, claim: Claim, surroundings: Surroundings) -> None:
@@ -66,6 +66,7 @@ class Attempt:
         self._generation = generation()
         #: what is to be stored of it; None: nothing, or nothing more
         self.outcome: Outcome | None = None
+        self.met: BaseException | None = None
         self._completion = Completion(claim, surroundings)
         self._cancelled = False  # by itself
         self._lines: deque[str] | None = None

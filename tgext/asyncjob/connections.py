@@ -3,7 +3,7 @@
     a session begins a transaction     the attempt knows its connection
     a statement that needs one         SQLite gets its BEGIN, so that no savepoint's end commits
     COMMIT, and what commits like it   the attempt is asked before; what it raises prevents it
-    an error                           keeps which database it came from
+    an error                           keeps which database it came from; the attempt knows it
 
 These are events of SQLAlchemy's engines, so no way to commit passes them by: the transaction
 package, ``Connection.commit()``, COMMIT as text, a savepoint that was still open. What a job does
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from weakref import WeakSet
 
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.orm import Session
 from zope.sqlalchemy import ZopeTransactionEvents
 
@@ -90,6 +90,15 @@ def tell_attempts() -> None:
 
 def listen(engine: Engine) -> None:
     """Hear of what happens on the connections of *engine*; once for each."""
+def cause_of(error: BaseException) -> BaseException:
+    """Return what is behind *error*: of a session that goes on where its database has failed
+    SQLAlchemy only says that it has to be rolled back."""
+    attempt = attempt_var.get()
+    if attempt is None or not isinstance(error, PendingRollbackError):
+        return error
+    return attempt.met or error
+
+
     # One made by execution_options() has the events of its origin as well: they came twice.
     while (origin := getattr(engine, "_proxied", None)) is not None:
         engine = origin
@@ -217,3 +226,6 @@ def _fails(context: Any) -> None:
         was_open = getattr(context.execution_context, _WAS_OPEN, None)
         origin = Origin(context.engine, context.connection is None, bool(was_open))
         setattr(error, _ORIGIN, origin)
+        attempt = attempt_var.get()
+        if attempt is not None:
+            attempt.met = error

@@ -48,6 +48,9 @@ class JobLedger(Protocol):
 class CurrentAttempt(Protocol):
     """What a job's own code asks of the attempt it runs in."""
 
+    #: the last error of a database that it has met, whether or not the job swallowed it
+    met: BaseException | None
+
     @property
     def uid(self) -> JobId: ...
     def report(self, progress: Progress) -> None: ...

@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from ...connections import Origin, origin_of
+from ...connections import Origin, cause_of, origin_of
 
 
 class Faults(ABC):
@@ -41,13 +41,20 @@ class Faults(ABC):
 
     def is_loss(self, error: BaseException) -> bool:
         """See ``Backend.is_loss``."""
+        error = cause_of(error)
         if not isinstance(error, DBAPIError) or (origin := self._origin(error)) is None:
+            return False
+        if self._is_own(error):
             return False
         return error.connection_invalidated or origin.was_connecting or self._is_refusing(error)
 
     def _origin(self, error: DBAPIError) -> Origin | None:
         origin = origin_of(error)
         return origin if origin is not None and origin.engine.url in self._urls() else None
+
+    def _is_own(self, error: DBAPIError) -> bool:
+        """Whether the connection was lost by what the job itself did, and would be again."""
+        return False
 
     @abstractmethod
     def _passes(self, error: DBAPIError) -> bool: ...
@@ -62,6 +69,9 @@ class Faults(ABC):
 #: PostgreSQL's state for a write in a transaction that may only read.
 READ_ONLY = "25006"
 
+#: Its states for a connection that it ends since a transaction was idle, or open, too long.
+TOO_LONG = ("25P03", "25P04")
+
 
 class PostgreSqlFaults(Faults):
     def _passes(self, error: DBAPIError) -> bool:
@@ -71,6 +81,9 @@ class PostgreSqlFaults(Faults):
         # Connection exceptions, rollbacks (deadlock, serialisation), resources, a lock that was
         # not to be had, an operator who shuts down.
         return state[:2] in ("08", "40", "53", "57") or state in ("55P03", READ_ONLY)
+
+    def _is_own(self, error: DBAPIError) -> bool:
+        return _state_of(error) in TOO_LONG
 
     def _conflicts(self, error: DBAPIError) -> bool:
         return _state_of(error) in ("40001", "40P01")
