@@ -24,8 +24,8 @@ class Completion:
     """Of one attempt, through all of its tries."""
 
     __slots__ = (
-        "_carrier", "_claim", "_connections", "_surroundings", "_tries", "is_fenced", "outcome",
-        "stored",
+        "_carrier", "_claim", "_connections", "_surroundings", "_tries", "connections",
+        "is_fenced", "outcome", "stored",
     )  # fmt: skip
 
     def __init__(self, claim: Claim, surroundings: Surroundings) -> None:
@@ -34,21 +34,18 @@ class Completion:
         self._tries = 0
         #: by session and engine: what is in use, and whether the job's row can be changed on it
         self._connections: dict[Any, tuple[Any, bool]] = {}
+        self.connections: tuple[Any, ...] = ()  #: the first of these, asked with each statement
         self._carrier: Any = None  # one of these, whose next commit ends the attempt
         self.outcome: Outcome | None = None  #: what it comes to, if the commit that ends it does
         self.stored: Outcome | None = None  #: the same, where that commit carries it
         self.is_fenced = False  #: for good, before a commit that does not
-
-    @property
-    def connections(self) -> tuple[Any, ...]:
-        """What the sessions of the attempt work on."""
-        return tuple(connection for connection, _ in self._connections.values())
 
     def uses(self, connection: Any, session: Any) -> None:
         """Remember a connection that a session of the job's transaction has begun to use."""
         marked = self._surroundings.marked
         is_own = marked is not None and marked.owns(session, connection)
         self._connections[id(session), connection.engine] = connection, is_own
+        self.connections = tuple(connection for connection, _ in self._connections.values())
         backend = self._surroundings.backend
         if is_own and self._tries > 1 and backend.has_one_writer:
             # The try before was refused the lock at once, since it had read. This one waits for
@@ -86,14 +83,14 @@ class Completion:
             self.stored = self.outcome
             return self._surroundings.backend.finish(self._claim, self.outcome, connection)
         if self.outcome is None:
+            self._surroundings.warn_of_parts(self._claim.job.uid, self._claim.job.call.name)
+        return self._fence(connection)
+
     def _carries(self, connection: Any) -> bool:
         """Whether the commit on *connection* that ends the attempt can complete the job."""
         if self._carrier is None:  # a hook of this commit has used it first, or enqueued
             return (connection, True) in self._connections.values()
         return connection is self._carrier
-
-            self._surroundings.warn_of_parts(self._claim.job.uid, self._claim.job.call.name)
-        return self._fence(connection)
 
     def _fence(self, connection: Any) -> bool:
         """Keep the job this attempt's own until a commit on *connection* has come about."""

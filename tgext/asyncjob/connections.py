@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 from contextlib import suppress
+from operator import attrgetter
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
@@ -65,6 +67,12 @@ _WAS_OPEN = "asyncjob_was_open"
 #: Where an error keeps its origin.
 _ORIGIN = "asyncjob_origin"
 
+#: What MariaDB's protocol and PostgreSQL's library say of a connection.
+SERVER_STATUS_IN_TRANS, IDLE = 1, 0
+
+#: How to read whether a transaction is open on a driver's connection, by its class.
+_readers: dict[type, Callable[[Any], bool | None]] = {}
+
 _engines: WeakSet[Engine] = WeakSet()
 
 
@@ -82,14 +90,6 @@ def origin_of(error: BaseException) -> Origin | None:
     return found
 
 
-def tell_attempts() -> None:
-    """Let attempts know of the connections of their sessions; once for all sessions."""
-    if not event.contains(Session, "after_begin", _begins):
-        event.listen(Session, "after_begin", _begins)
-
-
-def listen(engine: Engine) -> None:
-    """Hear of what happens on the connections of *engine*; once for each."""
 def cause_of(error: BaseException) -> BaseException:
     """Return what is behind *error*: of a session that goes on where its database has failed
     SQLAlchemy only says that it has to be rolled back."""
@@ -99,6 +99,14 @@ def cause_of(error: BaseException) -> BaseException:
     return attempt.met or error
 
 
+def tell_attempts() -> None:
+    """Let attempts know of the connections of their sessions; once for all sessions."""
+    if not event.contains(Session, "after_begin", _begins):
+        event.listen(Session, "after_begin", _begins)
+
+
+def listen(engine: Engine) -> None:
+    """Hear of what happens on the connections of *engine*; once for each."""
     # One made by execution_options() has the events of its origin as well: they came twice.
     while (origin := getattr(engine, "_proxied", None)) is not None:
         engine = origin
@@ -117,6 +125,13 @@ def note_errors(engine: Engine) -> None:
     event.listen(engine, "handle_error", _fails)
 
 
+def read_at_once(connection: Connection) -> None:
+    """Take back from *connection*, before we write on it, that it reads with the server's cursors:
+    PostgreSQL has none for what writes."""
+    if connection.get_execution_options().get("stream_results"):
+        connection.execution_options(stream_results=False)
+
+
 # -- events
 
 
@@ -133,13 +148,6 @@ def _begins(session: Any, _transaction: Any, connection: Connection) -> None:
             "connection of an engine of its own for what needs AUTOCOMMIT"
         )
     attempt.uses(connection, session)
-
-def read_at_once(connection: Connection) -> None:
-    """Take back from *connection*, before we write on it, that it reads with the server's cursors:
-    PostgreSQL has none for what writes."""
-    if connection.get_execution_options().get("stream_results"):
-        connection.execution_options(stream_results=False)
-
 
 
 def _is_of_zope(session: Any) -> bool:
@@ -163,6 +171,7 @@ def _commits(connection: Connection, *_xid: Any) -> None:
     if attempt is None or connection not in attempt.connections:
         return
     try:
+        read_at_once(connection)
         attempt.commits(connection)
     except BaseException:
         # SQLAlchemy takes the transaction for ended now, and would not roll it back.
@@ -180,7 +189,6 @@ def _executes(
     driver: Any = connection.connection.dbapi_connection
     is_open = _is_open(driver)
     if is_open is False and connection.dialect.name == "sqlite":
-        read_at_once(connection)
         # Python's driver begins before INSERT, UPDATE and DELETE only. What comes before a BEGIN
         # commits by itself: a new table, rows of a WITH, what a savepoint was to hold.
         if not _NEEDS_NO_BEGIN.match(statement):
@@ -212,12 +220,24 @@ def _has_executed(
 
 def _is_open(driver: Any) -> bool | None:
     """Whether a transaction is open on a driver's connection; None: it does not say."""
+    kind = type(driver)
+    read = _readers.get(kind)
+    if read is None:
+        read = _readers[kind] = _reader_for(driver)
+    return read(driver)
+
+
+def _reader_for(driver: Any) -> Callable[[Any], bool | None]:
+    """Find how a kind of driver says it: asked twice for each statement, it has to be quick."""
     if hasattr(driver, "in_transaction"):
-        return bool(driver.in_transaction)
+        return attrgetter("in_transaction")
     if hasattr(driver, "server_status"):
-        return bool(driver.server_status & 1)  # SERVER_STATUS_IN_TRANS
-    status = getattr(getattr(driver, "info", None), "transaction_status", None)
-    return None if status is None else int(status) != 0  # 0: idle
+        return lambda driver: bool(driver.server_status & SERVER_STATUS_IN_TRANS)
+    if hasattr(driver, "pgconn"):
+        return lambda driver: bool(driver.pgconn.transaction_status != IDLE)
+    if hasattr(getattr(driver, "info", None), "transaction_status"):
+        return lambda driver: bool(driver.info.transaction_status != IDLE)
+    return lambda _driver: None
 
 
 def _fails(context: Any) -> None:
