@@ -103,9 +103,32 @@ class Binding:
         self.backend.enqueue(jobs, carrier.connection())
         return True
 
-    def check_lock(self) -> None:
-        """Refuse to wait for a lock that this very thread holds; raises ConfigError."""
-        if self.marked is not None and self.backend.has_one_writer and self.marked.has_written():
+    def joins_commit(
+        self,
+        jobs: list[Job],
+        hand_over: Callable[[list[Job]], None],
+        announce: Callable[[list[Job]], None],
+    ) -> bool:
+        """Let a commit that is under way in this thread carry jobs, as what hears of a session's
+        events enqueues them; False where they are to be enqueued at once. See ``PendingJobs``.
+
+        Raises ConfigError where that would wait for ever.
+        """
+        if self._scope.is_committing and self.marked is None:
+            self._scope.after_commit(lambda: hand_over(jobs))
+            return True
+        carrier = self.carrier
+        if self._scope.is_committing and carrier is not None and carrier.is_open():
+            self.backend.enqueue(jobs, carrier.connection())
+            self._scope.after_commit(lambda: announce(jobs))
+            return True
+        self._check_lock()
+        return False
+
+    def _check_lock(self) -> None:
+        """Refuse to wait for a lock that this very thread holds."""
+        writes = self.marked is not None and self.marked.has_written() and self.marked.is_open()
+        if writes and self.backend.has_one_writer:
             raise ConfigError(
                 "perform(): expected no uncommitted work in this thread, whose session has written "
                 "and keeps SQLite's one write lock; commit before, or enqueue inside "

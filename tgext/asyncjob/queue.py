@@ -152,8 +152,8 @@ class JobQueue:
         backend = self.backend
         job = backend.prepare(Job(backend.new_uid(), call, options, run_after, context))
         if not self._scope.is_managed:
-            self._binding.check_lock()
-            self._hand_over([job])
+            if not self._binding.joins_commit([job], self._hand_over, self._announce):
+                self._hand_over([job])
         elif self._binding.marked is None:
             self._scope.pending(self._hand_over).add(job)
         else:

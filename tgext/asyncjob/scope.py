@@ -111,6 +111,11 @@ class Scope:
         return not mark.aborting and _can_join(txn)
 
     @property
+    def is_committing(self) -> bool:
+        """Whether this thread is in the middle of its transaction's commit."""
+        return getattr(self._extent.manager._txn, "status", None) == "Committing"
+
+    @property
     def is_foreign(self) -> bool:
         """Whether this thread's transactions are another manager's than its sessions'."""
         return self._extent.is_foreign
@@ -171,8 +176,7 @@ class Scope:
 
     def after_commit(self, act: Callable[[], object]) -> None:
         """Call *act* once this thread's transaction has been committed."""
-        txn = self._extent.manager.get()
-        txn.addAfterCommitHook(lambda committed: committed and act())
+        self._extent.manager.get().addAfterCommitHook(lambda committed: committed and act())
 
     # -- transaction.interfaces.ISynchronizer: hear of the transactions that begin in a block
 
@@ -207,11 +211,11 @@ class Scope:
         if self._sessions is not None and self._sessions.holds_work():
             return False
         txn = self._open_transaction()
-        return txn is None or all(_is_session(resource) for resource in txn._resources)
+        resources = [] if txn is None else txn._resources
+        return all(type(each).__module__.partition(".")[0] == "zope" for each in resources)
 
     def forget(self) -> None:
-        """Abort whatever transaction this thread has open; after it a session sees what is
-        there then."""
+        """Abort whatever transaction this thread has open: a session sees what is there then."""
         if self._open_transaction() is not None:
             self._manager.abort()
 
@@ -339,10 +343,6 @@ class Scope:
         pending = self.pending_or_none()
         if mark is not None and pending is not None:
             pending.drop_after(mark)
-
-
-def _is_session(resource: object) -> bool:
-    return type(resource).__module__.partition(".")[0] == "zope"
 
 
 def _can_join(txn: Any) -> bool:

@@ -89,6 +89,11 @@ class Sessions:
         """Whether this thread's session has flushed changes that are not committed."""
         return bool(self._state() == datamanager.STATUS_CHANGED)
 
+    def is_open(self) -> bool:
+        """Whether this thread's session takes part, and has neither committed nor rolled back."""
+        begun = self.scoped().get_transaction() if self.takes_part() else None
+        return begun is not None and begun.is_active
+
     def flush(self) -> None:
         """Write what this thread's session is about to commit."""
         if self.takes_part():
