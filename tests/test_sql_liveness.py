@@ -446,6 +446,24 @@ def test_lock_that_is_gone_is_made_anew_by_the_next_beat(files, change):
     assert (before, other.rescue()) == (0, 1)
 
 
+def test_registry_whose_file_is_removed_is_made_anew_by_the_next_beats(files):
+    busy, other = files.backend(), files.backend()
+    uid = enqueued(busy)
+    claim_one(busy, ELSEWHERE)
+    assert other.rescue() == 0
+
+    for name in ("", "-wal", "-shm"):
+        Path(f"{busy.schema.beside}{name}").unlink(missing_ok=True)
+    late = files.backend()  # of a process that comes after that
+    rescued = 0
+    for _ in range(8):
+        busy.beat(ELSEWHERE)
+        rescued += late.prune() + rescued_meanwhile(late, files.time, 5)
+
+    assert (rescued, status_of(late, uid)) == (0, RUNNING)
+    assert [seen.worker_id for seen in other.overview.workers()] == [ELSEWHERE]
+
+
 def test_lock_whose_descriptor_a_job_has_closed_is_made_anew_and_closes_nobody_elses(
     files, tmp_path
 ):

@@ -33,6 +33,9 @@ class Dialect(ABC):
     #: Bytes that one statement may have; None: more than anybody has.
     most_bytes: int | None = None
 
+    #: Statements that make what is missing where ``volatile`` leads, if that is another place.
+    makes_beside: Sequence[str] = ()
+
     #: How its errors are read.
     faults_of: type[Faults]
 

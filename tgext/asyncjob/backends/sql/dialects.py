@@ -28,7 +28,7 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DisconnectionError, OperationalError, SQLAlchemyError
 
 from ...connections import note_errors
 from ...errors import ConfigError
@@ -197,6 +197,7 @@ class Sqlite(Dialect):
             make_url("sqlite://").set(database=f"{path}-asyncjob"), isolation_level="AUTOCOMMIT"
         )
         event.listen(beside, "connect", self.prepare_beside)
+        event.listen(beside, "checkout", self.check_beside)
         note_errors(beside)
         self._beside = beside
         warn_of_short_patience(engine, BUSY_SECONDS)
@@ -269,6 +270,14 @@ class Sqlite(Dialect):
         connection.execute("PRAGMA journal_mode = WAL")
         # A power cut may take the last of it, and with it nothing that is promised.
         connection.execute("PRAGMA synchronous = OFF")
+        record.info["file"] = _file_at(self._beside.url.database)
+        for statement in self.makes_beside:
+            connection.execute(statement)
+
+    def check_beside(self, connection: Any, record: Any, _proxy: Any) -> None:
+        """Leave a file that somebody has removed, in which no other process would look."""
+        if _file_at(self._beside.url.database) != record.info["file"]:
+            raise DisconnectionError("the file beside the database is another one now")
 
     @property
     def volatile(self) -> Engine:
@@ -293,6 +302,14 @@ class Sqlite(Dialect):
         self._writer = 0
         self._put_off.clear()
         forget_connections(self._beside)
+
+
+def _file_at(path: str | None) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path or "")
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def check_present(engine: Engine) -> None:

@@ -107,6 +107,10 @@ class Schema:
             self.upgrade(version)
         if create:
             _create(self._tables.metadata, self._tables.volatile, self._dialect.volatile)
+        if self.beside is not None:
+            dialect = self._dialect.volatile.dialect
+            makes = [CreateTable(table, if_not_exists=True) for table in self._tables.volatile]
+            self._dialect.makes_beside = [str(each.compile(dialect=dialect)) for each in makes]
 
     def upgrade(self, version: int | None) -> None:
         """Lead the database from *version* to the present one; None: from nothing."""
