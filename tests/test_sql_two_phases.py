@@ -7,6 +7,7 @@ that it completes runs for nobody else, and nothing else waits for either.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 import transaction
 import zope.sqlalchemy
 from sqlalchemy import create_engine, event, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import scoped_session, sessionmaker
 
 from own_servers import own_server
@@ -116,3 +118,44 @@ def test_job_whose_worker_dies_between_the_phases_is_left_to_who_settles_it(
     queue.run_pending()
     assert queue.result(uid).status is SUCCESSFUL
     assert place.written() == [("another", 1), ("done", 1)]
+
+
+@pytest.fixture
+def queue_in_two_phases(place) -> Iterator[JobQueue]:
+    session = two_phases_on(place.url)
+    made = JobQueue("sql", session=session, table_prefix=PREFIX, threads=0, secret="swordfish")
+    yield made
+    made.close()
+    session.remove()
+    session.get_bind().dispose()
+    place.empty()
+
+
+def test_job_is_completed_in_two_phases_and_nobody_complains(place, queue_in_two_phases, caplog):
+    uid = queue_in_two_phases.perform(write_one, "done")
+
+    queue_in_two_phases.run_pending()
+
+    assert queue_in_two_phases.result(uid).status is SUCCESSFUL
+    assert place.written() == [("done", 1)]
+    assert [each.message for each in caplog.records if each.levelno >= logging.WARNING] == []
+
+
+def test_second_phase_whose_answer_was_lost_is_looked_up(place, queue_in_two_phases, caplog):
+    uid = queue_in_two_phases.perform(write_one, "done")
+    dialect = queue_in_two_phases.backend.engine.dialect
+    commit = dialect.do_commit_twophase
+
+    def commit_and_break(connection, *arguments, **keywords):
+        commit(connection, *arguments, **keywords)
+        connection.invalidate()
+        raise OperationalError("COMMIT", {}, Exception("the server has gone"))
+
+    dialect.do_commit_twophase = commit_and_break
+    queue_in_two_phases.run_pending()
+    del dialect.do_commit_twophase
+
+    result = queue_in_two_phases.result(uid)
+    assert (result.status, result.attempts, result.errors) == (SUCCESSFUL, 1, [])
+    assert place.written() == [("done", 1)]
+    assert "committed, and the answer was lost" in caplog.text

@@ -20,7 +20,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, TwoPhaseTransaction, event
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.orm import Session
 from zope.sqlalchemy import ZopeTransactionEvents
@@ -54,6 +54,9 @@ _COMMITTING["mariadb"] = _COMMITTING["mysql"]
 
 #: Statements that undo what was done before them.
 _UNDOING = _begins_with("ROLLBACK|ABORT")
+
+#: The phases of MariaDB's transactions that have two.
+_PHASE = _begins_with("XA")
 
 #: What SQLite may do outside of a transaction: it changes nothing, or cannot be done inside.
 _NEEDS_NO_BEGIN = _begins_with(
@@ -204,10 +207,12 @@ def _executes(
 def _has_executed(
     connection: Connection, _cursor: Any, statement: str, _values: Any, context: Any, _many: bool
 ) -> None:
-    if not getattr(context, _WAS_OPEN, False) or _UNDOING.match(statement):
+    if not getattr(context, _WAS_OPEN, False):
         return
-    if _is_open(connection.connection.dbapi_connection) is not False:
+    if _is_open(connection.connection.dbapi_connection) is not False or _UNDOING.match(statement):
         return
+    if isinstance(connection.get_transaction(), TwoPhaseTransaction) and _PHASE.match(statement):
+        return  # SQLAlchemy's own, after its event
     attempt = attempt_var.get()
     uid = "" if attempt is None else attempt.uid
     log.error("job=%s a statement has committed its work behind its back: %s", uid, statement)
