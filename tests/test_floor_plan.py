@@ -21,7 +21,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "tgext" / "asyncjob"
 #: one room, with a star each module or package in it is one.
 FLOORS = """
     errors
-    call  json_form  queue_name  forked  amount  frames
+    call  json_form  queue_name  forked  amount  frames  one_line
     job
     current
     task  chain

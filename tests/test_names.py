@@ -105,14 +105,16 @@ def test_job_of_a_queue_whose_name_is_refused_today_still_runs(place, name):
 
 def test_what_a_job_raises_does_not_look_like_a_line_of_ours(caplog):
     def job() -> None:
-        raise ValueError("first\nERROR job=asyncjob_x forged\x1b[2K\r\u2028")
+        raise ValueError("first\nERROR job=asyncjob_x forged\x1b[2K\r\u2028\u202e")
 
     with JobQueue(threads=0) as queue, caplog.at_level(logging.INFO):
         queue.perform(job)
         queue.run_pending()
 
     [message] = [record.getMessage() for record in caplog.records if "failed" in record.msg]
-    assert "no attempts left: first\\nERROR job=asyncjob_x forged\\x1b[2K\\r\\u2028" in message
+    assert (
+        "no attempts left: first\\nERROR job=asyncjob_x forged\\x1b[2K\\r\\u2028\\u202e" in message
+    )
     assert "\n" not in message
 
 

@@ -8,12 +8,12 @@ are made, because handlers and filters of the application's own choosing would s
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable
 from typing import Any
 
 from .current import attempt_var
 from .job import TaskError
+from .one_line import one_line
 
 #: The attribute of a record; ``extra={"job": ...}`` must stay free for the application, since
 #: logging raises KeyError where it finds one that is there.
@@ -22,8 +22,6 @@ UID = "asyncjob_uid"
 LINES = 100
 #: Characters kept of a line.
 LINE_LENGTH = 1_000
-
-_CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]")
 
 _PACKAGE = __name__.rpartition(".")[0] + "."
 
@@ -70,17 +68,12 @@ def install() -> None:
         logging.setLogRecordFactory(_JobRecords(factory))
 
 
-def _one_line(text: str) -> str:
-    """Return *text* with control characters and ends of lines escaped: what somebody has named or
-    raised must not look like a line of ours."""
-    return _CONTROL.sub(lambda found: ascii(found.group())[1:-1], text)
-
-
 def _argument(value: object) -> object:
-    """What stands for an argument of a log line of our own: texts and errors are the jobs'."""
+    """What stands for an argument of a log line of our own: texts and errors are the jobs', and
+    must not look like a line of ours."""
     if isinstance(value, BaseException):
         value = TaskError.of(value).message
-    return _one_line(value) if type(value) is str else value
+    return one_line(value) if type(value) is str else value
 
 
 def _enable() -> None:

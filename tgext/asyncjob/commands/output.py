@@ -1,7 +1,6 @@
 """How a command writes: to an output of any encoding, or one that nobody reads any more.
 
-The text of an application's users cannot move the cursor, begin a line or turn the order of
-letters: what would is shown as its escape. Nothing is written by the commands but here.
+Nothing is written by the commands but here. The text of an application's users is escaped.
 """
 
 from __future__ import annotations
@@ -12,14 +11,11 @@ import unicodedata
 from contextlib import suppress
 from typing import TextIO
 
+from ..one_line import JOINERS
+from ..one_line import one_line as escaped
+
 #: What ends a text that was cut.
 CUT = "..."
-
-#: Categories of Unicode that are shown as escapes: controls, formats (those that turn the order
-#: of letters are among them), half surrogate pairs, lines and paragraphs, what has no meaning.
-_HIDDEN = {"Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp"}
-#: Formats that words of some languages, and some emoji, are spelled with.
-_JOINERS = "\u200c\u200d"
 
 
 def write(text: str, stream: TextIO | None) -> bool:
@@ -45,16 +41,7 @@ def write(text: str, stream: TextIO | None) -> bool:
 
 def one_line(text: str) -> str:
     """Return *text* with escapes for what the output cannot show, line feeds among it."""
-    shown = "".join(each if _is_shown(each) else _escape(each) for each in text)
-    return _encodable(shown, sys.stdout)
-
-
-def _is_shown(character: str) -> bool:
-    return unicodedata.category(character) not in _HIDDEN or character in _JOINERS
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode()
+    return _encodable(escaped(text), sys.stdout)
 
 
 def _encodable(text: str, stream: TextIO | None) -> str:
@@ -68,7 +55,7 @@ def columns(text: str) -> int:
 
 
 def _columns(character: str) -> int:
-    if character in _JOINERS or unicodedata.category(character) in ("Mn", "Me"):
+    if character in JOINERS or unicodedata.category(character) in ("Mn", "Me"):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
