@@ -405,6 +405,12 @@ def test_track_of_a_generator_knows_no_total_unless_it_is_told(held):
     assert [asyncjob_result(uid).progress for uid in uids] == [(4, None, None), (4, None, 4)]
 
 
+@pytest.mark.parametrize("total", [float("nan"), float("inf"), 2.5, "2", True])
+def test_a_total_that_is_no_whole_number_is_refused_by_track(total):
+    with pytest.raises(BadCall, match="asyncjob_track: expected total to be an int"):
+        next(asyncjob_track("ab", total))
+
+
 def test_track_of_nothing_reports_zero_of_zero(held):
     uid = asyncjob_perform(lambda: list(asyncjob_track([])))
     held.run_pending()

@@ -70,14 +70,13 @@ def asyncjob_track(iterable: Iterable[Item], total: int | None = None) -> Iterat
 
     total: None: ``len(iterable)`` where it has one.
     A point at which a cancellation, a timeout and a drain take effect. Outside a job it only
-    iterates.
+    iterates. Raises BadCall for a total that is no int.
     """
+    total = _length(iterable) if total is None else _whole("total", total, "asyncjob_track")
     attempt = attempt_var.get()
     if attempt is None:
         yield from iterable
         return
-    if total is None:
-        total = _length(iterable)
     attempt.report(Progress(0, None, total))
     for done, item in enumerate(iterable, 1):
         yield item
@@ -112,9 +111,9 @@ def asyncjob_timed_query(query: AnyQuery, retries: int = 10, interval: float = 6
     return query
 
 
-def _whole(name: str, value: object) -> int:
+def _whole(name: str, value: object, function: str = "asyncjob_set_progress") -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise BadCall(f"asyncjob_set_progress: expected {name} to be an int, got {value!r}")
+        raise BadCall(f"{function}: expected {name} to be an int, got {value!r}")
     return value
 
 
