@@ -21,14 +21,14 @@ SOURCE = Path(__file__).resolve().parent.parent / "tgext" / "asyncjob"
 #: one room, with a star each module or package in it is one.
 FLOORS = """
     errors
-    call  json_form  queue_name  forked  amount  frames  one_line
+    call  json_form  queue_name  forked  amount  frames  one_line  bounded
     job
     current
     task  chain
     backend  options  seal  pending  overview  session_kinds  extent  workerid  connections \
         awaited  cutting  moments
     backends  backends.*  executors  scope  sessions  joblog  interruption  process  progress \
-        verdict  forking  recycling  bounded
+        verdict  forking  recycling
     slackers  looppool  taskrunners
     surroundings  ledger  binding  calling
     completion

@@ -1,4 +1,4 @@
-"""What asks a server that may never answer, where nobody can wait for that: at the end.
+"""What asks a server that may never answer, where nobody can wait for that.
 
 A connection whose packets are dropped waits for an answer as long as the kernel does, a quarter
 of an hour or more, and no exception reaches the thread that waits.
@@ -25,7 +25,7 @@ def within(seconds: float, act: Callable[[], object], what: str) -> bool:
         except Exception:
             log.exception("could not %s", what)
 
-    thread = threading.Thread(target=run, name="asyncjob-leaving", daemon=True)
+    thread = threading.Thread(target=run, name="asyncjob-bounded", daemon=True)
     try:
         thread.start()
     except RuntimeError:  # from Python 3.12 on no thread starts once the interpreter exits

@@ -2,18 +2,22 @@
 
 A thread that leaves a query does not end it: the server goes on with it, and keeps its locks. The
 driver cannot be used for it by another thread, so the server is asked on a connection of its own,
-made as the connection's pool makes them. No module of a database is imported here: whoever has a
-connection has loaded it.
+made as the connection's pool makes them. A server that does not answer that either is left alone.
+No module of a database is imported here: whoever has a connection has loaded it.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
-#: Seconds in which PostgreSQL has to take a cancellation.
-CANCEL_SECONDS = 5.0
+from .bounded import within
+
+#: Seconds in which a server has to take a cancellation. The thread in whose statement it hangs is
+#: interrupted only then.
+CANCEL_SECONDS = 2.0
 
 
 def stop_all(connections: Iterable[Any], *, for_good: bool = False) -> None:
@@ -61,17 +65,22 @@ def _on_mariadb(pool: Any, driver: Any, for_good: bool) -> None:
 
 def _ask(pool: Any, statement: str) -> None:
     """Run a statement on a new connection, which no other thread waits for."""
-    fresh = pool.recreate()
-    try:
+    fresh, is_late = pool.recreate(), threading.Event()
+
+    def ask() -> None:
         connection = fresh.connect()
         try:
+            if is_late.is_set():
+                return  # by now the other connection may be somebody else's
             cursor = connection.cursor()
             cursor.execute(statement)
             cursor.close()
         finally:
             connection.close()
-    finally:
-        fresh.dispose()
+            fresh.dispose()
+
+    within(CANCEL_SECONDS, ask, "end a statement in its server")
+    is_late.set()
 
 
 _STOPS: dict[str, Callable[[Any, Any, bool], None]] = {
