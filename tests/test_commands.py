@@ -331,7 +331,7 @@ def test_sigterm_lets_the_running_job_end_and_begins_no_other(shop, start, comma
     assert (running["attempt"], running["worker_id"]) == (1, alive["worker_id"])
     assert (alive["pid"], alive["threads"], alive["queues"]) == (pid, 1, None)
     assert re.search(rf"^{uids[0]}  shop_\w+\.held +\d+s +3/7 +1 +{pid}-", stopping, re.M)
-    assert re.search(rf"^{pid}-\w+ .*  all .*  stopping$", stopping, re.M)
+    assert re.search(rf"^{pid}-\S+ .*  all .*  stopping$", stopping, re.M)
 
 
 @pytest.mark.slow
