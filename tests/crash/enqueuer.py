@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 import random
 import time
+from contextlib import suppress
 
 import transaction
 from sqlalchemy import func, insert, select
+from sqlalchemy.exc import DBAPIError
 from zope.sqlalchemy import mark_changed
 
 from tgext.asyncjob import JobQueue
@@ -52,7 +54,7 @@ def main() -> None:
             _enqueue(queue, number)
         except Exception:
             log.exception("an enqueue failed, looking what is there")
-            transaction.abort()
+            _abort()
             time.sleep(PAUSE_SECONDS)
         number = _next(queue)
     note(DONE)
@@ -69,7 +71,13 @@ def _next(queue: JobQueue) -> int:
             log.exception("cannot look what is there")
             time.sleep(PAUSE_SECONDS)
         finally:
-            transaction.abort()
+            _abort()
+
+
+def _abort() -> None:
+    """Abort, also where the server is gone that would have to be told."""
+    with suppress(DBAPIError):
+        transaction.abort()
 
 
 def _enqueue(queue: JobQueue, first: int) -> None:

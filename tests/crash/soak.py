@@ -40,7 +40,7 @@ READ_ONLY_SECONDS = 1.0
 
 #: Seconds without any job's end after which those that are open are lost, and seconds that a
 #: blow may take, from when it is dealt until the process can be dealt another.
-PATIENCE_SECONDS = 40.0
+PATIENCE_SECONDS = 90.0
 
 
 #: What a worker logs when it takes a job from another.

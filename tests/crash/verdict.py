@@ -20,7 +20,7 @@ _UNDONE = re.compile(
     "job=(?P<uid>asyncjob_[0-9a-f]+) trying again what the database has undone: "
     r".*(?:Serialization|[Dd]eadlock|\(1213|\(1020|is locked)"
 )
-_LOST = re.compile("job=(?P<uid>asyncjob_[0-9a-f]+) lease lost")
+_LOST = re.compile("job=(?P<uid>asyncjob_[0-9a-f]+) .*(?:lease lost|lost its database)")
 
 
 @dataclass
