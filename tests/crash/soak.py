@@ -146,7 +146,8 @@ class Soak:
         if what in (CUT, CUT_IDLE):
             is_idle = what == CUT_IDLE
             return self._database.cut_one(self._place, blow.role, blow.draw, idle=is_idle)
-        if self._read_only_until is not None:
+        # MariaDB waits with it for whoever waits for the locks of a process that is stopped.
+        if self._read_only_until is not None or self._stopped:
             return False
         if what == RESTART:
             self._database.restart()
