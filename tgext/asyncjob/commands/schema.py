@@ -23,7 +23,7 @@ def run(queue: JobQueue, wanted: Namespace) -> Answer:
     """Tell the versions, or do what is wanted. The queue's tables were not looked at yet."""
     schema = durable(queue).schema
     if wanted.sql:
-        return Answer(_sql(schema))
+        return Answer(_sql(schema).expandtabs(4))  # a tab would be an escape
     found, expected = schema.version(), schema.expected
     if wanted.create or wanted.upgrade:
         return _make(schema, found, create=wanted.create)
