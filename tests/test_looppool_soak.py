@@ -44,7 +44,7 @@ def test_none_of_many_messages_is_lost_when_workers_are_killed(caplog):
     kills = 8
 
     async def program() -> Gathering:
-        # The handlers do not wait for room, and a worker that is replaced keeps the others' results.
+        # The handlers do not wait for room, which others' results take while one is replaced.
         bound = {"max_results": MESSAGES}
         async with Gathering(workers.Echo, 4, start_method=REPLACING_METHOD, **bound) as pool:
             for message in range(MESSAGES):
