@@ -316,7 +316,7 @@ class SqlBackend(SqlDesk, ClaimingBackend):
             self._wakeup.wake()
         if is_one_database and seen is not None:
             self._wakeup.found(self._seen_in(seen))
-        elif self._rounds % ROUNDS_TO_LOOK == 0:
+        elif is_one_database or self._rounds % ROUNDS_TO_LOOK == 0:
             self._wakeup.look()
         self._rounds += 1
         if not self._running:
