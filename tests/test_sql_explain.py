@@ -366,7 +366,6 @@ def change(backend: SqlBackend) -> None:
     worker_id = new_worker_id()
     backend.enqueue([a_job(backend), a_job(backend)])
     for claim in backend.claim(worker_id, None, 2):
-        backend.begin(claim)
         backend.holds(claim)
         backend.is_cancelled(claim)
         backend.fence(claim)
