@@ -5,7 +5,8 @@
     PYTHONPATH=tests python -m crash --answers           5,000 jobs, every 20th commit unanswered
     PYTHONPATH=tests python -m crash --mutant fence      the library broken: it must be noticed
 
-Exits with 0 if nothing is lost, doubled or late; with a mutant, if something is lost or doubled.
+Exits with 0 if nothing is lost, doubled or late; with a mutant, if something is lost or doubled, or
+a live worker given up.
 Where it is not as it should be, the folder with the processes' logs and journals is kept.
 """
 
@@ -105,7 +106,7 @@ def _soak(database: str, size: Size, wanted: argparse.Namespace) -> bool:
         place = made.found_from(_place(database, size, wanted, size.jobs))
         report = Soak(place, made, blows, size.workers).run()
     _say(str(report))
-    is_wrong = report.verdict.lost + report.verdict.doubled > 0
+    is_wrong = report.verdict.lost + report.verdict.doubled + report.given_up > 0
     _clear(place, keep=wanted.keep or (not report.is_right and not wanted.mutant))
     return not is_wrong if wanted.mutant else report.is_right
 

@@ -5,7 +5,7 @@ split      the job's work is committed, and the mark that says so after it, apar
 savepoint  a commit while a savepoint is open passes without completion and fence
 answer     a commit whose answer is lost runs the job again, without a look
 statement  an error of the job's own statement is taken for a loss of the database
-silence    a worker is given up before its lease is over
+silence    a worker is given up though it beats
 fork       a child that comes back from a job goes on as the worker
 """
 
@@ -99,9 +99,8 @@ def statement() -> None:
 
 
 def silence() -> None:
-    """Wait for a worker a tenth of its lease."""
-    lease_of = Silence.lease_of
-    _replace(Silence, "lease_of", lambda self, worker_id: lease_of(self, worker_id) / 10)
+    """Take every other worker for silent."""
+    _replace(Silence, "is_over_lease", lambda _self, _worker_id: True)
 
 
 def fork() -> None:
