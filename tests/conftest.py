@@ -60,6 +60,16 @@ class Database:
             return sorted(connection.execute(self.Note.__table__.select()).scalars(1))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[Any]:
+    """Escape what UTF-8 does not hold, as some tests log it: reports go from process to process."""
+    report = yield
+    report.sections = [
+        (name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
+
+
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()

@@ -36,7 +36,10 @@ def test_pid_that_another_process_has_now_is_not_the_worker():
     assert is_gone("-".join([pid, str(int(start) - 1), *rest])) is True
 
 
-@pytest.mark.parametrize("worker_id", ["the one", "", "1-2", f"{os.getpid()}-0123456789ab"])
+@pytest.mark.parametrize(
+    "worker_id",
+    ["the one", "", "1-2", pytest.param(f"{os.getpid()}-0123456789ab", id="without a kernel")],
+)
 def test_nothing_is_known_of_an_id_that_does_not_tell(worker_id):
     assert is_gone(worker_id) is None
     assert lease_of(worker_id) is None

@@ -28,6 +28,10 @@ from .points import AFTER_WORK, BEFORE_WORK, points
 #: One step of waiting, in seconds.
 STEP_SECONDS = 0.03
 
+#: For what the database undoes again and again, as it does where many are at SERIALIZABLE: an
+#: attempt ends with the last of the tries in place. What is to fail has one attempt and no more.
+MAX_ATTEMPTS = 10
+
 
 class Refusal(Exception):
     """Raised by a job that is to fail."""
@@ -79,7 +83,7 @@ def follow_up(number: int) -> None:
     points.reach(AFTER_WORK)
 
 
-@task(max_attempts=3, backoff=0.1, takes_context=True)
+@task(max_attempts=MAX_ATTEMPTS, backoff=0.1, takes_context=True)
 def retried(context, number: int) -> None:
     _begin(shows=context.attempt > 1)
     _write(number, "row")
@@ -193,11 +197,17 @@ _FUNCTIONS: tuple[Callable[..., None], ...] = (
     saved, nested, undone, saved_parts, timed_out, forking,
 )  # fmt: skip
 
+
+def _task_of(function: Callable[..., None]) -> Task:
+    kind = KINDS[function.__name__]
+    attempts = 1 if kind.fails else MAX_ATTEMPTS
+    return task(queue_name=kind.queue_name, max_attempts=attempts, backoff=0.05)(function)
+
+
 #: By kind: each in the queue that its kind names.
-JOBS: dict[str, Task] = {
-    function.__name__: task(queue_name=KINDS[function.__name__].queue_name)(function)
-    for function in _FUNCTIONS
-} | {"retried": retried}
+JOBS: dict[str, Task] = {function.__name__: _task_of(function) for function in _FUNCTIONS} | {
+    "retried": retried
+}
 
 
 def _begin(*, shows: bool = True) -> None:
