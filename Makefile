@@ -4,9 +4,11 @@
 #
 #   PYTHON=python3.12   the Python that makes the environment (3.10 or newer)
 #   VENV=.venv-3.12     where it is
+#   PROCESSES=1         how many processes run the tests; most tests wait most of the time
 
 PYTHON ?= python3
 VENV ?= .venv
+PROCESSES ?= 4
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 
@@ -60,11 +62,11 @@ dist: | $(BIN)/python
 	@echo "pip install '$$(ls dist/*.whl)[turbogears,sqlalchemy]'"
 
 test: $(VENV)/.made-test browser check
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n $(PROCESSES) $(PYTEST)
 
 # Every contract on every backend, with fewer examples; no browser, no kills, no other servers.
 fast: $(VENV)/.made-test check
-	FAST=1 $(BIN)/python -m pytest -m 'not slow' $(PYTEST)
+	FAST=1 $(BIN)/python -m pytest -n $(PROCESSES) -m 'not slow' $(PYTEST)
 
 check: lint types
 

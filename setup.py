@@ -38,6 +38,7 @@ EXTRAS["test"] = [
     # the runner, and pages and servers that the tests drive
     "pytest>=8",
     "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
     "hypothesis>=6.100",
     "WebTest>=3.0.4",
     "selenium>=4.20",

@@ -60,6 +60,34 @@ class Database:
             return sorted(connection.execute(self.Note.__table__.select()).scalars(1))
 
 
+#: Modules whose tests share nothing: each goes to whichever process is free.
+APART = ("test_crash.py", "test_commands.py", "test_sql_race.py", "test_quickstart.py")
+
+#: Modules that take longest: they are begun first, so that none is left for the end.
+LONGEST = (*APART, "test_sql_survival.py", "test_sql_backend.py", "test_gearbox_commands.py",
+           "test_sql_promises.py", "test_sql_statements.py", "test_run_pending.py",
+           "test_task_executors.py", "test_servers.py", "test_sql_session_kinds.py")  # fmt: skip
+
+
+def pytest_xdist_make_scheduler(config: Any, log: Any) -> Any:
+    """Run a module in one process, as its fixtures are made once for it."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByModule(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module = nodeid.partition("::")[0]
+            return nodeid if module.endswith(APART) else module
+
+    config.option.loadscopereorder = False
+    return ByModule(config, log)
+
+
+def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
+    if config.getoption("numprocesses", None):
+        ranks = {name: rank for rank, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Iterator[Any]:
     """Escape what UTF-8 does not hold, as some tests log it: reports go from process to process."""

@@ -236,7 +236,7 @@ def test_future_of_an_executor_that_process_message_returns_is_waited_for():
 
     async def program() -> list[Any]:
         with ThreadPoolExecutor(1) as executor:
-            pool = Threaded(workers.Echo, 1, max_results=1)
+            pool = Threaded(workers.Late, 1, max_results=1)
             pool.pool = executor
             async with pool:
                 for number in range(5):
