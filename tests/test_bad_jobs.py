@@ -135,7 +135,7 @@ BAD = {
     exits_when_printed: ("FAILED", "test_bad_jobs.Deadly", "cannot be printed"),
     recurses: ("FAILED", "builtins.RecursionError", "maximum recursion depth"),
 }
-HANGING = {loops_in_python, blocks_in_c, swallows_everything}
+HANGING = (loops_in_python, blocks_in_c, swallows_everything)
 
 
 class Bench:
