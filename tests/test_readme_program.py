@@ -40,6 +40,8 @@ class Program:
         self.process = subprocess.Popen(
             [sys.executable, "report.py"], cwd=self._folder, stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            # where the tests run in the background it is ignored, and that is inherited
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         until = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < until and self.process.poll() is None:

@@ -30,7 +30,7 @@ from clocks import rescued_meanwhile
 from databases import url_of
 from test_backend_model import RETENTION_SECONDS, compare
 from tgext.asyncjob import ConfigError, JobQueue, task
-from tgext.asyncjob.backends.sql import SqlBackend, reports
+from tgext.asyncjob.backends.sql import SqlBackend, reports, taking
 from tgext.asyncjob.backends.sql.pruning import PRUNED_AT_ONCE
 from tgext.asyncjob.backends.sql.taking import PROMOTED_AT_ONCE
 from tgext.asyncjob.call import Call
@@ -223,6 +223,17 @@ def test_many_jobs_that_come_due_at_once_do_not_wait_for_one_transaction(make_ba
     assert len(claims) == many
     assert sum(promoted) == many
     assert max(promoted) == PROMOTED_AT_ONCE
+
+
+def test_job_that_is_due_is_taken_however_long_the_look_has_lasted(
+    make_backend, clock, monkeypatch
+):
+    monkeypatch.setattr(taking, "PROMOTING_SECONDS", 0)
+    backend = make_backend(clock=clock)
+    uid = enqueued(backend, run_after=timedelta(seconds=5))
+    clock.advance(5)
+
+    assert [claim.job.uid for claim in claim_some(backend)] == [uid]
 
 
 def claim_some(backend: SqlBackend) -> Any:

@@ -202,14 +202,15 @@ class Taking:
     # -- what was delayed
 
     def promote(self) -> None:
-        """Let the delayed jobs wait whose time has come, those of the earliest first, as many as
-        there is time for."""
+        """Let the delayed jobs wait whose time has come, the earliest first: one batch, and
+        more while there is time."""
         until = time.monotonic() + PROMOTING_SECONDS
         one = select(self._jobs.c.number).where(self._is_due()).limit(1)
         with self._dialect.engine.connect() as connection:
             goes_on = connection.execute(one).first() is not None
-        while goes_on and time.monotonic() < until:
-            goes_on = self._promote_some() == PROMOTED_AT_ONCE
+        while goes_on:
+            is_full = self._promote_some() == PROMOTED_AT_ONCE
+            goes_on = is_full and time.monotonic() < until
 
     def _promote_some(self) -> int:
         """Return how many; those that somebody else is changing are passed over."""
