@@ -1,4 +1,4 @@
-"""What ``tgext/asyncjob/backend.py`` promises, sentence by sentence, for every backend.
+"""What ``tgext/asyncjob/backends/base.py`` promises, sentence by sentence, for every backend.
 
 A backend's own test module subclasses ``BackendContract`` and gives the fixtures that raise
 NotImplementedError here. Nothing in this module knows how a backend stores: it enqueues, claims
@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tgext.asyncjob.backend import ClaimingBackend
+from tgext.asyncjob.backends.base import ClaimingBackend
 from tgext.asyncjob.call import Call
 from tgext.asyncjob.errors import NotSerializable
 from tgext.asyncjob.executors import InlineExecutor

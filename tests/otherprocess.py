@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import subprocess
 
+from tgext.asyncjob.backends.worker_id import new_worker_id
 from tgext.asyncjob.job import WorkerId
-from tgext.asyncjob.workerid import new_worker_id
 
 
 class OtherProcess:

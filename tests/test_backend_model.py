@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 )
 
 from backend_contract import DONE, ERROR, enqueued
-from tgext.asyncjob.backend import ClaimingBackend
+from tgext.asyncjob.backends.base import ClaimingBackend
 from tgext.asyncjob.backends.memory import MemoryBackend
 from tgext.asyncjob.job import (
     CANCELLED,

@@ -27,7 +27,7 @@ from tgext.asyncjob import (
     asyncjob_set_progress,
     task,
 )
-from tgext.asyncjob.slot import Slot
+from tgext.asyncjob.worker.worker.thread import Slot
 
 GOOD = 20
 TIMEOUT = 0.2
@@ -433,7 +433,7 @@ def test_log_filter_that_raises_ends_no_worker(gate, timeout):
     handler = logging.NullHandler()
     handler.handle = handler.filter
     handler.addFilter(Broken())
-    logging.getLogger("tgext.asyncjob.attempt").addHandler(handler)
+    logging.getLogger("tgext.asyncjob.worker.attempt").addHandler(handler)
     try:
         with JobQueue(threads=1) as queue, queue.as_current():
             queue.start_worker()
@@ -445,7 +445,7 @@ def test_log_filter_that_raises_ends_no_worker(gate, timeout):
             assert bad.wait(5).status == "FAILED"
             gate.open()
     finally:
-        logging.getLogger("tgext.asyncjob.attempt").removeHandler(handler)
+        logging.getLogger("tgext.asyncjob.worker.attempt").removeHandler(handler)
 
 
 def test_backend_that_cannot_store_an_outcome_ends_no_worker(queue, monkeypatch):

@@ -20,8 +20,8 @@ import pytest
 from needs import need
 from tgext.asyncjob import JobQueue
 from tgext.asyncjob.__main__ import main
-from tgext.asyncjob.commands import output
-from tgext.asyncjob.commands.answer import table
+from tgext.asyncjob.cli import output
+from tgext.asyncjob.cli.command_result import table
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -35,9 +35,9 @@ from tgext.asyncjob import JobQueue, task
 from tgext.asyncjob import __main__ as doors
 from tgext.asyncjob.__main__ import main
 from tgext.asyncjob.backends.sql.tables import make_tables
-from tgext.asyncjob.commands import COMMANDS, changes
-from tgext.asyncjob.commands.answer import lasting, table
-from tgext.asyncjob.commands.orders import Orders
+from tgext.asyncjob.cli import COMMANDS, actions
+from tgext.asyncjob.cli.command_result import lasting, table
+from tgext.asyncjob.cli.signals import Orders
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -786,7 +786,7 @@ def test_purge_without_a_filter_is_refused(shop, command):
 )
 def test_age_is_in_seconds_or_in_a_unit(text, seconds):
     parser = ArgumentParser()
-    changes.add_choice(parser)
+    actions.add_choice(parser)
 
     assert parser.parse_args(["--older-than", text]).older_than == seconds
 

@@ -19,7 +19,7 @@ from databases import begin_at_the_first_statement
 from sqlqueues import KINDS, PREFIX, Effect, Place, effects, options_of, place_of, session_of
 from tgext.asyncjob import TaskResultStatus, asyncjob_session, task
 from tgext.asyncjob.backends.sql.tables import STATUS_OF
-from tgext.asyncjob.connections import _engines, listen
+from tgext.asyncjob.transactions.connections import _engines, listen
 
 SUCCESSFUL, FAILED = TaskResultStatus.SUCCESSFUL, TaskResultStatus.FAILED
 CANCELLED, RUNNING = TaskResultStatus.CANCELLED, TaskResultStatus.RUNNING

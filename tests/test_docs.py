@@ -24,11 +24,13 @@ import pytest
 
 import tgext.asyncjob
 from projects import PLAIN, model_source, write_project
-from test_floor_plan import Plan
-from tgext.asyncjob import JobQueue, TaskResult, asyncjob_result, errors, joblog, scope
+from test_layers import LAYERS
+from tgext.asyncjob import JobQueue, TaskResult, asyncjob_result, errors
 from tgext.asyncjob.backends import memory
 from tgext.asyncjob.job import TaskOptions
 from tgext.asyncjob.options import Options
+from tgext.asyncjob.transactions import scope
+from tgext.asyncjob.worker.worker import job_log
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "tgext" / "asyncjob"
@@ -539,41 +541,21 @@ def test_numbers_in_the_docs_are_those_of_the_code() -> None:
     text = " ".join(docs_text().split())
 
     assert f"the last {memory.changes.MOST_ENDED} at the most" in text
-    assert f"On memory the last {memory.line.MOST_ERRORS}" in text
-    assert f"the last {joblog.LINES} log lines" in text
+    assert f"On memory the last {memory.ready_queue.MOST_ERRORS}" in text
+    assert f"the last {job_log.LINES} log lines" in text
     assert {8: "eight"}[scope.TRIES] + " times in all, also with ``max_attempts=1``" in text
 
 
 # -- ARCHITECTURE.md
 
 
-def floors() -> list[str]:
-    """The modules in the table of floors, from the roof down, as paths."""
-    table = ARCHITECTURE.partition("## Floors")[2].partition("##")[0]
-    rows = [line.split("|")[2] for line in table.splitlines() if line.startswith("|")]
-    return [path for row in rows for path in re.findall(r"`([\w/]+\.py)`", row)]
+def test_architecture_has_the_layers_that_the_imports_are_compared_with() -> None:
+    table = ARCHITECTURE.partition("## Layers")[2].partition("##")[0]
+    rows = [line.split("|")[2] for line in table.splitlines() if line.startswith("| ")][1:]
 
+    named = [re.findall(r"`([\w/]+?)(?:/|\.py)`", row) for row in rows]
 
-def module_of(path: str) -> str:
-    """``backends/memory/__init__.py`` is ``backends.memory``."""
-    module = path.removesuffix(".py").replace("/", ".")
-    return module.removesuffix(".__init__")
-
-
-def test_architecture_names_every_module_once_and_no_other() -> None:
-    there = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")}
-
-    assert sorted(floors()) == sorted(there)
-
-
-def test_architecture_has_the_floors_that_the_imports_are_held_against() -> None:
-    plan = Plan()
-
-    rooms = [plan.room_of(module_of(path)) for path in floors()]
-    heights = [plan.floor_of(room) for room in rooms if room is not None]
-
-    assert None not in rooms
-    assert heights == sorted(heights, reverse=True)
+    assert named == [line.replace(".", "/").split() for line in LAYERS.split("\n") if line.strip()]
 
 
 def test_every_file_that_the_architecture_names_exists() -> None:

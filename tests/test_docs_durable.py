@@ -36,9 +36,11 @@ from databases import url_of
 from needs import need
 from test_docs import ROOT, docs_text, parse, run
 from test_servers import SCRIPTS, Project, free_port, gearbox, installed
-from tgext.asyncjob import JobQueue, asyncjob_session, options, slot, supervisor, worker
+from tgext.asyncjob import JobQueue, asyncjob_session, options
 from tgext.asyncjob.backends import sql
-from tgext.asyncjob.backends.sql import SqlBackend, ears
+from tgext.asyncjob.backends.sql import SqlBackend, listener
+from tgext.asyncjob.processes import supervisor
+from tgext.asyncjob.worker.worker import thread, worker
 
 DURABLE = ROOT / "docs" / "durable.rst"
 DEPLOY = ROOT / "docs" / "deploy.rst"
@@ -86,7 +88,7 @@ def test_numbers_of_sql_in_the_pages_are_those_of_the_code():
 
     assert f"The job waits for {sql.ELSEWHERE_SECONDS:g} seconds" in pages
     assert {0.5: "believes for half a second"}[sql.HOLDS_SECONDS] in pages
-    assert {0.1: "those of the last tenth of a second"}[slot.RELIEF_SECONDS] in pages
+    assert {0.1: "those of the last tenth of a second"}[thread.RELIEF_SECONDS] in pages
     assert worker.RESCUE_SECONDS < 2
     assert "within two seconds" in pages
 
@@ -339,7 +341,7 @@ def test_a_default_drain_fits_into_what_systemd_and_docker_grant():
     assert drain < 10 < int(granted)
     assert f"the default ``drain_timeout`` of {options.Options().drain_timeout:g}" in page
     assert "``KillMode=mixed``" in page
-    assert 1.25 * ears.POLL_SECONDS[1] <= 2  # with its spread
+    assert 1.25 * listener.POLL_SECONDS[1] <= 2  # with its spread
     assert "polled for, at the latest every 2 seconds" in " ".join(page.split())
 
 

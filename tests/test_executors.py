@@ -26,7 +26,7 @@ from tgext.asyncjob.executors import (
     InlineExecutor,
     ProcessExecutor,
 )
-from tgext.asyncjob.executors.remote import Failure, RemoteTraceback, calling
+from tgext.asyncjob.executors.remote_errors import Failure, RemoteTraceback, calling
 
 SECRET = "two servers know this"
 
@@ -493,4 +493,8 @@ def test_the_package_loads_no_executor_that_nobody_asked_for():
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
-    assert done.stdout.split() == ["tgext.asyncjob.executors.remote", "then", "InlineExecutor"]
+    assert done.stdout.split() == [
+        "tgext.asyncjob.executors.remote_errors",
+        "then",
+        "InlineExecutor",
+    ]

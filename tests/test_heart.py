@@ -9,8 +9,8 @@ import pytest
 
 from clocks import FakeClock
 from tgext.asyncjob.backends.memory import MemoryBackend
-from tgext.asyncjob.heart import Heart
 from tgext.asyncjob.job import JobId, WorkerId
+from tgext.asyncjob.worker.worker.heartbeat import Heart
 
 LEASE = 20
 

@@ -28,11 +28,11 @@ from hypothesis import strategies as st
 from clocks import FakeClock
 from hook_server import served
 from tgext.asyncjob import BadSignature, ConfigError, JobQueue, NotSerializable
-from tgext.asyncjob.chain import Chain
 from tgext.asyncjob.errors import CallableMissing, ModuleMissing, Unreadable
-from tgext.asyncjob.executors import HttpExecutor, HttpHook, seen
-from tgext.asyncjob.executors.wire import CONTENT_TYPE, CallHead, read_answer, write_call
-from tgext.asyncjob.seal.letters import Letters, pickled
+from tgext.asyncjob.executors import HttpExecutor, HttpHook, seen_calls
+from tgext.asyncjob.executors.chain import Chain
+from tgext.asyncjob.executors.http_messages import CONTENT_TYPE, CallHead, read_answer, write_call
+from tgext.asyncjob.serialization.signed_messages import Letters, pickled
 
 SECRET = "two servers know this"
 CALLS, ANSWERS = Letters(SECRET, "call"), Letters(SECRET, "answer")
@@ -239,7 +239,7 @@ def test_numbers_of_calls_are_removed_when_no_hook_could_take_them_any_more(temp
         assert answer_of(hook, letter(Chain(math).get("pi"), at=clock()))[0] == 200
     assert kept(temporary) == 5
 
-    clock.advance(seen.KEEP_SECONDS + 2 * seen.FOLDER_SECONDS)
+    clock.advance(seen_calls.KEEP_SECONDS + 2 * seen_calls.FOLDER_SECONDS)
     assert answer_of(hook, letter(Chain(math).get("pi"), at=clock()))[0] == 200
 
     assert kept(temporary) == 1
@@ -262,9 +262,9 @@ def test_clock_that_is_set_back_makes_no_call_fresh_again():
     first = letter(Chain(math).get("pi"), at=clock())
     assert answer_of(hook, first)[0] == 200
 
-    clock.advance(seen.KEEP_SECONDS - 60)
+    clock.advance(seen_calls.KEEP_SECONDS - 60)
     assert answer_of(hook, letter(Chain(math).get("pi"), at=clock()))[0] == 200
-    clock.advance(60 - seen.KEEP_SECONDS)
+    clock.advance(60 - seen_calls.KEEP_SECONDS)
 
     assert answer_of(hook, first)[0] == 409
 

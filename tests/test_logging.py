@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tgext.asyncjob import JobQueue, joblog
-from tgext.asyncjob.commands.shift import log as shift_log
+from tgext.asyncjob import JobQueue
+from tgext.asyncjob.cli.worker_process import log as shift_log
+from tgext.asyncjob.worker.worker import job_log
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -125,7 +126,7 @@ def test_level_of_an_operator_is_kept() -> None:
     package = logging.getLogger("tgext.asyncjob")
     before, package.level = package.level, logging.CRITICAL
     try:
-        joblog.install()
+        job_log.install()
 
         assert package.level == logging.CRITICAL
     finally:

@@ -23,7 +23,7 @@ from tornado import ioloop
 import looppool_workers as workers
 from looppool_workers import PATIENCE_SECONDS, REPLACING_METHOD, START_METHOD
 from tgext.asyncjob.errors import WorkerCrashed
-from tgext.asyncjob.executors.messages.processes import end_process
+from tgext.asyncjob.executors.worker_pool.processes import end_process
 from tgext.asyncjob.looppool import Pool, Worker, task_done
 
 
@@ -768,7 +768,7 @@ def test_workers_ignore_the_signals_that_reach_a_whole_group():
 PARENT = """
 import asyncio, sys
 from looppool_workers import Blocked, Echo
-from tgext.asyncjob.executors.messages.processes import end_process
+from tgext.asyncjob.executors.worker_pool.processes import end_process
 from tgext.asyncjob.looppool import Pool
 
 async def main():

@@ -42,8 +42,8 @@ from tgext.asyncjob import (
     asyncjob_set_progress,
 )
 from tgext.asyncjob.backends import memory
-from tgext.asyncjob.backends.memory import MemoryBackend, changes, line
-from tgext.asyncjob.backends.memory.sleepers import Sleepers
+from tgext.asyncjob.backends.memory import MemoryBackend, changes, ready_queue
+from tgext.asyncjob.backends.memory.waiters import Sleepers
 from tgext.asyncjob.job import (
     CANCELLED,
     FAILED,
@@ -229,7 +229,7 @@ def test_one_job_retried_for_ever_does_not_grow(backend, clock, monkeypatch):
 
     found = backend.get(uid)
     assert found.attempts == 201
-    assert len(found.errors) == line.MOST_ERRORS
+    assert len(found.errors) == ready_queue.MOST_ERRORS
     assert len(backend._ended) <= 50
 
 
@@ -244,7 +244,7 @@ def test_hundred_thousand_cancelled_delayed_jobs_leave_next_to_nothing(backend):
             backend.cancel(job.uid)
 
     assert backend.waiting() == 1
-    assert len(backend._line._delayed) <= line.MOST_STALE + 2
+    assert len(backend._line._delayed) <= ready_queue.MOST_STALE + 2
     assert len(backend._entries) <= changes.MOST_ENDED + 1
     assert status_of(backend, keeper) is READY
 
@@ -257,14 +257,14 @@ def test_hundred_thousand_jobs_cancelled_after_all_were_enqueued_are_swept(backe
     for job in jobs:
         backend.cancel(job.uid)
 
-    assert len(backend._line._delayed) <= line.MOST_STALE + 2
+    assert len(backend._line._delayed) <= ready_queue.MOST_STALE + 2
     assert len(backend._entries) <= changes.MOST_ENDED + 1
     clock.advance(delay.total_seconds())
     assert claimed_uids(backend) == [last.uid]
 
 
 def test_sweeping_keeps_the_order_of_those_that_still_wait(backend, monkeypatch):
-    monkeypatch.setattr(line, "MOST_STALE", 5)
+    monkeypatch.setattr(ready_queue, "MOST_STALE", 5)
     uids = [enqueued(backend, priority=number % 3) for number in range(60)]
     for uid in uids[:50]:
         backend.cancel(uid)
@@ -278,7 +278,7 @@ def test_queue_names_that_come_and_go_leave_nothing(backend):
         enqueued(backend, queue_name=f"album-{number}")
         backend.finish(claim_one(backend), DONE)
 
-    assert len(backend._line._ready) <= line.MOST_NAMES
+    assert len(backend._line._ready) <= ready_queue.MOST_NAMES
 
 
 def test_sleepers_that_were_woken_or_timed_out_leave_nothing(backend):

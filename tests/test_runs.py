@@ -21,8 +21,8 @@ from databases import begin_at_the_first_statement
 from sqlqueues import KINDS, PATIENCE_SECONDS, Place, effects, options_of, place_of, write_one
 from tgext.asyncjob import JobQueue, TaskResultStatus, asyncjob_session, task
 from tgext.asyncjob.job import WorkerId
-from tgext.asyncjob.scope import TRIES
-from tgext.asyncjob.slot import Slot
+from tgext.asyncjob.transactions.scope import TRIES
+from tgext.asyncjob.worker.worker.thread import Slot
 
 SUCCESSFUL, FAILED = TaskResultStatus.SUCCESSFUL, TaskResultStatus.FAILED
 CANCELLED, RUNNING = TaskResultStatus.CANCELLED, TaskResultStatus.RUNNING

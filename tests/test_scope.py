@@ -8,7 +8,7 @@ from transaction.interfaces import TransientError
 
 from tgext.asyncjob.call import Call
 from tgext.asyncjob.job import DEFAULT_OPTIONS, Job
-from tgext.asyncjob.scope import TRIES, PendingJobs, Scope
+from tgext.asyncjob.transactions.scope import TRIES, PendingJobs, Scope
 
 
 def a_job(uid):

@@ -44,7 +44,7 @@ from tgext.asyncjob.errors import (
     OtherPython,
     Unreadable,
 )
-from tgext.asyncjob.seal import Seal, StoredCall
+from tgext.asyncjob.serialization import Seal, StoredCall
 
 UID = "asyncjob_1"
 SIGNED = Seal("a secret of sixteen signs or more")
@@ -586,7 +586,7 @@ def test_closure_of_another_python_is_refused_with_the_reason():
 
 def signed(name: str, content: Any, uid: str = UID) -> StoredCall:
     """A row by somebody who has the secret."""
-    from tgext.asyncjob import seal as room
+    from tgext.asyncjob import serialization as room
 
     payload = json.dumps(content)
     signer = room._signer("a secret of sixteen signs or more", "call")
@@ -849,7 +849,7 @@ class RootController:
 
 MAIN = """
 from tgext.asyncjob.call import Call
-from tgext.asyncjob.seal import Seal
+from tgext.asyncjob.serialization import Seal
 from dataclasses import dataclass
 
 @dataclass
@@ -885,7 +885,7 @@ def test_closures_of_the_seed_run_in_another_process_on_its_own_globals(tmp_path
     store = """
         import json, seed_app
         from tgext.asyncjob.call import Call
-        from tgext.asyncjob.seal import Seal
+        from tgext.asyncjob.serialization import Seal
         seed_app.DBSession = object()
         root = seed_app.RootController()
         calls = [Call(root.controller_method(), (), None), Call(root.with_row(), (7,), None),
@@ -894,7 +894,7 @@ def test_closures_of_the_seed_run_in_another_process_on_its_own_globals(tmp_path
     """
     load = """
         import json, sys
-        from tgext.asyncjob.seal import Seal, StoredCall
+        from tgext.asyncjob.serialization import Seal, StoredCall
         calls = [Seal("word").load("u", StoredCall(*row)) for row in json.loads(sys.argv[1])]
         print([repr(call.target(*call.args)).split(" object at")[0] for call in calls])
         import seed_app

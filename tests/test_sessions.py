@@ -26,7 +26,7 @@ from tgext.asyncjob import (
     asyncjob_result,
     task,
 )
-from tgext.asyncjob.scope import TRIES
+from tgext.asyncjob.transactions.scope import TRIES
 
 SUCCESSFUL, FAILED, READY = (
     TaskResultStatus.SUCCESSFUL,

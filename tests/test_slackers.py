@@ -40,9 +40,9 @@ from tgext.asyncjob import (
 from tgext.asyncjob import slackers as adisp
 from tgext.asyncjob import task as declare
 from tgext.asyncjob.call import Call
-from tgext.asyncjob.chain import Chain, replay
 from tgext.asyncjob.executors import CoroutineExecutor, loops
-from tgext.asyncjob.seal import Seal
+from tgext.asyncjob.executors.chain import Chain, replay
+from tgext.asyncjob.serialization import Seal
 from tgext.asyncjob.slackers import (
     DummyWorker,
     Postponed,

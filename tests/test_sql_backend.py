@@ -30,7 +30,7 @@ from clocks import rescued_meanwhile
 from databases import url_of
 from test_backend_model import RETENTION_SECONDS, compare
 from tgext.asyncjob import ConfigError, JobQueue, task
-from tgext.asyncjob.backends.sql import SqlBackend, reports, taking
+from tgext.asyncjob.backends.sql import SqlBackend, progress, taking
 from tgext.asyncjob.backends.sql.pruning import PRUNED_AT_ONCE
 from tgext.asyncjob.backends.sql.taking import PROMOTED_AT_ONCE
 from tgext.asyncjob.call import Call
@@ -448,7 +448,7 @@ def test_progress_is_read_while_the_job_holds_a_write_transaction(make_backend, 
 def test_progress_that_the_database_refuses_is_dropped_and_holds_up_nothing(
     make_backend, caplog, monkeypatch
 ):
-    monkeypatch.setattr(reports, "_MOST", 2**64)  # so that only the database refuses it
+    monkeypatch.setattr(progress, "_MOST", 2**64)  # so that only the database refuses it
     backend = make_backend()
     uids = [enqueued(backend), enqueued(backend)]
     huge, other = backend.claim(WorkerId("w"), None, 2)

@@ -21,10 +21,10 @@ from backend_contract import BROKEN, DONE, a_job, work
 from sqlqueues import KINDS, PREFIX, Place, options_of, place_of
 from tgext.asyncjob.backends.sql import SqlBackend
 from tgext.asyncjob.backends.sql.tables import DELAYED, RUNS, SUCCEEDED, WAITS
+from tgext.asyncjob.backends.worker_id import new_worker_id
 from tgext.asyncjob.call import Call
 from tgext.asyncjob.job import JobId
-from tgext.asyncjob.seal import Seal
-from tgext.asyncjob.workerid import new_worker_id
+from tgext.asyncjob.serialization import Seal
 
 pytestmark = pytest.mark.slow
 

@@ -23,7 +23,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
 from own_servers import OwnServer, own_server
-from tgext.asyncjob.backends.sql.ears import LATELY_SECONDS
+from tgext.asyncjob.backends.sql.listener import LATELY_SECONDS
 
 pytestmark = pytest.mark.slow
 

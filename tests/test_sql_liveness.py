@@ -23,8 +23,8 @@ from tgext.asyncjob import JobQueue
 from tgext.asyncjob.backends.sql import SqlBackend
 from tgext.asyncjob.backends.sql.liveness import HeartLine
 from tgext.asyncjob.backends.sql.silence import MOST_SECONDS, Silence
+from tgext.asyncjob.backends.worker_id import new_worker_id
 from tgext.asyncjob.job import FAILED, READY, RUNNING, WorkerId
-from tgext.asyncjob.workerid import new_worker_id
 
 KINDS = ("sqlite", "postgresql", "mariadb")
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, create_engine, event, text
 
-from tgext.asyncjob.backends.sql import lockwatch
+from tgext.asyncjob.backends.sql import lock_monitor
 from tgext.asyncjob.backends.sql.dialects import dialect_of
 from tgext.asyncjob.backends.sql.liveness import liveness_of
-from tgext.asyncjob.backends.sql.lockwatch import LockWatch
+from tgext.asyncjob.backends.sql.lock_monitor import LockWatch
 
 WRITES = text("INSERT INTO note VALUES (1)")
 READS = text("SELECT * FROM note")
@@ -53,7 +53,7 @@ class Desk:
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: Any) -> Iterator[Desk]:
     """Names at the first look: how long is held is told by the worker's test."""
-    monkeypatch.setattr(lockwatch, "HELD_SECONDS", 0.0)
+    monkeypatch.setattr(lock_monitor, "HELD_SECONDS", 0.0)
     made = Desk(tmp_path / "notes.db")
     yield made
     made.close()
@@ -119,7 +119,7 @@ def test_job_that_commits_in_parts_holds_the_lock_since_its_last_commit(desk, ca
 
 
 def test_transaction_that_begins_with_the_lock_is_named_before_it_writes(tmp_path, monkeypatch):
-    monkeypatch.setattr(lockwatch, "HELD_SECONDS", 0.0)
+    monkeypatch.setattr(lock_monitor, "HELD_SECONDS", 0.0)
     desk = Desk(tmp_path / "notes.db", isolation_level="IMMEDIATE")
     desk.job("changes nothing").execute(text("UPDATE note SET number = 2"))
 

@@ -279,7 +279,7 @@ def _prefix() -> str:
 
 
 def _session_on(engine: Engine) -> Any:
-    from tgext.asyncjob.sessions import session_on
+    from tgext.asyncjob.transactions.sessions import session_on
 
     return session_on(engine)
 

@@ -201,7 +201,7 @@ def test_the_wait_ends_with_the_row_and_says_what_a_session_that_holds_something
     HELD.clear()
     HELD.update(notes=notes, form=form, hold=hold, looks=4)
 
-    with caplog.at_level(logging.WARNING, "tgext.asyncjob.sessions"):
+    with caplog.at_level(logging.WARNING, "tgext.asyncjob.transactions.sessions"):
         seen = request.getfixturevalue(place)(wait_for_it)
 
     reads_snapshots = notes.engine.dialect.name != "postgresql"

@@ -17,7 +17,7 @@ from executor_contract import PATIENCE_SECONDS, ExecutorContract, Mistake, add, 
 from stores import RedisStore, open_shelf, redis_store  # noqa: F401 - a fixture
 from tgext.asyncjob import errors
 from tgext.asyncjob.executors import NewProcessExecutor, StoreExecutor
-from tgext.asyncjob.executors.reading import StoreReader
+from tgext.asyncjob.executors.store_reader import StoreReader
 from tgext.asyncjob.taskrunners import StoreTaskReader
 
 

@@ -25,8 +25,8 @@ import pytest
 
 from needs import need
 from tgext.asyncjob.errors import ConfigError, MissingExtra
-from tgext.asyncjob.recycling import Allowance, rss_bytes
-from tgext.asyncjob.supervisor import Backoff, Patience, Supervisor
+from tgext.asyncjob.processes.recycling import Allowance, rss_bytes
+from tgext.asyncjob.processes.supervisor import Backoff, Patience, Supervisor
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
@@ -35,7 +35,7 @@ PATIENCE_SECONDS = 20.0
 
 BEGINNING = """
 import atexit, logging, os, signal, sys, threading
-from tgext.asyncjob.supervisor import NOTHING_LEFT, RECYCLED, Patience, Supervisor
+from tgext.asyncjob.processes.supervisor import NOTHING_LEFT, RECYCLED, Patience, Supervisor
 
 def say(*words):
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())
@@ -645,7 +645,7 @@ def test_allowance_of_nothing_is_refused(bound):
 def test_memory_is_told_by_the_system_where_psutil_is_missing(monkeypatch):
     need(Path("/proc/self/statm").exists(), "Linux, which tells a process its memory")
     by_psutil = rss_bytes()
-    monkeypatch.setattr("tgext.asyncjob.recycling.psutil", None)
+    monkeypatch.setattr("tgext.asyncjob.processes.recycling.psutil", None)
 
     by_the_system = rss_bytes()
 
@@ -653,8 +653,8 @@ def test_memory_is_told_by_the_system_where_psutil_is_missing(monkeypatch):
 
 
 def test_bound_for_memory_that_nobody_tells_names_the_extra(monkeypatch, tmp_path):
-    monkeypatch.setattr("tgext.asyncjob.recycling.psutil", None)
-    monkeypatch.setattr("tgext.asyncjob.recycling.STATM", tmp_path / "not-linux")
+    monkeypatch.setattr("tgext.asyncjob.processes.recycling.psutil", None)
+    monkeypatch.setattr("tgext.asyncjob.processes.recycling.STATM", tmp_path / "not-linux")
 
     with pytest.raises(MissingExtra, match=r"tgext.asyncjob\[worker\]"):
         Allowance(max_rss_bytes=1 << 30)

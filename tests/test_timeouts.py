@@ -20,8 +20,9 @@ from sqlalchemy.pool import QueuePool
 import sqlqueues
 from clocks import PATIENCE_SECONDS
 from sqlqueues import KINDS, Place, place_of
-from tgext.asyncjob import JobQueue, JobTimeout, asyncjob_session, frames, slot, task, timeouts
-from tgext.asyncjob.slot import Slot
+from tgext.asyncjob import JobQueue, JobTimeout, asyncjob_session, task
+from tgext.asyncjob.worker.worker import frames, thread, timeouts
+from tgext.asyncjob.worker.worker.thread import Slot
 
 #: Threads that were given up, and the number of them that is said, in the log.
 GIVEN_UP = "does not stop after its timeout: its thread"
@@ -303,7 +304,7 @@ def _sees(statement: str, begun: threading.Event) -> None:
 def test_jobs_claimed_with_one_that_is_given_up_run_all_the_same(place, monkeypatch):
     """Where a busy machine had not yet given them back, they were nobody's: claimed by a worker
     that lives, and in the hands of a thread that it had given up."""
-    monkeypatch.setattr(slot, "RELIEF_SECONDS", 60.0)
+    monkeypatch.setattr(thread, "RELIEF_SECONDS", 60.0)
     hang = threading.Event()
     sqlqueues.hooks["hang"] = lambda: hang.wait(PATIENCE_SECONDS)
     queue = place.queue(threads=1)

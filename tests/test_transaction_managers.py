@@ -42,7 +42,8 @@ def warnings(caplog) -> Any:
         return [
             record.getMessage()
             for record in caplog.records
-            if record.levelno == logging.WARNING and record.name == "tgext.asyncjob.pending"
+            if record.levelno == logging.WARNING
+            and record.name == "tgext.asyncjob.transactions.pending"
         ]
 
     return found

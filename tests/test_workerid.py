@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tgext.asyncjob.workerid import is_gone, lease_of, new_worker_id
+from tgext.asyncjob.backends.worker_id import is_gone, lease_of, new_worker_id
 
 
 def test_process_that_lives_is_not_gone():

@@ -18,14 +18,14 @@ from typing import Any
 from sqlalchemy import event, or_, update
 from sqlalchemy.orm import Session
 
-from tgext.asyncjob import forked
-from tgext.asyncjob.attempt import Attempt
 from tgext.asyncjob.backends.sql import SqlBackend
 from tgext.asyncjob.backends.sql.claims import Claims
 from tgext.asyncjob.backends.sql.silence import Silence
 from tgext.asyncjob.backends.sql.tables import SUCCEEDED
-from tgext.asyncjob.completion import Completion
 from tgext.asyncjob.job import Claim
+from tgext.asyncjob.processes import forked
+from tgext.asyncjob.worker.worker.attempt import Attempt
+from tgext.asyncjob.worker.worker.completion import Completion
 
 
 def fence() -> None:

@@ -13,7 +13,7 @@ import os
 import sys
 from functools import partial
 
-from .commands import COMMANDS, perform
+from .cli import COMMANDS, perform
 from .errors import ConfigError
 from .queue import JobQueue
 

@@ -17,21 +17,21 @@ from datetime import datetime, timedelta
 from types import FunctionType
 from typing import Any
 
-from .apart import Line, Nursery, check_travels
-from .backend import ClaimingBackend
-from .binding import Binding, sqlalchemy_room
+from .backends.base import ClaimingBackend
 from .call import Call, check
 from .current import as_current, attempt_var, open_queues, uncut
+from .database import Binding, sqlalchemy_room
 from .errors import QueueClosed, QueueFull
 from .job import DEFAULT_OPTIONS, Job, TaskOptions
-from .ledger import Ledger
 from .options import Options
-from .process import watch
-from .progress import Tracked, Tracker
-from .runner import Runner
-from .scope import Scope
-from .surroundings import Surroundings
+from .processes.lifecycle import watch
+from .results import Ledger
 from .task import Task, TaskResult
+from .transactions.scope import Scope
+from .worker.child_process import Line, Nursery, check_travels
+from .worker.environment import Surroundings
+from .worker.local import Runner
+from .worker.progress_tracker import Tracked, Tracker
 
 Capture = Callable[[], "dict[str, Any] | None"]
 Surround = Callable[["dict[str, Any]"], AbstractContextManager[Any]]

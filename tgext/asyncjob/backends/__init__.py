@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from ..backend import ClaimingBackend
 from ..errors import MissingExtra
 from ..options import Options
+from .base import ClaimingBackend
 
 _unopened: ContextVar[bool] = ContextVar("asyncjob_unopened", default=False)
 _only_present: ContextVar[bool] = ContextVar("asyncjob_only_present", default=False)

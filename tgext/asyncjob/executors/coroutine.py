@@ -17,8 +17,8 @@ from concurrent.futures import Executor, Future, wait
 from contextlib import suppress
 from typing import Any
 
-from ..forked import end_child_of, generation
-from .awaiting import running_loop
+from ..processes.forked import end_child_of, generation
+from .running_loop import running_loop
 
 #: How long the end of a program waits for coroutines that do not want to be cancelled.
 EXIT_SECONDS = 5.0

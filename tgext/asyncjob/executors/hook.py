@@ -18,11 +18,10 @@ from typing import Any
 
 from ..current import current_queue, open_queues, queue_var
 from ..errors import BadSignature, Unreadable
-from ..forked import call_here
-from ..seal.letters import Letter, Letters
+from ..processes.forked import call_here
+from ..serialization.signed_messages import Letter, Letters
 from .bounds import check_bound
-from .seen import SeenCalls
-from .wire import (
+from .http_messages import (
     CONTENT_TYPE,
     CallHead,
     NotAllowed,
@@ -30,6 +29,7 @@ from .wire import (
     write_failure,
     write_result,
 )
+from .seen_calls import SeenCalls
 
 log = logging.getLogger(__name__)
 

@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 
 import urllib3
 
-from ..chain import Chain
 from ..errors import CallRefused, ConfigError, ServerUnreachable
-from ..seal.letters import Letters
+from ..serialization.signed_messages import Letters
 from .bounds import check_bound
-from .wire import CONTENT_TYPE, read_answer, write_call
+from .chain import Chain
+from .http_messages import CONTENT_TYPE, read_answer, write_call
 
 Result = TypeVar("Result")
 

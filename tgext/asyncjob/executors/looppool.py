@@ -15,9 +15,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any
 
-from ..forked import call_here, end_child_of, generation
-from .messages import Crew, Parcel, Station, Terms, pack, unpack
-from .remote import Failure
+from ..processes.forked import call_here, end_child_of, generation
+from .remote_errors import Failure
+from .worker_pool import Crew, Parcel, Station, Terms, pack, unpack
 
 #: Calls that one worker has at a time by default; the others wait where they can be cancelled.
 MOST_RUNNING = 256

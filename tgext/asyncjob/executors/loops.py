@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from .awaiting import running_loop
+from .running_loop import running_loop
 
 log = logging.getLogger(__name__)
 

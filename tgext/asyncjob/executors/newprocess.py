@@ -23,8 +23,8 @@ from typing import Any, TypeVar
 
 from ..call import path_of
 from ..errors import NotSerializable, WorkerCrashed
-from ..forked import call_here
-from .remote import Failure
+from ..processes.forked import call_here
+from .remote_errors import Failure
 
 Result = TypeVar("Result")
 

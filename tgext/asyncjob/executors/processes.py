@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any, TypeVar
 
-from .remote import calling
+from .remote_errors import calling
 
 Result = TypeVar("Result")
 

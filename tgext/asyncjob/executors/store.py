@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 from ..call import path_of
 from ..errors import NoReader, Unreadable
 from .bounds import check_bound
-from .entries import COMPLETE, ERROR, NEW, Entries, Entry
-from .reading import PAUSE_AFTER_ERROR_SECONDS, Shared, Store, StoreReader, shared
+from .store_entries import COMPLETE, ERROR, NEW, Entries, Entry
+from .store_reader import PAUSE_AFTER_ERROR_SECONDS, Shared, Store, StoreReader, shared
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from ..call import check_done
-from ..executors.awaiting import awaitable_of
-from ..executors.messages import Crew, Full, Parcel, Station, Terms, pack, unpack
+from ..executors.running_loop import awaitable_of
+from ..executors.worker_pool import Crew, Full, Parcel, Station, Terms, pack, unpack
 from .titles import title_process
 from .worker import Worker
 

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ..call import check_done
-from ..executors.awaiting import awaitable_of
-from ..executors.messages import Station
+from ..executors.running_loop import awaitable_of
+from ..executors.worker_pool import Station
 
 
 class Worker:

@@ -12,7 +12,7 @@ from concurrent.futures import Executor
 from typing import Any
 
 from ..call import Call
-from ..chain import Chain
+from ..executors.chain import Chain
 from .outcome import Fetched, fetched, tell
 from .workers import DummyWorker
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from ..executors.awaiting import finish, running_loop
+from ..executors.running_loop import finish, running_loop
 from .runners import Taskrunner, call_back_async
 
 

@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any, NamedTuple
 
 from ..errors import NoReader
-from ..executors.awaiting import running_loop
+from ..executors.running_loop import running_loop
 from .runners import Callback, Taskrunner, tell_and_raise
 from .stored import StoreTaskWriter
 from .targets import Target, runner_class

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 from ..call import check_done, path_of
 from ..errors import BadCall, NotSerializable
-from ..executors.awaiting import finish
 from ..executors.newprocess import NewProcessExecutor, why_not_found
+from ..executors.running_loop import finish
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from typing import Any
 
 from ..call import path_of
 from ..errors import ConfigError
-from ..executors.entries import COMPLETE, ERROR, Entries, Entry
-from ..executors.reading import StoreReader, shared
 from ..executors.store import Watch
+from ..executors.store_entries import COMPLETE, ERROR, Entries, Entry
+from ..executors.store_reader import StoreReader, shared
 from .runners import Callback, Callbacks, Taskrunner, call_back, tell_and_raise
 
 log = logging.getLogger(__name__)

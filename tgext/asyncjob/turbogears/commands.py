@@ -18,7 +18,7 @@ from gearbox.command import Command as GearboxCommand
 from gearbox.utils.log import setup_logging
 from paste.deploy import loadapp  # type: ignore[import-untyped]
 
-from ..commands import COMMANDS, Command, perform
+from ..cli import COMMANDS, Command, perform
 from ..errors import ConfigError
 from ..queue import JobQueue
 

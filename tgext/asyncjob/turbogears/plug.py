@@ -23,14 +23,14 @@ import tg
 from tg.appwrappers.transaction_manager import TransactionApplicationWrapper
 from tg.configurator.base import ConfigReadyConfigurationAction, ConfigurationComponent
 
-from .. import joblog
 from ..current import open_queues
 from ..errors import ConfigError
 from ..options import settings_of
-from ..progress import Tracker
 from ..queue import JobQueue
+from ..worker import job_log
+from ..worker.progress_tracker import Tracker
+from .job_context import TurboGearsSurroundings
 from .sections import warn_of_misplaced
-from .surroundings import TurboGearsSurroundings
 from .wrapper import JobQueueWrapper, is_transaction_managed
 
 log = logging.getLogger(__name__)
@@ -205,7 +205,7 @@ def _on_new_app(app: Any) -> None:
     _apps.add(app)
     queue = _queue_of(app.config)
     if queue is not None:
-        joblog.install()  # the application may have set up its logging, and ours with it
+        job_log.install()  # the application may have set up its logging, and ours with it
         surroundings = TurboGearsSurroundings(app, queue)
         queue.bind(
             capture=surroundings.capture,

@@ -18,7 +18,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Any, cast
 
-from ...backend import ClaimingBackend
 from ...errors import UnknownJob
 from ...job import (
     RUNNING,
@@ -31,9 +30,10 @@ from ...job import (
     TaskResultStatus,
     WorkerId,
 )
-from .brieflock import BriefLock, catching_up
+from ..base import ClaimingBackend
 from .changes import JobChanges
-from .line import Entry
+from .ready_queue import Entry
+from .spinlock import BriefLock, catching_up
 
 SECRETS = 256  #: random parts of uids that are drawn at a time
 

@@ -19,8 +19,8 @@ from ...job import (
     Outcome,
     TaskResultStatus,
 )
-from .line import Entry, Line, due_at
-from .sleepers import Sleepers
+from .ready_queue import Entry, Line, due_at
+from .waiters import Sleepers
 
 #: Ended jobs kept whatever ``retention`` says, so that a process that runs for a year at a
 #: million jobs a day does not grow. What each takes is up to its arguments and its result.

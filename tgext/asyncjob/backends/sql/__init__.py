@@ -21,7 +21,6 @@ from typing import Any
 from sqlalchemy import Connection, Row, select
 from sqlalchemy.exc import DBAPIError
 
-from ...backend import ClaimingBackend
 from ...errors import ModuleMissing
 from ...job import (
     FAILED,
@@ -34,10 +33,11 @@ from ...job import (
     TaskResultStatus,
     WorkerId,
 )
+from ..base import ClaimingBackend
 from .claims import End
-from .desk import SqlDesk
 from .dialects import check_present
 from .elsewhere import ELSEWHERE_SECONDS, may_be_elsewhere
+from .store import SqlDesk
 from .tables import ENDED, RUNS, STATE_OF
 
 log = logging.getLogger(__name__)

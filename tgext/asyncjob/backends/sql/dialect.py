@@ -14,8 +14,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, TwoPhaseTransaction, create_engine, event
 from sqlalchemy.pool import NullPool, Pool, QueuePool
 
-from ...connections import listen, note_errors
 from ...errors import ConfigError
+from ...transactions.connections import listen, note_errors
 from .faults import Faults
 
 

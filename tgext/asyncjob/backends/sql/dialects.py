@@ -30,12 +30,12 @@ from sqlalchemy import (
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DisconnectionError, OperationalError, SQLAlchemyError
 
-from ...connections import note_errors
 from ...errors import ConfigError
+from ...transactions.connections import note_errors
 from .dialect import Dialect, driver_of, forget_connections
 from .faults import MariaDbFaults, PostgreSqlFaults, SqliteFaults
 from .location import database_on_mariadb, refuse_schema, schema_on_postgresql
-from .lockwatch import LockWatch, warn_of_short_patience, was_refused_the_lock
+from .lock_monitor import LockWatch, warn_of_short_patience, was_refused_the_lock
 from .plans import keep_to_indexes
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from ...connections import Origin, cause_of, origin_of
+from ...transactions.connections import Origin, cause_of, origin_of
 
 
 class Faults(ABC):

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from ...workerid import boot_id, is_gone
+from ..worker_id import boot_id, is_gone
 from .dialect import Dialect
 from .dialects import Sqlite
 

@@ -9,12 +9,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, case, func, or_, select
 
 from ...job import NO_PROGRESS, WorkerSeen
-from ...overview import Connections, Line, Overview, RunningSeen, WaitingSeen
+from ..overview import Connections, Line, Overview, RunningSeen, WaitingSeen
 from .dialect import Dialect
 from .dialects import MariaDb, PostgreSql, Sqlite
 from .liveness import Liveness
 from .tables import DELAYED, RUNS, WAITS, Tables
-from .workers import Workers
+from .worker_registry import Workers
 
 #: How many connections there are, and may be.
 _CONNECTIONS: dict[type[Dialect], tuple[str, str]] = {

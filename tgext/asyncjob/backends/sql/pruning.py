@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from sqlalchemy import ColumnElement, delete, func, select
 
 from .dialect import Dialect
-from .reports import Reports
+from .progress import Reports
 from .tables import Tables
 
 #: Ended jobs that one transaction removes: a few milliseconds' worth of locks.

@@ -25,7 +25,7 @@ from ...job import (
     TaskError,
     TaskOptions,
 )
-from ...seal import Seal, StoredCall
+from ...serialization import Seal, StoredCall
 from ...task import NotKept
 from .sizes import check_size, log_text, why_too_large
 from .tables import DELAYED, STATUS_OF, WAITS

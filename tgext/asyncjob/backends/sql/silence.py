@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 
 from sqlalchemy.exc import DBAPIError
 
-from ...workerid import lease_of
+from ..worker_id import lease_of
 
 log = logging.getLogger(__name__)
 

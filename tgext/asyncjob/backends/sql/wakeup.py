@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import NamedTuple
 
-from .ears import Ears, Polling
+from .listener import Ears, Polling
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,347 @@
+"""The side that enqueues and asks: what any process of the application does with jobs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Double,
+    Engine,
+    String,
+    bindparam,
+    case,
+    false,
+    func,
+    insert,
+    not_,
+    or_,
+    select,
+    true,
+    update,
+)
+
+from ...job import (
+    NO_PROGRESS,
+    Job,
+    JobId,
+    Progress,
+    Snapshot,
+    TaskError,
+    TaskResultStatus,
+    storable,
+)
+from ...serialization import Seal
+from ..base import Backend
+from .claims import Claims
+from .counting import Counting
+from .dialect import forget_connections
+from .dialects import dialect_of
+from .listener import ears_of
+from .liveness import liveness_of
+from .outcomes import Outcomes
+from .overview import SqlOverview
+from .progress import Reports
+from .pruning import Pruning
+from .rows import Rows
+from .schema import Schema
+from .silence import Silence
+from .statements import Statement
+from .tables import (
+    DELAYED,
+    ENDED,
+    PREFIX,
+    RUNS,
+    TAKEN_BACK,
+    WAITS,
+    Clock,
+    make_tables,
+)
+from .taking import Taking
+from .wakeup import Look, Wakeup
+from .worker_registry import Workers
+
+log = logging.getLogger(__name__)
+
+
+class SqlDesk(Backend):
+    """See the package.
+
+    engine: the application's. secret: signs what is not plain JSON, None: such is refused.
+    lease_seconds: how long a silent worker keeps its jobs. max_crashes: deaths that a job may
+    cause. For tests that let time pass: clock, seconds since the epoch in the database's stead;
+    monotonic, this process's own, by which it tells who is silent.
+    """
+
+    name = "sql"
+
+    def __init__(  # noqa: PLR0913 - each is an option
+        self,
+        engine: Engine,
+        *,
+        secret: str | None = None,
+        prefix: str = PREFIX,
+        schema: str | None = None,
+        retention_seconds: float = 604_800,
+        lease_seconds: float = 20,
+        max_crashes: int = 3,
+        clock: Callable[[], float] | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.engine = engine
+        self.tables = make_tables(prefix)
+        self._retention_seconds = retention_seconds
+        self._clock = Clock(clock)
+        self._now = self._clock.now
+        self._dialect = dialect_of(engine, f"{prefix}jobs")
+        self.has_one_writer = self._dialect.has_one_writer
+        self._seal = Seal(secret)
+        most_bytes = lambda: self._dialect.most_bytes  # noqa: E731 - known once it is connected
+        self._rows = Rows(self._seal, max_crashes, most_bytes)
+        self.schema = Schema(self.tables, self._dialect, schema)
+        self._liveness = liveness_of(self._dialect)
+        self._counting = Counting(self.tables, self._dialect)
+        self._taking = Taking(self.tables, self._dialect, self._clock)
+        self._claims = Claims(self.tables, self._dialect, self._rows, self._clock)
+        self._outcomes = Outcomes(self._claims, self._dialect, self.is_passing)
+        self._insertions = [self._insertion(silent=each) for each in (False, True)]
+        self._workers = Workers(
+            self.tables,
+            self._dialect,
+            self._liveness,
+            Silence(lease_seconds, monotonic),
+            self._now,
+            max_crashes=max_crashes,
+        )
+        self.overview = SqlOverview(
+            self.tables, self._dialect, self._workers, self._liveness, self._now
+        )
+        self._reports = Reports(
+            self.tables.progress, self._dialect.volatile, self._seal, self.is_passing, most_bytes
+        )
+        self._pruning = Pruning(self.tables, self._dialect, self._reports, self._now)
+        self._wakeup = Wakeup(lambda: ears_of(self._dialect), self._look)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._lock = threading.RLock()
+        self._looked: dict[tuple[str, int], tuple[float, bool]] = {}
+        self._running: dict[tuple[str, int], str] = {}  # claims, and whose they are
+        self._strays: set[tuple[str, int]] = set()  # claims seen in the table, and not here
+        self._doubtful_beats = 0
+        self._rounds = 0
+        self._retired: set[str] = set()  # workers of this process that were told to stop
+
+    def open(self, *, create_tables: bool) -> None:
+        self.schema.open(create=create_tables)
+
+    def check_carrier(self, engine: Engine) -> None:
+        self.schema.check_carrier(engine)
+
+    def close(self) -> None:
+        self._wakeup.close()
+        self._reports.close()
+        self._workers.dismiss()
+        self._liveness.let_go()
+        self._dialect.dispose()
+
+    def in_use(self) -> list[Callable[[], object]]:
+        return self._dialect.in_use()
+
+    def after_fork(self) -> None:
+        # The child must not say goodbye on connections that are its parent's.
+        forget_connections(self.engine)
+        self._dialect.after_fork()
+        self._liveness.forget()
+        self._workers.after_fork()
+        self._reports.after_fork()
+        self._wakeup.after_fork()
+        self._begin()
+
+    # -- the side that enqueues and asks
+
+    def new_uid(self) -> JobId:
+        return JobId(f"asyncjob_{os.urandom(16).hex()}")
+
+    def prepare(self, job: Job) -> Job:
+        return self._rows.prepared(job)
+
+    def enqueue(self, jobs: Sequence[Job], connection: Connection | None = None) -> None:
+        if connection is None and self._dialect.puts_off(lambda: self.enqueue(jobs)):
+            return
+        self.schema.ensure()
+        # As rows first: one that cannot be stored must not leave the others behind.
+        rows = [self._rows.of_job(job) for job in jobs]
+        if connection is not None:
+            self._insert(rows, jobs, connection)
+        elif len(rows) == 1:  # one statement, which commits by itself
+            with self._dialect.write() as own:
+                self._insert(rows, jobs, own)
+        else:
+            with self._dialect.begin() as own:
+                self._insert(rows, jobs, own)
+        if connection is None:
+            self.announced(jobs)
+
+    def announced(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            if isinstance(job.run_after, timedelta) and job.run_after:
+                self._wakeup.due_in(job.run_after.total_seconds())
+            elif isinstance(job.run_after, datetime):
+                self._wakeup.due_in((job.run_after - datetime.now(timezone.utc)).total_seconds())
+        self._wakeup.stir()
+        self._wakeup.wake(len(jobs))
+
+    def _insert(
+        self, rows: list[dict[str, Any]], jobs: Sequence[Job], connection: Connection
+    ) -> None:
+        for row, job in zip(rows, jobs, strict=True):
+            after = job.run_after
+            row["delay"] = after.total_seconds() if isinstance(after, timedelta) else None
+            row["announced"] = "" if row["state"] == DELAYED else row["queue_name"]
+            row.update(self._clock.moment())
+        silent = not self._dialect.may_announce(connection)
+        self._insertions[silent].execute_all(connection, rows)
+
+    def _insertion(self, *, silent: bool) -> Statement:
+        """The statement that enqueues: one for all jobs, whenever they are due."""
+        table = self.tables.jobs
+        columns = ("uid", "state", "rank", "queue_name", "budget", "name", "payload", "signature",
+                   "options", "context")  # fmt: skip
+        now = self._clock.clause
+        delay: Any = bindparam("delay", type_=Double())
+        values = {name: bindparam(name, type_=table.c[name].type) for name in columns}
+        due_at = func.coalesce(now + delay, bindparam("due_at", type_=Double()))
+        given_back = self._dialect.announces(bindparam("announced", type_=String()))
+        statement = insert(table).values(**values, enqueued_at=now, due_at=due_at).inline()
+        if given_back and not silent:
+            statement = statement.returning(*given_back)
+        return Statement(statement, self._dialect.engine.dialect)
+
+    def get(self, uid: str) -> Snapshot | None:
+        errors = self.tables.errors
+        with self._dialect.engine.connect() as connection:
+            row = connection.execute(self._select(uid)).one_or_none()
+            if row is None:
+                return None
+            found = connection.execute(
+                select(errors.c.exception_class_path, errors.c.message, errors.c.traceback)
+                .where(errors.c.uid == uid)
+                .order_by(errors.c.number)
+            )
+            failures = [TaskError(*failure) for failure in found]
+        return self._rows.snapshot(row, failures, self._reports.get(uid) or NO_PROGRESS)
+
+    def progress(self, uid: str) -> Progress | None:
+        jobs = self.tables.jobs
+        with self._dialect.engine.connect() as connection:
+            state = connection.execute(select(jobs.c.state).where(self._is(uid))).scalar()
+        if state is None or state in ENDED:
+            return None
+        return self._reports.get(uid) or NO_PROGRESS
+
+    def cancel(self, uid: str, connection: Connection | None = None) -> bool | None:
+        jobs = self.tables.jobs
+        waits = jobs.c.state.in_((WAITS, DELAYED))
+        taken_back = (
+            update(jobs)
+            .where(self._is(uid), not_(jobs.c.fenced), or_(waits, jobs.c.state == RUNS))
+            .ordered_values(
+                (jobs.c.cancelled, true()),
+                (jobs.c.finished_at, case((waits, self._now()), else_=None)),
+                # Last: MariaDB sees in each assignment what those before it have assigned.
+                (jobs.c.state, case((waits, TAKEN_BACK), else_=jobs.c.state)),
+            )
+        )
+        with self._on(connection) as given:
+            if given.execute(taken_back).rowcount:
+                self._looked.clear()
+                self._wakeup.ended()
+                return True
+            return None if given.execute(self._select(uid)).first() is None else False
+
+    def retry(self, uid: str, connection: Connection | None = None) -> bool | None:
+        jobs = self.tables.jobs
+        with self._on(connection) as given:
+            row = given.execute(self._select(uid)).one_or_none()
+            if row is None:
+                return None
+            options = self._rows.options(row)
+            changed = given.execute(
+                update(jobs)
+                .where(self._is(uid), jobs.c.state.in_(ENDED))
+                .values(
+                    state=WAITS,
+                    budget=jobs.c.attempts + options.max_attempts,
+                    crashes=0,
+                    cancelled=false(),
+                    due_at=None,
+                    finished_at=None,
+                )
+            )
+            self._dialect.announce(given, [row.queue_name])
+        if not changed.rowcount:
+            return False
+        self._reports.forget([uid])
+        self._wakeup.wake()
+        return True
+
+    def wait_for_end(self, uid: str, seconds: float) -> None:
+        jobs = self.tables.jobs
+        wanted = select(jobs.c.state).where(self._is(uid))
+        until = time.monotonic() + seconds
+        while True:
+            with self._dialect.engine.connect() as connection:
+                state = connection.execute(wanted).scalar()
+            left = until - time.monotonic()
+            if state is None or state in ENDED or left <= 0:
+                return
+            self._wakeup.sleep_until_end(left)
+
+    def counts(self) -> dict[TaskResultStatus, int]:
+        return self._counting.by_status()
+
+    def waiting(self, most: int | None = None) -> int:
+        return self._counting.waiting(most)
+
+    def is_passing(self, error: BaseException) -> bool:
+        return self._dialect.faults.is_passing(error)
+
+    def is_conflict(self, error: BaseException) -> bool:
+        return self._dialect.faults.is_conflict(error)
+
+    def is_loss(self, error: BaseException) -> bool:
+        return self._dialect.faults.is_loss(error)
+
+    # -- pieces of statements
+
+    def _look(self, queues: Collection[str] | None) -> Look:
+        """See whether something is waiting, and when the next delayed job is due."""
+        return self._seen_in(self._taking.look(queues))
+
+    def _seen_in(self, row: Any) -> Look:
+        return Look(bool(row.waits) or (row.due is not None and row.due <= 0), row.due)
+
+    def _select(self, uid: str) -> Any:
+        return select(self.tables.jobs).where(self._is(uid))
+
+    def _is(self, uid: str) -> ColumnElement[bool]:
+        """That a row is of this job: of none where *uid* is garbage that a database refuses."""
+        return self.tables.jobs.c.uid == uid if storable(uid) == uid else false()
+
+    @contextmanager
+    def _on(self, connection: Connection | None) -> Iterator[Connection]:
+        """Work on the caller's connection, or on one of our own and commit."""
+        if connection is not None:
+            yield connection
+            return
+        with self._dialect.begin() as own:
+            yield own

@@ -1,0 +1,349 @@
+"""Who works: the registry of workers, their heartbeats, and what becomes of a dead one's jobs.
+
+    register --> beat, beat, beat ... --> (dead | silent) --> another worker's rescue
+
+A worker is given up at once where its death is proven (see ``liveness``), and after its lease
+where nothing is heard of it (see ``silence``). What it held waits again. A job that is known to
+have run when its worker died has crashed it; if the worker held several and any of them may have
+killed it, all are suspects, which are claimed alone the next time. Silence alone is no crash, but
+makes suspects too: a worker that falls silent with nothing but a suspect is one that it has
+crashed, or else a job that hangs a whole machine would go round for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime, timezone
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    case,
+    delete,
+    false,
+    insert,
+    or_,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.exc import DBAPIError
+
+from ...errors import WorkerCrashed
+from ...job import TaskError, WorkerSeen
+from ..worker_id import is_gone
+from .dialect import Dialect
+from .liveness import Liveness
+from .silence import Silence
+from .tables import BROKE, RUNS, TAKEN_BACK, WAITS, Tables
+
+log = logging.getLogger(__name__)
+
+#: A worker that holds nothing is forgotten after so many leases, by the database's clock; it is
+#: known again by its next beat.
+LEASES_TO_FORGET = 100
+
+#: By so much at least a beat changes what the last one has said, in seconds.
+TICK_SECONDS = 0.001
+
+#: When a worker that has said goodbye was last seen: never.
+NEVER = 0.0
+
+
+class _Stranger(NamedTuple):
+    """Stands for the row that a worker does not have."""
+
+    worker_id: str
+    pid: str = "of which nothing is known"
+    host: str = "an unknown host"
+    seen_at: float | None = None
+    is_forgotten: bool = True
+    expendable: bool = False
+
+
+class Workers:
+    """The workers of one database; ``now`` gives its clock.
+
+    max_crashes: deaths of workers that a job may cause.
+    """
+
+    def __init__(
+        self,
+        tables: Tables,
+        dialect: Dialect,
+        liveness: Liveness,
+        silence: Silence,
+        now: Callable[[], ColumnElement[float]],
+        *,
+        max_crashes: int,
+    ) -> None:
+        self._tables = tables
+        self._dialect = dialect
+        self._liveness = liveness
+        self._now = now
+        self._max_crashes = max_crashes
+        #: This process's own, with what was said of them.
+        self._ours: dict[str, dict[str, Any]] = {}
+        self._silence = silence
+        #: Holders of jobs that are not in the registry.
+        self._strangers: set[str] = set()
+
+    def register(
+        self, worker_id: str, queues: Collection[str] | None, threads: int, *, expendable: bool
+    ) -> None:
+        """Let a worker of this process be known, and prove from now on that it lives."""
+        described = {
+            "worker_id": worker_id,
+            "host": socket.gethostname()[:255],
+            "pid": os.getpid(),
+            "threads": threads,
+            "queues": None if queues is None else ",".join(queues),
+            "expendable": expendable,
+            "provable": self._liveness.hold(worker_id) or is_gone(worker_id) is not None,
+        }
+        with self._liveness.connection() as connection:
+            self._write(connection, described)
+        self._ours[worker_id] = described
+
+    def is_registered(self, worker_id: str) -> bool:
+        """Whether that is a worker of this process."""
+        return worker_id in self._ours
+
+    def beat(self, worker_id: str) -> None:
+        """Say that a worker of this process lives, also to those who have forgotten it."""
+        workers, described = self._tables.workers, self._ours.get(worker_id)
+        if described is None:  # it has just left
+            return
+        self._liveness.hold(worker_id)
+        now = self._now()
+        # It must not say the same twice, also where the database's clock stands still.
+        stands_still = and_(workers.c.seen_at >= now, workers.c.seen_at < now + 1)
+        seen_at = case((stands_still, workers.c.seen_at + TICK_SECONDS), else_=now)
+        seen = update(workers).where(workers.c.worker_id == worker_id).values(seen_at=seen_at)
+        with self._liveness.connection() as connection:
+            if connection.execute(seen).rowcount != 1:
+                self._write(connection, described)
+
+    def retire(self, worker_id: str) -> None:
+        """Say that a worker of this process is told to stop: its death is nobody's crash."""
+        workers = self._tables.workers
+        if worker_id not in self._ours:
+            return
+        self._ours[worker_id]["expendable"] = True
+        with self._liveness.connection() as connection:
+            ours = update(workers).where(workers.c.worker_id == worker_id)
+            connection.execute(ours.values(expendable=true()))
+
+    def dismiss(self, worker_id: str | None = None) -> None:
+        """Forget a worker of this process, or all; of one that still holds a job say that it is
+        gone: somebody has to take it from it. A database that is away stops nobody from
+        leaving."""
+        ours = set(self._ours) if worker_id is None else {worker_id} & set(self._ours)
+        for each in ours:
+            self._ours.pop(each, None)
+            self._liveness.release(each)
+        if not ours:
+            return  # there may be no tables to look at
+        workers = self._tables.workers
+        try:
+            mine, holders = workers.c.worker_id.in_(ours), self._holders()
+            with self._liveness.connection() as connection:
+                connection.execute(update(workers).where(mine).values(seen_at=NEVER))
+                connection.execute(delete(workers).where(mine, workers.c.worker_id.not_in(holders)))
+        except DBAPIError as error:
+            log.warning(
+                "could not tell the database that worker %s ends; jobs that it still "
+                "holds run elsewhere after %gs (asyncjob.lease) at the latest: %s",
+                ", ".join(sorted(ours)), self._silence.lease_seconds, error.orig,
+            )  # fmt: skip
+
+    def after_fork(self) -> None:
+        """Forget that there were any: they are the parent's."""
+        self._ours.clear()
+        self._silence.forget()
+
+    def seen(self) -> list[WorkerSeen]:
+        """Read the registry: those that live, or may."""
+        wanted = self._looked_at().order_by(self._tables.workers.c.started_at)
+        with self._dialect.volatile.connect() as connection:
+            rows = connection.execute(wanted).all()
+        return [
+            WorkerSeen(
+                row.worker_id, row.host, row.pid, row.threads,
+                None if row.queues is None else tuple(row.queues.split(",")),
+                datetime.fromtimestamp(row.started_at, timezone.utc),
+                datetime.fromtimestamp(row.seen_at, timezone.utc),
+                row.expendable,
+            )
+            for row in rows
+            # Who only asks has watched nobody, and goes by the database's clock.
+            if not (row.age > self._silence.lease_of(row.worker_id) or self._is_gone(row))
+        ]  # fmt: skip
+
+    def rescue(self, also: Sequence[ColumnElement[Any]] = ()) -> tuple[int, Row[Any] | None]:
+        """Let the jobs of dead and silent workers wait again; return how many.
+
+        also: what else to select on the way; given back in a row, None where there is none.
+        """
+        ours = list(self._ours)
+        if ours and self._silence.is_near():
+            self._silence.unless_heard(lambda: self.beat(ours[0]))
+        self._silence.look()
+        with self._dialect.volatile.connect() as connection:
+            found = connection.execute(self._looked_at().add_columns(*also)).all()
+        # Of a stranger nothing is heard, until it is in the registry.
+        said = dict.fromkeys(self._strangers) | {row.worker_id: row.seen_at for row in found}
+        self._silence.heard(said)
+        rescued = 0
+        for row in found:
+            if row.worker_id not in self._ours:
+                rescued += self._take_from(row) if self._is_gone(row) else 0
+                self._see_to_end_of(row)
+        return rescued, found[0] if found else None
+
+    def rescue_from_strangers(self) -> int:
+        """Let jobs wait again whose worker nobody knows: one that was given up and forgotten,
+        came back, claimed, and died before it could say so. Return how many.
+
+        Only of those that are dead, or were strangers for a lease: who lives has told by then.
+        """
+        with self._dialect.volatile.connect() as connection:
+            known = set(connection.execute(select(self._tables.workers.c.worker_id)).scalars())
+        self._strangers = self._holders() - known - set(self._ours)
+        strangers = [_Stranger(each) for each in self._strangers]
+        return sum(self._take_from(each) for each in strangers if self._is_gone(each))
+
+    def is_in_doubt(self) -> bool:
+        """Whether a job is held by a worker that may have died, and was not watched for long
+        enough yet: by the database's clock it has said nothing for longer than it may."""
+        with self._dialect.volatile.connect() as connection:
+            rows = connection.execute(self._looked_at()).all()
+        known = {
+            row.worker_id
+            for row in rows
+            # Also where the last beat is to come yet: that clock has been set.
+            if abs(row.age) <= self._silence.lease_of(row.worker_id)
+            or self._silence.is_over_lease(row.worker_id)  # and it cannot be taken from just now
+        }
+        return bool(self._holders() - known - set(self._ours))
+
+    # -- pieces
+
+    def _holders(self) -> set[str]:
+        """Whoever holds a job."""
+        jobs = self._tables.jobs
+        held = select(jobs.c.worker_id).where(self._tables.stands(RUNS)).distinct()
+        with self._dialect.engine.connect() as connection:
+            return set(connection.execute(held).scalars())
+
+    def _write(self, connection: Connection, described: dict[str, Any]) -> None:
+        values = {"started_at": self._now(), "seen_at": self._now(), **described}
+        connection.execute(insert(self._tables.workers).values(**values))
+
+    def _looked_at(self) -> Any:
+        workers = self._tables.workers
+        age = self._now() - workers.c.seen_at
+        return select(
+            workers,
+            age.label("age"),
+            (age > LEASES_TO_FORGET * self._silence.lease_seconds).label("is_forgotten"),
+        )
+
+    def _is_gone(self, worker: Any) -> bool:
+        is_silent = self._silence.is_over_lease(worker.worker_id)
+        return is_silent or worker.seen_at == NEVER or self._liveness.is_dead(worker.worker_id)
+
+    def _see_to_end_of(self, worker: Row[Any]) -> None:
+        """Forget a worker that will not come back, or of which nothing was heard for very long."""
+        is_dead = self._liveness.is_dead(worker.worker_id)
+        # One that is only silent may come back, and what it claims then must not be nobody's. Of a
+        # dead one the server may still be rolling back a commit: the next round takes that.
+        is_over = is_dead or worker.is_forgotten
+        if not is_over or worker.worker_id in self._holders():
+            return
+        workers = self._tables.workers
+        with self._dialect.volatile.connect() as connection:
+            connection.execute(delete(workers).where(workers.c.worker_id == worker.worker_id))
+        if is_dead:
+            self._liveness.bury(worker.worker_id)
+
+    def _take_from(self, worker: Any) -> int:
+        """Let what a worker held wait again; return how many jobs."""
+        is_dead = self._liveness.is_dead(worker.worker_id)
+        named = f"{worker.worker_id} (process {worker.pid} on {worker.host})"
+        how = self._how(worker, is_dead)
+        why = WorkerCrashed(f"its worker {named} {how}")
+        try:
+            with self._dialect.begin() as connection:
+                held = connection.execute(self._held_by(worker)).all()
+                taken = (self._take(connection, row, worker, why, is_dead) for row in held)
+                rescued = sum(taken)
+                if rescued:
+                    self._dialect.announce(connection, sorted({row.queue_name for row in held}))
+        except DBAPIError as error:
+            if not self._dialect.faults.is_passing(error):
+                raise
+            log.info("could not take over from %s yet: %s", worker.worker_id, error)
+            return 0  # the next round comes back to it
+        if rescued:
+            log.warning("worker=%s given up, jobs=%d: it %s", worker.worker_id, rescued, how)
+        return rescued
+
+    def _how(self, worker: Any, is_dead: bool) -> str:
+        if is_dead:
+            return "died"
+        if worker.seen_at == NEVER:
+            return "left it behind"
+        lease_seconds = self._silence.lease_of(worker.worker_id)
+        return f"was silent for more than {lease_seconds:g} s"
+
+    def _held_by(self, worker: Row[Any]) -> Any:
+        jobs = self._tables.jobs
+        its = (self._tables.stands(RUNS), jobs.c.worker_id == worker.worker_id)
+        held = select(
+            jobs.c.uid, jobs.c.lease, jobs.c.begun, jobs.c.suspect, jobs.c.crashes,
+            jobs.c.queue_name,
+        ).where(*its)  # fmt: skip
+        # One that hangs in its commit keeps that row locked: the next look comes back to it, and
+        # whoever waited for it could rescue nothing else meanwhile.
+        return held.with_for_update(skip_locked=True) if self._dialect.skips_locked else held
+
+    def _take(
+        self, connection: Connection, row: Row[Any], worker: Any, why: WorkerCrashed, is_dead: bool
+    ) -> bool:
+        jobs = self._tables.jobs
+        has_left = worker.expendable or worker.seen_at == NEVER
+        crashed = row.begun and not has_left and (is_dead or row.suspect)
+        is_last = crashed and row.crashes + 1 >= self._max_crashes
+        ends = or_(jobs.c.cancelled, true() if is_last else false())
+        changed = connection.execute(
+            update(jobs)
+            .where(jobs.c.uid == row.uid, jobs.c.lease == row.lease)
+            .where(jobs.c.worker_id == worker.worker_id)
+            .where(self._tables.running)
+            .ordered_values(
+                (jobs.c.worker_id, None),
+                (jobs.c.fenced, false()),
+                (jobs.c.suspect, not has_left),  # until it ends
+                (jobs.c.crashes, jobs.c.crashes + (1 if crashed else 0)),
+                (jobs.c.attempts, jobs.c.attempts - (0 if is_last else 1)),
+                (jobs.c.finished_at, case((ends, self._now()), else_=None)),
+                (
+                    jobs.c.state,
+                    case((jobs.c.cancelled, TAKEN_BACK), else_=BROKE if is_last else WAITS),
+                ),
+            )
+        )
+        if changed.rowcount != 1:
+            return False
+        if crashed:
+            described = TaskError.of(why)._asdict()
+            connection.execute(insert(self._tables.errors).values(uid=row.uid, **described))
+        log.warning("job=%s %s: %s", row.uid, "failed" if is_last else "waits again", why)
+        return True

@@ -1,0 +1,119 @@
+"""The commands of both doors, ``python -m tgext.asyncjob`` and gearbox.
+
+A door knows how to come to a queue (a URL, a module, an .ini file) and what to call the commands;
+all else is here.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from ..backends import left_unopened, only_present
+from ..errors import ConfigError
+from ..queue import JobQueue
+from . import actions, schema, status, worker
+from .command_result import (
+    FINE,
+    INTERRUPTED,
+    NOT_LOADED,
+    NOT_WRITTEN,
+    NOTHING_FOUND,
+    Answer,
+    Load,
+    answer_to,
+)
+from .output import write
+
+
+class Command(NamedTuple):
+    """summary: one line of help. is_service: whether it runs on and writes a log."""
+
+    name: str
+    summary: str
+    add_arguments: Callable[[ArgumentParser], None]
+    run: Callable[[Load, Namespace], Answer]
+    is_service: bool = False
+
+
+def perform(command: Command, load: Load, wanted: Namespace) -> int:
+    """Do what a command line wants, write what there is to say, and return the exit code."""
+    try:
+        text, code = command.run(partial(_loaded, load), wanted)
+    except Exception as error:
+        answer = answer_to(error)
+        if answer is None:
+            raise
+        text, code = answer
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    if not text:
+        return code
+    if code not in (FINE, NOTHING_FOUND):
+        write(text, sys.stderr)
+    elif not write(text, sys.stdout):
+        write("done, but what there is to say of it could not be written", sys.stderr)
+        return NOT_WRITTEN
+    return code
+
+
+def _loaded(load: Load) -> Any:
+    """Load an application; what it raises is shown here, and is a ConfigError from here on."""
+    try:
+        return load()
+    except Exception as error:
+        if answer_to(error) is not None:
+            raise
+        traceback.print_exc()
+        raise ConfigError(NOT_LOADED) from None
+
+
+Act = Callable[[JobQueue, Namespace], Answer]
+
+
+def _on_queue(act: Act) -> Callable[[Load, Namespace], Answer]:
+    """Make a command of what is done with a queue, in a process that runs no jobs."""
+
+    def run(load: Load, wanted: Namespace) -> Answer:
+        # What --sql prints may be what is to make the file.
+        may_make = getattr(wanted, "create", False) or getattr(wanted, "sql", False)
+        with only_present(not may_make), load() as queue:
+            queue.allow_worker(False)  # TurboGears has allowed it: there is an application
+            return act(queue, wanted)
+
+    return run
+
+
+def _on_unopened(act: Act) -> Callable[[Load, Namespace], Answer]:
+    """The same for what looks at a database before it has, or though it has other, tables."""
+    on_queue = _on_queue(act)
+
+    def run(load: Load, wanted: Namespace) -> Answer:
+        with left_unopened():
+            return on_queue(load, wanted)
+
+    return run
+
+
+COMMANDS = (
+    Command("worker", "run jobs", worker.add_arguments, worker.run, is_service=True),
+    Command(
+        "status",
+        "show what waits, runs and works, or how some jobs stand",
+        status.add_arguments,
+        _on_queue(status.run),
+    ),
+    Command("retry", "enqueue ended jobs again", actions.add_uids, _on_queue(actions.retry)),
+    Command("cancel", "take jobs back", actions.add_uids, _on_queue(actions.cancel)),
+    Command("purge", "remove ended jobs", actions.add_choice, _on_queue(actions.purge)),
+    Command(
+        "schema",
+        "show the version of the tables, make or upgrade them",
+        schema.add_arguments,
+        _on_unopened(schema.run),
+    ),
+)

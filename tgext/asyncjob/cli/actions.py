@@ -1,0 +1,124 @@
+"""``retry``, ``cancel`` and ``purge``: they change jobs, and ask nothing back."""
+
+from __future__ import annotations
+
+import difflib
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable
+
+from ..errors import ConfigError, UnknownJob
+from ..job import TaskResultStatus
+from ..queue import JobQueue
+from ..task import TaskResult
+from .command_result import FINE, NOTHING_FOUND, Answer, number_of
+from .durable import durable
+from .output import one_line
+
+#: The statuses of ended jobs, in their order.
+ENDS = [status for status in TaskResultStatus if status.is_final]
+
+
+def add_uids(parser: ArgumentParser) -> None:
+    parser.add_argument("uid", nargs="+", help="the jobs")
+
+
+def retry(queue: JobQueue, wanted: Namespace) -> Answer:
+    """Enqueue ended jobs again."""
+    durable(queue)
+    return _each(queue, wanted.uid, TaskResult.retry, "waits again", "has not ended yet")
+
+
+def cancel(queue: JobQueue, wanted: Namespace) -> Answer:
+    """Take jobs back: waiting ones at once, running ones at their next checkpoint."""
+    durable(queue)
+    return _each(queue, wanted.uid, TaskResult.cancel, "is cancelled", "had ended already")
+
+
+def _each(
+    queue: JobQueue, uids: list[str], change: Callable[[TaskResult], bool], done: str, not_done: str
+) -> Answer:
+    lines, code = [], FINE
+    for uid in dict.fromkeys(uids):
+        try:
+            found = queue.result(uid)
+            is_done = change(found)
+            found.refresh()
+        except UnknownJob as error:
+            lines.append(one_line(str(error)))
+            code = NOTHING_FOUND
+            continue
+        if not is_done:
+            code = NOTHING_FOUND
+        text = done if is_done else not_done
+        if is_done and change is TaskResult.cancel and not found.is_finished:
+            text = "runs, and is cancelled at its next checkpoint"
+        lines.append(one_line(f"{uid} {text}"))
+    return Answer("\n".join(lines), code)
+
+
+# -- purge
+
+#: Seconds in the units of an age.
+UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def add_choice(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--older-than",
+        type=_seconds,
+        metavar="AGE",
+        help="only jobs that ended so long ago: seconds, or as in 15m, 12h, 30d",
+    )
+    add(
+        "--status",
+        type=_statuses,
+        metavar="STATUS,...",
+        help=f"only jobs that ended so: one or more of {','.join(ENDS)}",
+    )
+    add("--all", action="store_true", help="all ended jobs, however they ended, and when")
+    add("--dry-run", action="store_true", help="only say how many jobs that would remove")
+
+
+def purge(queue: JobQueue, wanted: Namespace) -> Answer:
+    """Remove ended jobs, at once and for ever: those that are named by a filter, or all."""
+    backend = durable(queue)
+    has_filter = wanted.older_than is not None or wanted.status is not None
+    if wanted.all and has_filter:
+        raise ConfigError("purge: --all goes with no filter; leave it out, or the filter")
+    if not wanted.all and not has_filter:
+        raise ConfigError(
+            "purge: expected which ended jobs to remove: --older-than AGE, --status STATUS, or "
+            "--all of them"
+        )
+    statuses, seconds = wanted.status or ENDS, wanted.older_than or 0.0
+    if wanted.dry_run:
+        return Answer(f"would remove {number_of(backend.ended(statuses, seconds), 'job')}")
+    return Answer(f"removed {number_of(backend.purge(statuses, seconds), 'job')}")
+
+
+def _seconds(text: str) -> float:
+    number = text.strip().rstrip("smhd")
+    unit = text.strip()[len(number) :]
+    try:
+        seconds = float(number) * UNITS[unit]
+    except (ValueError, KeyError):
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise ArgumentTypeError(
+            f"expected an age: seconds, 0 or more, or as in 15m, 12h, 30d, got {text!r}"
+        )
+    return seconds
+
+
+def _statuses(text: str) -> list[TaskResultStatus]:
+    found = {part.strip().upper() for part in text.split(",")}
+    known = [status.value for status in ENDS]
+    for name in sorted(found - set(known)):
+        near = difflib.get_close_matches(name, known, 1)
+        if name in TaskResultStatus.__members__:
+            hint = "a job that has not ended is cancelled first"
+        else:
+            hint = f"did you mean {near[0]}?" if near else f"there is no status {name!r}"
+        raise ArgumentTypeError(f"expected one or more of {','.join(known)}, got {text!r}; {hint}")
+    return [status for status in ENDS if status.value in found]

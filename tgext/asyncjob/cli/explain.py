@@ -1,0 +1,91 @@
+"""Why a job that waits is not running yet, in sentences."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from ..backends.overview import Line, Overview
+from ..errors import AsyncJobError, ModuleMissing
+from ..job import READY, Snapshot, WorkerSeen
+from ..queue import JobQueue
+from .command_result import lasting, number_of
+from .durable import overview_of
+
+
+def reasons_of(queue: JobQueue, uid: str) -> list[str]:
+    """Return one sentence or more for a READY job; [] for any other."""
+    overview, found = overview_of(queue), queue.backend.get(uid)
+    line = overview.line(uid)
+    if found is None or found.status is not READY or line is None:
+        return []
+    reasons = [*_delay(found, line, overview.now()), *_module(found)]
+    workers = overview.workers()
+    queue_name = found.job.options.queue_name
+    serving = [each for each in workers if each.queues is None or queue_name in each.queues]
+    reasons += _nobody(workers, serving, queue_name)
+    if line.before:
+        are = "job of its queue is" if line.before == 1 else "jobs of its queue are"
+        reasons.append(f"{line.before} {are} before it")
+    if not reasons:
+        reasons = [*locks_of(overview, overview.now()), *_busy(serving, overview)]
+    return reasons or ["it is next, and a worker should have it at any moment"]
+
+
+def locks_of(overview: Overview, now: datetime) -> list[str]:
+    """Return a sentence for each running job that keeps everybody else from writing."""
+    return [
+        f"{each.uid} holds SQLite's write lock for {lasting(now - each.locks_since)}: whoever else "
+        "writes, enqueues or claims a job waits until it commits"
+        for each in overview.running()
+        if each.locks_since is not None
+    ]
+
+
+def _delay(found: Snapshot, line: Line, now: datetime) -> list[str]:
+    until = found.run_at
+    if not line.is_delayed or until is None:
+        return []
+    reasons = [
+        f"delayed until {until.isoformat(sep=' ', timespec='seconds')}, in {lasting(until - now)}"
+    ]
+    if line.was_given_back:
+        reasons.append(
+            "a worker has given it back, since the module of its call is missing there; "
+            "it is delayed so that another worker may take it"
+        )
+    elif found.errors:
+        reasons.append("its last attempt failed, and it is tried again then")
+    return reasons
+
+
+def _module(found: Snapshot) -> list[str]:
+    """Try whether the call is to be had in this process, which a worker may or may not be like."""
+    try:
+        _ = found.job.call.args
+    except ModuleMissing as error:
+        return [f"the module {error.module!r} of its call is missing here, and so it may be there"]
+    except AsyncJobError:  # of a secret that only the workers have, say
+        return []
+    return []
+
+
+def _nobody(workers: list[WorkerSeen], serving: list[WorkerSeen], queue_name: str) -> list[str]:
+    if not workers:
+        return ["no worker is alive; start one: python -m tgext.asyncjob worker, or a process that "
+                "serves with asyncjob.threads"]  # fmt: skip
+    if not serving:
+        served = sorted({name for each in workers for name in each.queues or ()})
+        return [f"no living worker serves its queue {queue_name!r}; they serve {', '.join(served)}"]
+    if all(each.stopping for each in serving):
+        return ["all workers that serve its queue are stopping"]
+    return []
+
+
+def _busy(serving: list[WorkerSeen], overview: Overview) -> list[str]:
+    ids = {each.worker_id for each in serving}
+    threads = sum(each.threads for each in serving)
+    running = sum(each.worker_id in ids for each in overview.running())
+    if running < threads:
+        return []
+    return [f"all threads of the workers that serve its queue ({number_of(threads, 'thread')}) run "
+            "other jobs"]  # fmt: skip

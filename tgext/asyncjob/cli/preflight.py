@@ -1,0 +1,74 @@
+"""Load the application once in a child, before any worker process is started.
+
+So what is wrong with it is said once and at once, its tables are made by one process, and the
+supervisor, which loads nothing itself, learns how long a drain may take.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+from ..processes.forking import Ties
+from ..queue import JobQueue
+from .command_result import NOT_LOADED, USAGE, Answer, Load, answer_to
+from .durable import durable
+
+#: What the child may take to end after this process has died, in seconds.
+END_SECONDS = 1.0
+
+
+def drain_seconds_of(load: Load) -> float | Answer:
+    """Return the application's ``drain_timeout``, or what there is to say instead: this process
+    was told to end, the application cannot be loaded, or worker processes cannot see its jobs.
+
+    Called in the main thread of a process that has no other thread.
+    """
+    read, write = os.pipe()
+    ties = Ties(END_SECONDS)
+    try:
+
+        def live() -> int:
+            os.close(read)
+            with os.fdopen(write, "w") as pipe:
+                json.dump(_seen(load), pipe)
+            return 0
+
+        pid = ties.fork(live)
+        os.close(write)
+        was_told = _wait_for(pid, ties)
+        with os.fdopen(read) as pipe:
+            text = pipe.read()
+    finally:
+        ties.close()
+    if was_told:
+        return Answer("")
+    found = json.loads(text) if text else Answer(NOT_LOADED, USAGE)
+    return found if isinstance(found, float) else Answer(*found)
+
+
+def _seen(load: Load) -> float | Answer:
+    try:
+        queue: JobQueue = load()
+        with queue:
+            durable(queue)
+            return queue.options.drain_timeout
+    except Exception as error:
+        answer = answer_to(error)
+        if answer is None:
+            raise
+        return answer
+
+
+def _wait_for(pid: int, ties: Ties) -> bool:
+    """Wait for the child's end; True where this process was told to end meanwhile."""
+    was_told = False
+    while True:
+        ended, _ = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return was_told
+        for number in ties.wait(None):
+            if number in (signal.SIGTERM, signal.SIGINT):
+                was_told = True
+                os.kill(pid, signal.SIGTERM)

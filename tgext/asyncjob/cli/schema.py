@@ -1,0 +1,61 @@
+"""``schema``: the version of the tables in a database, their SQL, making and upgrading them."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from typing import Any
+
+from ..queue import JobQueue
+from .command_result import FINE, NOTHING_FOUND, USAGE, Answer, as_json
+from .durable import durable
+from .output import one_line
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    acts = parser.add_mutually_exclusive_group()
+    acts.add_argument("--sql", action="store_true", help="print the SQL that makes the tables")
+    acts.add_argument("--create", action="store_true", help="make the tables, if there are none")
+    acts.add_argument("--upgrade", action="store_true", help="lead older tables to this version")
+    acts.add_argument("--json", action="store_true", help="the versions as JSON")
+
+
+def run(queue: JobQueue, wanted: Namespace) -> Answer:
+    """Tell the versions, or do what is wanted. The queue's tables were not looked at yet."""
+    schema = durable(queue).schema
+    if wanted.sql:
+        return Answer(_sql(schema).expandtabs(4))  # a tab would be an escape
+    found, expected = schema.version(), schema.expected
+    if wanted.create or wanted.upgrade:
+        return _make(schema, found, create=wanted.create)
+    code = FINE if found == expected else NOTHING_FOUND
+    if wanted.json:
+        return as_json({"found": found, "expected": expected}, code)
+    lines = [f"found: {'no tables' if found is None else f'version {found}'}"]
+    lines.append(f"expected: version {expected}")
+    if found is None:
+        lines.append("make them: --create, or what --sql prints")
+    elif found < expected:
+        lines.append("lead them to this version: --upgrade")
+    elif found > expected:
+        lines.append("a newer tgext.asyncjob made them: install that one here too")
+    return Answer("\n".join(lines), code)
+
+
+def _sql(schema: Any) -> str:
+    parts = [f"{statement};" for statement in schema.statements()]
+    beside = schema.beside
+    if beside is not None:
+        parts.insert(0, f"-- progress and workers belong into the file {one_line(str(beside))}")
+    return "\n\n".join(parts)
+
+
+def _make(schema: Any, found: int | None, *, create: bool) -> Answer:
+    expected = schema.expected
+    if found is None and not create:
+        return Answer("there are no tables to upgrade; make them: --create", USAGE)
+    if found is not None and found < expected and create:
+        return Answer(f"the tables are there, in version {found}; lead them on: --upgrade", USAGE)
+    schema.check(create=True)  # refuses newer ones, and makes what is missing of present ones
+    if found == expected:
+        return Answer(f"the tables were there, in version {expected}")
+    return Answer(f"{'made the tables in' if create else 'led the tables to'} version {expected}")

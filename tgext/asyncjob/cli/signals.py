@@ -1,0 +1,39 @@
+"""What a worker process is told by signals: to end, and then to hurry."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterable
+
+from ..processes.forking import name_of
+
+#: A second signal counts from so many seconds after the first: a service manager and a supervisor,
+#: or a terminal, may both pass on one and the same order.
+SECOND_SECONDS = 1.0
+
+
+class Orders:
+    """Hears the signals *heard* from now on; made in the main thread.
+
+    Plain attributes and no Event: a handler runs in the middle of whatever the main thread does,
+    which may hold the event's lock.
+    """
+
+    def __init__(self, heard: Iterable[signal.Signals]) -> None:
+        self.by: str | None = None  #: the signal that says to end
+        self.is_urgent = False  #: whether it came twice
+        self._first_at = 0.0
+        self._before = {each: signal.signal(each, self._hear) for each in heard}
+
+    def _hear(self, number: int, _frame: object) -> None:
+        now = time.monotonic()
+        if self.by is None:
+            self.by, self._first_at = name_of(number), now
+        elif now - self._first_at >= SECOND_SECONDS:
+            self.is_urgent = True
+
+    def close(self) -> None:
+        """Give the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

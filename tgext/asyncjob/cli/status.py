@@ -1,0 +1,187 @@
+"""``status``: how many jobs there are, what runs and waits, who works; or how one job stands."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from datetime import datetime
+from typing import Any
+
+from ..backends.overview import Overview, RunningSeen
+from ..errors import UnknownJob
+from ..job import WorkerSeen
+from ..queue import JobQueue
+from ..task import TaskResult
+from .command_result import FINE, NOTHING_FOUND, Answer, ago, as_json, lasting, table
+from .durable import overview_of
+from .explain import locks_of, reasons_of
+from .output import one_line
+
+#: Running jobs that a page of text shows; --json shows all.
+MOST_SHOWN = 50
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("uid", nargs="*", help="jobs to tell of, and why one does not run yet")
+    parser.add_argument("--json", action="store_true", help="as JSON, for programs")
+
+
+def run(queue: JobQueue, wanted: Namespace) -> Answer:
+    """Tell of the whole queue, or of some jobs."""
+    overview = overview_of(queue)
+    if not wanted.uid:
+        return _whole_as_json(queue, overview) if wanted.json else _whole(queue, overview)
+    found = [_found(queue, uid) for uid in dict.fromkeys(wanted.uid)]
+    code = NOTHING_FOUND if any(isinstance(each, UnknownJob) for each in found) else FINE
+    if wanted.json:
+        return as_json([_job_as_json(each, queue) for each in found], code)
+    return Answer("\n\n".join(_job(each, queue) for each in found), code)
+
+
+def _found(queue: JobQueue, uid: str) -> TaskResult | UnknownJob:
+    try:
+        return queue.result(uid)
+    except UnknownJob as error:
+        return error
+
+
+# -- the whole queue
+
+
+def _whole_as_json(queue: JobQueue, overview: Overview) -> Answer:
+    connections = overview.connections()
+    return as_json(
+        {
+            "database": overview.database(),
+            "counts": {status.value: count for status, count in queue.backend.counts().items()},
+            "waiting": [each._asdict() for each in overview.waiting()],
+            "running": [each._asdict() for each in overview.running()],
+            "workers": [each._asdict() for each in overview.workers()],
+            "connections": None if connections is None else connections._asdict(),
+        }
+    )
+
+
+def _whole(queue: JobQueue, overview: Overview) -> Answer:
+    now = overview.now()
+    counts = queue.backend.counts()
+    parts = [
+        f"database: {one_line(overview.database())}",
+        table([status.value for status in counts], [list(counts.values())]),
+        _waiting(overview, now),
+        _running(overview, now),
+        _workers(overview.workers(), now),
+        _connections(overview),
+    ]
+    return Answer("\n\n".join(part for part in parts if part))
+
+
+def _waiting(overview: Overview, now: datetime) -> str:
+    rows = [
+        (
+            each.queue_name,
+            each.due,
+            each.delayed,
+            "-" if each.next_due_at is None else f"in {lasting(each.next_due_at - now)}",
+        )
+        for each in overview.waiting()
+    ]
+    return table(["WAITING IN", "DUE", "DELAYED", "NEXT"], rows) if rows else "nothing waits"
+
+
+def _running(overview: Overview, now: datetime) -> str:
+    found = overview.running(MOST_SHOWN + 1)
+    if not found:
+        return "nothing runs"
+    rows = [
+        (
+            each.uid,
+            each.name,
+            ago(each.since, now),
+            _progress(each),
+            each.attempt,
+            each.worker_id or "-",
+        )
+        for each in found[:MOST_SHOWN]
+    ]
+    shown = [table(["RUNNING", "CALL", "SINCE", "PROGRESS", "ATTEMPT", "WORKER"], rows)]
+    if len(found) > MOST_SHOWN:
+        shown.append(f"(the oldest {MOST_SHOWN})")
+    return "\n".join([*shown, *map(one_line, locks_of(overview, now))])
+
+
+def _progress(seen: RunningSeen) -> str:
+    text = _share(seen.value, seen.total)
+    return f"{text} (to be cancelled)" if seen.is_cancelled else text
+
+
+def _share(value: int, total: int | None) -> str:
+    if value < 0:
+        return "-"
+    return str(value) if total is None else f"{value}/{total}"
+
+
+def _workers(workers: list[WorkerSeen], now: datetime) -> str:
+    if not workers:
+        return "no worker is alive"
+    rows = [
+        (
+            each.worker_id,
+            each.host,
+            each.pid,
+            each.threads,
+            "all" if each.queues is None else ",".join(each.queues),
+            ago(each.started_at, now),
+            f"{ago(each.seen_at, now)} ago",
+            "stopping" if each.stopping else "",
+        )
+        for each in workers
+    ]
+    heads = ["WORKER", "HOST", "PID", "THREADS", "QUEUES", "SINCE", "HEARTBEAT", ""]
+    return table(heads, rows)
+
+
+def _connections(overview: Overview) -> str:
+    found = overview.connections()
+    if found is None:
+        return ""
+    return f"connections to the server, by all programs: {found.held} of {found.most}"
+
+
+# -- one job
+
+
+def _job_as_json(found: TaskResult | UnknownJob, queue: JobQueue) -> dict[str, Any]:
+    if isinstance(found, UnknownJob):
+        return {"id": found.uid, "status": None, "error": str(found)}
+    why = reasons_of(queue, found.id)
+    return {**found.__json__(), "attempts": found.attempts, "why_not_running": why}
+
+
+def _job(found: TaskResult | UnknownJob, queue: JobQueue) -> str:
+    if isinstance(found, UnknownJob):
+        return one_line(str(found))
+    lines = [
+        f"{found.id}  {found.status.value}",
+        f"  call: {one_line(found.name)}",
+        f"  enqueued: {_instant(found.enqueued_at)}",
+    ]
+    for label, instant in (
+        ("first begun", found.started_at),
+        ("last begun", found.last_attempted_at),
+        ("ended", found.finished_at),
+    ):
+        if instant is not None:
+            lines.append(f"  {label}: {_instant(instant)}")
+    lines.append(f"  attempts: {found.attempts}")
+    if found.progress.value >= 0:
+        lines.append(f"  progress: {_share(found.progress.value, found.progress.total)}")
+    if found.errors:
+        error = found.errors[-1]
+        first, *_ = error.message.splitlines() or [""]
+        lines.append(f"  last error: {one_line(f'{error.exception_class_path}: {first}')}")
+    lines += [f"  why not yet: {one_line(reason)}" for reason in reasons_of(queue, found.id)]
+    return "\n".join(lines)
+
+
+def _instant(instant: datetime) -> str:
+    return instant.isoformat(sep=" ", timespec="seconds")

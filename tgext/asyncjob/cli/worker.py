@@ -1,0 +1,100 @@
+"""``worker``: run jobs in this process, or keep several that do."""
+
+from __future__ import annotations
+
+import signal
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from functools import partial
+from math import inf
+
+from ..errors import ConfigError
+from ..options import Options
+from ..processes.recycling import Allowance
+from ..processes.supervisor import NOTHING_LEFT, Supervisor
+from ..queue_name import MADE_OF
+from .command_result import FINE, Answer, Load
+from .durable import reached
+from .preflight import drain_seconds_of
+from .worker_process import Plan, work
+
+#: What --max-rss counts in.
+MEGABYTE = 1024 * 1024
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--processes", type=_number, metavar="N", default=1, help="worker processes (default: 1)")
+    add(
+        "--threads",
+        type=_number,
+        metavar="N",
+        help="threads of each (default: asyncjob.threads, and 1 where that is 0)",
+    )
+    add(
+        "--queues",
+        type=_names,
+        metavar="A,B",
+        help="names of the queues to serve (default: asyncjob.queues, else all)",
+    )
+    until = parser.add_mutually_exclusive_group()
+    until.add_argument("--once", action="store_true", help="run one job if one is due, and end")
+    until.add_argument("--burst", action="store_true", help="run until nothing is due, and end")
+    add(
+        "--max-jobs",
+        type=_number,
+        metavar="N",
+        help="replace a process that has run about so many jobs",
+    )
+    add(
+        "--max-rss",
+        type=_number,
+        metavar="MB",
+        help="replace a process whose resident memory has come to so many megabytes",
+    )
+
+
+def run(load: Load, wanted: Namespace) -> Answer:
+    """Work until told to end, or nothing is left to do."""
+    if wanted.once and (wanted.processes > 1 or (wanted.threads or 1) > 1):
+        raise ConfigError("--once runs one job: it goes with one process and one thread")
+    max_rss_bytes = None if wanted.max_rss is None else wanted.max_rss * MEGABYTE
+    plan = Plan(
+        threads=1 if wanted.once else wanted.threads,
+        queues=wanted.queues,
+        leave_after=1 if wanted.once else inf if wanted.burst else None,
+        allowance=Allowance(wanted.max_jobs, max_rss_bytes),
+    )
+    if plan.leave_after is not None:
+        load = partial(reached, load)
+    if wanted.processes == 1 and plan.allowance == Allowance():
+        status = work(load, plan, [signal.SIGTERM, signal.SIGINT])
+        return Answer("", FINE if status == NOTHING_LEFT else status)
+    drain_seconds = drain_seconds_of(load)
+    if isinstance(drain_seconds, Answer):
+        return drain_seconds
+    supervisor = Supervisor(
+        # The supervisor alone answers a terminal's SIGINT, which all processes get.
+        partial(work, load, plan, [signal.SIGTERM]),
+        processes=wanted.processes,
+        drain_seconds=drain_seconds,
+    )
+    return Answer("", supervisor.run())
+
+
+def _number(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() else 0
+    if number < 1:
+        raise ArgumentTypeError(f"expected a whole number, 1 or more, got {text!r}")
+    return number
+
+
+def _names(text: str) -> tuple[str, ...]:
+    try:
+        names = Options.of({"queues": text}).queues
+    except ConfigError:
+        names = None
+    if names is None:
+        raise ArgumentTypeError(
+            f"expected names, separated by commas, each of {MADE_OF}, got {text!r}"
+        )
+    return names

@@ -1,0 +1,224 @@
+"""What belongs together: a queue's backend, its application's session, and their database.
+
+Where the session works on the very database that the jobs are in, it is ``marked``: a job is
+enqueued in its transaction, and its commit carries the mark of the job that it ends. A queue may
+learn of its session after it was made, as in TurboGears; until then a backend that needs a
+database is not there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from .backends import make_backend
+from .backends.base import ClaimingBackend
+from .bounded import within
+from .errors import ConfigError, MissingExtra
+from .job import READY, Job
+from .options import Options
+from .processes.forked import leave_session
+from .transactions.scope import Scope
+
+log = logging.getLogger(__name__)
+
+#: Seconds that the end of a queue waits for its database.
+CLOSE_SECONDS = 3.0
+
+
+class Binding:
+    """Of one queue. made: a backend that was made by hand."""
+
+    def __init__(self, options: Options, scope: Scope, made: ClaimingBackend | None) -> None:
+        self._options = options
+        self._scope = scope
+        self._backend = made
+        self._engine: Any = None  # one that is made here, and closed here
+        self.session: Any = None
+        self.sessions: Any = None
+        #: the sessions, where they work on the database of the jobs
+        self.marked: Any = None
+
+    def bind(self, session: Any) -> None:
+        """Take the application's session, None: it has none (yet), and make the backend if it
+        is not there and can be.
+
+        Raises ConfigError for a session whose work nobody commits, MissingExtra.
+        """
+        if session is not None and session is not self.session:
+            before = self.marked
+            self._adopt(session)
+            if before is not None:  # a session of the queue's own, say, on asyncjob.url
+                is_there = self.sessions.works_on(self._options.url or before.engine().url)
+                self._mark(self.sessions if is_there else None)
+        if self._backend is None:
+            self._open()
+
+    @property
+    def backend(self) -> ClaimingBackend:
+        """The backend. Raises ConfigError while there is no database for it."""
+        if self._backend is None:
+            raise ConfigError(
+                "asyncjob.backend = sql: expected a database, got neither a session nor a URL; "
+                "give session=DBSession, or asyncjob.url"
+            )
+        return self._backend
+
+    def close(self) -> None:
+        """Close what was made here; once."""
+        if self._backend is None:
+            return
+        lost = 0 if self._backend.is_shared else self._backend.counts()[READY]
+        if lost:
+            log.warning("jobs never run, lost with this process's memory: %d", lost)
+        if self._backend.is_shared:
+            within(CLOSE_SECONDS, self._backend.close, "say goodbye to the database of jobs")
+        else:
+            self._backend.close()
+        if self._engine is not None:
+            if self.sessions is not None:
+                self.sessions.remove()
+            within(CLOSE_SECONDS, self._engine.dispose, "close the connections to a database")
+
+    @property
+    def carrier(self) -> Any:
+        """The sessions whose commit carries what this thread's transaction does with jobs; None:
+        none does, that transaction is another manager's, say."""
+        return None if self._scope.is_foreign else self.marked
+
+    def connection(self) -> Any:
+        """The connection in whose transaction a change of jobs takes part; None: its own."""
+        carrier = self.carrier
+        return carrier.connection() if carrier is not None and self._scope.is_managed else None
+
+    def store(self, jobs: list[Job]) -> bool:
+        """Write jobs in the transaction that has enqueued them; False where no session that could
+        carry them takes part in it."""
+        carrier = self.carrier
+        if carrier is None or not carrier.takes_part():
+            return False
+        self.backend.enqueue(jobs, carrier.connection())
+        return True
+
+    def joins_commit(
+        self,
+        jobs: list[Job],
+        hand_over: Callable[[list[Job]], None],
+        announce: Callable[[list[Job]], None],
+    ) -> bool:
+        """Let a commit that is under way in this thread carry jobs, as what hears of a session's
+        events enqueues them; False where they are to be enqueued at once. See ``PendingJobs``.
+
+        Raises ConfigError where that would wait for ever.
+        """
+        if self._scope.is_committing and self.marked is None:
+            self._scope.after_commit(lambda: hand_over(jobs))
+            return True
+        carrier = self.carrier
+        if self._scope.is_committing and carrier is not None and carrier.is_open():
+            self.backend.enqueue(jobs, carrier.connection())
+            self._scope.after_commit(lambda: announce(jobs))
+            return True
+        self._check_lock()
+        return False
+
+    def _check_lock(self) -> None:
+        """Refuse to wait for a lock that this very thread holds."""
+        writes = self.marked is not None and self.marked.has_written() and self.marked.is_open()
+        if writes and self.backend.has_one_writer:
+            raise ConfigError(
+                "perform(): expected no uncommitted work in this thread, whose session has written "
+                "and keeps SQLite's one write lock; commit before, or enqueue inside "
+                "`with queue.in_transaction():`, so that the job is committed with that work"
+            )
+
+    def after_fork(self) -> None:
+        """Begin anew in a child process."""
+        if self._backend is not None:
+            self._backend.after_fork()
+
+    def may_fork(self) -> bool:
+        """Make ready for a fork; whether a child could work with the same databases."""
+        if self.sessions is not None:
+            self.sessions.close_idle()
+        return not any(ask() for ask in self.in_use())
+
+    def in_use(self) -> list[Callable[[], object]]:
+        """What to ask, also in a copy of this process, whether somebody uses those databases."""
+        both = (self.sessions, self._backend)
+        return [ask for each in both if each is not None for ask in each.in_use()]
+
+    def forget_connections(self) -> None:
+        """Leave the connections of the application's session to the parent process, too."""
+        if self.sessions is not None:
+            self.sessions.forget_connections()
+
+    def leave_attempt(self) -> bool:
+        """Leave this thread's transaction and session to the parent, in a child that a job has
+        forked; return whether other processes work on the same jobs."""
+        self._scope.leave_to_parent()
+        if self.sessions is not None:
+            leave_session(self.session)
+            self.sessions.forget_connections()
+        return self._backend is not None and self._backend.is_shared
+
+    def leave(self) -> None:
+        """Say goodbye to the databases, at the end of a child process."""
+        if self.sessions is not None:
+            self.sessions.dispose()
+        self.backend.close()
+
+    def stand_in(self, backend: ClaimingBackend) -> None:
+        """Work with *backend* from now on: this process's own has none of the jobs."""
+        self._backend = backend
+
+    def _adopt(self, session: Any) -> None:
+        self.sessions = sqlalchemy_room().Sessions(session)
+        self._scope.bind(self.sessions)
+        self.session = session
+
+    def _open(self) -> None:
+        if self._options.backend == "memory":
+            self._backend = make_backend(self._options)
+            return
+        engine = self._find_engine()
+        if engine is None:
+            return
+        self._backend = make_backend(self._options, engine)
+        if self.sessions is None:
+            self._adopt(sqlalchemy_room().session_on(engine))
+            self.marked = self.sessions
+        elif engine is not self._engine:
+            try:
+                self._mark(self.sessions)
+            except ConfigError:
+                self._backend.close()
+                raise
+
+    def _mark(self, sessions: Any) -> None:
+        """Let the commits of *sessions* carry what becomes of jobs; None: nobody's do."""
+        if sessions is not None:
+            self.backend.check_carrier(sessions.engine())
+        self.marked = sessions
+
+    def _find_engine(self) -> Any:
+        """The session's own engine, or another one for a URL that is not its; None: neither."""
+        url = self._options.url
+        if self.sessions is not None and (url is None or self.sessions.works_on(url)):
+            return self.sessions.engine()
+        if url is not None:
+            self._engine = sqlalchemy_room().engine_of(url)
+        return self._engine
+
+
+def sqlalchemy_room() -> ModuleType:
+    """Load what needs SQLAlchemy; raises MissingExtra."""
+    try:
+        return importlib.import_module(f"{__package__}.transactions.sessions")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("sqlalchemy", "zope"):
+            raise
+        raise MissingExtra("a job queue with a database session", "sqlalchemy") from error

@@ -1,0 +1,136 @@
+"""How a call and its answer look on the way between two servers; both ends read it here.
+
+    call     head: at, number, name, path, attributes   body: object (where it has no path), steps
+    answer   head: to, failed                           body: result, or a Failure
+
+What is called stands in the head, in clear: it is held against the allow-list before the body is
+opened. The body only says what comes after, beginning with the first call or item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from ..errors import BadSignature, Unreadable
+from ..serialization.signed_messages import (
+    Letter,
+    Letters,
+    found_at,
+    pickled,
+    unpickled,
+    whereabouts,
+)
+from .chain import Chain, get, name_of
+from .remote_errors import Failure
+
+CONTENT_TYPE = "application/x-asyncjob-letter"
+
+#: Whether a dotted name may be called.
+Allows = Callable[[str], bool]
+
+
+class NotAllowed(Exception):
+    """Raised inside this room for a target that is not on the list of a hook."""
+
+
+class CallHead(NamedTuple):
+    """What a call says of itself; signed, and no more than that."""
+
+    at: float  #: when it was written, in seconds since the epoch, by the clock of its writer
+    number: str  #: no other call has it
+    name: str  #: dotted, of the object that the call begins with; of its class if it has none
+    path: str | None  #: where that object is found; None: it is in the body
+    attributes: list[str]  #: those that are taken from it first
+
+    @property
+    def target(self) -> str:
+        """The dotted name that an allow-list knows."""
+        return ".".join([self.name, *self.attributes])
+
+    @classmethod
+    def of(cls, head: dict[str, Any]) -> CallHead:
+        """Return the head of a letter; raises Unreadable if it is none of a call."""
+        try:
+            at, number, name, path, attributes = (head[field] for field in cls._fields)
+        except KeyError as error:
+            raise Unreadable(f"expected the head of a call, got one without {error}") from None
+        texts = [number, name, *attributes] if isinstance(attributes, list) else [None]
+        if type(at) is not float or not all(type(text) is str for text in texts):
+            raise Unreadable("expected the head of a call, got one with values of other types")
+        if path is not None and (type(path) is not str or _dotted(path) != name):
+            raise Unreadable(f"expected the path of {name}, got {path!r}")
+        return cls(at, number, name, path, attributes)
+
+
+def write_call(letters: Letters, chain: Chain, number: str, now: float) -> bytes:
+    """Return a call as a letter. Raises NotSerializable for what cannot travel."""
+    path = whereabouts(chain.base)
+    name = name_of(chain.base) if path is None else _dotted(path)
+    attributes = chain.attributes
+    head = CallHead(now, number, name, path, list(attributes))
+    content = (None if path is not None else chain.base, chain.steps[len(attributes) :])
+    body = pickled(content, what=f"a call of {head.target}", arguments=True)
+    return letters.write(head._asdict(), body)
+
+
+def _dotted(path: str) -> str:
+    return path.rstrip(":").replace(":", ".")
+
+
+def open_call(head: CallHead, body: bytes, allows: Allows) -> Chain:
+    """Return the call of a letter that was verified and whose target was allowed.
+
+    Raises NotAllowed where the way to the target leads over a module that is not, or the object
+    in the body is another than the head says; ModuleMissing, CallableMissing, Unreadable.
+    """
+    base = None if head.path is None else found_at(head.path)
+    if isinstance(base, ModuleType):
+        _check_way(base, head.attributes, allows)
+    packed, steps = unpickled(body)
+    if head.path is None:
+        base = packed
+        if name_of(base) != head.name:
+            raise NotAllowed(f"an object of {name_of(base)}, which is called {head.name}")
+    return Chain(base, (*(("get", name) for name in head.attributes), *steps))
+
+
+def _check_way(found: Any, attributes: list[str], allows: Allows) -> None:
+    # Whoever allows photoalbum does not mean photoalbum.os.system.
+    for name in attributes:
+        try:
+            found = get(found, name)
+        except AttributeError:  # that comes out when the call is made
+            return
+        if not isinstance(found, ModuleType):
+            return
+        if not allows(found.__name__):
+            raise NotAllowed(f"the module {found.__name__}")
+
+
+def write_result(letters: Letters, number: str, value: Any) -> bytes:
+    """Return the answer to a call that came to *value*. Raises NotSerializable."""
+    return letters.write({"to": number, "failed": False}, pickled(value, what="a result"))
+
+
+def write_failure(letters: Letters, number: str, error: BaseException) -> bytes:
+    """Return the answer to a call that raised *error*."""
+    body = pickled(tuple(Failure.of(error)), what="a failure")
+    return letters.write({"to": number, "failed": True}, body)
+
+
+def read_answer(letters: Letters, text: bytes, number: str) -> Any:
+    """Return the result of a call, or raise what the call raised.
+
+    Raises BadSignature for an answer that is not signed, or to another call; Unreadable.
+    """
+    letter: Letter = letters.read(text)
+    if letter.head.get("to") != number:
+        raise BadSignature(
+            "expected the answer to this call, got one to another; it was not opened"
+        )
+    content = unpickled(letter.body)
+    if letter.head.get("failed"):
+        raise Failure(*content).exception()
+    return content

@@ -1,0 +1,270 @@
+"""Write calls as the entries of a store, read them back, and note how they ended.
+
+An entry is a dictionary: ``name``, ``func``, ``args``, ``kwargs``, ``init_args``,
+``init_kwargs``, ``start_time``, ``task_status``, then ``result`` or ``error``. Without a secret
+its values are what they are, and ``func`` is None or a pickle: reading one runs whatever is in
+it, so **nobody but its owner may be able to write such a store**. With a secret the values are
+JSON (see ``seal``) under a signature that names their key; what does not fit is never opened. It
+says who wrote a call, not how often it runs: a signed one can be put there again.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import pickle
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..call import Call, path_of
+from ..errors import (
+    BadCall,
+    BadSignature,
+    CallableMissing,
+    MissingExtra,
+    NotSerializable,
+    RemoteError,
+    Unreadable,
+)
+from .remote_errors import Failure, with_traceback
+
+log = logging.getLogger(__name__)
+
+Entry = dict[str, Any]
+
+NEW, RUNNING, COMPLETE, ERROR = "new", "running", "complete", "error"
+
+#: What a signature of a call covers, and one of its end.
+_CALL = ("name", "func", "init_args", "args", "init_kwargs", "kwargs")
+_END = ("task_status", "result", "error", "exception", "unstorable")
+
+
+class Entries:
+    """The hand in which entries are written. secret: None for unsigned ones.
+
+    unpickle: how to read a ``func`` of bytes; None for ``pickle.loads``.
+    """
+
+    def __init__(
+        self, secret: str | None = None, unpickle: Callable[[bytes], Any] | None = None
+    ) -> None:
+        self._seal: Any = None if secret is None else _seal().Seal(secret)
+        self._unpickle = unpickle or pickle.loads
+
+    # -- calls
+
+    def write(
+        self,
+        key: str,
+        name: str,
+        func: Callable[..., Any] | bytes | None,
+        given: tuple[Any, Any, Any, Any],
+    ) -> Entry:
+        """Return the entry of a call that nobody has run.
+
+        func: bytes that whoever reads it can make a function of; None to find it by *name*.
+        given: init_args, args, init_kwargs, kwargs.
+        Raises NotSerializable.
+        """
+        init_args, args, init_kwargs, kwargs = given
+        entry = {
+            "name": name,
+            "func": func,
+            "init_args": list(init_args),
+            "args": list(args),
+            "init_kwargs": dict(init_kwargs),
+            "kwargs": dict(kwargs),
+            "start_time": int(time.time() * 1000),
+            "task_status": NEW,
+        }
+        if self._seal is None:
+            if func is not None and not isinstance(func, bytes):
+                entry["func"] = dump_function(func)
+            return entry
+        write = _closures().CodeWriter(signed=True).write
+        for field in _CALL[1:]:  # in the order in which they are read
+            entry[field] = _written(write, entry[field], f"{field} of {name}")
+        return {**entry, "signature": self._sign(key, "call", entry, _CALL)}
+
+    def read(
+        self, key: str, entry: Entry, get_task_func: Callable[[Entry], Any] | None
+    ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        """Return function, arguments and keywords of an entry.
+
+        get_task_func: gives the function of an entry, or None if that is in it.
+        Raises BadSignature before anything is opened, CallableMissing for a function that is not
+        found, Unreadable for what is no entry, and whatever *get_task_func* raises.
+        """
+        values = {field: entry.get(field) for field in _CALL}
+        if self._seal is not None:
+            self._verify(key, entry, "call", _CALL)
+            read = _closures().CodeReader(trusted=True).read
+            values.update((field, read(entry[field])) for field in _CALL[1:])
+        elif "signature" in entry:
+            raise BadSignature(
+                f"entry {key!r} is signed, and this reader has no secret to verify it; give it "
+                "the secret= of the writer"
+            )
+        args = (*(values["init_args"] or ()), *(values["args"] or ()))
+        init_kwargs, kwargs = values["init_kwargs"] or {}, values["kwargs"] or {}
+        if not (isinstance(init_kwargs, Mapping) and isinstance(kwargs, Mapping)):
+            raise Unreadable(
+                f"expected dictionaries as kwargs and init_kwargs of entry {key!r}, got "
+                f"{type(kwargs).__name__} and {type(init_kwargs).__name__}"
+            )
+        function = get_task_func({**entry, **values}) if get_task_func is not None else None
+        if function is None:
+            function = self._function(key, values)
+        if not callable(function):
+            what = f"got an instance of {path_of(type(function))}"
+            raise CallableMissing(str(values["name"]), f"that is nothing to call: {what}")
+        if twice := sorted(map(str, set(init_kwargs) & set(kwargs))):
+            raise BadCall(f"{path_of(function)} got {', '.join(twice)} at its making and its call")
+        return function, args, {**init_kwargs, **kwargs}
+
+    def _function(self, key: str, values: Entry) -> Any:
+        func = values["func"]
+        if func is None:
+            raise CallableMissing(
+                str(values["name"]),
+                f"entry {key!r} holds only this name, and no get_task_func here knows it",
+            )
+        return self._unpickle(bytes(func)) if isinstance(func, (bytes, bytearray)) else func
+
+    # -- ends
+
+    def completed(self, key: str, entry: Entry, value: Any) -> Entry:
+        """Return the entry of a call that returned *value*; without it if it cannot be stored."""
+        ended = {**entry, "task_status": COMPLETE, "result": value}
+        if self._seal is None:
+            return ended
+        try:
+            ended["result"] = _written(_closures().CodeWriter(signed=True).write, value, "result")
+        except NotSerializable as why:
+            return self.unstorable(key, entry, str(why))
+        return self._signed_end(key, ended)
+
+    def unstorable(self, key: str, entry: Entry, why: str) -> Entry:
+        """Return the entry of a call whose value the store does not hold: its work is done."""
+        log.warning("task %s: the result of %s is not kept: %s", key, entry.get("name"), why)
+        ended = {**entry, "task_status": COMPLETE, "result": None, "unstorable": why}
+        return self._signed_end(key, ended)
+
+    def failed(self, key: str, entry: Entry, error: BaseException) -> Entry:
+        """Return the entry of a call that raised: ``error`` is the traceback, as text."""
+        failure = Failure.of(error)
+        ended = {**entry, "task_status": ERROR, "error": failure.traceback.rstrip()}
+        fit = error if failure.pickled is not None else failure.stand_in()
+        if self._seal is None:
+            return {**ended, "exception": failure.pickled or pickle.dumps(fit)}
+        try:
+            form = _written(_closures().CodeWriter(signed=True).write, fit, "exception")
+        except NotSerializable:  # of a script's own class, say: its text is there
+            form = None
+        return self._signed_end(key, {**ended, "exception": form})
+
+    def outcome(self, key: str, entry: Entry) -> Any:
+        """Return the value of an entry that has ended, or raise what its call raised.
+
+        Raises BadSignature, NotSerializable for a value that could not be kept.
+        """
+        if self._seal is not None:
+            self._verify(key, entry, "end", _END)
+        if entry["task_status"] == ERROR:
+            raise self._error_of(entry)
+        if why := entry.get("unstorable"):
+            raise NotSerializable(why)
+        value = entry.get("result")
+        return value if self._seal is None else _closures().CodeReader(trusted=True).read(value)
+
+    def _error_of(self, entry: Entry) -> BaseException:
+        kept, text = entry.get("exception"), str(entry.get("error"))
+        try:
+            read = _closures().CodeReader(trusted=True).read if self._seal else pickle.loads
+            error = read(kept) if kept else None
+        except Exception:  # noqa: BLE001 - its own code runs, and its class may not be here
+            error = None
+        if not isinstance(error, BaseException):
+            class_path, _, said = text.rpartition("\n")[2].partition(": ")
+            error = RemoteError(class_path, said, text)
+        return with_traceback(error, text)
+
+    # -- signatures
+
+    def _signed_end(self, key: str, ended: Entry) -> Entry:
+        if self._seal is None:
+            return ended
+        return {**ended, "end_signature": self._sign(key, "end", ended, _END)}
+
+    def _verify(self, key: str, entry: Entry, part: str, fields: tuple[str, ...]) -> None:
+        came = entry.get("signature" if part == "call" else "end_signature")
+        expected = self._sign(key, part, entry, fields)
+        if not isinstance(came, str) or not hmac.compare_digest(expected.encode(), came.encode()):
+            which = "none" if came is None else "one that does not fit"
+            raise BadSignature(
+                f"expected the {part} of entry {key!r} to be signed with the secret given here, "
+                f"got {which}: it was changed, belongs under another key, or has another secret; "
+                "it was not opened"
+            )
+
+    def _sign(self, key: str, part: str, entry: Entry, fields: tuple[str, ...]) -> str:
+        try:
+            content = json.dumps([entry.get(field) for field in fields], sort_keys=True)
+        except (TypeError, ValueError) as error:
+            raise BadSignature(f"entry {key!r} is not JSON, as a signed one is: {error}") from error
+        # The seal signs calls: of what is called, here, only the name matters.
+        stored = self._seal.store(f"{part} {key}", Call(path_of, (content,), None))
+        return str(stored.signature)
+
+
+def _written(write: Callable[[Any], Any], value: Any, what: str) -> Any:
+    try:
+        return write(value)
+    except Exception as error:  # a value's own code runs here, and may raise anything
+        raise NotSerializable(
+            f"expected a task that a store can hold, but {what} cannot be stored: {error}"
+        ) from error
+
+
+def _seal() -> Any:
+    try:
+        from .. import serialization
+    except ImportError as error:
+        raise MissingExtra("a store with a secret, or with a closure in it,", "store") from error
+    return serialization
+
+
+def _closures() -> Any:
+    _seal()
+    from ..serialization import closures
+
+    return closures
+
+
+def dump_function(function: Callable[..., Any]) -> bytes:
+    """Return a pickle of *function*; of a closure, one that is rebuilt on its module.
+
+    Raises NotSerializable, and MissingExtra for a closure without the extra ``store``.
+    """
+    try:
+        return pickle.dumps(function)
+    except Exception:  # noqa: BLE001 - no class of errors is left out
+        form = _written(_closures().CodeWriter(signed=True).write, function, "the function")
+    return pickle.dumps(_Rebuilt(json.dumps(form)))
+
+
+class _Rebuilt:
+    """Is unpickled as the function that its text describes."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
+        return rebuild_function, (self._text,)
+
+
+def rebuild_function(text: str) -> Any:
+    """Return the function that ``dump_function`` has described, on its imported module."""
+    return _closures().CodeReader(trusted=True).read(json.loads(text))

@@ -1,0 +1,249 @@
+"""Run what stands in a store, on threads that look into it.
+
+Any mapping will do, so nothing can be asked of it but to get, to set and to list. Who uses a store
+in this process shares one ``Shared``: its lock makes taking an entry one act for all readers here,
+and lets threads use a mapping that knows of none (``shelve``). Between processes a mapping has no
+such act: give each process a store of its own, or a ``claim`` that the store's server decides on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, MutableMapping
+from typing import Any
+from weakref import WeakSet, WeakValueDictionary
+
+from ..call import check_done
+from ..errors import ConfigError
+from ..processes.forked import only_here
+from .bounds import check_bound
+from .running_loop import finish
+from .store_entries import NEW, RUNNING, Entries, Entry
+
+log = logging.getLogger(__name__)
+
+Store = MutableMapping[str, Any]
+
+#: A look at a large or slow store takes a tenth of a reader's time at most.
+_PAUSES_PER_LOOK = 10
+
+#: Between two looks at a store that raised: its server may be starting again.
+PAUSE_AFTER_ERROR_SECONDS = 1.0
+
+
+class Shared:
+    """One store, with what everybody who uses it in this process has in common."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.lock = threading.RLock()  #: held for every use of the store
+        self.readers: WeakSet[StoreReader] = WeakSet()
+
+    def get(self, key: str) -> Entry | None:
+        """Return an entry; None if there is none, or something else, under this key."""
+        try:
+            entry = self.store[key]
+        except KeyError:
+            return None
+        return entry if isinstance(entry, dict) else None
+
+    def is_read_by_nobody(self) -> bool:
+        """Tell whether no other process can see the store and this one has no reader for it."""
+        return type(self.store) is dict and not self.readers
+
+
+# By the identity of the store, which lives as long as its Shared does.
+_shared: WeakValueDictionary[int, Shared] = WeakValueDictionary()
+_shared_lock = threading.Lock()
+
+
+def shared(store: Any) -> Shared:
+    """Return what all users of *store* share. Raises ConfigError for what is no mapping."""
+    needed = ("__getitem__", "__setitem__", "__delitem__", "__iter__", "keys")
+    if not all(hasattr(store, name) for name in needed):
+        raise ConfigError(
+            "expected as store= a mapping that can be changed (a dict, a shelf, Redis through a "
+            f"mapping), got {'None' if store is None else f'a {type(store).__name__}'}"
+        )
+    with _shared_lock:
+        found = _shared.get(id(store))
+        if found is None:
+            found = _shared[id(store)] = Shared(store)
+        return found
+
+
+class StoreReader:
+    """Takes new entries of a store, oldest first, and runs them.
+
+    claim: asked with key and entry whether a new one is ours; None: every one is.
+    poll_seconds: between two looks. threads: how many entries run at once under ``listen``.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        entries: Entries,
+        get_task_func: Callable[[Entry], Any] | None = None,
+        *,
+        claim: Callable[[str, Entry], bool] | None = None,
+        poll_seconds: float = 0.05,
+        threads: int = 1,
+    ) -> None:
+        check_bound("poll_seconds", poll_seconds)
+        check_bound("threads", threads)
+        self._shared = shared(store)
+        self._shared.readers.add(self)
+        self._entries = entries
+        self._get_task_func = get_task_func
+        self._claim = claim
+        self._poll_seconds = poll_seconds
+        self._threads = threads
+        self.on_ended: Callable[[], object] = bool  #: called after each entry that ended
+        self._lock = threading.RLock()
+        self._found: deque[str] = deque()  #: keys of new entries, under the lock of the store
+        self._complained: set[Any] = set()
+        self._woken = threading.Event()
+        self._stopping = threading.Event()
+        self._listeners: list[threading.Thread] = []
+
+    def run_pending(self, limit: int | None = None) -> int:
+        """Run what is new, in this thread; return how many.
+
+        Raises what the store raises, and a KeyboardInterrupt; what a task raises is in its entry.
+        """
+        ran = 0
+        while (limit is None or ran < limit) and self._run_next():
+            ran += 1
+        return ran
+
+    def listen(self) -> None:
+        """Start threads that run what is new, and go on until ``stop``; once, however often.
+
+        They keep the program alive.
+        """
+        with self._lock:
+            if self._listeners and not self._stopping.is_set():
+                return
+            self._stopping = threading.Event()
+            self._listeners = [
+                threading.Thread(
+                    target=self._loop, args=(self._stopping,), name=f"asyncjob-store-reader-{n}"
+                )
+                for n in range(self._threads)
+            ]
+            for thread in self._listeners:
+                thread.start()
+
+    def wake(self) -> None:
+        """Look now, not when the pause is over."""
+        self._woken.set()
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """Take nothing further; return whether what runs has ended, within *timeout* seconds.
+
+        None: wait for it. A task that stops its own reader does not wait for itself.
+        """
+        with self._lock:
+            self._stopping.set()
+            listeners = list(self._listeners)
+        self._woken.set()
+        until = None if timeout is None else time.monotonic() + timeout
+        for thread in listeners:
+            if thread is not threading.current_thread():
+                thread.join(None if until is None else max(0.0, until - time.monotonic()))
+        return not any(thread.is_alive() for thread in listeners)
+
+    # -- the loop
+
+    def _loop(self, stopping: threading.Event) -> None:
+        while not stopping.is_set():
+            self._woken.clear()  # before the look: what comes during it is not missed
+            began = time.monotonic()
+            try:
+                if self._run_next():
+                    continue
+                took = time.monotonic() - began
+                pause = max(self._poll_seconds, took * _PAUSES_PER_LOOK)
+            except Exception:  # a store may fail in any way, and be there again later
+                pause = max(self._poll_seconds, PAUSE_AFTER_ERROR_SECONDS)
+                log.exception("a store cannot be used; the next look is in %g s", pause)
+            if not stopping.is_set():
+                self._woken.wait(pause)
+
+    def _run_next(self) -> bool:
+        taken = self._take()
+        if taken is None:
+            return False
+        key, entry = taken
+        try:
+            function, args, kwargs = self._entries.read(key, entry, self._get_task_func)
+            value = only_here(lambda: finish(function(*args, **kwargs)))()
+            check_done(value)
+        except BaseException as error:  # a SystemExit ends its task, not the reader
+            log.info("task %s: %s failed: %s", key, entry.get("name"), type(error).__name__)
+            failed = self._entries.failed(key, entry, error)
+            self._write(key, failed, lambda _: {**failed, "exception": None})
+            if isinstance(error, KeyboardInterrupt):
+                raise
+        else:
+            completed = self._entries.completed(key, entry, value)
+            self._write(key, completed, lambda why: self._entries.unstorable(key, entry, why))
+        self.on_ended()
+        return True
+
+    def _write(self, key: str, entry: Entry, instead: Callable[[str], Entry]) -> None:
+        with self._shared.lock:
+            try:
+                self._shared.store[key] = entry
+            except Exception as error:  # noqa: BLE001 - the store cannot hold this very value
+                self._shared.store[key] = instead(f"{type(error).__name__}: {error}")
+
+    # -- taking
+
+    def _take(self) -> tuple[str, Entry] | None:
+        """Return a new entry that is now ours, and marked as running; None if there is none."""
+        with self._shared.lock:
+            if not self._found:
+                self._found.extend(self._look())
+            while self._found:
+                key = self._found.popleft()
+                entry = self._new_entry(key)
+                if entry is not None and (self._claim is None or self._claim(key, entry)):
+                    entry["task_status"] = RUNNING
+                    self._shared.store[key] = entry
+                    return key, entry
+        return None
+
+    def _look(self) -> list[str]:
+        """Return the keys of all new entries, oldest first."""
+        found = []
+        for number, key in enumerate(list(self._shared.store)):
+            entry = self._new_entry(key)
+            if entry is not None:
+                written = entry.get("start_time")
+                age = written if isinstance(written, (int, float)) else 0
+                found.append((age, number, key))
+        return [key for _, _, key in sorted(found)]
+
+    def _new_entry(self, key: str) -> Entry | None:
+        """Return a copy of an entry, None if it is not new, or not there any more, or none."""
+        try:
+            entry = self._shared.store[key]
+        except KeyError:
+            return None
+        except Exception as error:  # noqa: BLE001 - one that is damaged says nothing of the others
+            self._complain(key, f"reading it raised {type(error).__name__}: {error}")
+            return None
+        if not isinstance(entry, dict) or not ({"func", "name"} & set(entry)):
+            self._complain(key, f"it is no task but a {type(entry).__name__}")
+            return None
+        # An entry without a status is one that somebody wrote by hand.
+        return dict(entry) if entry.get("task_status", NEW) == NEW else None
+
+    def _complain(self, key: str, why: str) -> None:
+        if key not in self._complained:
+            self._complained.add(key)
+            log.warning("entry %r of a store is left alone: %s", key, why)

@@ -1,0 +1,54 @@
+"""How the process of a slot begins and ends."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from .channel import Channel
+from .results import ResultBound
+from .worker_handle import Slot
+from .worker_loop import Factory, run_station
+
+#: How long a process may go on whose end of the channel is closed, in seconds.
+EXIT_SECONDS = 1.0
+
+
+def start_process(context: Any, slot: Slot, bound: ResultBound, factory: Factory) -> None:
+    """Start a process and give it the slot. Raises what multiprocessing does.
+
+    context: multiprocessing's, of some start method.
+    """
+    ours, theirs = context.Pipe(duplex=True)
+    arguments = (theirs, slot.number, bound, factory)
+    name = f"asyncjob-worker-{slot.number}"
+    process = context.Process(target=run_station, args=arguments, name=name)
+    # Before the start: a forked child closes its parent's ends of all that slots have.
+    slot.occupy(process, Channel(ours))
+    try:
+        process.start()
+    except BaseException:
+        slot.process = slot.channel = None
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    slot.pid = process.pid or 0
+
+
+def end_process(process: BaseProcess) -> str:
+    """Wait for the end of a process that has closed its channel; say how it was."""
+    process.join(EXIT_SECONDS)
+    # Where somebody else has waited for the child, as a program may for all that it has, its status
+    # is lost and it counts as alive; its pid may be another's by then.
+    if process.is_alive() and not wait([process.sentinel], 0):
+        process.kill()  # its loop is gone, so nothing is to come from it
+        process.join()
+    status = process.exitcode
+    with suppress(ValueError):  # as above: it cannot be closed
+        process.close()
+    if status is None:
+        return "how is not known"
+    return f"killed by signal {-status}" if status < 0 else f"exit code {status}"

@@ -1,0 +1,274 @@
+"""A worker process: one event loop, its end of the channel, and the post that is held there.
+
+The post is given each message and says itself when it is done with it. Messages are unpickled
+and handled on the loop, a few milliseconds at a time, so that coroutines come in between; what
+has gathered meanwhile (results, messages done, frames read) goes back in one frame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import os
+import pickle
+import queue
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import count
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection, wait
+from typing import Any, Protocol
+
+from ...call import check_done
+from ...processes.forked import end_child_of, generation
+from ..remote_errors import Failure
+from ..running_loop import awaitable_of
+from .channel import Channel
+from .results import ResultBound
+
+log = logging.getLogger(__name__)
+
+PICKLE_PROTOCOL = 5
+
+#: How long messages are handled at a stretch, in seconds.
+STRETCH_SECONDS = 0.005
+
+#: How often a worker looks whether its parent is another one now, and whether there is room for a
+#: result that waits, in seconds.
+LOOK_SECONDS = 1.0
+
+#: The message that the running code handles; inherited by tasks and callbacks that it makes.
+_handled: contextvars.ContextVar[int | None] = contextvars.ContextVar("handled", default=None)
+
+
+class Post(Protocol):
+    """What a process of a crew does. Called on the running loop of its station."""
+
+    def start(self) -> Awaitable[None] | None: ...
+    def handle(self, message: Any) -> Awaitable[object] | object: ...
+    def join(self) -> None: ...
+
+
+Factory = Callable[["Station"], Post]
+
+
+class Station:
+    """See the module. Everything but ``man`` is for the post, on the station's loop.
+
+    bound: how many results of all workers the parent takes before it has dealt with one of them.
+    """
+
+    def __init__(self, channel: Channel, number: int, bound: ResultBound) -> None:
+        self.number = number
+        self._generation = generation()
+        self._channel = channel
+        self._bound = bound
+        self._frames: deque[Iterator[tuple[int, bytes]]] = deque()
+        self._open: dict[int, None] = {}
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._putters: set[asyncio.Future[None]] = set()
+        self._is_last = False
+        self._is_flushing = False
+        self._clear()
+
+    def _clear(self) -> None:
+        self._receipts = 0
+        self._done: list[int] = []
+        self._results: list[bytes] = []
+        self._refused: list[tuple[int, tuple[Any, ...]]] = []  # marshal knows no Failure
+
+    # -- for the post
+
+    def put_nowait(self, result: object) -> None:
+        """Send a result. Raises queue.Full, and whatever pickle has against the result."""
+        payload = pickle.dumps(result, PICKLE_PROTOCOL)
+        if not self._bound.take(self.number):
+            raise queue.Full(
+                f"the pool has {self._bound.most} results (max_results) that are not dealt with; "
+                "try again later, or await _put()"
+            )
+        self._results.append(payload)
+        self._flush_soon()
+
+    async def put(self, result: object) -> None:
+        """Send a result as soon as the parent takes one."""
+        payload = pickle.dumps(result, PICKLE_PROTOCOL)
+        while not self._bound.take(self.number):
+            self._bound.ask(self.number)
+            if self._bound.take(self.number):  # what was done meanwhile has told nobody
+                break
+            turn = asyncio.get_running_loop().create_future()
+            self._putters.add(turn)
+            try:
+                await asyncio.wait([turn], timeout=LOOK_SECONDS)
+            finally:
+                self._putters.discard(turn)
+        self._results.append(payload)
+        self._flush_soon()
+
+    def task_done(self) -> None:
+        """Say that a message is done: the one that this code handles, else the oldest.
+
+        Raises ValueError where it was done already.
+        """
+        number = _handled.get()
+        if number is None:
+            number = next(iter(self._open), None)
+        if number not in self._open:
+            raise ValueError("task_done() called more often than there were messages")
+        self._settle(number)
+
+    def _settle(self, number: int) -> None:
+        del self._open[number]
+        self._done.append(number)
+        self._flush_soon()
+
+    # -- the process's life
+
+    async def man(self, factory: Factory) -> None:
+        """Hold the post until the last message is done."""
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._over = asyncio.Event()
+        try:
+            post = factory(self)
+            started = post.start()
+            if started is not None:
+                await started
+        except Exception as error:
+            self._refused.append((-1, tuple(Failure.of(error))))
+            self._finish()
+            raise
+        self._handle = post.handle
+        loop.add_reader(self._channel, self._read)
+        self._flush()  # says that it is ready
+        await self._over.wait()
+        loop.remove_reader(self._channel)
+        post.join()
+        self._finish()
+
+    def _finish(self) -> None:
+        self._loop.remove_writer(self._channel)
+        self._channel.finish()
+        self._channel.send(self._outgoing())
+        self._channel.finish()
+
+    def _read(self) -> None:
+        frames = self._channel.receive()
+        if frames is None:
+            os._exit(1)  # nobody is left to send results to
+        for first, payloads, is_last in frames:
+            self._frames.append(zip(count(first), payloads))
+            self._is_last = self._is_last or is_last
+        for turn in self._putters:
+            if not turn.done():
+                turn.set_result(None)
+        self._work()
+
+    def _work(self) -> None:
+        """Handle messages for a while, then let the loop do what else there is."""
+        until = time.monotonic() + STRETCH_SECONDS
+        while self._frames:
+            for number, payload in self._frames[0]:
+                self._take(number, payload)
+                if time.monotonic() > until:
+                    self._loop.call_soon(self._work)
+                    self._flush_soon()
+                    return
+            self._frames.popleft()
+            self._receipts += 1
+        _handled.set(None)
+        self._flush_soon()
+
+    def _take(self, number: int, payload: bytes) -> None:
+        try:
+            message = pickle.loads(payload)
+        except Exception as error:  # noqa: BLE001 - the user's classes may raise anything here
+            self._refused.append((number, tuple(Failure.of(error))))
+            return
+        self._open[number] = None
+        _handled.set(number)
+        try:
+            answer = self._handle(message)
+            if answer is not None:
+                check_done(answer)
+        except Exception as error:  # noqa: BLE001 - the handler's; the worker goes on
+            end_child_of(self._generation)
+            self._fail(number, error)
+            return
+        end_child_of(self._generation)
+        awaited = awaitable_of(answer)
+        if awaited is not None:
+            self._running[number] = self._loop.create_task(self._attend(number, awaited))
+
+    async def _attend(self, number: int, answer: Awaitable[object]) -> None:
+        try:
+            await answer
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - as above
+            end_child_of(self._generation)
+            self._fail(number, error)
+        finally:
+            end_child_of(self._generation)
+            del self._running[number]
+            self._flush_soon()
+
+    def _fail(self, number: int, error: BaseException) -> None:
+        """Log what a handler raised. It will not say any more that its message is done."""
+        log.error("worker %s: a message handler failed", self.number, exc_info=error)
+        if number in self._open:
+            self._settle(number)
+
+    # -- going out
+
+    def _flush_soon(self) -> None:
+        if not self._is_flushing:
+            self._is_flushing = True
+            # Not at once: tasks that were made in this turn of the loop take their first step
+            # before, and what they have to say goes along.
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._is_flushing = False
+        if not self._channel.is_clogged and not self._channel.send(self._outgoing()):
+            self._loop.add_writer(self._channel, self._resume)
+        if self._is_last and not (self._frames or self._open or self._running):
+            self._over.set()
+
+    def _resume(self) -> None:
+        if self._channel.resume():
+            self._loop.remove_writer(self._channel)
+            self._flush()
+
+    def _outgoing(self) -> tuple[Any, ...]:
+        content = (self._receipts, self._done, self._results, self._refused)
+        self._clear()
+        return content
+
+
+def run_station(connection: Connection, number: int, bound: ResultBound, factory: Factory) -> None:
+    """Be a worker process: what a crew's processes run."""
+    # A forked child shares the parent's wake-up socket: its signals would be the parent's.
+    signal.set_wakeup_fd(-1)
+    # They reach the whole process group; a worker ends when its parent tells it to.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, name="asyncjob-lifeline", daemon=True).start()
+    asyncio.run(Station(Channel(connection), number, bound).man(factory))
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent does, whatever its loop is busy with."""
+    parent = parent_process()
+    if parent is None:
+        return
+    # A sibling forked later holds the parent's end of this pipe too, and so may any other child
+    # of the parent. Then the pipe does not break, but the parent is another one.
+    is_child = os.getppid() == parent.pid
+    while not wait([parent.sentinel], LOOK_SECONDS):
+        if is_child and os.getppid() != parent.pid:
+            break
+    os._exit(1)

@@ -1,0 +1,1 @@
+"""Processes of this program: forked, watched, replaced, ended. None of this knows a job."""

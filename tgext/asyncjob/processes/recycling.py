@@ -1,0 +1,68 @@
+"""How much one worker process may run before a fresh one takes its place.
+
+For what leaks: a library that keeps a little of every job, a heap that never shrinks again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ConfigError, MissingExtra
+
+try:
+    import psutil  # type: ignore[import-untyped]
+except ImportError:  # without the extra `worker`; Linux tells by itself
+    psutil = None
+
+#: Where Linux tells a process its memory, in pages: the second number is what is resident.
+STATM = Path("/proc/self/statm")
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What a process may use up; None: no bound.
+
+    max_jobs: 1 or more. max_rss_bytes: of resident memory, 1 or more.
+
+    Raises ConfigError for less, MissingExtra where nothing here can tell the memory.
+    """
+
+    max_jobs: int | None = None
+    max_rss_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, bound in (("max_jobs", self.max_jobs), ("max_rss_bytes", self.max_rss_bytes)):
+            if bound is not None and bound < 1:
+                raise ConfigError(f"{name}: expected 1 or more, or None for no bound, got {bound}")
+        if self.max_rss_bytes is not None:
+            _meter()
+
+    def is_used_up(self, jobs_run: int) -> bool:
+        """Return whether this process, after so many jobs, should drain and be replaced."""
+        if self.max_jobs is not None and jobs_run >= self.max_jobs:
+            return True
+        return self.max_rss_bytes is not None and rss_bytes() >= self.max_rss_bytes
+
+
+def rss_bytes() -> int:
+    """Return the resident memory of this process; raises MissingExtra where nobody knows it."""
+    return _meter()()
+
+
+def _meter() -> Callable[[], int]:
+    if psutil is not None:
+        return _psutil_rss
+    if STATM.exists():
+        return _statm_rss
+    raise MissingExtra("a bound for the memory of a worker process (max_rss_bytes)", "worker")
+
+
+def _psutil_rss() -> int:
+    return int(psutil.Process().memory_info().rss)
+
+
+def _statm_rss() -> int:
+    return int(STATM.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")

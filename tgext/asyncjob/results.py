@@ -1,0 +1,162 @@
+"""What is known of jobs: those of this thread's transaction, and those that the backend has."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
+from .amount import seconds
+from .backends.base import Backend
+from .current import attempt_var, uncut
+from .errors import NotCommitted, UnknownJob
+from .job import READY, Job, Snapshot
+from .transactions.scope import Scope
+from .worker.progress_tracker import Tracked
+
+#: Longest that a wait for a job's end goes without looking, in seconds; shorter inside a job,
+#: where each look is a checkpoint too.
+LONGEST_LOOK = 5.0
+LONGEST_LOOK_IN_JOB = 0.05
+
+#: Times that a change is tried in all.
+TRIES = 3
+
+
+class Ledger:
+    """Answers and changes what stands there; any thread may ask.
+
+    backend: asked for with each question. retention_seconds: what to say of jobs that are gone.
+    announce: called with jobs that wait again. connection: gives the one of this thread's
+    transaction, in which a change is to take part, None where there is none.
+    """
+
+    def __init__(
+        self,
+        backend: Callable[[], Backend],
+        scope: Scope,
+        tracked: Tracked,
+        *,
+        retention_seconds: float,
+        announce: Callable[[list[Job]], None],
+        connection: Callable[[], Any],
+    ) -> None:
+        self._backend = backend
+        self._retention_seconds = retention_seconds
+        self._scope = scope
+        self._tracked = tracked
+        self._announce = announce
+        self._connection = connection
+
+    @uncut
+    def snapshot(self, uid: object) -> Snapshot:
+        """Read a job; raises UnknownJob."""
+        if not isinstance(uid, str):
+            raise UnknownJob(uid, f"a uid is a str, got {type(uid).__name__}")
+        found = self._pending(uid) or self._backend().get(uid)
+        if found is None:
+            raise UnknownJob(
+                uid,
+                f"the {self._backend().name} backend has none; ended jobs are kept for "
+                f"{self._retention_seconds:g} s (asyncjob.retention)",
+            )
+        return found
+
+    @uncut
+    def snapshot_of(self, job: Job) -> Snapshot:
+        """Read a job that was enqueued a moment ago."""
+        # One that has been run and removed in this moment is shown as it was enqueued.
+        return self._pending(job.uid) or self._backend().get(job.uid) or _waiting(job)
+
+    @uncut
+    def progress(self, uid: object) -> tuple[int, Any] | None:
+        """See ``JobQueue.progress``."""
+        if not isinstance(uid, str):
+            return None
+        if self._pending(uid) is not None:
+            return (-1, None)
+        if self._tracked.tracker is None:
+            found = self._backend().progress(uid)
+            return None if found is None else (found.value, found.data)
+        if self._has_ended(uid):
+            return None
+        tracked: tuple[int, Any] | None = self._tracked.tracker.get_progress(uid)
+        return tracked
+
+    def wait_for_end(self, uid: str, timeout: float | None) -> Snapshot:
+        """Wait until a job has ended, *timeout* seconds at the most; None or infinity: for ever.
+
+        Raises TimeoutError, NotCommitted, UnknownJob.
+        """
+        if self._pending(uid) is not None:
+            raise NotCommitted(uid)
+        attempt = attempt_var.get()
+        until = None if timeout is None else time.monotonic() + seconds("wait", timeout)
+        while True:
+            found = self.snapshot(uid)
+            if found.status.is_final:
+                return found
+            left = LONGEST_LOOK if until is None else until - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"job {uid!r} is {found.status} after {timeout:g} s of waiting")
+            if attempt is None:
+                self._backend().wait_for_end(uid, min(left, LONGEST_LOOK))
+            else:
+                attempt.pause(min(left, LONGEST_LOOK_IN_JOB))
+
+    @uncut
+    def cancel(self, uid: str) -> bool:
+        """Cancel a job; True unless it had ended. One that this very transaction enqueued
+        never comes to exist. Raises UnknownJob."""
+        attempt = attempt_var.get()
+        if attempt is not None and attempt.uid == uid:  # its transaction must not end that way
+            return attempt.cancel()
+        pending = self._scope.pending_or_none()
+        if pending is not None and pending.drop(uid):
+            return True
+        self.snapshot(uid)
+        cancelled = self._change(self._backend().cancel, uid)
+        if cancelled and self._has_ended(uid):
+            self._tracked.end(uid)
+        return cancelled
+
+    @uncut
+    def retry(self, uid: str) -> bool:
+        """Enqueue an ended job again; True if it had ended. Raises UnknownJob."""
+        job = self.snapshot(uid).job
+        retried = self._change(self._backend().retry, uid)
+        if retried and self._connection() is None:
+            self._announce([job])
+        elif retried:
+            self._scope.after_commit(lambda: self._announce([job]))
+        return retried
+
+    def _change(self, change: Callable[[str, Any], bool | None], uid: str) -> bool:
+        """Make a change in this thread's transaction, or, where it has none, by itself; then also
+        if it has to give way to another one's (a deadlock, say) at first."""
+        connection = self._connection()
+        tries_left = TRIES if connection is None else 1
+        while True:
+            tries_left -= 1
+            try:
+                return bool(change(uid, connection))
+            except Exception as error:
+                if not tries_left or not self._backend().is_passing(error):
+                    raise
+
+    def _pending(self, uid: str) -> Snapshot | None:
+        pending = self._scope.pending_or_none()
+        job = None if pending is None else pending.find(uid)
+        return None if job is None else _waiting(job)
+
+    def _has_ended(self, uid: str) -> bool:
+        try:
+            found = self._backend().get(uid)
+        except UnknownJob:  # another process's, of which a tracker may know
+            return False
+        return found is not None and found.status.is_final
+
+
+def _waiting(job: Job) -> Snapshot:
+    return Snapshot(job, READY, datetime.now(timezone.utc))

@@ -1,0 +1,250 @@
+"""Turn a call into text that a database row can hold, and back, in another process.
+
+Plain JSON values and typed ones (see ``values``) need no secret, nor does a target that has a
+dotted path. Everything else (see ``closures``) is written only where there is a secret, and read
+only after the signature was verified: with a secret, nothing is imported, rebuilt or unpickled
+before. The only room that signs and rebuilds closures; knows nothing of rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from typing import Any, NamedTuple, NoReturn
+
+from itsdangerous import Signer
+
+from ..call import Call, check
+from ..errors import (
+    AsyncJobError,
+    BadSignature,
+    CallableMissing,
+    ConfigError,
+    NotSerializable,
+    Unreadable,
+)
+from ..job import storable
+from ..task import Task
+from .closures import CodeReader, CodeWriter
+from .references import Unfit, find, find_itself, path_to
+from .scalars import MARK, Form, marked
+from .values import Reader, Writer, shown
+
+__all__ = ["Seal", "StoredCall"]
+
+_dump = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
+_MARKED = f'"{MARK}"'
+
+
+class StoredCall(NamedTuple):
+    """A call as a row holds it; every part is signed as it stands here."""
+
+    name: str  #: the dotted path, to be shown
+    payload: str  #: JSON, ASCII only
+    signature: str | None  #: None: there was no secret
+
+
+class Seal:
+    """Stores and loads calls and values. secret: None for plain and typed JSON only."""
+
+    def __init__(self, secret: str | None) -> None:
+        if secret is not None and not secret.strip():
+            raise ConfigError(
+                "asyncjob.secret: expected a secret word, got an empty one; "
+                "leave it out to do without signatures"
+            )
+        # Two salts: the signature of a value is none for a call.
+        self._call_signer = _signer(secret, "call") if secret else None
+        self._value_signer = _signer(secret, "value") if secret else None
+
+    def store(self, uid: str, call: Call) -> StoredCall:
+        """Return what to keep of *call* for the job *uid*.
+
+        Raises NotSerializable for a target or an argument that cannot be stored.
+        """
+        target = call.target.func if isinstance(call.target, Task) else call.target
+        writer = CodeWriter(signed=self._call_signer is not None)
+        content: dict[str, Form] = {}
+        part = "the callable"
+        try:
+            path = path_to(target)
+            content["f"] = writer.write(target) if path is None else path
+            if call.args:
+                content["a"] = args = []
+                for number, value in enumerate(call.args, 1):
+                    part = f"argument {number}"
+                    args.append(writer.write(value))
+            if call.kwargs:
+                content["k"] = kwargs = []
+                for name, value in call.kwargs.items():
+                    part = f"argument {name!r}"
+                    kwargs.append([name, writer.write(value)])
+        except Unfit as why:
+            raise _unfit(part, call, str(why)) from why.__cause__
+        except Exception as error:  # a value's own code runs here, and may raise anything
+            raise _unfit(part, call, _raised(error)) from error
+        name = storable(call.name) if path is None else path.replace(":", ".")
+        payload = _dump(content)
+        signer = self._call_signer
+        signature = None if signer is None else _signature(signer, _signed_text(uid, name, payload))
+        return StoredCall(name, payload, signature)
+
+    def load(self, uid: str, stored: StoredCall, *, implied: int = 0) -> Call:
+        """Return the call that was stored for the job *uid*.
+
+        implied: how many positional arguments the machine puts before those stored.
+        Raises BadSignature before anything is imported; ModuleMissing if another worker may be
+        able to run it; CallableMissing, BadCall, OtherPython or Unreadable if none is.
+        """
+        self._verify(uid, stored)
+        try:
+            content = json.loads(stored.payload)
+            call = self._call_of(stored, content)
+        except AsyncJobError:
+            raise
+        except Exception as error:  # whatever a malformed payload, or a class of it, raises
+            raise _unreadable(f"the payload of job {uid!r}", error) from error
+        if not callable(call.target):
+            raise CallableMissing(stored.name, f"it cannot be called: it is {shown(call.target)}")
+        check(call.target, call.args, call.kwargs or {}, implied=implied)
+        return call
+
+    def _call_of(self, stored: StoredCall, content: dict[str, Form]) -> Call:
+        path = content["f"]
+        if isinstance(path, str) and path.replace(":", ".") != stored.name:
+            raise BadSignature(f"expected a call of {stored.name}, got one of {path}: one changed")
+        args, kwargs = content.get("a", ()), content.get("k", ())
+        if isinstance(path, str) and _MARKED not in stored.payload:
+            return Call(find(path), tuple(args), {str(name): form for name, form in kwargs} or None)
+        # The order in which it was written, since a later part may lead to an earlier one.
+        read = CodeReader(trusted=self._call_signer is not None).read
+        target = find(path) if isinstance(path, str) else read(path)
+        args = [read(form) for form in args]
+        return Call(target, tuple(args), {str(name): read(form) for name, form in kwargs} or None)
+
+    def task_of(self, stored: StoredCall) -> Task | None:
+        """Return the Task that a stored call, which was verified, names; None if it names none."""
+        path = json.loads(stored.payload).get("f")
+        found = find_itself(path) if isinstance(path, str) else None
+        return found if isinstance(found, Task) else None
+
+    def _verify(self, uid: str, stored: StoredCall) -> None:
+        signer, signature = self._call_signer, stored.signature
+        if signer is None and signature is None:
+            return
+        if signer is None:
+            raise BadSignature(
+                f"job {uid!r} was stored with a signature, and this process has no asyncjob.secret "
+                "to verify it; give it the secret of the one that enqueues"
+            )
+        text = _signed_text(uid, stored.name, stored.payload)
+        if signature is None or not _is_signature(signature, signer, text):
+            came = "none" if signature is None else "one that does not fit"
+            raise BadSignature(
+                f"expected the signature of job {uid!r} by asyncjob.secret, got {came}: the row "
+                "was changed, belongs to another job, or was stored under another secret; it was "
+                "not opened; enqueue the job again"
+            )
+
+    def dump_value(self, value: Any) -> str:
+        """Return *value*, a result or the data of a progress report, as JSON; never pickled.
+
+        What names a class, which reading will import, is signed where there is a secret.
+        Raises NotSerializable for what is neither plain nor typed.
+        """
+        writer = Writer(_refuse_other)
+        try:
+            text = _dump(writer.write(value))
+        except Unfit as why:
+            raise _unfit_value(value, str(why)) from why.__cause__
+        except Exception as error:  # as in store
+            raise _unfit_value(value, _raised(error)) from error
+        if writer.names_classes and self._value_signer:
+            return _dump(marked("signed", text, by=_signature(self._value_signer, text)))
+        return text
+
+    def load_value(self, text: str) -> Any:
+        """Return the value of a text that ``dump_value`` gave.
+
+        Raises BadSignature, ModuleMissing, CallableMissing, BadCall for a dataclass that has other
+        fields now, and Unreadable.
+        """
+        try:
+            form = json.loads(text)
+            if _MARKED not in text:
+                return form
+            return self._read_value(form)
+        except AsyncJobError:
+            raise
+        except Exception as error:  # whatever a malformed text, or a class that it names, raises
+            raise _unreadable("a stored value", error) from error
+
+    def _read_value(self, form: Form) -> Any:
+        signer = self._value_signer
+        signed = isinstance(form, dict) and form.get(MARK) == "signed"
+        if signed:
+            if not signer or not _is_signature(form["by"], signer, form["v"]):
+                raise BadSignature(
+                    "expected a value signed by asyncjob.secret, got one that was changed or "
+                    "signed under another secret; it was not opened"
+                )
+            form = json.loads(form["v"])
+        return Reader({}, imports=signed or signer is None).read(form)
+
+
+def _unfit(part: str, call: Call, why: str) -> NotSerializable:
+    return NotSerializable(
+        f"expected a call that a database row can hold, but {part} of {call.name} cannot be "
+        f"stored: {why}"
+    )
+
+
+def _unfit_value(value: object, why: str) -> NotSerializable:
+    return NotSerializable(
+        f"expected a value that JSON holds, got {shown(value)} that cannot be stored: {why}"
+    )
+
+
+def _raised(error: Exception) -> str:
+    return f"looking into it raised {type(error).__name__}: {error}; pass an id or plain values"
+
+
+def _refuse_other(value: Any) -> NoReturn:
+    raise Unfit(f"it is or holds {shown(value)}; return or report an id, or plain values")
+
+
+def _unreadable(what: str, error: Exception) -> Unreadable:
+    return Unreadable(
+        f"expected {what} as this version of tgext.asyncjob writes it, got one that cannot be read "
+        f"({type(error).__name__}: {error}); it was changed, or another version wrote it"
+    )
+
+
+# -- signatures
+
+
+def _signer(secret: str, salt: str) -> Signer:
+    # The key is derived once: a Signer derives it for each signature.
+    key = Signer(
+        secret,
+        salt=f"tgext.asyncjob.{salt}",
+        key_derivation="hmac",
+        digest_method=hashlib.sha256,
+    ).derive_key()
+    return Signer(key, key_derivation="none", digest_method=hashlib.sha256)
+
+
+def _signed_text(uid: str, name: str, payload: str) -> str:
+    # With the lengths, so that no end of one can become the beginning of the next.
+    return f"{len(uid)} {len(name)} {uid}{name}{payload}"
+
+
+def _signature(signer: Signer, text: str) -> str:
+    return signer.get_signature(text.encode("utf-8", "surrogatepass")).decode("ascii")
+
+
+def _is_signature(signature: Any, signer: Signer, text: Any) -> bool:
+    # Not verify_signature: it decodes base64, which has several spellings of the same bytes.
+    expected = _signature(signer, text).encode("ascii")
+    return hmac.compare_digest(expected, signature.encode("utf-8", "surrogatepass"))

@@ -1,0 +1,160 @@
+"""Calls and results as signed bytes that go to another server and come back.
+
+    signature | "." | head: one line of JSON | body: pickled
+
+The head says what somebody needs to know before he opens the body: when it was written, its
+number, what is to be called. ``read`` opens nothing, it only verifies; a body is opened by
+``unpickled``, and whoever calls that has read the head. A letter of one kind is none of another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import importlib
+import json
+import pickle
+from io import BytesIO
+from types import FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+from itsdangerous import Signer
+
+from ..call import is_orm_instance
+from ..errors import BadSignature, CallableMissing, ConfigError, NotSerializable, Unreadable
+from .references import Unfit, find_itself, importable, module_named, path_to
+from .values import shown
+
+__all__ = ["Letter", "Letters", "found_at", "pickled", "unpickled", "whereabouts"]
+
+#: The newest protocol of every Python that is supported.
+_PROTOCOL = 5
+
+
+class Letter(NamedTuple):
+    """What was signed: nothing in it has been opened."""
+
+    head: dict[str, Any]
+    body: bytes
+
+
+class Letters:
+    """Writes and reads letters of one kind, under one secret."""
+
+    def __init__(self, secret: str, kind: str) -> None:
+        if not isinstance(secret, str) or not secret.strip():
+            raise ConfigError(
+                "secret: expected a secret word that both servers share, got none or an empty one; "
+                "whoever knows it can run code there"
+            )
+        self._signer = Signer(
+            secret,
+            salt=f"tgext.asyncjob.letter.{kind}",
+            key_derivation="hmac",
+            digest_method=hashlib.sha256,
+        )
+
+    def write(self, head: dict[str, Any], body: bytes) -> bytes:
+        """Return a letter; head: what JSON holds."""
+        content = json.dumps(head).encode("ascii") + b"\n" + body
+        signature: bytes = self._signer.get_signature(content)
+        return signature + b"." + content
+
+    def read(self, text: bytes) -> Letter:
+        """Return what was signed, unopened.
+
+        Raises BadSignature, and Unreadable for what was signed and is no letter.
+        """
+        signature, _, content = text.partition(b".")
+        # Not verify_signature: it decodes base64, which has several spellings of the same bytes.
+        if not hmac.compare_digest(self._signer.get_signature(content), signature):
+            raise BadSignature(
+                "expected a letter signed with the secret of this server, got one that is not, or "
+                "that was changed or cut off; it was not opened"
+            )
+        line, _, body = content.partition(b"\n")
+        try:
+            head = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise Unreadable(f"expected a head of JSON, got none: {error}") from None
+        if not isinstance(head, dict):
+            raise Unreadable(f"expected a head with names, got a {type(head).__name__}")
+        return Letter(head, body)
+
+
+# -- where a target is
+
+
+def whereabouts(target: Any) -> str | None:
+    """Return the path by which the other server finds *target*; None if it must be pickled.
+
+    Raises NotSerializable for what belongs to a script, which no other server can import.
+    """
+    try:
+        if isinstance(target, ModuleType):
+            return importable(target.__name__, target) + ":"
+        return path_to(target)
+    except Unfit as why:
+        raise NotSerializable(f"expected a target that another server finds, but {why}") from None
+
+
+def found_at(path: str) -> Any:
+    """Import what a path leads to. Raises ModuleMissing and CallableMissing."""
+    module, _, names = path.partition(":")
+    return find_itself(path) if names else module_named(module, path)
+
+
+# -- bodies
+
+
+class _Pickler(pickle.Pickler):
+    """Writes modules by their name; refuses what the other server would not find."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, ModuleType):
+            return importlib.import_module, (importable(value.__name__, value),)
+        if isinstance(value, (type, FunctionType)):
+            importable(value.__module__, value)
+        return NotImplemented
+
+
+class _ArgumentPickler(_Pickler):
+    """Refuses database objects, too: they arrive detached from their session."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if is_orm_instance(value):
+            raise Unfit(
+                f"it holds {shown(value)}, which arrives without its session: pass its id and "
+                "query it there"
+            )
+        return super().reducer_override(value)
+
+
+def pickled(value: Any, *, what: str, arguments: bool = False) -> bytes:
+    """Return *value* as bytes; what: what it is, for the message. Raises NotSerializable."""
+    buffer = BytesIO()
+    try:
+        (_ArgumentPickler if arguments else _Pickler)(buffer, _PROTOCOL).dump(value)
+    except Exception as error:  # the value's own code runs, and may raise anything
+        why = str(error) if isinstance(error, Unfit) else f"{type(error).__name__}: {error}"
+        raise NotSerializable(
+            f"expected {what} that can be pickled, and cannot be ({why}); pass or return an id, "
+            "or plain values"
+        ) from error
+    return buffer.getvalue()
+
+
+def unpickled(body: bytes) -> Any:
+    """Open a body that ``pickled`` gave, of a letter whose signature was verified.
+
+    Raises CallableMissing, and Unreadable for whatever else comes of it.
+    """
+    try:
+        return pickle.loads(body)
+    except (ImportError, AttributeError) as error:
+        raise CallableMissing("a part of a pickled value", str(error)) from error
+    except Exception as error:
+        raise Unreadable(
+            f"expected a body that this server can open, got {type(error).__name__}: {error}; both "
+            "need the same classes, at the same places"
+        ) from error

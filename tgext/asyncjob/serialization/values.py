@@ -1,0 +1,240 @@
+"""Write values as JSON and read them back equal, and of the same type.
+
+What JSON holds stands as it is. Everything else becomes ``{"$": kind, "v": ...}``, and so does a
+dictionary that has a ``"$"`` of its own. Reading calls no code of the classes it meets: it makes
+an instance as ``copy`` would, after it has seen that the class is of the kind that was written.
+What is neither plain nor typed goes to the ``other`` that a Writer and a Reader are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum, Flag
+from typing import Any
+
+from ..call import is_orm_instance, path_of
+from ..errors import BadCall, BadSignature, CallableMissing
+from .references import Unfit, find_class, path_to
+from .scalars import MARK, READ_ATOM, WRITE_ATOM, Form, is_text, marked, write_int
+
+#: Deeper than any honest argument, and safe under Python's limit of 1000 frames (three a level)
+#: with the stack of a web request below.
+DEEPEST = 64
+
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement
+
+
+def shown(value: object) -> str:
+    """Say what a value is, never what is in it: it may be a password."""
+    return f"an instance of {path_of(type(value))}"
+
+
+# -- writing
+
+
+class Writer:
+    """Writes the parts of one call or value.
+
+    other: what to do with a value that is neither plain nor typed; gives its form or raises Unfit.
+    """
+
+    def __init__(self, other: Callable[[Any], Form]) -> None:
+        self.names_classes = False  #: whether a class was named, which reading will import
+        self._other = other
+        self._open: set[int] = set()
+        self._depth = 0
+
+    def write(self, value: Any) -> Form:
+        """Return the form of *value*. Raises Unfit for what cannot be stored."""
+        if value is None or value is True or value is False:
+            return value
+        kind = type(value)
+        atom = WRITE_ATOM.get(kind)
+        if atom is not None:
+            form = atom(value)
+            return self._other(value) if form is NotImplemented else form
+        if self._depth >= DEEPEST:
+            raise Unfit(f"it is nested more than {DEEPEST} levels deep: pass it flatter, or an id")
+        self._depth += 1
+        try:
+            if kind in _CONTAINERS:
+                return self._once(_CONTAINERS[kind], value)
+            return self._write_instance(value, kind)
+        finally:
+            self._depth -= 1
+
+    def _once(self, write: Callable[[Writer, Any], Form], value: Any) -> Form:
+        if id(value) in self._open:
+            raise Unfit(f"it holds {shown(value)} that holds itself: pass it without the circle")
+        self._open.add(id(value))
+        try:
+            return write(self, value)
+        finally:
+            self._open.discard(id(value))
+
+    def _list(self, value: Any) -> Form:
+        return [self.write(item) for item in value]
+
+    def _dict(self, value: dict[Any, Any]) -> Form:
+        if MARK not in value and all(type(key) is str and is_text(key) for key in value):
+            return {key: self.write(item) for key, item in value.items()}
+        pairs = [[self.write(key), self.write(item)] for key, item in value.items()]
+        return marked("dict", pairs)
+
+    def _write_instance(self, value: Any, kind: type[Any]) -> Form:
+        if is_orm_instance(value):
+            raise Unfit(
+                f"it is or holds {shown(value)}, which SQLAlchemy detaches at the commit: pass its "
+                "id and query it inside the job"
+            )
+        write = _writer_of(value, kind)
+        path = None if write is None else path_to(kind)
+        if write is None or path is None:
+            return self._other(value)
+        self.names_classes = True
+        return {**self._once(write, value), "c": path}
+
+    def _dataclass(self, value: Any) -> Form:
+        of = {field.name: self.write(getattr(value, field.name)) for field in fields(value)}
+        return marked("dataclass", of)
+
+    def _enum(self, value: Enum) -> Form:
+        return marked("enum", value._name_)
+
+    def _flag(self, value: Flag) -> Form:
+        return marked("flag", write_int(value._value_))
+
+    def _namedtuple(self, value: tuple[Any, ...]) -> Form:
+        return marked("namedtuple", self._list(value))
+
+
+def _writer_of(value: Any, kind: type[Any]) -> Callable[[Writer, Any], Form] | None:
+    """Return what writes an instance of a class by its parts, None if they are not all of it."""
+    if issubclass(kind, Enum):
+        if kind.__members__.get(value._name_) is value:
+            return Writer._enum
+        # several flags at once have no name
+        is_flags = issubclass(kind, Flag) and kind(value._value_) is value
+        return Writer._flag if is_flags else None
+    if issubclass(kind, tuple):
+        names = getattr(kind, "_fields", None)
+        is_named = names is not None and len(names) == len(value)
+        return Writer._namedtuple if is_named and not getattr(value, "__dict__", None) else None
+    if is_dataclass(kind) and _is_its_fields(value, kind):
+        return Writer._dataclass
+    return None
+
+
+def _is_its_fields(value: Any, kind: type[Any]) -> bool:
+    names = {field.name for field in fields(kind)}
+    attributes = set(getattr(value, "__dict__", ()))
+    for base in kind.__mro__[:-1]:
+        if not base.__flags__ & _HEAP_TYPE:  # a dict, an exception: more than what it is asked for
+            return False
+        slots = base.__dict__.get("__slots__", ())
+        attributes.update([slots] if isinstance(slots, str) else slots)
+    attributes -= {"__dict__", "__weakref__"}
+    return attributes <= names and all(hasattr(value, name) for name in names)
+
+
+_CONTAINERS: dict[type, Callable[[Writer, Any], Form]] = {
+    list: Writer._list,
+    dict: Writer._dict,
+    tuple: lambda writer, value: marked("tuple", writer._list(value)),
+    set: lambda writer, value: marked("set", writer._list(value)),
+    frozenset: lambda writer, value: marked("frozenset", writer._list(value)),
+}
+
+
+# -- reading
+
+
+class Reader:
+    """Reads the parts of one call or value.
+
+    others: what reads the forms that are not known here, by their kind.
+    imports: whether a form may name a class to import.
+    """
+
+    def __init__(
+        self, others: Mapping[str, Callable[[dict[str, Form]], Any]], *, imports: bool = True
+    ) -> None:
+        self._others = others
+        self._imports = imports
+
+    def read(self, form: Form) -> Any:
+        """Return the value of a form. Raises ModuleMissing, CallableMissing, BadCall.
+
+        A malformed one raises whatever comes of it.
+        """
+        if type(form) is list:
+            return [self.read(item) for item in form]
+        if type(form) is not dict:
+            return form
+        if MARK not in form:
+            return {key: self.read(item) for key, item in form.items()}
+        kind = form[MARK]
+        if kind in READ_ATOM:
+            return READ_ATOM[kind](form)
+        if kind in _PARTS:
+            return _PARTS[kind](self, form)
+        return self._others[kind](form)
+
+    def _dict(self, form: dict[str, Form]) -> Any:
+        return {self.read(key): self.read(item) for key, item in form["v"]}
+
+    def _class(self, path: str, kind: str) -> type[Any]:
+        if not self._imports:
+            raise BadSignature(
+                f"expected a value that names the {kind} {path} to be signed by asyncjob.secret, "
+                "got no signature: it was changed, or stored without a secret; it was not opened"
+            )
+        return find_class(path, kind)
+
+    def _dataclass(self, form: dict[str, Form]) -> Any:
+        kind = self._class(form["c"], "dataclass")
+        if not is_dataclass(kind):
+            raise CallableMissing(form["c"], "that is no dataclass")
+        stored, now = list(form["v"]), [field.name for field in fields(kind)]
+        if sorted(stored) != sorted(now):
+            raise BadCall(
+                f"expected the dataclass {form['c']} as it was stored, with the fields {stored}, "
+                f"but now it has {now}; enqueue the job again"
+            )
+        value: Any = object.__new__(kind)
+        for name, item in form["v"].items():
+            object.__setattr__(value, name, self.read(item))  # it may be frozen
+        return value
+
+    def _enum(self, form: dict[str, Form]) -> Any:
+        kind = self._class(form["c"], "Enum")
+        if not issubclass(kind, Enum) or form["v"] not in kind.__members__:
+            raise CallableMissing(form["c"], f"that is no Enum with a member {form['v']!r}")
+        return kind.__members__[form["v"]]
+
+    def _flag(self, form: dict[str, Form]) -> Any:
+        kind = self._class(form["c"], "Flag")
+        if not issubclass(kind, Flag):
+            raise CallableMissing(form["c"], "that is no Flag")
+        return kind(self.read(form["v"]))
+
+    def _namedtuple(self, form: dict[str, Form]) -> Any:
+        kind = self._class(form["c"], "namedtuple")
+        items, names = self.read(form["v"]), getattr(kind, "_fields", None)
+        if not issubclass(kind, tuple) or names is None or len(names) != len(items):
+            what = f"that is no namedtuple of {len(items)} fields"
+            raise CallableMissing(form["c"], what)
+        return tuple.__new__(kind, items)
+
+
+_PARTS: dict[str, Callable[[Reader, dict[str, Form]], Any]] = {
+    "dict": Reader._dict,
+    "tuple": lambda reader, form: tuple(reader.read(form["v"])),
+    "set": lambda reader, form: set(reader.read(form["v"])),
+    "frozenset": lambda reader, form: frozenset(reader.read(form["v"])),
+    "dataclass": Reader._dataclass,
+    "enum": Reader._enum,
+    "flag": Reader._flag,
+    "namedtuple": Reader._namedtuple,
+}

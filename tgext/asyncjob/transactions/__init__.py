@@ -1,0 +1,1 @@
+"""Which transaction enqueues, runs and completes a job. None of this knows a backend."""

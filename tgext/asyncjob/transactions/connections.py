@@ -1,0 +1,256 @@
+"""What happens on the database connections that a job works on, told to its attempt.
+
+    a session begins a transaction     the attempt knows its connection
+    a statement that needs one         SQLite gets its BEGIN, so that no savepoint's end commits
+    COMMIT, and what commits like it   the attempt is asked before; what it raises prevents it
+    an error                           keeps which database it came from; the attempt knows it
+
+These are events of SQLAlchemy's engines, so no way to commit passes them by: the transaction
+package, ``Connection.commit()``, COMMIT as text, a savepoint that was still open. What a job does
+on the driver's own connection cannot be seen here.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from operator import attrgetter
+from typing import Any, NamedTuple
+from weakref import WeakSet
+
+from sqlalchemy import Connection, Engine, TwoPhaseTransaction, event
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
+from sqlalchemy.orm import Session
+from zope.sqlalchemy import ZopeTransactionEvents
+
+from ..current import attempt_var
+
+log = logging.getLogger(__name__)
+
+_BLANK = r"(?:\s|/\*(?!M?!).*?\*/|--[^\n]*\n|\#[^\n]*\n)*"
+
+
+def _begins_with(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"{_BLANK}(?:{pattern})\b", re.IGNORECASE | re.DOTALL)
+
+
+_ENDS_BY_NAME = r"COMMIT|END"
+
+#: Statements that commit what was done before them. MariaDB does so before any change of tables
+#: that others see, and of rights; a temporary table is this connection's own.
+_COMMITTING = {
+    "sqlite": _begins_with(_ENDS_BY_NAME),
+    "postgresql": _begins_with(rf"{_ENDS_BY_NAME}|PREPARE\s+TRANSACTION"),
+    "mysql": _begins_with(
+        r"COMMIT|BEGIN(?!\s+NOT\s+ATOMIC)|START\s+TRANSACTION|SET\s+(?:SESSION\s+|@@)?AUTOCOMMIT|"
+        r"(?:CREATE|DROP)(?!\s+(?:OR\s+REPLACE\s+)?TEMPORARY)|ALTER|RENAME|TRUNCATE|GRANT|REVOKE|"
+        r"SET\s+PASSWORD|LOCK\s+TABLES?|ANALYZE|OPTIMIZE|REPAIR|CHECK\s+TABLE|CACHE\s+INDEX|"
+        r"LOAD\s+INDEX|FLUSH|RESET|INSTALL|UNINSTALL|START\s+SLAVE|STOP\s+SLAVE|CHANGE\s+MASTER"
+    ),
+}  # fmt: skip
+_COMMITTING["mariadb"] = _COMMITTING["mysql"]
+
+#: Statements that undo what was done before them.
+_UNDOING = _begins_with("ROLLBACK|ABORT")
+
+#: The phases of MariaDB's transactions that have two.
+_PHASE = _begins_with("XA")
+
+#: What SQLite may do outside of a transaction: it changes nothing, or cannot be done inside.
+_NEEDS_NO_BEGIN = _begins_with(
+    r"SELECT|VALUES|PRAGMA|EXPLAIN|ATTACH|DETACH|VACUUM|BEGIN|COMMIT|END|ROLLBACK|RELEASE|"
+    r"WITH(?!.*\b(?:INSERT|UPDATE|DELETE|REPLACE)\b)"
+)
+
+#: Where an execution keeps whether a transaction was open before it.
+_WAS_OPEN = "asyncjob_was_open"
+
+#: Where an error keeps its origin.
+_ORIGIN = "asyncjob_origin"
+
+#: What MariaDB's protocol and PostgreSQL's library say of a connection.
+SERVER_STATUS_IN_TRANS, IDLE = 1, 0
+
+#: How to read whether a transaction is open on a driver's connection, by its class.
+_readers: dict[type, Callable[[Any], bool | None]] = {}
+
+_engines: WeakSet[Engine] = WeakSet()
+
+
+class Origin(NamedTuple):
+    """Where an error of a database came from."""
+
+    engine: Engine
+    was_connecting: bool  #: there was no connection yet
+    was_open: bool  #: the connection was inside a transaction before the statement
+
+
+def origin_of(error: BaseException) -> Origin | None:
+    """Return where *error* came from; None: from none of the databases that jobs work on."""
+    found: Origin | None = getattr(error, _ORIGIN, None)
+    return found
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """Return what is behind *error*: of a session that goes on where its database has failed
+    SQLAlchemy only says that it has to be rolled back."""
+    attempt = attempt_var.get()
+    if attempt is None or not isinstance(error, PendingRollbackError):
+        return error
+    return attempt.met or error
+
+
+def tell_attempts() -> None:
+    """Let attempts know of the connections of their sessions; once for all sessions."""
+    if not event.contains(Session, "after_begin", _begins):
+        event.listen(Session, "after_begin", _begins)
+
+
+def listen(engine: Engine) -> None:
+    """Hear of what happens on the connections of *engine*; once for each."""
+    # One made by execution_options() has the events of its origin as well: they came twice.
+    while (origin := getattr(engine, "_proxied", None)) is not None:
+        engine = origin
+    if engine in _engines:
+        return
+    _engines.add(engine)
+    event.listen(engine, "commit", _commits)
+    event.listen(engine, "prepare_twophase", _commits)
+    event.listen(engine, "before_cursor_execute", _executes)
+    event.listen(engine, "after_cursor_execute", _has_executed)
+    note_errors(engine)
+
+
+def note_errors(engine: Engine) -> None:
+    """Let errors of *engine* keep that they are its."""
+    event.listen(engine, "handle_error", _fails)
+
+
+def read_at_once(connection: Connection) -> None:
+    """Take back from *connection*, before we write on it, that it reads with the server's cursors:
+    PostgreSQL has none for what writes."""
+    if connection.get_execution_options().get("stream_results"):
+        connection.execution_options(stream_results=False)
+
+
+# -- events
+
+
+def _begins(session: Any, _transaction: Any, connection: Connection) -> None:
+    attempt = attempt_var.get()
+    if attempt is None or not _is_of_zope(session):
+        return
+    listen(connection.engine)
+    if _commits_each_statement(connection):
+        raise RuntimeError(
+            "expected a session whose work is committed as a whole, got a connection with "
+            "isolation_level AUTOCOMMIT, on which what a job does would stay when it fails or is "
+            "cancelled; let the engine of the session have another isolation level, and use a "
+            "connection of an engine of its own for what needs AUTOCOMMIT"
+        )
+    attempt.uses(connection, session)
+
+
+def _is_of_zope(session: Any) -> bool:
+    listeners = session.dispatch.after_begin
+    return any(
+        isinstance(getattr(each, "__self__", None), ZopeTransactionEvents) for each in listeners
+    )
+
+
+def _commits_each_statement(connection: Connection) -> bool:
+    driver: Any = connection.connection.dbapi_connection
+    if connection.dialect.name == "sqlite":
+        is_manual = driver.isolation_level is None and not driver.in_transaction
+        return is_manual or getattr(driver, "autocommit", None) is True
+    asked = getattr(driver, "get_autocommit", None)
+    return bool(asked() if asked is not None else getattr(driver, "autocommit", False))
+
+
+def _commits(connection: Connection, *_xid: Any) -> None:
+    attempt = attempt_var.get()
+    if attempt is None or connection not in attempt.connections:
+        return
+    try:
+        read_at_once(connection)
+        attempt.commits(connection)
+    except BaseException:
+        # SQLAlchemy takes the transaction for ended now, and would not roll it back.
+        with suppress(Exception):
+            connection.dialect.do_rollback(connection.connection)
+        raise
+
+
+def _executes(
+    connection: Connection, cursor: Any, statement: str, _values: Any, context: Any, _many: bool
+) -> None:
+    attempt = attempt_var.get()
+    if attempt is None or connection not in attempt.connections:
+        return
+    driver: Any = connection.connection.dbapi_connection
+    is_open = _is_open(driver)
+    if is_open is False and connection.dialect.name == "sqlite":
+        # Python's driver begins before INSERT, UPDATE and DELETE only. What comes before a BEGIN
+        # commits by itself: a new table, rows of a WITH, what a savepoint was to hold.
+        if not _NEEDS_NO_BEGIN.match(statement):
+            cursor.execute(f"BEGIN {driver.isolation_level or ''}")
+        return
+    pattern = _COMMITTING.get(connection.dialect.name)
+    if pattern is not None and pattern.match(statement):
+        attempt.commits(connection, by_statement=True)
+    elif context is not None:
+        setattr(context, _WAS_OPEN, is_open)
+
+
+def _has_executed(
+    connection: Connection, _cursor: Any, statement: str, _values: Any, context: Any, _many: bool
+) -> None:
+    if not getattr(context, _WAS_OPEN, False):
+        return
+    if _is_open(connection.connection.dbapi_connection) is not False or _UNDOING.match(statement):
+        return
+    if isinstance(connection.get_transaction(), TwoPhaseTransaction) and _PHASE.match(statement):
+        return  # SQLAlchemy's own, after its event
+    attempt = attempt_var.get()
+    uid = "" if attempt is None else attempt.uid
+    log.error("job=%s a statement has committed its work behind its back: %s", uid, statement)
+    raise RuntimeError(
+        "expected a statement that leaves the commit to the end of the job, got one that has ended "
+        f"the transaction of its session: {statement[:200]!r}; what the job did before is "
+        "committed, whether or not it was still its own; call transaction.commit() instead"
+    )
+
+
+def _is_open(driver: Any) -> bool | None:
+    """Whether a transaction is open on a driver's connection; None: it does not say."""
+    kind = type(driver)
+    read = _readers.get(kind)
+    if read is None:
+        read = _readers[kind] = _reader_for(driver)
+    return read(driver)
+
+
+def _reader_for(driver: Any) -> Callable[[Any], bool | None]:
+    """Find how a kind of driver says it: asked twice for each statement, it has to be quick."""
+    if hasattr(driver, "in_transaction"):
+        return attrgetter("in_transaction")
+    if hasattr(driver, "server_status"):
+        return lambda driver: bool(driver.server_status & SERVER_STATUS_IN_TRANS)
+    if hasattr(driver, "pgconn"):
+        return lambda driver: bool(driver.pgconn.transaction_status != IDLE)
+    if hasattr(getattr(driver, "info", None), "transaction_status"):
+        return lambda driver: bool(driver.info.transaction_status != IDLE)
+    return lambda _driver: None
+
+
+def _fails(context: Any) -> None:
+    error = context.sqlalchemy_exception
+    if isinstance(error, DBAPIError):
+        was_open = getattr(context.execution_context, _WAS_OPEN, None)
+        origin = Origin(context.engine, context.connection is None, bool(was_open))
+        setattr(error, _ORIGIN, origin)
+        attempt = attempt_var.get()
+        if attempt is not None:
+            attempt.met = error

@@ -1,0 +1,138 @@
+"""The jobs that a transaction has enqueued, and what its end makes of them.
+
+Where they are kept in the database of a session that takes part in the transaction, they are
+stored in it, just before the votes, and exist with its commit. Where that session takes no part,
+there is nothing in their database that they would have to be committed with: to store them is the
+last vote of the transaction. Elsewhere they are handed over after the commit. An abort forgets
+them, and the rollback of a savepoint of either kind those that came after it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+from weakref import finalize
+
+import transaction
+
+from ..job import Job
+
+log = logging.getLogger(__name__)
+
+
+class PendingJobs:
+    """A data manager of the ``transaction`` package that holds the jobs of one transaction.
+
+    hand_over: called with the jobs, in order, once everything else has been committed; as the
+    last vote, where there is a *store*. store: called with them before the votes, and writes them
+    where the transaction carries them, or gives False. announce: called after the commit with
+    those that *store* has written. manager: of the transaction.
+    """
+
+    def __init__(
+        self,
+        hand_over: Callable[[list[Job]], None],
+        store: Callable[[list[Job]], bool] | None = None,
+        announce: Callable[[list[Job]], None] = lambda _jobs: None,
+        manager: Any = transaction.manager,
+    ) -> None:
+        self.transaction_manager = manager
+        self._hand_over = hand_over
+        self._store = store
+        self._announce = announce
+        self._stored = False
+        self._jobs: list[Job | None] = []  # None: it was dropped; a savepoint counts it still
+        #: False once it was aborted: by the rollback of a savepoint older than itself, too
+        self.takes_part = True
+        # With its thread a transaction may end that nobody has ended.
+        finalize(self, _tell_of_left, self._jobs)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The jobs, in the order of their enqueue."""
+        return [job for job in self._jobs if job is not None]
+
+    def add(self, job: Job, join: Callable[[], object] | None = None) -> None:
+        """Take one more. join: called just before the commit, to see to what carries it."""
+        if join is not None and not self._jobs:
+            self.transaction_manager.get().addBeforeCommitHook(join)
+        self._jobs.append(job)
+
+    def mark(self) -> int:
+        """Return what ``drop_after`` needs to come back to this moment."""
+        return len(self._jobs)
+
+    def drop_after(self, mark: int) -> None:
+        """Forget the jobs that came after *mark*."""
+        del self._jobs[mark:]
+
+    def drop(self, uid: str) -> bool:
+        """Forget one job; False if it is not here, or stored already."""
+        found = self.find(uid)
+        if found is None or self._stored:
+            return False
+        self._jobs[self._jobs.index(found)] = None
+        return True
+
+    def find(self, uid: str) -> Job | None:
+        """Return one of the jobs."""
+        return next((job for job in self.jobs if job.uid == uid), None)
+
+    def tell_of_left(self) -> None:
+        """Say that jobs wait here for the end of a transaction that may never come."""
+        _tell_of_left(self._jobs)
+
+    # -- transaction.interfaces.ISavepointDataManager
+
+    def sortKey(self) -> str:
+        # After zope.sqlalchemy's "~sqlalchemy:...": jobs begin when their data can be read.
+        return "~~tgext.asyncjob"
+
+    def savepoint(self) -> _Savepoint:
+        return _Savepoint(self)
+
+    def abort(self, _txn: Any) -> None:
+        self._jobs.clear()
+        self.takes_part = False
+
+    def tpc_begin(self, _txn: Any) -> None:
+        # Last of all, so that the sessions have flushed; no other can join from here on.
+        jobs = self.jobs
+        self._stored = bool(jobs) and self._store is not None and self._store(jobs)
+
+    def commit(self, _txn: Any) -> None: ...
+
+    def tpc_vote(self, _txn: Any) -> None:
+        if self._store is not None and not self._stored:
+            self._end(self._hand_over)
+
+    def tpc_finish(self, _txn: Any) -> None:
+        self._end(self._announce if self._stored else self._hand_over)
+
+    def _end(self, take: Callable[[list[Job]], object]) -> None:
+        jobs = self.jobs
+        self._jobs.clear()
+        if jobs:
+            take(jobs)
+
+    tpc_abort = abort
+
+
+def _tell_of_left(jobs: list[Job | None]) -> None:
+    left = sum(job is not None for job in jobs)
+    if left:
+        log.warning(
+            "jobs in a transaction that nobody has committed or aborted: %d; commit it after "
+            "`with queue.in_transaction():`, and where requests have a transaction manager of "
+            "their own, name it: `in_transaction(manager=request.tm)`", left,
+        )  # fmt: skip
+
+
+class _Savepoint:
+    def __init__(self, pending: PendingJobs) -> None:
+        self._pending = pending
+        self._mark = pending.mark()
+
+    def rollback(self) -> None:
+        self._pending.drop_after(self._mark)

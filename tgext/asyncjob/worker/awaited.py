@@ -1,0 +1,100 @@
+"""Work that a call has left to an event loop: a coroutine, or another loop's future.
+
+A coroutine runs on a loop of its own, which another thread can end, whatever the coroutine does
+when it is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from types import CoroutineType, GeneratorType
+from typing import Any
+
+from ..errors import BadCall
+
+#: How often a coroutine is cancelled, before its loop is left with all that runs on it.
+MOST_CANCELS = 2
+
+
+class LeavableLoop:
+    """Runs one awaitable on an event loop, until that is done or the loop is left."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Future[Any] | None = None
+        self._cancels = 0
+
+    def run(self, awaitable: Awaitable[Any], ready: Callable[[Callable[[], None]], None]) -> Any:
+        """Return what *awaitable* comes to; raises what it raises, RuntimeError once it is left.
+
+        ready: called with ``wake`` before it begins.
+        """
+        return asyncio.run(self._await(awaitable, ready))
+
+    def wake(self) -> None:
+        """Cancel what is awaited, or leave a loop whose coroutine goes on all the same; for other
+        threads. Has no effect when it has ended."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # it has been closed
+                self._loop.call_soon_threadsafe(self._cancel)
+
+    async def _await(
+        self, awaitable: Awaitable[Any], ready: Callable[[Callable[[], None]], None]
+    ) -> Any:
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.ensure_future(awaitable)
+        ready(self.wake)
+        return await self._task
+
+    def _cancel(self) -> None:
+        if self._cancels < MOST_CANCELS and self._task is not None:
+            self._cancels += 1
+            self._task.cancel()
+            return
+        loop = asyncio.get_running_loop()
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+            asyncio._unregister_task(task)  # asyncio.run() waits for the others
+        loop.stop()
+
+
+def is_awaitable(value: object) -> bool:
+    """Whether *value* is to be awaited; not what only says so, as a proxy of another does."""
+    kind = type(value)
+    if kind is CoroutineType or hasattr(kind, "__await__"):
+        return True
+    # A generator that types.coroutine has made one to be awaited.
+    code = value.gi_code if type(value) is GeneratorType else None
+    return code is not None and bool(code.co_flags & inspect.CO_ITERABLE_COROUTINE)
+
+
+def beyond(future: asyncio.Future[Any]) -> Future[Any]:
+    """Return a future of this thread's for one of an event loop's, which runs in another.
+
+    Raises BadCall for one that would never be done: its loop does not run, or is this thread's.
+    """
+    loop = future.get_loop()
+    if future.done():
+        ended: Future[Any] = Future()
+        if future.cancelled():
+            ended.cancel()
+        elif (error := future.exception()) is not None:
+            ended.set_exception(error)
+        else:
+            ended.set_result(future.result())
+        return ended
+    if not loop.is_running() or asyncio._get_running_loop() is loop:
+        raise BadCall(
+            f"expected a function that has done its work when it returns, got {future!r}, whose "
+            "event loop does not run in another thread; enqueue an `async def` function that "
+            "awaits it"
+        )
+    return asyncio.run_coroutine_threadsafe(_result_of(future), loop)
+
+
+async def _result_of(future: asyncio.Future[Any]) -> Any:
+    return await future

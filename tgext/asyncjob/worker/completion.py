@@ -1,0 +1,127 @@
+"""The completion of a job: its final row, in the commit of the work that it is the end of.
+
+Where the job has used the database that the jobs are in, its completion is the last statement
+before that commit, on the same connection: both are there, or neither. Any other commit of the
+attempt is fenced: it comes about only while the job is still this attempt's. Where no connection
+can carry the completion, the job is fenced for good before the commit, and the outcome is stored
+after it.
+
+Says what the backend says, and raises nothing of its own but for a commit that went by without it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from ..job import Claim, Outcome
+from .environment import Surroundings
+
+log = logging.getLogger(__name__)
+
+
+class Completion:
+    """Of one attempt, through all of its tries."""
+
+    __slots__ = (
+        "_carrier", "_claim", "_connections", "_surroundings", "_tries", "connections",
+        "is_fenced", "outcome", "stored",
+    )  # fmt: skip
+
+    def __init__(self, claim: Claim, surroundings: Surroundings) -> None:
+        self._claim = claim
+        self._surroundings = surroundings
+        self._tries = 0
+        #: by session and engine: what is in use, and whether the job's row can be changed on it
+        self._connections: dict[Any, tuple[Any, bool]] = {}
+        self.connections: tuple[Any, ...] = ()  #: the first of these, asked with each statement
+        self._carrier: Any = None  # one of these, whose next commit ends the attempt
+        self.outcome: Outcome | None = None  #: what it comes to, if the commit that ends it does
+        self.stored: Outcome | None = None  #: the same, where that commit carries it
+        self.is_fenced = False  #: for good, before a commit that does not
+
+    def uses(self, connection: Any, session: Any) -> None:
+        """Remember a connection that a session of the job's transaction has begun to use."""
+        marked = self._surroundings.marked
+        is_own = marked is not None and marked.owns(session, connection)
+        self._connections[id(session), connection.engine] = connection, is_own
+        self.connections = tuple(connection for connection, _ in self._connections.values())
+        backend = self._surroundings.backend
+        if is_own and self._tries > 1 and backend.has_one_writer:
+            # The try before was refused the lock at once, since it had read. This one waits for
+            # it now, and others cannot come between.
+            backend.fence(self._claim, connection)
+
+    def begin(self) -> bool:
+        """Begin a try; False where the job is no longer this attempt's: what has undone the try
+        before may be just that."""
+        backend = self._surroundings.backend
+        self.outcome = self.stored = self._carrier = None
+        if self.is_fenced:
+            backend.unfence(self._claim)
+            self.is_fenced = False
+        self._tries += 1
+        return self._tries == 1 or backend.holds(self._claim, fresh=True)
+
+    def prepare(self, outcome: Outcome) -> bool:
+        """Be ready for the commit that ends the attempt; False where it must not come about."""
+        self.outcome = outcome
+        sessions = self._surroundings.marked
+        if sessions is not None and (sessions.is_used() or self._surroundings.scope.enqueues):
+            # So that it commits even if it has only read, or enqueued.
+            self._carrier = sessions.connection()
+            return True
+        self.is_fenced = self._surroundings.backend.fence(self._claim)
+        return self.is_fenced
+
+    def precede(self, connection: Any, *, by_statement: bool) -> bool:
+        """Do what has to precede a commit on *connection*; False where it must not come about.
+
+        by_statement: it is a statement of the job's own that commits, so it does not end it.
+        """
+        if self.outcome is not None and not by_statement and self._carries(connection):
+            self.stored = self.outcome
+            return self._surroundings.backend.finish(self._claim, self.outcome, connection)
+        if self.outcome is None:
+            self._surroundings.warn_of_parts(self._claim.job.uid, self._claim.job.call.name)
+        return self._fence(connection)
+
+    def _carries(self, connection: Any) -> bool:
+        """Whether the commit on *connection* that ends the attempt can complete the job."""
+        if self._carrier is None:  # a hook of this commit has used it first, or enqueued
+            return (connection, True) in self._connections.values()
+        return connection is self._carrier
+
+    def _fence(self, connection: Any) -> bool:
+        """Keep the job this attempt's own until a commit on *connection* has come about."""
+        backend, carrier = self._surroundings.backend, self._carrier
+        if (connection, True) in self._connections.values():
+            return backend.fence(self._claim, connection)
+        if carrier is not None and not backend.has_one_writer:
+            return backend.fence(self._claim, carrier)  # it commits after this one
+        return self.is_fenced or backend.holds(self._claim, fresh=True)
+
+    def was_carried(self) -> bool:
+        """Whether the commit that has ended the attempt carried it.
+
+        Raises RuntimeError where it should have, and did not.
+        """
+        if self.stored is None and self._carrier is not None:
+            raise RuntimeError(
+                "expected the commit of the job's session to complete the job with it, got one "
+                "that came about by other means, or not at all; what of the job's work is in the "
+                "database is unknown: leave the commit to the transaction package"
+            )
+        return self.stored is not None
+
+    def has_come_about(self) -> bool:
+        """Whether that commit has, though it raised; False where nobody knows yet: the outcome of
+        the error is then stored as all are, under the fence, if it has not."""
+        if self.stored is None:
+            return False
+        try:
+            return self._surroundings.backend.committed(self._claim)
+        except Exception as error:  # noqa: BLE001 - the store is away, say
+            uid = self._claim.job.uid
+            log.warning("job=%s it is not known whether its commit came about: %s", uid, error)
+            return False

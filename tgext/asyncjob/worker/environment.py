@@ -1,0 +1,55 @@
+"""What every attempt of one queue works with: handed down by the queue, made of lower rooms."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ..backends.base import ClaimingBackend
+from ..current import CurrentQueue
+from ..job import JobId
+from ..transactions.scope import Scope
+from .progress_tracker import Tracked
+
+log = logging.getLogger(__name__)
+
+
+class MarkedSessions(Protocol):
+    """The application's sessions, where they work on the database that the jobs are in."""
+
+    def is_used(self) -> bool: ...
+    def owns(self, session: Any, connection: Any) -> bool: ...
+    def connection(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What every attempt of one queue works with."""
+
+    queue: CurrentQueue
+    backend: ClaimingBackend
+    scope: Scope
+    #: a context manager around the call, given what was captured at the enqueue
+    surround: Callable[[dict[str, Any]], AbstractContextManager[Any]] | None = None
+    session: Any = None  #: the application's, None where it has none
+    marked: MarkedSessions | None = None  #: whose commit carries the mark; None: no session's
+    tracked: Tracked = field(default_factory=lambda: Tracked(None))
+    jitter: Callable[[], float] = random.random
+    #: where the processes of attempts come from (``apart.Nursery``); None: there are none
+    nursery: Any = None
+    #: calls that were seen to commit in the middle, each worth one warning
+    commits_in_parts: set[str] = field(default_factory=set)
+
+    def warn_of_parts(self, uid: JobId, name: str) -> None:
+        """Say, once for each call, that the job *uid* has committed before its end."""
+        if name not in self.commits_in_parts:
+            self.commits_in_parts.add(name)
+            log.warning(
+                "job=%s call=%s commits in the middle: what it did so far stays whatever becomes "
+                "of the rest, and a further attempt begins from the top: it must see for itself "
+                "what is there", uid, name,
+            )  # fmt: skip

@@ -1,0 +1,312 @@
+"""Stop a function that runs in a thread, from outside.
+
+Three may want to end what runs: its own thread, a watch (a timeout) and a drain. The phase,
+changed only under the lock, says who may: until the function has returned, anybody, by
+``interrupt``, then ``abandon``; from then on only its own thread.
+
+An interruption can hit any line, so one that holds a lock of ours would hold it for ever: what
+the function calls of this package runs under a ``shield``, and is interrupted at its end. What
+others' code must not be cut in is in ``moments.py``: there it waits until the function is through.
+
+The first interruption may be caught, to clean up. One that was swallowed is followed by others,
+which no ``except Exception`` catches: see ``insist``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from ..call import check_done
+from .awaited import LeavableLoop, beyond, is_awaitable
+from .safe_points import is_good, is_good_at, raise_in, take_back
+
+#: How often an interruption tries to find a function outside such code, and seconds between two.
+LOOKS, LOOK_SECONDS = 10, 0.001
+
+#: Seconds after an interruption in which a function may clean up, and between two further ones;
+#: these are doubled up to the last.
+INSIST_SECONDS = (1.0, 10.0)
+
+#: Seconds between two from which on a coroutine that has been left is interrupted like a function:
+#: it does not await anything.
+RAISE_SECONDS = 2 * INSIST_SECONDS[0]
+
+#: Seconds between two looks whether to go on waiting for a future.
+FUTURE_SECONDS = 0.1
+
+_WAITING, _RUNNING, _RETURNED, _ABANDONED = range(4)
+
+
+class Abandoned(BaseException):
+    """Raised in a function's own thread when the world goes on without it, and in one that has
+    swallowed what was to end it."""
+
+
+class Relentless(Abandoned):
+    """Raised again where an interruption was swallowed: goes on with each line that its thread
+    comes to, the handlers of a bare ``except`` and the loops around them too."""
+
+    def __init__(self) -> None:
+        # Made by the interpreter in the thread that it is raised in, when that comes to a handler.
+        super().__init__()
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_code is not Interruptible.run.__code__:
+            frame.f_trace = _go_on
+            frame = frame.f_back
+        if frame is not None:
+            sys.settrace(_go_on)
+
+
+def _go_on(frame: FrameType, event: str, _argument: object) -> Any:
+    """A trace function that interrupts its own thread. It raises nothing itself: the interpreter
+    would stop tracing then."""
+    if event == "line" and is_good_at(frame, Interruptible.run.__code__, _OWN_END):
+        raise_in(threading.get_ident(), Abandoned)
+    return _go_on
+
+
+class Interruptible:
+    """Runs a function so that another thread can stop it."""
+
+    __slots__ = (
+        "_first", "_guard", "_has_raised", "_insist_at", "_insist_seconds", "_interruption",
+        "_is_inside", "_lock", "_phase", "_sent", "_shields", "_wake", "thread",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.thread = 0  #: the identifier of the thread that runs it, 0 before
+        self._lock = threading.RLock()
+        self._guard = threading.RLock()  # held while others act on what the function works with
+        self._phase = _WAITING
+        #: what does something before the interruption, in a thread; also when it has ended
+        self._first: threading.Thread | None = None
+        self._is_inside = False  # whether its thread is in the function, whatever the phase
+        self._has_raised = False  # whether anything was by the interpreter, arrived or not
+        self._insist_at, self._insist_seconds = 0.0, INSIST_SECONDS[0]
+        self._shields = 0
+        self._interruption: type[BaseException] | None = None
+        self._sent = False  #: whether it is on its way, or will be raised by a shield
+        #: ends what its thread waits for, where that is a coroutine or a future
+        self._wake: Callable[[], Any] | None = None
+
+    @property
+    def has_returned(self) -> bool:
+        """Whether it has, so that nobody else can end it."""
+        return self._phase == _RETURNED
+
+    def run(self, function: Callable[[], Any]) -> Any:
+        """Return what *function* returns.
+
+        Raises what it raises; the interruption, also where it was swallowed; Abandoned.
+        May be run again after it has ended, by the same thread.
+        """
+        self.thread = threading.get_ident()
+        try:
+            try:
+                self._phase = _RUNNING
+                self._is_inside = True
+                value = function()
+            finally:
+                self._leave()
+        except BaseException as error:
+            self._leave()  # the interruption may have hit the first one
+            interruption = self._interruption
+            if self._phase == _ABANDONED:
+                raise Abandoned from None
+            if interruption is not None and not isinstance(error, interruption):
+                # A CancelledError, or what the function made of it: show where it was.
+                raise interruption().with_traceback(error.__traceback__) from None
+            raise
+        if self._phase != _RETURNED or self._interruption is not None:
+            self.check()
+        return value
+
+    def settle(self, value: Any, look: Callable[[], None]) -> Any:
+        """Return what *value* comes to, for the function itself, where it stands for work that has
+        not begun or goes on: what can be awaited, or a future.
+
+        What is awaited runs on a loop of its own, one that an interruption can wake. look: see
+        ``wait_for``. Raises what that work raises, BadCall for work that nobody would do.
+        """
+        while True:
+            kind = type(value)  # not isinstance: a proxy may answer for another object
+            if issubclass(kind, Future):
+                value = self.wait_for(value, look)
+            elif issubclass(kind, asyncio.Future):
+                value = self.wait_for(beyond(value), look)
+            elif is_awaitable(value):
+                value = self._run(value)
+            else:
+                check_done(value)
+                return value
+
+    def wait_for(self, future: Future[Any], look: Callable[[], None]) -> Any:
+        """Return the result of *future*, for the function itself, or raise what it raised.
+
+        look: called now and then, and raises what is to end the wait. However that ends, the
+        future is cancelled if it still can be.
+        """
+        ended = threading.Event()
+        with self._lock:
+            self._wake = ended.set
+        try:
+            future.add_done_callback(lambda _: ended.set())
+            while not ended.wait(FUTURE_SECONDS):
+                look()
+            self.check()
+            return future.result()
+        finally:
+            with self._lock:
+                self._wake = None
+            future.cancel()
+
+    def _run(self, awaitable: Awaitable[Any]) -> Any:
+        def ready(wake: Callable[[], None]) -> None:
+            with self._lock:
+                self._wake = wake
+
+        try:
+            return LeavableLoop().run(awaitable, ready)
+        finally:
+            with self._lock:
+                self._wake = None
+
+    def check(self) -> None:
+        """Raise what is to end the function, if anything is; for its own thread."""
+        if self._phase == _ABANDONED:
+            raise Abandoned
+        if self._interruption is not None:
+            self._sent = True
+            self._insist_at = time.monotonic() + self._insist_seconds
+            raise self._interruption
+
+    def intend(self, error: type[BaseException]) -> bool:
+        """See to it that the function ends by *error* at last; False if it has ended already."""
+        with self._lock:
+            if self._phase == _RUNNING:
+                self._interruption = self._interruption or error
+            return self._phase == _RUNNING
+
+    def interrupt(
+        self, error: type[BaseException], first: Callable[[], object] | tuple[()] = ()
+    ) -> None:
+        """Raise *error* in the function at its next bytecode; once, while it runs.
+
+        Later, if that is no good moment: then it may be asked for again.
+        first: what is to be done before, in a thread of its own, since it may take long; or ().
+        """
+        if not self.intend(error) or self._sent:
+            return
+        if first and self._first is None:
+            self._first = threading.Thread(
+                target=self._send_after, args=(first,), name="asyncjob-stop", daemon=True
+            )
+            self._first.start()
+        elif self._first is None or not self._first.is_alive():
+            self._send()
+
+    def _send_after(self, first: Callable[[], object]) -> None:
+        try:
+            self.while_inside(first)
+        finally:
+            self._send()
+
+    def _send(self) -> None:
+        for _ in range(LOOKS):
+            with self._lock:
+                if self._phase != _RUNNING or self._sent or self._interruption is None:
+                    return
+                if self._wake is not None:
+                    self._wake()
+                    self._sent = True
+                elif self._shields:
+                    self._sent = True
+                elif self._is_good():
+                    self._raise(self._interruption)
+                    self._sent = True
+                if self._sent:
+                    self._insist_at = time.monotonic() + self._insist_seconds
+                    return
+            time.sleep(LOOK_SECONDS)
+
+    def insist(self) -> bool:
+        """Raise again in a function that should have ended, what only a bare ``except`` catches,
+        if it is time for that; False if its thread has left it."""
+        with self._lock:
+            now = time.monotonic()
+            is_due = self._sent or self._phase == _ABANDONED
+            if self._is_inside and is_due and now >= self._insist_at and not self._shields:
+                is_raised = self._wake is None or self._insist_seconds > RAISE_SECONDS
+                if is_raised and not self._is_good():
+                    return True  # at the next look
+                if is_raised:
+                    self._raise(Relentless)
+                if self._wake is not None:
+                    self._wake()
+                self._insist_seconds = min(2 * self._insist_seconds, INSIST_SECONDS[1])
+                self._insist_at = now + self._insist_seconds
+            return self._is_inside
+
+    def _is_good(self) -> bool:
+        return is_good(self.thread, Interruptible.run.__code__, _OWN_END)
+
+    def _raise(self, error: type[BaseException]) -> None:
+        self._has_raised = True
+        raise_in(self.thread, error)
+
+    def while_inside(self, act: Callable[[], object]) -> None:
+        """Let another thread act on what the function works with; not if it has left that: its
+        thread waits to leave until that is done."""
+        with self._guard:
+            if self._is_inside:
+                act()
+
+    def check_unsent(self) -> None:
+        """Raise the interruption that found no good moment; for its own thread, in one."""
+        if self._interruption is not None and not self._sent and not self._shields:
+            self.check()
+
+    def abandon(self) -> bool:
+        """Go on without it, whatever its thread does; False if it is too late: it returned."""
+        with self._lock:
+            if self._phase != _RUNNING:
+                return False
+            self._phase = _ABANDONED
+            self._insist_at = time.monotonic() + self._insist_seconds
+            return True
+
+    @contextmanager
+    def shield(self) -> Iterator[None]:
+        """Let no interruption hit the block; raise it at the end instead."""
+        with self._lock:
+            self._shields += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._shields -= 1
+        self.check()
+
+    def _leave(self) -> None:
+        """No interruption from here on; one that was sent and has not arrived is taken back."""
+        with self._guard, self._lock:
+            self._is_inside = False
+            if self._phase == _RUNNING:
+                self._phase = _RETURNED
+            if sys.gettrace() is _go_on:
+                sys.settrace(None)
+            if self._has_raised:
+                self._has_raised = False
+                take_back()
+
+
+#: In it no interruption is good any more.
+_OWN_END = Interruptible._leave.__code__

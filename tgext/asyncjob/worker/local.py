@@ -1,0 +1,167 @@
+"""Who runs a queue's jobs in this process: its worker, once that is wanted, or the caller."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ..amount import whole
+from ..backends.worker_id import new_worker_id
+from ..options import Options
+from ..processes.lifecycle import is_reloaded
+from . import job_log
+from .caller_thread import CallerWorker
+from .environment import Surroundings
+from .worker import Worker
+
+log = logging.getLogger(__name__)
+
+
+#: Seconds that the end waits for a start that is under way.
+START_SECONDS = 2.0
+
+
+class Runner:
+    """At most one worker a process; any thread may ask for it.
+
+    surroundings: asked once, when the worker is started: a queue may learn of its
+    application's session until then.
+    """
+
+    def __init__(self, options: Options, surroundings: Callable[[], Surroundings]) -> None:
+        self._options = options
+        self._surroundings = surroundings
+        self._warned = False
+        self._leave_after: float | None = None
+        #: Whether this process is to run jobs; a forked child is if its parent was.
+        self.wanted = False
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the worker: in a forked child its threads do not exist."""
+        self._lock = threading.RLock()
+        self._is_starting = False
+        self._worker: Worker | None = None
+        self._last: Worker | None = None  # also when it was stopped
+        self._callers: set[CallerWorker] = set()  # of threads in run_pending()
+        self._worker_id = new_worker_id(self._options.lease)
+        self._stopped = False
+
+    def arrange(
+        self,
+        *,
+        threads: int | None = None,
+        queues: tuple[str, ...] | None = None,
+        leave_after: float | None = None,
+    ) -> None:
+        """Have the worker, which is not started yet, work otherwise than the options say.
+
+        threads, queues: None: as they say. leave_after: see Slot.
+        """
+        changed: dict[str, Any] = {"threads": threads, "queues": queues}
+        given = {name: value for name, value in changed.items() if value is not None}
+        self._options = replace(self._options, **given)
+        self._leave_after = leave_after
+
+    def announce(self) -> None:
+        """See to it that somebody runs the jobs that wait now."""
+        if self._worker is not None:
+            return
+        self.serve()
+        if self._stopped and self._options.backend == "memory":
+            log.warning("a job waits, and its queue was closed: nobody in this process runs it")
+        elif self._options.threads == 0:
+            self._warn()
+
+    def serve(self) -> None:
+        """Start the worker if it is wanted and does not run yet."""
+        if self._worker is None and self.wanted and self._options.threads > 0:
+            with self._lock:
+                # A finalizer that enqueues may cut into the start.
+                if self._worker is None and not self._stopped and not self._is_starting:
+                    self._is_starting = True
+                    try:
+                        self._start()
+                    finally:
+                        self._is_starting = False
+
+    def _start(self) -> None:
+        worker = Worker(
+            self._worker_id,
+            self._surroundings(),
+            threads=self._options.threads,
+            queues=self._options.queues,
+            lease_seconds=self._options.lease,
+            expendable=is_reloaded(),
+        )
+        worker.leave_after = self._leave_after
+        self._last = worker
+        worker.start()
+        if self._stopped:
+            worker.stop(0.0)  # nobody has waited for it
+        else:
+            self._worker = worker
+
+    def _warn(self) -> None:
+        if self._options.backend == "memory" and not self._warned:
+            self._warned = True
+            log.warning(
+                "asyncjob.threads is 0 and jobs wait in this process's memory: nobody will run "
+                "them, unless run_pending() is called; set asyncjob.threads"
+            )
+
+    def run_pending(self, limit: int | None) -> int:
+        """Run what is due in the calling thread; return how many jobs ran."""
+        most = math.inf if limit is None else whole("limit", limit)
+        job_log.install()
+        surroundings = self._surroundings()
+        surroundings.backend.rescue()
+        worker = CallerWorker(
+            new_worker_id(self._options.lease),
+            surroundings,
+            threads=0,
+            queues=self._options.queues,
+            lease_seconds=self._options.lease,
+        )
+        self._callers.add(worker)
+        try:
+            return worker.run(most)
+        finally:
+            self._callers.discard(worker)
+
+    def stop(self) -> None:
+        """Drain the worker, and start no other."""
+        self._stopped = True
+        # Whoever starts it may wait for a server that does not answer.
+        is_locked = self._lock.acquire(timeout=START_SECONDS)
+        worker, self._worker = self._worker, None
+        if is_locked:
+            self._lock.release()
+        for each in (*self._callers, *([] if worker is None else [worker])):
+            each.stop(self._options.drain_timeout)
+
+    # -- what a worker process looks at
+
+    @property
+    def ran(self) -> int:
+        """How many jobs the worker has run."""
+        return 0 if self._last is None else self._last.ran
+
+    @property
+    def has_left(self) -> bool:
+        """Whether all threads of the worker have ended: nothing was due any more."""
+        return self._last is not None and self._last.has_left
+
+    @property
+    def is_worn(self) -> bool:
+        """Whether too many threads of the worker hang in jobs for good."""
+        return self._last is not None and self._last.is_worn
+
+    def hurry(self) -> None:
+        """Give back what still runs while the worker is being stopped by another thread."""
+        if self._last is not None:
+            self._last.hurry()

@@ -1,0 +1,103 @@
+"""Decide what follows from an attempt: whether a job runs again, and when; here and nowhere else.
+
+Knows no backend: it gives an Outcome, which somebody else stores.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import JobCancelled, JobTimeout, WorkerCrashed
+from ..job import (
+    BACKOFF_SECONDS,
+    CANCELLED,
+    FAILED,
+    READY,
+    SUCCESSFUL,
+    Claim,
+    Outcome,
+    TaskError,
+    outside_frames,
+)
+from ..task import NotKept, kept
+
+log = logging.getLogger(__name__)
+
+#: What most jobs come to.
+_SUCCESS = Outcome(SUCCESSFUL)
+
+
+def success(value: Any, claim: Claim, lines: tuple[str, ...]) -> Outcome:
+    """Return the outcome of an attempt whose call returned *value*. lines: its log."""
+    if value is None and not lines:
+        return _SUCCESS
+    try:
+        result = kept(value)
+    except Exception as error:  # noqa: BLE001 - a value's own code runs; its work is done
+        result = NotKept(f"looking into it raised {type(error).__name__}")
+    if isinstance(result, NotKept):
+        log.warning("job=%s succeeded, return value not kept: %s", claim.job.uid, result.why)
+    return Outcome(SUCCESSFUL, result, log=lines)
+
+
+def crash(why: WorkerCrashed, claim: Claim, delay_seconds: float = 0.0) -> Outcome:
+    """Return the outcome of an attempt whose process died, and say it in the log: as for the
+    death of a worker it runs again, and costs no attempt, ``max_crashes`` times.
+
+    delay_seconds: before it does, where the machine needs time.
+    """
+    is_last = claim.crashes_left <= 0
+    log.warning("job=%s %s: %s", claim.job.uid, "failed" if is_last else "waits again", why)
+    error = TaskError.of(why)
+    if is_last:
+        return Outcome(FAILED, error=error, crashed=True)
+    return Outcome(READY, error=error, delay_seconds=delay_seconds, crashed=True)
+
+
+def verdict_on(
+    error: BaseException,
+    claim: Claim,
+    lines: tuple[str, ...],
+    *,
+    is_loss: Callable[[BaseException], bool],
+    jitter: float,
+) -> Outcome:
+    """Return the outcome of an attempt that raised *error*, and say it in the log.
+
+    lines: the attempt's log. is_loss: tells an error that is the loss of the jobs' database and
+    not the job's, which costs a crash and no attempt. jitter: 0 to 1, see
+    ``TaskOptions.delay_seconds``.
+    """
+    job = claim.job
+    if isinstance(error, JobCancelled):
+        return Outcome(CANCELLED, log=lines)
+    if isinstance(error, JobTimeout) and error.seconds is None:
+        error = JobTimeout(job.options.timeout).with_traceback(error.__traceback__)
+    described = TaskError.of(error)
+    if claim.crashes_left > 0 and is_loss(error):
+        delay = BACKOFF_SECONDS * (1 + jitter)
+        log.warning(
+            "job=%s attempt=%d lost its database, next attempt in %.1fs: %s",
+            job.uid, claim.attempt, delay, described.message,
+        )  # fmt: skip
+        return Outcome(READY, error=described, delay_seconds=delay, log=lines, crashed=True)
+    if claim.attempts_left <= 0:
+        log.error(
+            "job=%s attempt=%d call=%s failed, no attempts left: %s",
+            job.uid, claim.attempt, job.call.name, described.message,
+            exc_info=(type(error), error, outside_frames(error)),
+        )  # fmt: skip
+        return Outcome(FAILED, error=described, log=lines)
+    number = max(job.options.max_attempts - claim.attempts_left, 1)
+    try:
+        delay = job.options.delay_seconds(number, jitter)
+    except BaseException as mistake:  # it is the application's own function
+        log.exception("job=%s its backoff raised, no further attempt", job.uid)
+        return Outcome(FAILED, error=TaskError.of(mistake), log=lines)
+    log.warning(
+        "job=%s attempt=%d call=%s failed, next attempt in %.1fs: %s",
+        job.uid, claim.attempt, job.call.name, delay, described.message,
+    )  # fmt: skip
+    return Outcome(READY, error=described, delay_seconds=delay, log=lines)

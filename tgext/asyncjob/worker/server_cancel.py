@@ -1,0 +1,91 @@
+"""End what runs on a connection that another thread works with, in its server.
+
+A thread that leaves a query does not end it: the server goes on with it, and keeps its locks. The
+driver cannot be used for it by another thread, so the server is asked on a connection of its own,
+made as the connection's pool makes them. A server that does not answer that either is left alone.
+No module of a database is imported here: whoever has a connection has loaded it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
+
+from ..bounded import within
+
+#: Seconds in which a server has to take a cancellation. The thread in whose statement it hangs is
+#: interrupted only then.
+CANCEL_SECONDS = 2.0
+
+
+def stop_all(connections: Iterable[Any], *, for_good: bool = False) -> None:
+    """End the statements that run on connections of SQLAlchemy's.
+
+    for_good: end the connections too, so that their transactions are rolled back and their locks
+    are let go.
+    """
+    for connection in connections:
+        with suppress(Exception):  # it may have ended by itself in this moment
+            _stop(connection, for_good=for_good)
+
+
+def _stop(connection: Any, *, for_good: bool) -> None:
+    driver = connection.connection.dbapi_connection
+    how = _STOPS.get(connection.engine.dialect.name)
+    if driver is not None and how is not None:
+        how(connection.engine.pool, driver, for_good)
+
+
+def _on_sqlite(_pool: Any, driver: Any, for_good: bool) -> None:
+    driver.interrupt()
+    if for_good:
+        driver.rollback()
+
+
+def _on_postgresql(pool: Any, driver: Any, for_good: bool) -> None:
+    if for_good:
+        # A pooler's number may be another's in the server.
+        whose = "datname = current_database() AND usename = session_user"
+        pid = int(driver.info.backend_pid)
+        _ask(
+            pool,
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = {pid} AND {whose}",
+        )
+    elif hasattr(driver, "cancel_safe"):
+        driver.cancel_safe(timeout=CANCEL_SECONDS)
+    else:
+        driver.cancel()
+
+
+def _on_mariadb(pool: Any, driver: Any, for_good: bool) -> None:
+    _ask(pool, f"KILL {'CONNECTION' if for_good else 'QUERY'} {int(driver.thread_id())}")
+
+
+def _ask(pool: Any, statement: str) -> None:
+    """Run a statement on a new connection, which no other thread waits for."""
+    fresh, is_late = pool.recreate(), threading.Event()
+
+    def ask() -> None:
+        connection = fresh.connect()
+        try:
+            if is_late.is_set():
+                return  # by now the other connection may be somebody else's
+            cursor = connection.cursor()
+            cursor.execute(statement)
+            cursor.close()
+        finally:
+            connection.close()
+            fresh.dispose()
+
+    within(CANCEL_SECONDS, ask, "end a statement in its server")
+    is_late.set()
+
+
+_STOPS: dict[str, Callable[[Any, Any, bool], None]] = {
+    "sqlite": _on_sqlite,
+    "postgresql": _on_postgresql,
+    "mysql": _on_mariadb,
+    "mariadb": _on_mariadb,
+}

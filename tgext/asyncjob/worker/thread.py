@@ -1,0 +1,294 @@
+"""A slot: one thread of a worker that claims jobs, runs an attempt of each, and stores the ends.
+
+    claim --> waiting --> attempt --> ended --> settle
+                 |                      |
+                 '--- relieve (another thread, when an attempt takes its time) ---'
+
+Jobs that end at once are claimed some at a time, and their ends are stored together: as many as
+have lately fitted into BATCH_SECONDS. One that turns out to be long holds up nothing: what waits
+behind it is given back, and what ended before it is stored, by ``relieve``.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from contextlib import suppress
+
+from ..current import queue_var
+from ..errors import JobTimeout
+from ..job import Claim, WorkerId
+from .attempt import Attempt, Drained, LeaseLost, settle
+from .child_process import begin
+from .environment import Surroundings
+
+log = logging.getLogger(__name__)
+
+#: Work that is claimed at once, in seconds, as far as the last jobs tell: what a crash may make
+#: run again of jobs that touched no database, and what a more urgent job may have to wait.
+BATCH_SECONDS = 0.05
+
+#: Seconds that an attempt may take before those claimed with it are given back.
+RELIEF_SECONDS = 0.1
+
+#: Longest that a slot sleeps, in seconds: a net below the wake-ups, nothing else.
+LONGEST_SLEEP = 300.0
+
+#: How long one that is to leave sleeps while another worker's jobs may come free, in seconds.
+DOUBT_SECONDS = 0.5
+
+#: How long a slot waits after an error of the backend's own, in seconds; doubled up to the last.
+FAULT_SECONDS = (0.1, 30.0)
+
+
+#: How long an attempt may be over its timeout and end, before that is said, in seconds.
+END_SECONDS = 5.0
+
+
+class Slot(threading.Thread):
+    """Runs until *stopping* is set, or until it was given up with its attempt.
+
+    serves: the worker's id, and the queue names; None: all.
+    look: tells the worker's watch that there is a new deadline. ended: called when it ends.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        surroundings: Surroundings,
+        serves: tuple[WorkerId, Collection[str] | None],
+        *,
+        stopping: threading.Event,
+        look: Callable[[], None],
+        ended: Callable[[Slot], None],
+    ) -> None:
+        super().__init__(name=name, daemon=True)
+        self._worker_id, self._queues = serves
+        self._surroundings = surroundings
+        self._backend = surroundings.backend
+        self._stopping = stopping
+        self._look = look
+        self._on_end = ended
+        #: jobs after which it ends by itself, and sooner when nothing is due; None: it stays
+        self.leave_after: float | None = None
+        self._lock = threading.RLock()
+        self._waiting: deque[Claim] = deque()
+        self._may_be_released = False  # what waits was given back, and the answer was lost
+        self._ended: list[Attempt] = []
+        self._batch = 1
+        self.attempt: Attempt | None = None
+        self._told_of: Attempt | None = None
+        #: jobs that it has run
+        self.ran = 0
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether it is the thread that asks: a job may close its own queue."""
+        return self is threading.current_thread()
+
+    def run(self) -> None:
+        try:
+            queue_var.set(self._surroundings.queue)
+            self._serve()
+        finally:
+            self._on_end(self)
+
+    def _serve(self) -> None:
+        fault_seconds, is_sure = FAULT_SECONDS[0], False
+        while not self._stopping.is_set():
+            try:
+                claims = self._backend.claim(self._worker_id, self._queues, self._batch)
+                if not claims:
+                    if is_sure:
+                        return
+                    sleep_seconds = LONGEST_SLEEP
+                    if self.leave_after is not None:
+                        # Before the next look, which finds what comes free in between.
+                        is_sure = not self._backend.is_in_doubt()
+                        sleep_seconds = 0.0 if is_sure else DOUBT_SECONDS
+                    self._batch = 1
+                    self._backend.wait(self._queues, sleep_seconds, self._stopping.is_set)
+                fault_seconds = FAULT_SECONDS[0]
+            except Exception as error:  # noqa: BLE001 - a slot outlives every fault of the store
+                self._complain("cannot claim", error, fault_seconds)
+                self._stopping.wait(fault_seconds)
+                fault_seconds = min(2 * fault_seconds, FAULT_SECONDS[1])
+                continue
+            is_sure = is_sure and not claims
+            if claims and not self._run_all(claims):
+                return
+            claims.clear()  # an idle slot must not keep the arguments of its last job
+            if self.leave_after is not None and self.ran >= self.leave_after:
+                return
+
+    def _run_all(self, claims: list[Claim]) -> bool:
+        """Run what was claimed; False if the slot was given up with one of them."""
+        begun_at, ran = time.monotonic(), 0
+        claim: Claim | None
+        if len(claims) > 1:
+            with self._lock:
+                self._waiting.extend(claims[1:])
+            self._look()
+        claim = claims[0]
+        while claim is not None:
+            if not self._run(claim):
+                return False
+            ran += 1
+            claim = self._next()
+        self._settle()
+        if self._stopping.is_set():
+            with suppress(Exception):  # their worker ends, and they wait again
+                self._give_back()
+        self._adapt(ran, time.monotonic() - begun_at)
+        return True
+
+    def _run(self, claim: Claim) -> bool:
+        self.attempt = attempt = begin(claim, self._surroundings, self._stopping.is_set)
+        if claim.job.options.timeout is not None:
+            self._look()
+        wanted = attempt.run()
+        self.attempt = None
+        self.ran += 1
+        if attempt.outcome is not None:
+            self._ended.append(attempt)
+        return wanted
+
+    def _next(self) -> Claim | None:
+        while self._waiting and not self._stopping.is_set():
+            with self._lock:
+                claim = self._waiting.popleft() if self._waiting else None
+            if claim is not None:
+                if not self._may_be_released or self._is_held(claim):
+                    return claim
+                self._backend.finished(claim)
+        self._may_be_released = False
+        return None
+
+    def _is_held(self, claim: Claim) -> bool:
+        """Whether a claim still holds that was given back without an answer, however long the
+        backend takes to be there again."""
+        fault_seconds = FAULT_SECONDS[0]
+        while True:
+            try:
+                return self._backend.holds(claim, fresh=True)
+            except Exception as error:  # noqa: BLE001 - as in _settle
+                self._complain("cannot look at a claim", error, fault_seconds)
+                if self._stopping.wait(fault_seconds):
+                    return False
+                fault_seconds = min(2 * fault_seconds, FAULT_SECONDS[1])
+
+    def _adapt(self, ran: int, seconds: float) -> None:
+        """Claim as many the next time as would have fitted, twice as many at the most."""
+        fitting = int(ran * BATCH_SECONDS / seconds) if seconds > 0 else self._batch
+        self._batch = max(1, min(fitting, 2 * self._batch, self._backend.most_at_once))
+
+    def _settle(self) -> None:
+        """Store what has ended, however long the backend takes to be there again."""
+        fault_seconds = FAULT_SECONDS[0]
+        while True:
+            with self._lock:
+                ended, self._ended = self._ended, []
+            if not ended:
+                return
+            try:
+                settle(ended, self._backend)
+            except Exception as error:  # noqa: BLE001 - nothing that has ended may be forgotten
+                with self._lock:
+                    self._ended = ended + self._ended
+                self._complain("cannot store what became of jobs", error, fault_seconds)
+                if self._stopping.wait(fault_seconds):
+                    return  # their worker ends, and they wait again
+                fault_seconds = min(2 * fault_seconds, FAULT_SECONDS[1])
+
+    def _give_back(self) -> None:
+        with self._lock:
+            claims = list(self._waiting)
+            self._waiting.clear()
+        try:
+            if claims:
+                self._backend.release(claims)
+        except Exception:
+            with self._lock:
+                self._may_be_released = True
+                self._waiting.extendleft(reversed(claims))
+            raise
+
+    def _complain(self, what: str, error: Exception, seconds: float) -> None:
+        if self._backend.is_passing(error):  # its text says it all
+            log.warning("%s, trying again in %.1fs: %s", what, seconds, error)
+        else:
+            log.exception("%s, trying again in %.1fs", what, seconds)
+
+    # -- what the worker's other threads ask
+
+    def relief_due(self) -> float | None:
+        """When to call ``relieve``, by time.monotonic(); None: nothing waits here."""
+        attempt = self.attempt
+        if attempt is None or not (self._waiting or self._ended):
+            return None
+        return attempt.started + RELIEF_SECONDS
+
+    def relieve(self) -> None:
+        """Give back what waits behind an attempt, and store what ended before it."""
+        self._give_back()
+        self._settle()
+
+    def deadline(self) -> float | None:
+        """When the attempt is over its time; interrupts it if that is now."""
+        attempt = self.attempt
+        if attempt is None or attempt.claim.job.options.timeout is None:
+            return None
+        deadline = attempt.started + attempt.claim.job.options.timeout
+        if time.monotonic() >= deadline:
+            attempt.interrupt(JobTimeout)
+            attempt.insist()
+        return deadline
+
+    def time_out(self) -> Attempt | None:
+        """End its attempt for the world as timed out, and return it; None if it has ended."""
+        attempt = self.attempt
+        if attempt is None:
+            return None
+        if attempt.time_out():
+            return attempt
+        self._tell_of_end(attempt)
+        return None
+
+    def _tell_of_end(self, attempt: Attempt) -> None:
+        """Say, once, that a job is over its time and ends, which takes long."""
+        over = time.monotonic() - attempt.started - (attempt.claim.job.options.timeout or 0)
+        if over >= END_SECONDS and attempt is self.attempt and attempt is not self._told_of:
+            self._told_of = attempt
+            log.warning(
+                "job=%s is over its timeout by %.0fs and has returned: its commit waits, for a "
+                "lock of the database or its server; that is never interrupted, and keeps its "
+                "thread", attempt.uid, over,
+            )  # fmt: skip
+
+    def insist(self) -> bool:
+        """Interrupt once more the thread that was given up; False if it has ended."""
+        attempt = self.attempt
+        if attempt is not None:
+            attempt.insist()
+        return self.is_alive()
+
+    def lose(self, claims: Collection[tuple[str, int]] | None) -> None:
+        """End its attempt if its claim is one of these, which do not hold any more; None: any."""
+        attempt = self.attempt
+        if attempt is not None and (claims is None or (attempt.uid, attempt.claim.lease) in claims):
+            attempt.interrupt(LeaseLost)
+
+    def stop(self) -> None:
+        """Interrupt its attempt: the worker stops."""
+        attempt = self.attempt
+        if attempt is not None:
+            attempt.interrupt(Drained)
+
+    def give_back(self) -> None:
+        """End its attempt for the world as if it had not begun."""
+        attempt = self.attempt
+        if attempt is not None:
+            attempt.give_back()
