@@ -26,7 +26,7 @@ CRASH_OPTIONS = $(if $(DB),--db $(DB)) $(if $(LONG),--long) $(if $(ANSWERS),--an
   $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL = help
-.PHONY: help demo dist test fast check lint types crash clocks bench bench-sql clean browser
+.PHONY: help demo dist test fast check lint types docs crash clocks bench bench-sql clean browser
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -35,9 +35,10 @@ help:
 	@echo 'make demo ONCE=1      one upload-to-thumbnails job against it, then stop'
 	@echo 'make demo ONCE=fail   one job that fails; demo.py ends with status 1, make with its own'
 	@echo 'make dist             the wheel and the source distribution, in dist/'
-	@echo 'make test             style, types and all tests: what decides whether work lands'
-	@echo 'make fast             style, types and the tests that are not marked slow: while you work'
-	@echo 'make check            style and types alone'
+	@echo 'make test             style, types, docs and all tests: what decides whether work lands'
+	@echo 'make fast             style, types, docs and the tests that are not marked slow: while you work'
+	@echo 'make check            style, types and docs alone'
+	@echo 'make docs             the documentation as HTML, in docs/_build/html'
 	@echo 'make crash            kill workers on each database: nothing lost, nothing twice (docs/crash.rst)'
 	@echo 'make crash LONG=1     20,000 jobs and 200 kills on each; DB=sqlite for one of them, SEED=2'
 	@echo 'make crash ANSWERS=1  5,000 jobs, every 20th COMMIT of which goes unanswered'
@@ -68,7 +69,7 @@ test: $(VENV)/.made-test browser check
 fast: $(VENV)/.made-test check
 	FAST=1 $(BIN)/python -m pytest -n $(PROCESSES) -m 'not slow' $(PYTEST)
 
-check: lint types
+check: lint types docs
 
 lint: $(VENV)/.made-test
 	$(BIN)/ruff format --check $(LINTED)
@@ -76,6 +77,12 @@ lint: $(VENV)/.made-test
 
 types: $(VENV)/.made-test
 	$(BIN)/mypy
+
+# Sphinx reads only pages that have changed. It would warn of the others no more: what has failed
+# is read anew.
+docs: $(VENV)/.made-test
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html \
+	  || { rm -rf docs/_build; exit 1; }
 
 crash: $(VENV)/.made-test
 	PYTHONPATH=tests $(BIN)/python -m crash $(CRASH_OPTIONS)
@@ -94,7 +101,7 @@ bench-sql: $(VENV)/.made-bench
 	$(BIN)/python benchmarks/sql.py $(BENCH)
 
 clean:
-	rm -rf $(VENV) .bench build dist *.egg-info sample_app/build sample_app/dist sample_app/*.egg-info
+	rm -rf $(VENV) .bench build dist docs/_build *.egg-info sample_app/build sample_app/dist sample_app/*.egg-info
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -114,7 +121,7 @@ $(VENV)/.made-demo: $(SOURCES) | $(BIN)/python
 
 # uWSGI is compiled here; where that cannot be, its tests say that it is missing.
 $(VENV)/.made-test: $(SOURCES) | $(BIN)/python
-	$(PIP) install --quiet --editable '.[all,test]' --editable sample_app
+	$(PIP) install --quiet --editable '.[all,test,docs]' --editable sample_app
 	@$(PIP) install --quiet --editable '.[uwsgi]' >$(VENV)/uwsgi.log 2>&1 || { echo \
 	  'uWSGI did not install, its tests cannot run ($(VENV)/uwsgi.log).' \
 	  'Debian: apt-get install gcc python3-dev, then: make clean test'; } >&2

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import builtins
 import concurrent.futures
+import importlib
 import io
 import queue as queue_module
 import re
@@ -20,6 +21,7 @@ from typing import Any
 
 import docutils.core
 import docutils.nodes
+import docutils.parsers.rst.roles
 import pytest
 
 import tgext.asyncjob
@@ -35,7 +37,8 @@ from tgext.asyncjob.worker.worker import job_log
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "tgext" / "asyncjob"
 DOCS = sorted((ROOT / "docs").glob("*.rst"))
-PAGES = [ROOT / "README.txt", ROOT / "CHANGES.txt", ROOT / "sample_app" / "README.rst", *DOCS]
+#: Pages that Sphinx does not build: `make docs` checks the reST and the links of the others.
+PLAIN_PAGES = [ROOT / "README.txt", ROOT / "CHANGES.txt", ROOT / "sample_app" / "README.rst"]
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 
 #: Seconds within which a thread that may go on does so; nobody waits for it that is right.
@@ -43,6 +46,9 @@ PATIENCE_SECONDS = 5.0
 
 
 # -- reading the pages
+
+#: Sphinx's links to pages are texts here.
+docutils.parsers.rst.roles.register_generic_role("doc", docutils.nodes.inline)
 
 
 def parse(page: Path) -> tuple[docutils.nodes.document, str]:
@@ -251,7 +257,7 @@ def test_example_of_the_seed_shows_all_states(seed_app: tuple[Any, Steps]) -> No
     assert app.get(running.request.url).text == "Job Completed"
 
 
-# -- start.rst: the application that the tutorial builds
+# -- tutorial.rst: the application that the tutorial builds
 
 MASTER = """<html>
 <head py:block="head"></head><body py:block="body"></body>
@@ -262,7 +268,7 @@ BEFORE = {"controllers/root.py": "from tg import TGController as BaseController\
 
 
 class Tutorial:
-    """``myapp``, in a folder of its own, with the files that start.rst writes."""
+    """``myapp``, in a folder of its own, with the files that tutorial.rst writes."""
 
     def __init__(self, folder: Path, backend: str) -> None:
         import tg
@@ -306,7 +312,7 @@ class Tutorial:
 
     @staticmethod
     def _write(folder: Path) -> None:
-        page = ROOT / "docs" / "start.rst"
+        page = ROOT / "docs" / "tutorial.rst"
         app_globals, jobs, root, json_page = (block.astext() for block in blocks_of(page))
         more = json_page.partition("class RootController(BaseController):")[2]
         rename, job = (block.astext() for block in blocks_of(page, "html"))
@@ -436,14 +442,14 @@ def test_program_of_the_docs_runs(
 # -- what the pages say of the package
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PLAIN_PAGES, ids=lambda page: page.name)
 def test_page_is_valid_restructured_text(page: Path) -> None:
     _, complaints = parse(page)
 
     assert complaints == ""
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PLAIN_PAGES, ids=lambda page: page.name)
 def test_links_of_the_page_lead_somewhere(page: Path) -> None:
     document, _ = parse(page)
     links = [link.get("refuri", "") for link in document.findall(docutils.nodes.reference)]
@@ -464,7 +470,9 @@ BARE_INSTALL = (
 
 
 @pytest.mark.parametrize(
-    "page", [*PAGES, PACKAGE / "errors.py", ROOT / "Makefile"], ids=lambda page: page.name
+    "page",
+    [*PLAIN_PAGES, *DOCS, PACKAGE / "errors.py", ROOT / "Makefile"],
+    ids=lambda page: page.name,
 )
 def test_install_line_does_not_fetch_an_old_version_from_the_index(page: Path) -> None:
     assert re.findall(BARE_INSTALL, page.read_text(encoding="utf-8")) == []
@@ -481,7 +489,19 @@ def test_install_by_the_bare_name_is_noticed() -> None:
 def test_index_names_every_page() -> None:
     text = (ROOT / "docs" / "index.rst").read_text(encoding="utf-8")
 
-    assert [page.name for page in DOCS if f"<{page.name}>" not in text] == ["index.rst"]
+    assert [page.stem for page in DOCS if f":doc:`{page.stem}`" not in text] == ["index"]
+
+
+@pytest.mark.parametrize(
+    "package", ["", ".executors", ".slackers", ".looppool", ".taskrunners", ".turbogears"]
+)
+def test_every_public_name_is_on_the_page_of_the_api(package: str) -> None:
+    text = (ROOT / "docs" / "api.rst").read_text(encoding="utf-8")
+    module = importlib.import_module(f"tgext.asyncjob{package}")
+
+    section = text if package == ".turbogears" else text.partition(f"\n{module.__name__}\n---")[2]
+
+    assert [name for name in module.__all__ if f":: {name}" not in section] == []
 
 
 def test_every_option_is_documented_with_its_default() -> None:

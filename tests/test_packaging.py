@@ -26,7 +26,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NOT_SOURCE = shutil.ignore_patterns(
     ".git", ".venv*", ".bench", ".hypothesis", ".*_cache", "__pycache__", "*.egg-info", "build",
-    "dist", "*.pyc", "*.db", "*.db-*", "*.log",
+    "dist", "_build", "*.pyc", "*.db", "*.db-*", "*.log",
 )  # fmt: skip
 
 UNREACHABLE = re.compile(r"connection|timed? ?out|resolution|No matching distribution", re.I)

@@ -97,7 +97,7 @@ class Project:
 
 @pytest.fixture
 def project(tmp_path):
-    """``gearbox quickstart --auth --sqlalchemy myapp``, and docs/start.rst, "Switch it on"."""
+    """``gearbox quickstart --auth --sqlalchemy myapp``, and docs/tutorial.rst, "Switch it on"."""
     missing = [module for module in NEEDED if not is_installed(module)]
     need(not missing, f"{', '.join(missing)} (pip install 'tgext.asyncjob[test]')")
     Project(tmp_path).gearbox("quickstart", "--auth", "--sqlalchemy", "myapp")
@@ -106,7 +106,7 @@ def project(tmp_path):
     made.run("-c", "from setuptools import setup; setup()", "-q", "egg_info")
     [switched_on] = [
         block.astext()
-        for block in blocks_of(DOCS / "start.rst")
+        for block in blocks_of(DOCS / "tutorial.rst")
         if block.astext().startswith("from tgext.asyncjob import start_async_worker")
     ]
     (made.path / "myapp" / "lib" / "app_globals.py").write_text(switched_on)
@@ -125,7 +125,7 @@ def durable(project):
     return project
 
 
-#: Uses the pages of docs/start.rst as somebody with a browser does; the job waits at each step.
+#: Uses the pages of docs/tutorial.rst as somebody with a browser does; the job waits at each step.
 BROWSER = """
 import threading
 from paste.deploy import loadapp
@@ -173,8 +173,8 @@ print("failed:", "a suffix is needed" in app.get("/job", {"uid": page.request.GE
 
 @pytest.mark.parametrize("backend", ["memory", "sql"])
 def test_pages_of_the_tutorial_work_in_a_quickstart_application(project, backend):
-    """docs/start.rst, word for word, up to its last step."""
-    page = DOCS / "start.rst"
+    """docs/tutorial.rst, word for word, up to its last step."""
+    page = DOCS / "tutorial.rst"
     _, jobs, root, more = (block.astext() for block in blocks_of(page))
     rename, job = (block.astext() for block in blocks_of(page, "html"))
     head = "class RootController(BaseController):"
