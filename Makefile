@@ -81,7 +81,7 @@ types: $(VENV)/.made-test
 # Sphinx reads only pages that have changed. It would warn of the others no more: what has failed
 # is read anew.
 docs: $(VENV)/.made-test
-	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html \
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -d docs/_build/doctrees docs docs/_build/html \
 	  || { rm -rf docs/_build; exit 1; }
 
 crash: $(VENV)/.made-test

@@ -313,7 +313,7 @@ class Tutorial:
     @staticmethod
     def _write(folder: Path) -> None:
         page = ROOT / "docs" / "tutorial.rst"
-        app_globals, jobs, root, json_page = (block.astext() for block in blocks_of(page))
+        app_globals, jobs, root, _, json_page = (block.astext() for block in blocks_of(page))
         more = json_page.partition("class RootController(BaseController):")[2]
         rename, job = (block.astext() for block in blocks_of(page, "html"))
         files = {

@@ -24,6 +24,7 @@ from test_docs import blocks_of
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+TUTORIAL = DOCS / "tutorial.rst"
 
 #: What a quickstart application asks for in its pyproject.toml; named as they are imported.
 NEEDED = (
@@ -97,16 +98,17 @@ class Project:
 
 @pytest.fixture
 def project(tmp_path):
-    """``gearbox quickstart --auth --sqlalchemy myapp``, and docs/tutorial.rst, "Switch it on"."""
+    """The first two steps of docs/tutorial.rst."""
     missing = [module for module in NEEDED if not is_installed(module)]
     need(not missing, f"{', '.join(missing)} (pip install 'tgext.asyncjob[test]')")
-    Project(tmp_path).gearbox("quickstart", "--auth", "--sqlalchemy", "myapp")
+    [quickstart] = re.findall(r"^    gearbox (quickstart .*)", TUTORIAL.read_text(), re.M)
+    Project(tmp_path).gearbox(*quickstart.split())
     made = Project(tmp_path / "myapp")
     # What `pip install -e .` adds to it, without asking the network for setuptools.
     made.run("-c", "from setuptools import setup; setup()", "-q", "egg_info")
     [switched_on] = [
         block.astext()
-        for block in blocks_of(DOCS / "tutorial.rst")
+        for block in blocks_of(TUTORIAL)
         if block.astext().startswith("from tgext.asyncjob import start_async_worker")
     ]
     (made.path / "myapp" / "lib" / "app_globals.py").write_text(switched_on)
@@ -171,26 +173,33 @@ print("failed:", "a suffix is needed" in app.get("/job", {"uid": page.request.GE
 """
 
 
-@pytest.mark.parametrize("backend", ["memory", "sql"])
-def test_pages_of_the_tutorial_work_in_a_quickstart_application(project, backend):
-    """docs/tutorial.rst, word for word, up to its last step."""
-    page = DOCS / "tutorial.rst"
-    _, jobs, root, more = (block.astext() for block in blocks_of(page))
-    rename, job = (block.astext() for block in blocks_of(page, "html"))
+@pytest.fixture
+def tutorial(project):
+    """docs/tutorial.rst, word for word, up to the job's tests."""
+    _, jobs, root, tests, more = (block.astext() for block in blocks_of(TUTORIAL))
+    rename, job = (block.astext() for block in blocks_of(TUTORIAL, "html"))
+    lines = blocks_of(TUTORIAL, "ini")[0].astext()
     head = "class RootController(BaseController):"
     imports, _, methods = root.partition(head)
     (project.path / "myapp" / "jobs.py").write_text(jobs)
     (project.path / "myapp" / "templates" / "rename.xhtml").write_text(rename)
     (project.path / "myapp" / "templates" / "job.xhtml").write_text(job)
+    (project.path / "myapp" / "tests" / "functional" / "test_jobs.py").write_text(tests)
     project.edit(
         "myapp/controllers/root.py", head, f"{imports}{head}{methods}{more.partition(head)[2]}"
     )
-    project.edit("development.ini", "devdata.db\n", "devdata.db?timeout=30\n")
-    lines = f"[app:main]\nasyncjob.backend = {backend}\n"
-    project.edit("development.ini", "[app:main]\n", lines)
-    project.gearbox("setup-app", "-c", "development.ini")
+    project.edit("test.ini", "[app:main]\n", f"[app:main]\n{lines}\n")
+    return project
 
-    said = project.run("-c", BROWSER)
+
+@pytest.mark.parametrize("backend", ["memory", "sql"])
+def test_pages_of_the_tutorial_work_in_a_quickstart_application(tutorial, backend):
+    tutorial.edit("development.ini", "devdata.db\n", "devdata.db?timeout=30\n")
+    lines = f"[app:main]\nasyncjob.backend = {backend}\n"
+    tutorial.edit("development.ini", "[app:main]\n", lines)
+    tutorial.gearbox("setup-app", "-c", "development.ini")
+
+    said = tutorial.run("-c", BROWSER)
 
     found = dict(re.findall(r"^(\w+): (.*)$", said, re.M))
     assert "/login?came_from=" in found.pop("anonymous")
@@ -203,6 +212,12 @@ def test_pages_of_the_tutorial_work_in_a_quickstart_application(project, backend
         "gone": "application/json 404",
         "failed": "True",
     }, said
+
+
+def test_tests_of_the_tutorial_pass_beside_those_of_the_quickstart(tutorial):
+    tutorial.edit("development.ini", "[app:main]\n", "[app:main]\nasyncjob.backend = sql\n")
+
+    assert re.search(r"\b23 passed", tutorial.pytest())
 
 
 def test_suite_of_a_durable_quickstart_passes_with_the_line_that_its_error_gives(durable):
