@@ -17,7 +17,9 @@ html_theme = "furo"
 html_title = f"tgext.asyncjob {release}"
 html_copy_source = False
 html_show_copyright = False
+add_module_names = False  # the headings of api.rst have them
 python_use_unqualified_type_names = True
+toc_object_entries_show_parents = "hide"
 
 # Every reference must lead somewhere. Not checked: names of other packages, whose pages are on
 # the network, and types in signatures by the modules in which they are.
