@@ -40,7 +40,7 @@ from tgext.asyncjob import JobQueue, asyncjob_session, options
 from tgext.asyncjob.backends import sql
 from tgext.asyncjob.backends.sql import SqlBackend, listener
 from tgext.asyncjob.processes import supervisor
-from tgext.asyncjob.worker.worker import thread, worker
+from tgext.asyncjob.worker import thread, worker
 
 DURABLE = ROOT / "docs" / "durable.rst"
 DEPLOY = ROOT / "docs" / "deploy.rst"
