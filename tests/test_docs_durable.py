@@ -1,4 +1,4 @@
-"""What docs/durable.rst and docs/deploy.rst show, run: the import, the servers, the rights.
+"""What docs/imports.rst and docs/deploy.rst show, run: the import, the servers, the rights.
 
 The commands are taken from the page. Only what a test cannot share with it is replaced: the port,
 the name of the tables, the place of a program.
@@ -43,6 +43,7 @@ from tgext.asyncjob.processes import supervisor
 from tgext.asyncjob.worker import thread, worker
 
 DURABLE = ROOT / "docs" / "durable.rst"
+IMPORTS_PAGE = ROOT / "docs" / "imports.rst"
 DEPLOY = ROOT / "docs" / "deploy.rst"
 
 #: Seconds that a process may take to end, or a job; what is right comes nowhere near it.
@@ -133,7 +134,7 @@ IMPORTS = """
 def test_import_of_the_page_that_is_interrupted_after_its_second_part_has_each_row_once(
     tmp_path, monkeypatch, moment
 ):
-    source = programs_of(DURABLE)["import"]
+    source = programs_of(IMPORTS_PAGE)["import"]
     (tmp_path / "people.py").write_text(source, encoding="utf-8")
     (tmp_path / "imports.py").write_text(textwrap.dedent(IMPORTS), encoding="utf-8")
     path, url = tmp_path / "people.csv", f"sqlite:///{tmp_path}/people.db?timeout=30"

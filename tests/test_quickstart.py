@@ -233,10 +233,10 @@ def test_suite_of_a_durable_quickstart_passes_with_the_line_that_its_error_gives
 
 
 def keep_alembic_away(project: Project) -> None:
-    """Do to migration/env.py what docs/durable.rst says."""
+    """Do to migration/env.py what docs/tables.rst says."""
     function, argument = [
         block.astext()
-        for block in blocks_of(DOCS / "durable.rst")
+        for block in blocks_of(DOCS / "tables.rst")
         if "include_name" in block.astext()
     ]
     project.edit(
@@ -266,7 +266,7 @@ def test_alembic_lets_our_tables_be_where_the_documented_lines_stand(durable):
 
 
 def test_tables_may_be_made_by_a_migration(durable):
-    """As docs/durable.rst says: what ``asyncjob-schema --sql`` prints, in ``op.execute``."""
+    """As docs/tables.rst says: what ``asyncjob-schema --sql`` prints, in ``op.execute``."""
     durable.edit("development.ini", "[app:main]\n", "[app:main]\nasyncjob.create_tables = false\n")
     schema = ("-m", "tgext.asyncjob", "schema", "--url", f"sqlite:///{durable.path}/devdata.db")
     said = durable.run(*schema, "--sql")
