@@ -27,7 +27,7 @@ from tgext.asyncjob import (
     asyncjob_set_progress,
     task,
 )
-from tgext.asyncjob.worker.worker.thread import Slot
+from tgext.asyncjob.worker.thread import Slot
 
 GOOD = 20
 TIMEOUT = 0.2

@@ -32,7 +32,7 @@ from tgext.asyncjob.backends import memory
 from tgext.asyncjob.job import TaskOptions
 from tgext.asyncjob.options import Options
 from tgext.asyncjob.transactions import scope
-from tgext.asyncjob.worker.worker import job_log
+from tgext.asyncjob.worker import job_log
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "tgext" / "asyncjob"

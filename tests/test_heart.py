@@ -10,7 +10,7 @@ import pytest
 from clocks import FakeClock
 from tgext.asyncjob.backends.memory import MemoryBackend
 from tgext.asyncjob.job import JobId, WorkerId
-from tgext.asyncjob.worker.worker.heartbeat import Heart
+from tgext.asyncjob.worker.heartbeat import Heart
 
 LEASE = 20
 

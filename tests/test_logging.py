@@ -16,7 +16,7 @@ import pytest
 
 from tgext.asyncjob import JobQueue
 from tgext.asyncjob.cli.worker_process import log as shift_log
-from tgext.asyncjob.worker.worker import job_log
+from tgext.asyncjob.worker import job_log
 
 pytestmark = pytest.mark.timeout(60)
 

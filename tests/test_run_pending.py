@@ -11,7 +11,7 @@ import pytest
 
 from sqlqueues import KINDS, PATIENCE_SECONDS, Place, hooks, nothing, place_of
 from tgext.asyncjob import JobQueue, TaskResultStatus, task
-from tgext.asyncjob.worker.worker.caller_thread import CallerSlot
+from tgext.asyncjob.worker.caller_thread import CallerSlot
 
 READY, SUCCESSFUL = TaskResultStatus.READY, TaskResultStatus.SUCCESSFUL
 FAILED = TaskResultStatus.FAILED

@@ -22,7 +22,7 @@ from sqlqueues import KINDS, PATIENCE_SECONDS, Place, effects, options_of, place
 from tgext.asyncjob import JobQueue, TaskResultStatus, asyncjob_session, task
 from tgext.asyncjob.job import WorkerId
 from tgext.asyncjob.transactions.scope import TRIES
-from tgext.asyncjob.worker.worker.thread import Slot
+from tgext.asyncjob.worker.thread import Slot
 
 SUCCESSFUL, FAILED = TaskResultStatus.SUCCESSFUL, TaskResultStatus.FAILED
 CANCELLED, RUNNING = TaskResultStatus.CANCELLED, TaskResultStatus.RUNNING

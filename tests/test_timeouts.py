@@ -21,8 +21,8 @@ import sqlqueues
 from clocks import PATIENCE_SECONDS
 from sqlqueues import KINDS, Place, place_of
 from tgext.asyncjob import JobQueue, JobTimeout, asyncjob_session, task
-from tgext.asyncjob.worker.worker import frames, thread, timeouts
-from tgext.asyncjob.worker.worker.thread import Slot
+from tgext.asyncjob.worker import frames, thread, timeouts
+from tgext.asyncjob.worker.thread import Slot
 
 #: Threads that were given up, and the number of them that is said, in the log.
 GIVEN_UP = "does not stop after its timeout: its thread"

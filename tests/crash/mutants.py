@@ -24,8 +24,8 @@ from tgext.asyncjob.backends.sql.silence import Silence
 from tgext.asyncjob.backends.sql.tables import SUCCEEDED
 from tgext.asyncjob.job import Claim
 from tgext.asyncjob.processes import forked
-from tgext.asyncjob.worker.worker.attempt import Attempt
-from tgext.asyncjob.worker.worker.completion import Completion
+from tgext.asyncjob.worker.attempt import Attempt
+from tgext.asyncjob.worker.completion import Completion
 
 
 def fence() -> None:

@@ -30,7 +30,7 @@ from zope.sqlalchemy import register
 
 from databases import SERVERS, url_of
 from tgext.asyncjob import JobQueue, asyncjob_session, task
-from tgext.asyncjob.worker.worker.timeouts import MOST_LOST
+from tgext.asyncjob.worker.timeouts import MOST_LOST
 
 #: Seconds of each job's timeout, and of a sleep in C that outlasts it and the grace after it.
 TIMEOUT_SECONDS, SLEEP_SECONDS = 0.01, 0.35

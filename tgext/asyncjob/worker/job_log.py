@@ -23,7 +23,8 @@ LINES = 100
 #: Characters kept of a line.
 LINE_LENGTH = 1_000
 
-_PACKAGE = __name__.rpartition(".")[0] + "."
+#: The whole package, not only this part of it.
+_PACKAGE = __name__.partition(".worker.")[0] + "."
 
 
 class _JobRecords:
