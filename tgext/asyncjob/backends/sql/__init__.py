@@ -5,10 +5,10 @@
     finish    on the job's own connection: committed with its work, or not at all
     rescue    what dead workers held waits again; a death counts as a crash, not as an attempt
 
-The rooms: ``tables``, ``schema``, ``rows`` (a job as a row), ``desk`` (who enqueues and asks),
-``taking`` (which jobs come next), ``claims`` (a claim's life), ``workers``, ``liveness``,
-``silence`` (who lives), ``reports``, ``pruning``, ``wakeup`` and ``ears`` (who is woken when),
-``dialects`` and ``faults`` (what differs).
+The modules: ``tables``, ``schema``, ``rows`` (a job as a row), ``store`` (enqueue and read),
+``taking`` (which jobs come next), ``claims`` (a claim's life), ``worker_registry``, ``liveness``
+and ``silence`` (which workers live), ``progress``, ``pruning``, ``wakeup`` and ``listener``
+(wake-ups of waiting threads), ``dialects`` and ``faults`` (what differs).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ..base import ClaimingBackend
 from .claims import End
 from .dialects import check_present
 from .elsewhere import ELSEWHERE_SECONDS, may_be_elsewhere
-from .store import SqlDesk
+from .store import SqlStore
 from .tables import ENDED, RUNS, STATE_OF
 
 log = logging.getLogger(__name__)
@@ -55,8 +55,8 @@ HOLDS_SECONDS = 0.5
 PRUNING_SECONDS = 0.2
 
 
-class SqlBackend(SqlDesk, ClaimingBackend):
-    """What a worker needs, on top of the desk; made as that is."""
+class SqlBackend(SqlStore, ClaimingBackend):
+    """What a worker needs, on top of ``SqlStore``; takes the same arguments."""
 
     most_at_once = 500
     is_shared = True

@@ -1,6 +1,6 @@
 """What differs between SQLite, PostgreSQL and MariaDB: nearly all of it.
 
-Whether a worker lives is in ``liveness.py``, how a change is heard of in ``ears.py``.
+``liveness.py`` tells whether a worker lives, ``listener.py`` hears of commits.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Whether a worker lives, as far as it can be proven.
 
 The kernel proves it, where a worker's id can be asked about: on the same machine, in the same
-container (see ``workerid``). On SQLite a lock proves it in other containers too: a worker holds a
+container (see ``worker_id``). On SQLite a lock proves it in other containers too: a worker holds a
 ``flock`` on a file of its own, which is dropped when the process ends, however it ends. Nothing
 else is a proof: a server that ends a connection, or a file that is gone, says nothing about the
 process. Where nothing can be proven the lease decides.

@@ -1,4 +1,4 @@
-"""The side that enqueues and asks: what any process of the application does with jobs."""
+"""Enqueue, read, cancel and retry jobs: what any process of the application does with them."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ from .worker_registry import Workers
 log = logging.getLogger(__name__)
 
 
-class SqlDesk(Backend):
+class SqlStore(Backend):
     """See the package.
 
     engine: the application's. secret: signs what is not plain JSON, None: such is refused.
