@@ -23,8 +23,8 @@ READS = text("SELECT * FROM note")
 PATIENCE_SECONDS = 20.0
 
 
-class Desk:
-    """Connections to a file as jobs have them, and the watch of their worker."""
+class MonitoredDatabase:
+    """Connections to a file as jobs have them, and the lock monitor of their worker."""
 
     def __init__(self, path: Path, **options: Any) -> None:
         url = f"sqlite:///{path}"
@@ -51,10 +51,10 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: Any) -> Iterator[Desk]:
+def database(tmp_path: Path, monkeypatch: Any) -> Iterator[MonitoredDatabase]:
     """Names at the first look: how long is held is told by the worker's test."""
     monkeypatch.setattr(lock_monitor, "HELD_SECONDS", 0.0)
-    made = Desk(tmp_path / "notes.db")
+    made = MonitoredDatabase(tmp_path / "notes.db")
     yield made
     made.close()
 
@@ -65,15 +65,15 @@ def begin_at_the_first_statement(engine: Engine) -> None:
     event.listen(engine, "begin", lambda made: made.exec_driver_sql("BEGIN"))
 
 
-def test_job_that_has_written_is_named_once_and_no_more_after_its_commit(desk, caplog):
-    job = desk.job("writer")
+def test_job_that_has_written_is_named_once_and_no_more_after_its_commit(database, caplog):
+    job = database.job("writer")
     before = time.time()
 
-    named = [desk.named()]
+    named = [database.named()]
     job.execute(WRITES)
-    named += [desk.named(), desk.named()]
+    named += [database.named(), database.named()]
     job.commit()
-    named += [desk.named()]
+    named += [database.named()]
 
     assert [list(each) for each in named] == [[], ["writer"], ["writer"], []]
     assert named[1] == named[2]
@@ -81,16 +81,16 @@ def test_job_that_has_written_is_named_once_and_no_more_after_its_commit(desk, c
     assert caplog.text.count("job=writer holds the write lock") == 1
 
 
-def test_job_that_reads_in_a_transaction_while_another_holds_the_lock_is_not_named(desk):
-    begin_at_the_first_statement(desk.engine)
-    desk.job("reader").execute(READS)
-    desk.job("writer").execute(WRITES)
+def test_job_that_reads_in_a_transaction_while_another_holds_the_lock_is_not_named(database):
+    begin_at_the_first_statement(database.engine)
+    database.job("reader").execute(READS)
+    database.job("writer").execute(WRITES)
 
-    assert list(desk.named()) == ["writer"]
+    assert list(database.named()) == ["writer"]
 
 
-def test_job_that_waits_for_the_lock_is_not_named(desk):
-    holder, waiter = desk.job("holder"), desk.job("waiter")
+def test_job_that_waits_for_the_lock_is_not_named(database):
+    holder, waiter = database.job("holder"), database.job("waiter")
     holder.execute(WRITES)
     waits = threading.Thread(target=waiter.execute, args=[WRITES])
     waits.start()
@@ -98,53 +98,55 @@ def test_job_that_waits_for_the_lock_is_not_named(desk):
     while not waiter.connection.dbapi_connection.in_transaction:  # the driver begins, and waits
         assert time.monotonic() < until
 
-    named = list(desk.named())
+    named = list(database.named())
 
     holder.rollback()
     waits.join(PATIENCE_SECONDS)
     assert named == ["holder"]
-    assert list(desk.named()) == ["waiter"]
+    assert list(database.named()) == ["waiter"]
 
 
-def test_job_that_commits_in_parts_holds_the_lock_since_its_last_commit(desk, caplog):
-    job = desk.job("in parts")
+def test_job_that_commits_in_parts_holds_the_lock_since_its_last_commit(database, caplog):
+    job = database.job("in parts")
     job.execute(WRITES)
-    first = desk.named()
+    first = database.named()
     job.commit()
     job.execute(WRITES)
 
-    second = desk.named()
+    second = database.named()
 
     assert second["in parts"] > first["in parts"]
 
 
 def test_transaction_that_begins_with_the_lock_is_named_before_it_writes(tmp_path, monkeypatch):
     monkeypatch.setattr(lock_monitor, "HELD_SECONDS", 0.0)
-    desk = Desk(tmp_path / "notes.db", isolation_level="IMMEDIATE")
-    desk.job("changes nothing").execute(text("UPDATE note SET number = 2"))
+    database = MonitoredDatabase(tmp_path / "notes.db", isolation_level="IMMEDIATE")
+    database.job("changes nothing").execute(text("UPDATE note SET number = 2"))
 
-    named = list(desk.named())
+    named = list(database.named())
 
-    desk.close()
+    database.close()
     assert named == ["changes nothing"]
 
 
-def test_connection_to_another_file_holds_no_lock_of_this_one(desk, tmp_path):
-    elsewhere = Desk(tmp_path / "elsewhere.db")
+def test_connection_to_another_file_holds_no_lock_of_this_one(database, tmp_path):
+    elsewhere = MonitoredDatabase(tmp_path / "elsewhere.db")
     job = elsewhere.job("writes elsewhere")
     job.execute(WRITES)
-    desk._running += elsewhere._running
+    database._running += elsewhere._running
 
-    with desk.engine.begin() as request:
+    with database.engine.begin() as request:
         request.execute(WRITES)
-        named = desk.named()
+        named = database.named()
 
     elsewhere.close()
     assert named == {}
 
 
-def test_other_processes_are_told_as_long_as_the_lock_is_held_and_the_worker_lives(desk, tmp_path):
-    dialect = dialect_of(desk.engine, "jobs")
+def test_other_processes_are_told_as_long_as_the_lock_is_held_and_the_worker_lives(
+    database, tmp_path
+):
+    dialect = dialect_of(database.engine, "jobs")
     worker, other = liveness_of(dialect), liveness_of(dialect)
     worker.hold("w1")
     told = [other.told("w1")]

@@ -186,7 +186,7 @@ def refused(value: Any, *words: str, seal: Seal = SIGNED) -> None:
     with pytest.raises(NotSerializable) as caught:
         seal.store(UID, Call(f, ("first", value), None))
     text = str(caught.value)
-    for word in ("argument 2", "test_seal.f", *words):
+    for word in ("argument 2", "test_serializer.f", *words):
         assert word in text
 
 
@@ -302,7 +302,9 @@ def test_any_nested_value_comes_back(value):
     max_leaves=10,
 ))  # fmt: skip
 def test_a_malformed_form_raises_an_error_of_ours_and_nothing_else(form):
-    stored = StoredCall("test_seal.f", json.dumps({"f": "test_seal:f", "a": [form]}), None)
+    stored = StoredCall(
+        "test_serializer.f", json.dumps({"f": "test_serializer:f", "a": [form]}), None
+    )
 
     for read in (lambda: PLAIN.load(UID, stored), lambda: PLAIN.load_value(json.dumps(form))):
         with contextlib.suppress(AsyncJobError):
@@ -405,10 +407,10 @@ def test_blank_secret_is_refused():
 @pytest.mark.parametrize(
     ("target", "path"),
     [
-        (f, "test_seal:f"), (decorated, "test_seal:decorated"), (len, "builtins:len"),
-        (Thing, "test_seal:Thing"), (Thing.made, "test_seal:Thing.made"),
-        (Heir.made, "test_seal:Heir.made"), (Thing.static, "test_seal:Thing.static"),
-        (Thing.plain, "test_seal:Thing.plain"), (str.upper, "builtins:str.upper"),
+        (f, "test_serializer:f"), (decorated, "test_serializer:decorated"), (len, "builtins:len"),
+        (Thing, "test_serializer:Thing"), (Thing.made, "test_serializer:Thing.made"),
+        (Heir.made, "test_serializer:Heir.made"), (Thing.static, "test_serializer:Thing.static"),
+        (Thing.plain, "test_serializer:Thing.plain"), (str.upper, "builtins:str.upper"),
         (dict.fromkeys, "builtins:dict.fromkeys"), (datetime.now, "datetime:datetime.now"),
         (math.sqrt, "math:sqrt"), (os.getpid, f"{os.name}:getpid"),
     ],
@@ -673,13 +675,15 @@ def test_pickle_is_never_opened_without_its_signature(tmp_path):
 
 @pytest.mark.parametrize("kind", ["function", "method", "method of", "module", "again", "pickle"])
 def test_code_is_refused_unopened_where_there_is_no_secret(kind):
-    for content in ({"f": {"$": kind}}, {"f": "test_seal:f", "a": [{"$": kind}]}):
+    for content in ({"f": {"$": kind}}, {"f": "test_serializer:f", "a": [{"$": kind}]}):
         with pytest.raises(BadSignature, match="not opened"):
-            PLAIN.load(UID, StoredCall("test_seal.f", json.dumps(content), None))
+            PLAIN.load(UID, StoredCall("test_serializer.f", json.dumps(content), None))
 
 
 @pytest.mark.parametrize("kind", ["enum", "flag", "dataclass", "namedtuple"])
-@pytest.mark.parametrize("path", ["test_seal:Canary", "test_seal:f", "subprocess:Popen"])
+@pytest.mark.parametrize(
+    "path", ["test_serializer:Canary", "test_serializer:f", "subprocess:Popen"]
+)
 def test_only_a_class_of_the_kind_that_was_stored_is_made(kind, path):
     form = {"$": kind, "c": path, "v": []}
 
@@ -767,18 +771,18 @@ def test_module_that_is_there_without_its_callable(tmp_path, monkeypatch, source
 
 
 def test_arguments_that_no_longer_fit():
-    with pytest.raises(BadCall, match=r"do not fit test_seal\.one"):
-        SIGNED.load(UID, stored("test_seal:one", 1, 2))
-    assert SIGNED.load(UID, stored("test_seal:one"), implied=1) == Call(one, (), None)
+    with pytest.raises(BadCall, match=r"do not fit test_serializer\.one"):
+        SIGNED.load(UID, stored("test_serializer:one", 1, 2))
+    assert SIGNED.load(UID, stored("test_serializer:one"), implied=1) == Call(one, (), None)
     with pytest.raises(BadCall):
-        SIGNED.load(UID, stored("test_seal:one", 1), implied=1)
+        SIGNED.load(UID, stored("test_serializer:one", 1), implied=1)
 
 
 def test_dataclass_that_changed_and_enum_member_that_is_gone():
     with pytest.raises(BadCall, match="other_name"):
-        PLAIN.load_value('{"$":"dataclass","c":"test_seal:Frozen","v":{"other_name":1}}')
+        PLAIN.load_value('{"$":"dataclass","c":"test_serializer:Frozen","v":{"other_name":1}}')
     with pytest.raises(CallableMissing, match="'GREEN'"):
-        PLAIN.load_value('{"$":"enum","c":"test_seal:Colour","v":"GREEN"}')
+        PLAIN.load_value('{"$":"enum","c":"test_serializer:Colour","v":"GREEN"}')
 
 
 def test_moved_class_of_a_pickle_is_named(monkeypatch):
@@ -797,7 +801,12 @@ def test_malformed_payload_is_an_error_of_ours(payload):
 
 
 def test_module_that_another_thread_is_still_importing_is_waited_for(tmp_path, monkeypatch):
-    source = "import test_seal\ntest_seal.BEGUN.set()\ntest_seal.GATE.wait(10)\ndef act(): pass\n"
+    source = (
+        "import test_serializer\n"
+        "test_serializer.BEGUN.set()\n"
+        "test_serializer.GATE.wait(10)\n"
+        "def act(): pass\n"
+    )
     (tmp_path / "slow_to_import.py").write_text(source)
     monkeypatch.syspath_prepend(str(tmp_path))
     row, found = stored("slow_to_import:act"), []
