@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from tgext.asyncjob.backends.sql import lock_monitor
 from tgext.asyncjob.backends.sql.dialects import dialect_of
 from tgext.asyncjob.backends.sql.liveness import liveness_of
-from tgext.asyncjob.backends.sql.lock_monitor import LockWatch
+from tgext.asyncjob.backends.sql.lock_monitor import LockMonitor
 
 WRITES = text("INSERT INTO note VALUES (1)")
 READS = text("SELECT * FROM note")
@@ -33,7 +33,7 @@ class MonitoredDatabase:
         with self._own.connect() as connection:
             connection.execute(text("PRAGMA journal_mode = WAL"))
             connection.execute(text("CREATE TABLE note (number INTEGER)"))
-        self._watch = LockWatch(self.engine, self._own, str(path))
+        self._monitor = LockMonitor(self.engine, self._own, str(path))
         self._running: list[tuple[str, Connection]] = []
 
     def job(self, uid: str) -> Connection:
@@ -41,7 +41,7 @@ class MonitoredDatabase:
         return self._running[-1][1]
 
     def named(self) -> dict[str, float]:
-        return self._watch.look(self._running)
+        return self._monitor.look(self._running)
 
     def close(self) -> None:
         for _, connection in self._running:

@@ -35,7 +35,7 @@ from ...transactions.connections import note_errors
 from .dialect import Dialect, driver_of, forget_connections
 from .faults import MariaDbFaults, PostgreSqlFaults, SqliteFaults
 from .location import database_on_mariadb, refuse_schema, schema_on_postgresql
-from .lock_monitor import LockWatch, warn_of_short_patience, was_refused_the_lock
+from .lock_monitor import LockMonitor, warn_of_short_patience, was_refused_the_lock
 from .plans import keep_to_indexes
 
 log = logging.getLogger(__name__)
@@ -192,7 +192,7 @@ class Sqlite(Dialect):
                     path, path, path,
                 )  # fmt: skip
         self.path = path
-        self._lock_watch = LockWatch(engine, own, path)
+        self._lock_monitor = LockMonitor(engine, own, path)
         beside = create_engine(
             make_url("sqlite://").set(database=f"{path}-asyncjob"), isolation_level="AUTOCOMMIT"
         )
@@ -284,7 +284,7 @@ class Sqlite(Dialect):
         return self._beside
 
     def watch_locks(self, running: Iterable[tuple[str, Any]]) -> dict[str, float] | None:
-        return self._lock_watch.look(running)
+        return self._lock_monitor.look(running)
 
     def in_use(self) -> list[Callable[[], object]]:
         # SQLite keeps in the process which locks its connections hold: one that is out may be

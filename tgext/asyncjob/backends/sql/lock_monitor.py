@@ -1,6 +1,6 @@
-"""Who holds SQLite's one write lock for long: then whoever else writes waits, and gives up.
+"""Which jobs hold SQLite's one write lock for long: all other writers wait, and fail in the end.
 
-A worker asks every now and then, with the connections that its jobs use. A job holds the lock if
+The worker looks at intervals, with the connections that its jobs use. A job holds the lock if
 its transaction has changed a row: one that only reads does not, and one that waits for the lock
 has not changed any yet. (Nor has one that took the lock by a ``BEGIN IMMEDIATE`` of the
 application's own and only reads so far; SQLite tells nobody of that.)
@@ -28,7 +28,7 @@ _CHANGES = "asyncjob_changes"
 _AT_ONCE = ("IMMEDIATE", "EXCLUSIVE")
 
 
-class LockWatch:
+class LockMonitor:
     """Used by one thread. engine: the application's; own: ours on the same file, *path*."""
 
     def __init__(self, engine: Engine, own: Engine, path: str) -> None:
