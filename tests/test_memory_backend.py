@@ -244,7 +244,7 @@ def test_hundred_thousand_cancelled_delayed_jobs_leave_next_to_nothing(backend):
             backend.cancel(job.uid)
 
     assert backend.waiting() == 1
-    assert len(backend._line._delayed) <= ready_queue.MOST_STALE + 2
+    assert len(backend._ready_queue._delayed) <= ready_queue.MOST_STALE + 2
     assert len(backend._entries) <= changes.MOST_ENDED + 1
     assert status_of(backend, keeper) is READY
 
@@ -257,7 +257,7 @@ def test_hundred_thousand_jobs_cancelled_after_all_were_enqueued_are_swept(backe
     for job in jobs:
         backend.cancel(job.uid)
 
-    assert len(backend._line._delayed) <= ready_queue.MOST_STALE + 2
+    assert len(backend._ready_queue._delayed) <= ready_queue.MOST_STALE + 2
     assert len(backend._entries) <= changes.MOST_ENDED + 1
     clock.advance(delay.total_seconds())
     assert claimed_uids(backend) == [last.uid]
@@ -278,7 +278,7 @@ def test_queue_names_that_come_and_go_leave_nothing(backend):
         enqueued(backend, queue_name=f"album-{number}")
         backend.finish(claim_one(backend), DONE)
 
-    assert len(backend._line._ready) <= ready_queue.MOST_NAMES
+    assert len(backend._ready_queue._ready) <= ready_queue.MOST_NAMES
 
 
 def test_sleepers_that_were_woken_or_timed_out_leave_nothing(backend):

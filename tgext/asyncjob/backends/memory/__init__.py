@@ -1,6 +1,6 @@
 """Jobs in this process's memory: nothing to install, gone with the process.
 
-    enqueue --> line --> claim ... finish --> ended
+    enqueue --> ready queue --> claim ... finish --> ended
 
 One lock guards everything; nothing waits while it holds it. A finalizer or a signal handler may
 come here while its own thread does: see ``BriefLock``. The uid tells which process made it.
@@ -145,7 +145,7 @@ class MemoryBackend(JobChanges, ClaimingBackend):
         return {status: found[status] for status in TaskResultStatus}
 
     def waiting(self, most: int | None = None) -> int:
-        return len(self._line)
+        return len(self._ready_queue)
 
     # -- the worker's side
 
@@ -156,7 +156,7 @@ class MemoryBackend(JobChanges, ClaimingBackend):
             return claims
         with self._lock():
             while len(claims) < limit:
-                entry = self._line.take(queues, now)
+                entry = self._ready_queue.take(queues, now)
                 if entry is None:
                     break
                 entry.status = RUNNING
@@ -167,7 +167,7 @@ class MemoryBackend(JobChanges, ClaimingBackend):
                     entry.started_at = now
                 crashes = self._max_crashes - entry.crashes - 1
                 claims.append(Claim(entry.job, lease, attempt, entry.budget - attempt, crashes))
-            due = self._line.next_due()
+            due = self._ready_queue.next_due()
             if due is not None:  # who goes off with a job may have been the one to see to that
                 self._sleepers.wake_by(due)
         if self._lock.put_off:
@@ -249,10 +249,10 @@ class MemoryBackend(JobChanges, ClaimingBackend):
     ) -> None:
         with self._lock():
             now = self._clock()
-            due = self._line.next_due()
+            due = self._ready_queue.next_due()
             if due is not None:
                 seconds = min(seconds, due - now)
-            if seconds <= 0 or stopped() or self._line.has_ready(queues):
+            if seconds <= 0 or stopped() or self._ready_queue.has_ready(queues):
                 return
             bed = self._sleepers.lie_down(queues, now + seconds)
         self._lock.catch_up()  # it may be that this thread is woken by it

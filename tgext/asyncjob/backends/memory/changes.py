@@ -19,7 +19,7 @@ from ...job import (
     Outcome,
     TaskResultStatus,
 )
-from .ready_queue import Entry, Line, due_at
+from .ready_queue import Entry, ReadyQueue, due_at
 from .waiters import Sleepers
 
 #: Ended jobs kept whatever ``retention`` says, so that a process that runs for a year at a
@@ -35,7 +35,7 @@ class JobChanges:
     def _begin_jobs(self) -> None:
         self._sleepers = Sleepers()
         self._entries: dict[str, Entry] = {}
-        self._line = Line()
+        self._ready_queue = ReadyQueue()
         self._ended: deque[Entry] = deque()
         #: removed; let go of without the lock: what a __del__ of the application's does may wait
         self._gone: deque[Entry] = deque()
@@ -62,7 +62,7 @@ class JobChanges:
             entry.cancelled = True
             if entry.status is READY:
                 self._end(entry, CANCELLED)
-                self._line.leave(entry)
+                self._ready_queue.discard(entry)
         return True
 
     def _retry(self, entry: Entry, now: bool) -> bool:
@@ -75,7 +75,7 @@ class JobChanges:
             entry.run_at = entry.finished_at = entry.ended = None
             entry.cancelled, entry.crashes = False, 0
             _before, entry.progress = entry.progress, NO_PROGRESS
-            entry.ticket = 0  # to the end of the line
+            entry.sequence = 0  # to the end of the queue
             self._let_wait(entry)
         return True
 
@@ -93,7 +93,7 @@ class JobChanges:
 
     def _let_wait(self, entry: Entry) -> None:
         entry.status = READY
-        self._line.put(entry)
+        self._ready_queue.put(entry)
         if entry.run_at is None:
             self._sleepers.wake_one(entry.job.options.queue_name)
         else:

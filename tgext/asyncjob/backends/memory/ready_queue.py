@@ -1,8 +1,8 @@
 """The jobs that wait, in the order in which they will run.
 
-Ready ones stand in a heap for each queue name; those whose time has not come in one heap of
-delayed ones. A place in a heap is a ticket: it counts only while the job still has that number,
-so a job that is cancelled is left where it stands and passed over later.
+The ready queue has a heap for each queue name, the delayed queue is one heap. An item of a heap
+has a sequence number. It is stale once its job waits no more, or has another number: a job that is
+cancelled leaves its item behind, which is skipped later.
 
 Nothing here locks: the backend does.
 """
@@ -21,7 +21,7 @@ from ...job import NO_PROGRESS, READY, Job, Outcome, Snapshot, TaskError
 #: worker waits for would cost as much as the job.
 MOST_NAMES = 64
 
-#: Stale tickets that may stand in the heaps before they are swept out; a sweep is linear in the
+#: Stale items that may be in the heaps before they are removed; a sweep is linear in the
 #: heaps' length, so it must be rare.
 MOST_STALE = 1_000
 
@@ -35,13 +35,13 @@ class Entry:
     __slots__ = (
         "attempts", "budget", "cancelled", "crashes", "ended", "enqueued_at", "errors", "fenced",
         "finished_at", "job", "last_attempted_at", "lease", "log", "progress", "result", "run_at",
-        "started_at", "status", "ticket",
+        "sequence", "started_at", "status",
     )  # fmt: skip
 
     def __init__(self, job: Job, now: float) -> None:
         self.job = job
         self.status = READY
-        self.ticket = 0  #: its number in line; 0: it has none yet
+        self.sequence = 0  #: its sequence number; 0: it has none yet
         self.enqueued_at = now
         self.run_at: float | None = None
         self.attempts = 0
@@ -100,18 +100,18 @@ def _instant(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, timezone.utc)
 
 
-# What orders a heap comes first; the ticket settles every tie, so entries are never compared.
-_Place = tuple[float, int, Entry]
+# Ordered by its first value, then by the sequence number: entries are never compared.
+_HeapItem = tuple[float, int, Entry]
 
 
-class Line:
+class ReadyQueue:
     """See the module. ``len()`` is the number of jobs that wait."""
 
     def __init__(self) -> None:
-        self._ready: dict[str, list[_Place]] = {}
-        self._delayed: list[_Place] = []
+        self._ready: dict[str, list[_HeapItem]] = {}
+        self._delayed: list[_HeapItem] = []
         self._most_names = MOST_NAMES
-        self._tickets = 0
+        self._last_sequence = 0
         self._length = 0
         self._stale = 0
 
@@ -120,21 +120,21 @@ class Line:
 
     def put(self, entry: Entry) -> None:
         """Let a READY job wait: behind all of its priority, unless it has a number already."""
-        if not entry.ticket:
-            self._tickets = entry.ticket = self._tickets + 1
+        if not entry.sequence:
+            self._last_sequence = entry.sequence = self._last_sequence + 1
         self._length += 1
         if entry.run_at is None:
             self._make_ready(entry)
         else:
-            heapq.heappush(self._delayed, (entry.run_at, entry.ticket, entry))
+            heapq.heappush(self._delayed, (entry.run_at, entry.sequence, entry))
 
     def take(self, queues: Collection[str] | None, now: float) -> Entry | None:
         """Take the next job out that is due and that *queues* serve; None: all are served."""
-        while self._delayed and (self._delayed[0][0] <= now or not _counts(self._delayed[0])):
-            place = heapq.heappop(self._delayed)
-            if _counts(place):
-                place[2].run_at = None
-                self._make_ready(place[2])
+        while self._delayed and (self._delayed[0][0] <= now or not _is_current(self._delayed[0])):
+            item = heapq.heappop(self._delayed)
+            if _is_current(item):
+                item[2].run_at = None
+                self._make_ready(item[2])
             else:
                 self._stale -= 1
         best = self._first(queues)
@@ -143,14 +143,14 @@ class Line:
         self._length -= 1
         return heapq.heappop(best)[2]
 
-    def leave(self, entry: Entry) -> None:
+    def discard(self, entry: Entry) -> None:
         """Let a job go that waits no longer; its status says so already."""
         self._length -= 1
         self._stale += 1
         if self._stale > max(MOST_STALE, self._length):
             self._stale = 0
             for heap in (*self._ready.values(), self._delayed):
-                heap[:] = [place for place in heap if _counts(place)]
+                heap[:] = [item for item in heap if _is_current(item)]
                 heapq.heapify(heap)
 
     def has_ready(self, queues: Collection[str] | None) -> bool:
@@ -171,15 +171,15 @@ class Line:
                 self._ready = {name: kept for name, kept in self._ready.items() if kept}
                 self._most_names = max(MOST_NAMES, 2 * len(self._ready))
             heap = self._ready[options.queue_name] = []
-        heapq.heappush(heap, (-options.priority, entry.ticket, entry))
+        heapq.heappush(heap, (-options.priority, entry.sequence, entry))
 
-    def _first(self, queues: Collection[str] | None) -> list[_Place] | None:
+    def _first(self, queues: Collection[str] | None) -> list[_HeapItem] | None:
         """The heap whose first job is the next one."""
-        best: list[_Place] | None = None
+        best: list[_HeapItem] | None = None
         for name, heap in self._ready.items():
             if queues is not None and name not in queues:
                 continue
-            while heap and not _counts(heap[0]):
+            while heap and not _is_current(heap[0]):
                 heapq.heappop(heap)
                 self._stale -= 1
             if heap and (best is None or heap[0] < best[0]):
@@ -187,6 +187,6 @@ class Line:
         return best
 
 
-def _counts(place: _Place) -> bool:
-    entry = place[2]
-    return entry.ticket == place[1] and entry.status is READY
+def _is_current(item: _HeapItem) -> bool:
+    entry = item[2]
+    return entry.sequence == item[1] and entry.status is READY
