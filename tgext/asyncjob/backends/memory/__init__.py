@@ -3,7 +3,7 @@
     enqueue --> ready queue --> claim ... finish --> ended
 
 One lock guards everything; nothing waits while it holds it. A finalizer or a signal handler may
-come here while its own thread does: see ``BriefLock``. The uid tells which process made it.
+come here while its own thread does: see ``SpinLock``. The uid tells which process made it.
 After a fork the child begins with no jobs: its copies are the parent's.
 """
 
@@ -33,7 +33,7 @@ from ...job import (
 from ..base import ClaimingBackend
 from .changes import JobChanges
 from .ready_queue import Entry
-from .spinlock import BriefLock, catching_up
+from .spinlock import SpinLock, catching_up
 
 SECRETS = 256  #: random parts of uids that are drawn at a time
 
@@ -64,7 +64,7 @@ class MemoryBackend(JobChanges, ClaimingBackend):
     def _begin(self) -> None:
         self._origin = f"asyncjob_{os.getpid()}_{os.urandom(4).hex()}_"
         self._uids: deque[JobId] = deque()
-        self._lock = BriefLock(__name__)
+        self._lock = SpinLock(__name__)
         self._leases = 0
         self._begin_jobs()
 

@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 _NOTHING_TO_TAKE: AbstractContextManager[Any] = nullcontext()
 
 
-class BriefLock:
+class SpinLock:
     """A mutex that never makes a thread wait for anything but the thread that holds it.
 
     A thread that blocks on a ``threading.Lock`` is given it by the kernel, before it has the
@@ -84,7 +84,7 @@ class BriefLock:
         return False
 
 
-_CATCHING_UP = BriefLock.catch_up.__code__
+_CATCHING_UP = SpinLock.catch_up.__code__
 
 
 def catching_up(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -95,7 +95,7 @@ def catching_up(method: Callable[Arguments, Result]) -> Callable[Arguments, Resu
         try:
             return method(*args, **kwargs)
         finally:
-            lock: BriefLock = args[0]._lock  # type: ignore[attr-defined]
+            lock: SpinLock = args[0]._lock  # type: ignore[attr-defined]
             if lock.put_off:
                 lock.catch_up()
 
