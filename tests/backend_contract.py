@@ -148,7 +148,7 @@ def at_once(count: int, act: Callable[[int], Any]) -> list[Any]:
         return list(pool.map(run, range(count)))
 
 
-class Sleeper:
+class WaitingThread:
     """A thread in ``backend.wait``; a context manager, so that it never outlives its test."""
 
     def __init__(self, backend: ClaimingBackend, queues: Collection[str] | None = None) -> None:
@@ -165,7 +165,7 @@ class Sleeper:
         self._looked.set()
         return self._stopping.is_set()
 
-    def __enter__(self) -> Sleeper:
+    def __enter__(self) -> WaitingThread:
         """Return once the backend has looked: whatever happens now must wake it."""
         self._thread.start()
         assert self._looked.wait(PATIENCE_SECONDS), "wait() never asked whether it is stopped"
@@ -1131,65 +1131,65 @@ class BackendContract:
         backend.wait(None, 0, lambda: False)
 
     def test_wait_returns_when_something_is_enqueued(self, backend):
-        with Sleeper(backend) as sleeper:
+        with WaitingThread(backend) as waiter:
             enqueued(backend)
 
-            assert sleeper.is_back()
+            assert waiter.is_back()
 
     def test_wait_returns_for_a_queue_that_it_named(self, backend):
-        with Sleeper(backend, ["mail"]) as sleeper:
+        with WaitingThread(backend, ["mail"]) as waiter:
             enqueued(backend, queue_name="mail")
 
-            assert sleeper.is_back()
+            assert waiter.is_back()
 
     def test_wait_does_not_mind_jobs_of_other_queues_that_were_there_before(self, backend):
         enqueued(backend, queue_name="other")
 
-        with Sleeper(backend, ["mail"]) as sleeper:
-            assert not sleeper.is_back(0.05)
+        with WaitingThread(backend, ["mail"]) as waiter:
+            assert not waiter.is_back(0.05)
 
     def test_wait_returns_when_a_job_is_released(self, backend):
         enqueued(backend)
         claim = claim_one(backend)
-        with Sleeper(backend) as sleeper:
+        with WaitingThread(backend) as waiter:
             backend.release([claim])
 
-            assert sleeper.is_back()
+            assert waiter.is_back()
 
     def test_wait_returns_when_a_job_is_to_try_again(self, backend):
         enqueued(backend, max_attempts=2)
         claim = claim_one(backend)
-        with Sleeper(backend) as sleeper:
+        with WaitingThread(backend) as waiter:
             backend.finish(claim, AGAIN)
 
-            assert sleeper.is_back()
+            assert waiter.is_back()
 
     def test_wait_returns_when_an_ended_job_is_retried(self, backend):
         uid = ended(backend)
-        with Sleeper(backend) as sleeper:
+        with WaitingThread(backend) as waiter:
             backend.retry(uid)
 
-            assert sleeper.is_back()
+            assert waiter.is_back()
 
     def test_wait_returns_when_a_delayed_job_comes_due(self, backend):
         enqueued(backend, run_after=timedelta(seconds=0.02))
-        with Sleeper(backend) as sleeper:
-            assert sleeper.is_back()
+        with WaitingThread(backend) as waiter:
+            assert waiter.is_back()
 
     def test_wait_returns_for_the_delay_of_a_job_that_was_enqueued_meanwhile(self, backend):
         with ExitStack() as stack:
-            sleeper = stack.enter_context(Sleeper(backend))
+            waiter = stack.enter_context(WaitingThread(backend))
             enqueued(backend, run_after=timedelta(seconds=0.02))
-            if sleeper.is_back(PATIENCE_SECONDS):  # it may have been woken to look anew
-                sleeper = stack.enter_context(Sleeper(backend))
+            if waiter.is_back(PATIENCE_SECONDS):  # it may have been woken to look anew
+                waiter = stack.enter_context(WaitingThread(backend))
 
-            assert sleeper.is_back()
+            assert waiter.is_back()
 
     def test_wait_returns_when_woken_after_a_stop(self, backend):
-        with Sleeper(backend) as sleeper:
-            sleeper.stop()
+        with WaitingThread(backend) as waiter:
+            waiter.stop()
 
-            assert sleeper.is_back()
+            assert waiter.is_back()
 
     @pytest.mark.parametrize("act", ["wake", "enqueue"])
     def test_what_happens_while_a_wait_looks_is_not_overlooked(self, backend, act):
@@ -1215,33 +1215,33 @@ class BackendContract:
 
     def test_wake_makes_every_wait_return(self, backend):
         with ExitStack() as stack:
-            sleepers = [stack.enter_context(Sleeper(backend)) for _ in range(3)]
+            waiters = [stack.enter_context(WaitingThread(backend)) for _ in range(3)]
 
             backend.wake()
 
-            assert [sleeper.is_back() for sleeper in sleepers] == [True, True, True]
+            assert [waiter.is_back() for waiter in waiters] == [True, True, True]
 
     def test_as_many_waits_return_as_jobs_are_enqueued(self, backend):
         with ExitStack() as stack:
-            sleepers = [stack.enter_context(Sleeper(backend)) for _ in range(3)]
+            waiters = [stack.enter_context(WaitingThread(backend)) for _ in range(3)]
 
             backend.enqueue([a_job(backend) for _ in range(3)])
 
-            assert [sleeper.is_back() for sleeper in sleepers] == [True, True, True]
+            assert [waiter.is_back() for waiter in waiters] == [True, True, True]
 
     def test_job_wakes_a_wait_that_serves_its_queue_whoever_else_sleeps(self, backend):
-        with Sleeper(backend, ["mail"]) as mail, Sleeper(backend, ["reports"]):
+        with WaitingThread(backend, ["mail"]) as mail, WaitingThread(backend, ["reports"]):
             enqueued(backend, queue_name="mail")
 
             assert mail.is_back()
 
     def test_delayed_job_is_not_left_to_the_one_wait_that_went_off_with_another(self, backend):
         with ExitStack() as stack:  # each that leaves wakes the others
-            idle = stack.enter_context(Sleeper(backend))
-            woken = stack.enter_context(Sleeper(backend))
+            idle = stack.enter_context(WaitingThread(backend))
+            woken = stack.enter_context(WaitingThread(backend))
             enqueued(backend, run_after=timedelta(seconds=0.3))
-            if woken.is_back(0.1):  # it looks, and lies down until the job is due
-                woken = stack.enter_context(Sleeper(backend))
+            if woken.is_back(0.1):  # it looks, and waits until the job is due
+                woken = stack.enter_context(WaitingThread(backend))
             enqueued(backend)
             if woken.is_back():
                 claim_one(backend)  # and is busy from now on
@@ -1300,8 +1300,8 @@ class BackendContract:
         assert in_time, f"{left} jobs were not claimed though three threads waited for them"
 
     def test_no_wake_up_is_lost_between_a_stop_and_many_waits(self, backend):
-        sleepers = 3
-        barrier = threading.Barrier(sleepers + 1, timeout=PATIENCE_SECONDS)
+        waiters = 3
+        barrier = threading.Barrier(waiters + 1, timeout=PATIENCE_SECONDS)
         stops = [threading.Event() for _ in range(self.ROUNDS)]
 
         def sleep() -> None:
@@ -1315,8 +1315,8 @@ class BackendContract:
                 stop.set()
                 backend.wake()
 
-        with ThreadPoolExecutor(sleepers + 1) as pool:
-            acts = [pool.submit(sleep) for _ in range(sleepers)] + [pool.submit(wake)]
+        with ThreadPoolExecutor(waiters + 1) as pool:
+            acts = [pool.submit(sleep) for _ in range(waiters)] + [pool.submit(wake)]
             for act in acts:
                 act.result(timeout=LONG_SECONDS + PATIENCE_SECONDS)
 

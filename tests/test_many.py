@@ -239,10 +239,10 @@ def test_two_queues_do_not_run_each_others_jobs():
 
 def test_a_delayed_job_does_not_wait_for_the_thread_that_saw_it_first(queue, gate):
     """The thread that was told of it may be busy when its time comes, and another asleep."""
-    beds = queue.backend._sleepers._beds
-    assert _until(lambda: len(beds) == 2)
+    waiting = queue.backend._waiters._waiting
+    assert _until(lambda: len(waiting) == 2)
     later = task(nothing).using(run_after=timedelta(seconds=0.2)).enqueue()
-    assert _until(lambda: len(beds) == 2)
+    assert _until(lambda: len(waiting) == 2)
     queue.perform(gate.enter)
     gate.wait_for()
 
@@ -250,8 +250,8 @@ def test_a_delayed_job_does_not_wait_for_the_thread_that_saw_it_first(queue, gat
 
 
 def test_a_job_is_started_at_once_by_an_idle_worker(queue):
-    beds = queue.backend._sleepers._beds
-    assert _until(lambda: len(beds) == 2)
+    waiting = queue.backend._waiters._waiting
+    assert _until(lambda: len(waiting) == 2)
     began = time.monotonic()
 
     queue.result(queue.perform(nothing)).wait(5)

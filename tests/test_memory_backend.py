@@ -24,7 +24,7 @@ from backend_contract import (
     DONE,
     LONG_SECONDS,
     BackendContract,
-    Sleeper,
+    WaitingThread,
     a_job,
     claim_one,
     claimed_uids,
@@ -43,7 +43,7 @@ from tgext.asyncjob import (
 )
 from tgext.asyncjob.backends import memory
 from tgext.asyncjob.backends.memory import MemoryBackend, changes, ready_queue
-from tgext.asyncjob.backends.memory.waiters import Sleepers
+from tgext.asyncjob.backends.memory.waiters import Waiters
 from tgext.asyncjob.job import (
     CANCELLED,
     FAILED,
@@ -281,14 +281,14 @@ def test_queue_names_that_come_and_go_leave_nothing(backend):
     assert len(backend._ready_queue._ready) <= ready_queue.MOST_NAMES
 
 
-def test_sleepers_that_were_woken_or_timed_out_leave_nothing(backend):
+def test_waiters_that_were_woken_or_timed_out_leave_nothing(backend):
     for _ in range(20):
         backend.wait(None, 0.0001, lambda: False)
-        with Sleeper(backend) as sleeper:
+        with WaitingThread(backend) as waiter:
             backend.wake()
-            sleeper.is_back()
+            waiter.is_back()
 
-    assert len(backend._sleepers._beds) == 0
+    assert len(backend._waiters._waiting) == 0
 
 
 @pytest.fixture
@@ -315,16 +315,16 @@ def test_queued_job_costs_less_than_a_kibibyte(backend):
 # -- waiting
 
 
-def test_waking_all_wakes_each_sleeper_once():
-    sleepers = Sleepers()
-    beds = [sleepers.lie_down(queues, until=60) for queues in (None, ["mail"], None)]
+def test_waking_all_wakes_each_waiter_once():
+    waiters = Waiters()
+    added = [waiters.add(queues, until=60) for queues in (None, ["mail"], None)]
 
-    sleepers.wake_all()
+    waiters.wake_all()
 
-    for bed in beds:
-        bed.sleep(LONG_SECONDS)  # returns at once: it was woken
-        sleepers.get_up(bed)
-    sleepers.wake_all()
+    for waiter in added:
+        waiter.wait(LONG_SECONDS)  # returns at once: it was woken
+        waiters.remove(waiter)
+    waiters.wake_all()
 
 
 def test_stopped_worker_may_be_woken_though_nobody_sleeps(backend):
@@ -442,7 +442,7 @@ def test_idle_slot_keeps_nothing_of_a_job_that_was_removed():
         result = queue.result(queue.perform(id, picture))
         result.wait(5)
         del picture, result
-        while not queue.backend._sleepers._beds:  # until the slot sleeps
+        while not queue.backend._waiters._waiting:  # until the worker thread waits
             pass
         queue.backend.prune()
         gc.collect()

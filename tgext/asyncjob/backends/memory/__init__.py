@@ -168,8 +168,10 @@ class MemoryBackend(JobChanges, ClaimingBackend):
                 crashes = self._max_crashes - entry.crashes - 1
                 claims.append(Claim(entry.job, lease, attempt, entry.budget - attempt, crashes))
             due = self._ready_queue.next_due()
-            if due is not None:  # who goes off with a job may have been the one to see to that
-                self._sleepers.wake_by(due)
+            if (
+                due is not None
+            ):  # the thread that takes a job may have been the one to wait for that
+                self._waiters.wake_by(due)
         if self._lock.put_off:
             self._lock.catch_up()
         return claims
@@ -254,21 +256,21 @@ class MemoryBackend(JobChanges, ClaimingBackend):
                 seconds = min(seconds, due - now)
             if seconds <= 0 or stopped() or self._ready_queue.has_ready(queues):
                 return
-            bed = self._sleepers.lie_down(queues, now + seconds)
-        self._lock.catch_up()  # it may be that this thread is woken by it
+            waiter = self._waiters.add(queues, now + seconds)
+        self._lock.catch_up()  # which may wake this thread
         try:
-            bed.sleep(seconds)
+            waiter.wait(seconds)
         finally:
             with self._lock():
-                self._sleepers.get_up(bed)
+                self._waiters.remove(waiter)
 
     @catching_up
     def wake(self) -> None:
         if self._lock.is_mine():
-            self._lock.put_off.append(self._sleepers.wake_all)
+            self._lock.put_off.append(self._waiters.wake_all)
             return
         with self._lock():
-            self._sleepers.wake_all()
+            self._waiters.wake_all()
 
     def prune(self) -> int:
         with self._lock():

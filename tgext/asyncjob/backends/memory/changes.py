@@ -20,7 +20,7 @@ from ...job import (
     TaskResultStatus,
 )
 from .ready_queue import Entry, ReadyQueue, due_at
-from .waiters import Sleepers
+from .waiters import Waiters
 
 #: Ended jobs kept whatever ``retention`` says, so that a process that runs for a year at a
 #: million jobs a day does not grow. What each takes is up to its arguments and its result.
@@ -33,7 +33,7 @@ class JobChanges:
     _clock: Callable[[], float]  # gives seconds since the epoch
 
     def _begin_jobs(self) -> None:
-        self._sleepers = Sleepers()
+        self._waiters = Waiters()
         self._entries: dict[str, Entry] = {}
         self._ready_queue = ReadyQueue()
         self._ended: deque[Entry] = deque()
@@ -95,9 +95,9 @@ class JobChanges:
         entry.status = READY
         self._ready_queue.put(entry)
         if entry.run_at is None:
-            self._sleepers.wake_one(entry.job.options.queue_name)
+            self._waiters.wake_one(entry.job.options.queue_name)
         else:
-            self._sleepers.wake_by(entry.run_at)
+            self._waiters.wake_by(entry.run_at)
 
     def _finish(self, claim: Claim, outcome: Outcome) -> bool:
         entry = self._held(claim)
