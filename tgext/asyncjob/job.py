@@ -313,7 +313,7 @@ class Outcome(NamedTuple):
     crashed: bool = False  #: it costs the job a crash, and READY then no attempt
 
 
-class WorkerSeen(NamedTuple):
+class WorkerInfo(NamedTuple):
     """A worker, as its registry knows it."""
 
     worker_id: str

@@ -1,4 +1,4 @@
-"""What an operator may ask of a backend that other processes work on, beyond one job's result.
+"""What an operator may ask of a backend that several processes share, beyond one job's result.
 
 A backend that can answer has an ``overview``. All of it is read, nothing is changed, and it may
 be old by the time that it is shown. Instants are aware UTC, by the clock of the store.
@@ -10,10 +10,10 @@ from abc import ABC, abstractmethod
 from datetime import datetime
 from typing import NamedTuple
 
-from ..job import WorkerSeen
+from ..job import WorkerInfo
 
 
-class RunningSeen(NamedTuple):
+class RunningJob(NamedTuple):
     """A job that a worker has claimed."""
 
     uid: str
@@ -25,11 +25,11 @@ class RunningSeen(NamedTuple):
     value: int  #: its progress; -1 until something is reported
     total: int | None
     is_cancelled: bool  #: somebody has asked it to stop
-    #: since when it keeps everybody else from writing, on SQLite; None: it does not, or not long
+    #: since when it keeps all others from writing, on SQLite; None: it does not, or not long
     locks_since: datetime | None
 
 
-class WaitingSeen(NamedTuple):
+class QueueDepth(NamedTuple):
     """What waits in one queue."""
 
     queue_name: str
@@ -38,8 +38,8 @@ class WaitingSeen(NamedTuple):
     next_due_at: datetime | None  #: when the first of those is due
 
 
-class Line(NamedTuple):
-    """Where a job that waits stands."""
+class QueuePosition(NamedTuple):
+    """Which position a waiting job has in its queue."""
 
     is_delayed: bool  #: it waits for its time
     before: int  #: jobs of its queue that come first; 0 while it is delayed
@@ -61,20 +61,20 @@ class Overview(ABC):
         """Read the clock of the store."""
 
     @abstractmethod
-    def workers(self) -> list[WorkerSeen]:
+    def workers(self) -> list[WorkerInfo]:
         """Return the workers that live, or may, oldest first."""
 
     @abstractmethod
-    def running(self, limit: int | None = None) -> list[RunningSeen]:
+    def running(self, limit: int | None = None) -> list[RunningJob]:
         """Return what runs, the longest first; at most *limit*."""
 
     @abstractmethod
-    def waiting(self) -> list[WaitingSeen]:
+    def waiting(self) -> list[QueueDepth]:
         """Return the queues in which something waits, by their names."""
 
     @abstractmethod
-    def line(self, uid: str) -> Line | None:
-        """Return where a READY job stands; None for any other."""
+    def position(self, uid: str) -> QueuePosition | None:
+        """Return the position of a READY job; None for any other."""
 
     @abstractmethod
     def connections(self) -> Connections | None:
@@ -85,5 +85,5 @@ class Overview(ABC):
         """Return the address of the database, without its password."""
 
     @abstractmethod
-    def hearing(self) -> str:
-        """Return in some words how a worker there hears of new jobs."""
+    def notification(self) -> str:
+        """Return in some words how a worker there is notified of new jobs."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from ..backends.overview import Line, Overview
+from ..backends.overview import Overview, QueuePosition
 from ..errors import AsyncJobError, ModuleMissing
-from ..job import READY, Snapshot, WorkerSeen
+from ..job import READY, Snapshot, WorkerInfo
 from ..queue import JobQueue
 from .command_result import lasting, number_of
 from .durable import overview_of
@@ -15,17 +15,17 @@ from .durable import overview_of
 def reasons_of(queue: JobQueue, uid: str) -> list[str]:
     """Return one sentence or more for a READY job; [] for any other."""
     overview, found = overview_of(queue), queue.backend.get(uid)
-    line = overview.line(uid)
-    if found is None or found.status is not READY or line is None:
+    position = overview.position(uid)
+    if found is None or found.status is not READY or position is None:
         return []
-    reasons = [*_delay(found, line, overview.now()), *_module(found)]
+    reasons = [*_delay(found, position, overview.now()), *_module(found)]
     workers = overview.workers()
     queue_name = found.job.options.queue_name
     serving = [each for each in workers if each.queues is None or queue_name in each.queues]
     reasons += _nobody(workers, serving, queue_name)
-    if line.before:
-        are = "job of its queue is" if line.before == 1 else "jobs of its queue are"
-        reasons.append(f"{line.before} {are} before it")
+    if position.before:
+        are = "job of its queue is" if position.before == 1 else "jobs of its queue are"
+        reasons.append(f"{position.before} {are} before it")
     if not reasons:
         reasons = [*locks_of(overview, overview.now()), *_busy(serving, overview)]
     return reasons or ["it is next, and a worker should have it at any moment"]
@@ -41,14 +41,14 @@ def locks_of(overview: Overview, now: datetime) -> list[str]:
     ]
 
 
-def _delay(found: Snapshot, line: Line, now: datetime) -> list[str]:
+def _delay(found: Snapshot, position: QueuePosition, now: datetime) -> list[str]:
     until = found.run_at
-    if not line.is_delayed or until is None:
+    if not position.is_delayed or until is None:
         return []
     reasons = [
         f"delayed until {until.isoformat(sep=' ', timespec='seconds')}, in {lasting(until - now)}"
     ]
-    if line.was_given_back:
+    if position.was_given_back:
         reasons.append(
             "a worker has given it back, since the module of its call is missing there; "
             "it is delayed so that another worker may take it"
@@ -69,7 +69,7 @@ def _module(found: Snapshot) -> list[str]:
     return []
 
 
-def _nobody(workers: list[WorkerSeen], serving: list[WorkerSeen], queue_name: str) -> list[str]:
+def _nobody(workers: list[WorkerInfo], serving: list[WorkerInfo], queue_name: str) -> list[str]:
     if not workers:
         return ["no worker is alive; start one: python -m tgext.asyncjob worker, or a process that "
                 "serves with asyncjob.threads"]  # fmt: skip
@@ -81,7 +81,7 @@ def _nobody(workers: list[WorkerSeen], serving: list[WorkerSeen], queue_name: st
     return []
 
 
-def _busy(serving: list[WorkerSeen], overview: Overview) -> list[str]:
+def _busy(serving: list[WorkerInfo], overview: Overview) -> list[str]:
     ids = {each.worker_id for each in serving}
     threads = sum(each.threads for each in serving)
     running = sum(each.worker_id in ids for each in overview.running())

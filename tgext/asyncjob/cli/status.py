@@ -6,9 +6,9 @@ from argparse import ArgumentParser, Namespace
 from datetime import datetime
 from typing import Any
 
-from ..backends.overview import Overview, RunningSeen
+from ..backends.overview import Overview, RunningJob
 from ..errors import UnknownJob
-from ..job import WorkerSeen
+from ..job import WorkerInfo
 from ..queue import JobQueue
 from ..task import TaskResult
 from .command_result import FINE, NOTHING_FOUND, Answer, ago, as_json, lasting, table
@@ -109,9 +109,9 @@ def _running(overview: Overview, now: datetime) -> str:
     return "\n".join([*shown, *map(one_line, locks_of(overview, now))])
 
 
-def _progress(seen: RunningSeen) -> str:
-    text = _share(seen.value, seen.total)
-    return f"{text} (to be cancelled)" if seen.is_cancelled else text
+def _progress(job: RunningJob) -> str:
+    text = _share(job.value, job.total)
+    return f"{text} (to be cancelled)" if job.is_cancelled else text
 
 
 def _share(value: int, total: int | None) -> str:
@@ -120,7 +120,7 @@ def _share(value: int, total: int | None) -> str:
     return str(value) if total is None else f"{value}/{total}"
 
 
-def _workers(workers: list[WorkerSeen], now: datetime) -> str:
+def _workers(workers: list[WorkerInfo], now: datetime) -> str:
     if not workers:
         return "no worker is alive"
     rows = [

@@ -71,7 +71,7 @@ def work(load: Load, plan: Plan, heard: Iterable[signal.Signals]) -> int:
             log.info(
                 "worker process %d begins: database %s, %s, queues %s, hears of new jobs %s",
                 os.getpid(), overview.database(), number_of(threads, "thread"), served,
-                overview.hearing(),
+                overview.notification(),
             )  # fmt: skip
             if declares_processes():
                 queue.open_nursery()  # there is no thread yet whose locks it would copy

@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, and_, case, func, or_, select
 
-from ...job import NO_PROGRESS, WorkerSeen
-from ..overview import Connections, Line, Overview, RunningSeen, WaitingSeen
+from ...job import NO_PROGRESS, WorkerInfo
+from ..overview import Connections, Overview, QueueDepth, QueuePosition, RunningJob
 from .dialect import Dialect
 from .dialects import MariaDb, PostgreSql, Sqlite
 from .liveness import Liveness
@@ -54,10 +54,10 @@ class SqlOverview(Overview):
         with self._dialect.engine.connect() as connection:
             return _instant(connection.execute(select(self._now())).scalar_one())
 
-    def workers(self) -> list[WorkerSeen]:
+    def workers(self) -> list[WorkerInfo]:
         return self._workers.seen()
 
-    def running(self, limit: int | None = None) -> list[RunningSeen]:
+    def running(self, limit: int | None = None) -> list[RunningJob]:
         jobs = self._jobs
         wanted = (
             select(
@@ -74,7 +74,7 @@ class SqlOverview(Overview):
         workers = {row.worker_id for row in rows if row.worker_id is not None}
         told = {worker_id: self._liveness.told(worker_id) for worker_id in workers}
         return [
-            RunningSeen(
+            RunningJob(
                 row.uid, row.name, row.queue_name, _instant(row.last_attempted_at), row.attempts,
                 row.worker_id, *reports.get(row.uid, (NO_PROGRESS.value, None)), row.cancelled,
                 _locks_since(row, told.get(row.worker_id, {})),
@@ -94,7 +94,7 @@ class SqlOverview(Overview):
                     found[row.uid] = (row.value, row.total)
         return found
 
-    def waiting(self) -> list[WaitingSeen]:
+    def waiting(self) -> list[QueueDepth]:
         jobs = self._jobs
         counted = (
             select(
@@ -110,7 +110,7 @@ class SqlOverview(Overview):
         with self._dialect.engine.connect() as connection:
             rows = connection.execute(counted).all()
         return [
-            WaitingSeen(
+            QueueDepth(
                 row.queue_name,
                 int(row.due),
                 row.number - int(row.due),
@@ -125,7 +125,7 @@ class SqlOverview(Overview):
         is_over = and_(jobs.c.state == DELAYED, jobs.c.due_at <= self._now())
         return or_(jobs.c.state == WAITS, is_over)
 
-    def line(self, uid: str) -> Line | None:
+    def position(self, uid: str) -> QueuePosition | None:
         jobs = self._jobs
         wanted = select(
             jobs.c.number, jobs.c.rank, jobs.c.queue_name, jobs.c.lease, jobs.c.attempts,
@@ -138,15 +138,15 @@ class SqlOverview(Overview):
             before = connection.execute(self._before(row)).scalar_one() if row.is_due else 0
         # Every claim raises the lease, and one that is given back takes its attempt back.
         was_given_back = row.state == DELAYED and row.lease > 0 and row.attempts == 0
-        return Line(not row.is_due, before, was_given_back)
+        return QueuePosition(not row.is_due, before, was_given_back)
 
     def _before(self, row: Any) -> Any:
         jobs = self._jobs
-        in_line = self._tables.stands(WAITS), jobs.c.queue_name == row.queue_name
+        in_queue = self._tables.stands(WAITS), jobs.c.queue_name == row.queue_name
         # Each a piece of the index, which both together are not.
-        more_urgent = select(func.count()).where(*in_line, jobs.c.rank < row.rank)
+        more_urgent = select(func.count()).where(*in_queue, jobs.c.rank < row.rank)
         before = jobs.c.rank == row.rank, jobs.c.number < row.number
-        as_urgent = select(func.count()).where(*in_line, *before)
+        as_urgent = select(func.count()).where(*in_queue, *before)
         return select(more_urgent.scalar_subquery() + as_urgent.scalar_subquery())
 
     def connections(self) -> Connections | None:
@@ -160,7 +160,7 @@ class SqlOverview(Overview):
     def database(self) -> str:
         return self._dialect.engine.url.render_as_string()
 
-    def hearing(self) -> str:
+    def notification(self) -> str:
         if isinstance(self._dialect, Sqlite):
             return "by the file's counter of commits"
         driver = self._dialect.engine.dialect.driver

@@ -36,7 +36,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 
 from ...errors import WorkerCrashed
-from ...job import TaskError, WorkerSeen
+from ...job import TaskError, WorkerInfo
 from ..worker_id import is_gone
 from .dialect import Dialect
 from .liveness import Liveness
@@ -168,13 +168,13 @@ class Workers:
         self._ours.clear()
         self._silence.forget()
 
-    def seen(self) -> list[WorkerSeen]:
+    def seen(self) -> list[WorkerInfo]:
         """Read the registry: those that live, or may."""
         wanted = self._looked_at().order_by(self._tables.workers.c.started_at)
         with self._dialect.volatile.connect() as connection:
             rows = connection.execute(wanted).all()
         return [
-            WorkerSeen(
+            WorkerInfo(
                 row.worker_id, row.host, row.pid, row.threads,
                 None if row.queues is None else tuple(row.queues.split(",")),
                 datetime.fromtimestamp(row.started_at, timezone.utc),
