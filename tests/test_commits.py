@@ -18,7 +18,7 @@ import sqlqueues
 from databases import begin_at_the_first_statement
 from sqlqueues import KINDS, PREFIX, Effect, Place, effects, options_of, place_of, session_of
 from tgext.asyncjob import TaskResultStatus, asyncjob_session, task
-from tgext.asyncjob.backends.sql.tables import STATUS_OF
+from tgext.asyncjob.backends.sql import states
 from tgext.asyncjob.transactions.connections import _engines, listen
 
 SUCCESSFUL, FAILED = TaskResultStatus.SUCCESSFUL, TaskResultStatus.FAILED
@@ -216,7 +216,7 @@ def test_completion_stands_in_the_transaction_that_it_completes(
     execute = place.engine.dialect.do_commit
 
     def look() -> None:
-        seen.append((STATUS_OF[place.jobs()[0].state], place.written()))
+        seen.append((states.STATUS_OF[place.jobs()[0].state], place.written()))
 
     def look_and_commit(connection: Any) -> None:
         look()

@@ -19,8 +19,7 @@ from sqlalchemy import Connection, create_engine, event
 
 from backend_contract import BROKEN, DONE, a_job, work
 from sqlqueues import KINDS, PREFIX, Place, options_of, place_of
-from tgext.asyncjob.backends.sql import SqlBackend
-from tgext.asyncjob.backends.sql.tables import DELAYED, RUNS, SUCCEEDED, WAITS
+from tgext.asyncjob.backends.sql import SqlBackend, states
 from tgext.asyncjob.backends.worker_id import new_worker_id
 from tgext.asyncjob.call import Call
 from tgext.asyncjob.job import JobId
@@ -124,9 +123,9 @@ def full_tables(place: Place, steps_without_others: dict[Any, int], has_statisti
                 f"DELETE FROM pg_statistic WHERE starelid = '{JOBS}'::regclass"
             )
             connection.exec_driver_sql(f"TRUNCATE {JOBS}")
-        fill(connection, place.kind, FINISHED, SUCCEEDED, finished_at="4e9 + value")
-        fill(connection, place.kind, WAIT_LATER, DELAYED, due_at="4e9 + value")
-        fill(connection, place.kind, WAIT_LATER, WAITS, queue_name="'foreign'", rank="1")
+        fill(connection, place.kind, FINISHED, states.SUCCEEDED, finished_at="4e9 + value")
+        fill(connection, place.kind, WAIT_LATER, states.SCHEDULED, due_at="4e9 + value")
+        fill(connection, place.kind, WAIT_LATER, states.AVAILABLE, queue_name="'foreign'", rank="1")
     if has_statistics:
         table = "TABLE " * (place.kind == "mariadb") + JOBS
         vacuum = "VACUUM " * (place.kind == "postgresql")
@@ -317,9 +316,9 @@ def test_claim_reads_no_more_for_a_backlog_of_waiting_jobs(
 ):
     with full_tables.engine.begin() as connection:
         connection.exec_driver_sql(
-            f"DELETE FROM {JOBS} WHERE state = {WAITS} AND queue_name <> 'foreign'"
+            f"DELETE FROM {JOBS} WHERE state = {states.AVAILABLE} AND queue_name <> 'foreign'"
         )
-        fill(connection, full_tables.kind, BACKLOG, WAITS)
+        fill(connection, full_tables.kind, BACKLOG, states.AVAILABLE)
     clean_up(full_tables)
 
     caught = caught_claim(backend, queues)
@@ -393,7 +392,7 @@ def test_nothing_that_is_asked_time_and_again_reads_more_for_what_else_is_there(
     full_tables, backend, asked
 ):
     with full_tables.engine.begin() as connection:  # those that run are few
-        connection.exec_driver_sql(f"DELETE FROM {JOBS} WHERE state = {RUNS}")
+        connection.exec_driver_sql(f"DELETE FROM {JOBS} WHERE state = {states.RUNNING}")
     clean_up(full_tables)
     found = caught(backend, lambda: ASKED[asked](backend))
     found = [each for each in found if not each.statement.startswith("INSERT")]

@@ -22,8 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from backend_contract import DONE, a_job
 from otherprocess import OtherProcess
 from sqlqueues import KINDS, PREFIX, Place, effects, options_of, place_of
-from tgext.asyncjob.backends.sql import SqlBackend
-from tgext.asyncjob.backends.sql.tables import STATUS_OF
+from tgext.asyncjob.backends.sql import SqlBackend, states
 from tgext.asyncjob.job import CANCELLED, SUCCESSFUL, Claim, WorkerId
 
 pytestmark = pytest.mark.slow
@@ -198,9 +197,9 @@ def judged(place: Place, claim: Claim, answers: dict[str, object]) -> str:
     finished = [name for name in ("one", "two") if answers[name] is True]
     if finished:
         assert (len(finished), answers["rescuer"], answers["canceller"]) == (1, 0, False), answers
-        assert (work, STATUS_OF[state]) == (1, SUCCESSFUL), answers
+        assert (work, states.STATUS_OF[state]) == (1, SUCCESSFUL), answers
         return finished[0]
     assert (answers["one"], answers["two"]) == (False, False), answers
     assert (answers["rescuer"], answers["canceller"]) == (1, True), answers
-    assert (work, STATUS_OF[state]) == (0, CANCELLED), answers
+    assert (work, states.STATUS_OF[state]) == (0, CANCELLED), answers
     return "cancelled"

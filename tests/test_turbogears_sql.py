@@ -35,7 +35,7 @@ from tgext.asyncjob import (
     asyncjob_timed_query,
     task,
 )
-from tgext.asyncjob.backends.sql.tables import RUNS, SUCCEEDED, WAITS
+from tgext.asyncjob.backends.sql import states
 from tggroups import DBSession, Group, GroupModel
 
 # -- the application's jobs, and what they have seen
@@ -182,7 +182,7 @@ def test_job_and_row_are_one_commit(app):
 
     app.does(lambda: {"uid": add_and_perform("a")})
 
-    assert commits.seen() == [([], []), (["a"], [WAITS])]
+    assert commits.seen() == [([], []), (["a"], [states.AVAILABLE])]
 
 
 def test_commit_that_the_database_refuses_leaves_neither_job_nor_row(app, monkeypatch):
@@ -328,7 +328,7 @@ def test_work_of_a_job_and_its_mark_are_one_commit(app):
 
     app.queue.run_pending()
 
-    assert commits.seen() == [([], [RUNS]), (["of the job"], [SUCCEEDED])]
+    assert commits.seen() == [([], [states.RUNNING]), (["of the job"], [states.SUCCEEDED])]
 
 
 def test_failed_job_leaves_no_row(app):

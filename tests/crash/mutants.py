@@ -18,10 +18,9 @@ from typing import Any
 from sqlalchemy import event, or_, update
 from sqlalchemy.orm import Session
 
-from tgext.asyncjob.backends.sql import SqlBackend
+from tgext.asyncjob.backends.sql import SqlBackend, states
 from tgext.asyncjob.backends.sql.claims import Claims
 from tgext.asyncjob.backends.sql.silence import Silence
-from tgext.asyncjob.backends.sql.tables import SUCCEEDED
 from tgext.asyncjob.job import Claim
 from tgext.asyncjob.processes import forked
 from tgext.asyncjob.worker.attempt import Attempt
@@ -38,7 +37,7 @@ def fence() -> None:
     def succeeded_whose_it_may_be(self: Any, which: Any) -> Any:
         fenced = succeeded(self, which).whereclause  # with all the parameters that are given
         done = update(self._jobs).where(or_(fenced, which))
-        return done.values(state=SUCCEEDED, finished_at=self._clock)
+        return done.values(state=states.SUCCEEDED, finished_at=self._clock)
 
     def beat_and_hear_nothing(self: Any, worker_id: Any) -> list[Any]:
         beat(self, worker_id)

@@ -13,7 +13,7 @@ from signal import SIGCONT, SIGKILL, SIGSTOP
 
 from sqlalchemy import Engine, NullPool, create_engine, func, select
 
-from tgext.asyncjob.backends.sql.tables import ENDED, RUNS
+from tgext.asyncjob.backends.sql import states
 
 from .crew import Child, Crew
 from .field import Field, field_of
@@ -211,7 +211,7 @@ class Soak:
         was late to be seen, others may have that already."""
         jobs = self._field.jobs.jobs
         mine = select(jobs.c.uid).where(
-            jobs.c.state == RUNS, jobs.c.worker_id.like(f"{child.process.pid}-%")
+            jobs.c.state == states.RUNNING, jobs.c.worker_id.like(f"{child.process.pid}-%")
         )
         with self._engine.connect() as connection:
             held = set(connection.execute(mine).scalars())
@@ -221,13 +221,15 @@ class Soak:
     def _are_open(self, uids: set[str]) -> bool:
         """Whether any of them has not ended."""
         jobs = self._field.jobs.jobs
-        wanted = select(jobs.c.uid).where(jobs.c.uid.in_(list(uids)), jobs.c.state.not_in(ENDED))
+        wanted = select(jobs.c.uid).where(
+            jobs.c.uid.in_(list(uids)), jobs.c.state.not_in(states.ENDED)
+        )
         with self._engine.connect() as connection:
             return connection.execute(wanted).first() is not None
 
     def _wait_for_end(self) -> None:
         jobs = self._field.jobs.jobs
-        wanted = select(func.count()).select_from(jobs).where(jobs.c.state.not_in(ENDED))
+        wanted = select(func.count()).select_from(jobs).where(jobs.c.state.not_in(states.ENDED))
         before, changed_at = -1, time.monotonic()
         while time.monotonic() - changed_at < PATIENCE_SECONDS:
             self._look()

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
-from tgext.asyncjob.backends.sql.tables import BROKE, SUCCEEDED
+from tgext.asyncjob.backends.sql import states
 
 from .field import COUNTERS, Field, counter_of
 from .journal import BEGAN, RAN, Line
@@ -106,7 +106,7 @@ def _judge_jobs(
     for order in orders:
         kind, job = KINDS[order.kind], jobs.get(order.uid)
         state = None if job is None else job.state
-        if state != (BROKE if kind.fails else SUCCEEDED):
+        if state != (states.FAILED if kind.fails else states.SUCCEEDED):
             verdict.lost += 1
             verdict.notes.append(f"{order.kind} {order.number}, {order.uid}: ended as {state}")
         if kind.untouching and not ran[order.uid]:

@@ -5,10 +5,9 @@
     finish    on the job's own connection: committed with its work, or not at all
     rescue    what dead workers held waits again; a death counts as a crash, not as an attempt
 
-The modules: ``tables``, ``schema``, ``rows`` (a job as a row), ``store`` (enqueue and read),
-``taking`` (which jobs come next), ``claims`` (a claim's life), ``worker_registry``, ``liveness``
-and ``silence`` (which workers live), ``progress``, ``pruning``, ``wakeup`` and ``listener``
-(wake-ups of waiting threads), ``dialects`` and ``faults`` (what differs).
+Here is what a worker needs, in ``store`` what enqueues and reads. ``taking`` tells which jobs come
+next, ``worker_registry``, ``liveness`` and ``silence`` which workers live, ``wakeup`` and
+``listener`` wake threads that wait, ``dialects`` and ``faults`` have what differs.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ from ...job import (
     WorkerId,
 )
 from ..base import ClaimingBackend
+from . import states
 from .claims import End
 from .dialects import check_present
 from .elsewhere import ELSEWHERE_SECONDS, may_be_elsewhere
 from .store import SqlStore
-from .tables import ENDED, RUNS, STATE_OF
 
 log = logging.getLogger(__name__)
 
@@ -275,7 +274,7 @@ class SqlBackend(SqlStore, ClaimingBackend):
             return []
         jobs = self.tables.jobs
         mine = select(jobs.c.uid, jobs.c.lease).where(
-            self.tables.stands(RUNS), jobs.c.worker_id == worker_id
+            self.tables.stands(states.RUNNING), jobs.c.worker_id == worker_id
         )
         with self._dialect.engine.connect() as connection:
             ours = {(uid, lease) for uid, lease in connection.execute(mine)}
@@ -336,13 +335,16 @@ class SqlBackend(SqlStore, ClaimingBackend):
 
     def prune(self) -> int:
         self._workers.rescue_from_strangers()
-        return self._pruning.remove(ENDED, self._retention_seconds, within_seconds=PRUNING_SECONDS)
+        old = self._retention_seconds
+        return self._pruning.remove(states.ENDED, old, within_seconds=PRUNING_SECONDS)
 
     def purge(self, statuses: Collection[TaskResultStatus], older_than_seconds: float) -> int:
         """Remove all jobs that ended in one of *statuses*, so long ago at least; return how
         many."""
-        return self._pruning.remove([STATE_OF[status] for status in statuses], older_than_seconds)
+        ends = [states.STATE_OF[status] for status in statuses]
+        return self._pruning.remove(ends, older_than_seconds)
 
     def ended(self, statuses: Collection[TaskResultStatus], older_than_seconds: float) -> int:
         """Count what ``purge`` would remove."""
-        return self._pruning.count([STATE_OF[status] for status in statuses], older_than_seconds)
+        ends = [states.STATE_OF[status] for status in statuses]
+        return self._pruning.count(ends, older_than_seconds)

@@ -32,10 +32,11 @@ from sqlalchemy import (
 )
 
 from ...job import READY, SUCCESSFUL, Claim, Outcome
+from . import states
 from .dialect import Dialect
 from .rows import Rows
 from .statements import Statement
-from .tables import DELAYED, STATE_OF, SUCCEEDED, TAKEN_BACK, WAITS, Clock, Tables
+from .tables import Clock, Tables
 
 End = tuple[Claim, Outcome]
 
@@ -128,12 +129,12 @@ class Claims:
                 values["attempts"] = jobs.c.attempts - 1
             values["due_at"] = self._now() + delay if delay > 0 else None
             values["finished_at"] = case((jobs.c.cancelled, self._now()), else_=None)
-            again = DELAYED if delay > 0 else WAITS
-            values["state"] = case((jobs.c.cancelled, TAKEN_BACK), else_=again)
+            again = states.SCHEDULED if delay > 0 else states.AVAILABLE
+            values["state"] = case((jobs.c.cancelled, states.CANCELLED), else_=again)
         else:
             values["finished_at"] = self._now()
             values["result"] = self._rows.result_text(uid, outcome.result)
-            values["state"] = STATE_OF[outcome.status]
+            values["state"] = states.STATE_OF[outcome.status]
         if outcome.status is SUCCESSFUL:
             condition = and_(condition, not_(jobs.c.cancelled))
         if connection.execute(update(jobs).where(condition).values(**values)).rowcount != 1:
@@ -174,7 +175,7 @@ class Claims:
         )
         values = {
             "worker_id": None, "fenced": false(), "suspect": false(), "result": None, "log": None,
-            "finished_at": self._clock, "state": SUCCEEDED,
+            "finished_at": self._clock, "state": states.SUCCEEDED,
         }  # fmt: skip
         # The parameters must not have the names of columns, which SQLAlchemy keeps for itself.
         return update(jobs).where(held, self._tables.running, not_(jobs.c.cancelled)).values(values)
@@ -185,7 +186,7 @@ class Claims:
         jobs = self._jobs
         its = and_(jobs.c.uid == claim.job.uid, jobs.c.lease == claim.lease)
         state = connection.execute(select(jobs.c.state).where(its).with_for_update()).scalar()
-        return bool(state == SUCCEEDED)
+        return bool(state == states.SUCCEEDED)
 
     # -- release
 
@@ -194,7 +195,7 @@ class Claims:
     ) -> None:
         """Let jobs wait as if they had not been claimed; those that were cancelled end."""
         jobs = self._jobs
-        again = DELAYED if delay_seconds else WAITS
+        again = states.SCHEDULED if delay_seconds else states.AVAILABLE
         for claim in claims:
             connection.execute(
                 update(jobs).where(self.held(claim)).values(
@@ -203,7 +204,7 @@ class Claims:
                     attempts=jobs.c.attempts - 1,
                     due_at=self._now() + delay_seconds if delay_seconds else None,
                     finished_at=case((jobs.c.cancelled, self._now()), else_=None),
-                    state=case((jobs.c.cancelled, TAKEN_BACK), else_=again),
+                    state=case((jobs.c.cancelled, states.CANCELLED), else_=again),
                 )
             )  # fmt: skip
 

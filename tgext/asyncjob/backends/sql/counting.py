@@ -5,8 +5,9 @@ from __future__ import annotations
 from sqlalchemy import func, select, union_all
 
 from ...job import TaskResultStatus
+from . import states
 from .dialect import Dialect
-from .tables import DELAYED, STATUS_OF, WAITS, Tables
+from .tables import Tables
 
 
 class Counting:
@@ -21,11 +22,11 @@ class Counting:
         found = dict.fromkeys(TaskResultStatus, 0)
         of_each = [
             select(func.count()).where(self._tables.stands(state)).scalar_subquery()
-            for state in STATUS_OF
+            for state in states.STATUS_OF
         ]
         with self._dialect.engine.connect() as connection:
             row = connection.execute(select(*of_each)).one()
-        for status, count in zip(STATUS_OF.values(), row, strict=True):
+        for status, count in zip(states.STATUS_OF.values(), row, strict=True):
             found[status] += count
         return found
 
@@ -34,7 +35,7 @@ class Counting:
         jobs = self._tables.jobs
         of_each = [
             select(select(jobs.c.number).where(self._tables.stands(state)).limit(most).subquery())
-            for state in (WAITS, DELAYED)
+            for state in states.WAITING
         ]
         some = union_all(*of_each).limit(most).subquery()
         with self._dialect.engine.connect() as connection:

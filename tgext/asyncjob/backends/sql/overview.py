@@ -10,10 +10,11 @@ from sqlalchemy import ColumnElement, and_, case, func, or_, select
 
 from ...job import NO_PROGRESS, WorkerInfo
 from ..overview import Connections, Overview, QueueDepth, QueuePosition, RunningJob
+from . import states
 from .dialect import Dialect
 from .dialects import MariaDb, PostgreSql, Sqlite
 from .liveness import Liveness
-from .tables import DELAYED, RUNS, WAITS, Tables
+from .tables import Tables
 from .worker_registry import Workers
 
 #: How many connections there are, and may be.
@@ -64,7 +65,7 @@ class SqlOverview(Overview):
                 jobs.c.uid, jobs.c.name, jobs.c.queue_name, jobs.c.last_attempted_at,
                 jobs.c.attempts, jobs.c.worker_id, jobs.c.cancelled,
             )
-            .where(self._tables.stands(RUNS))
+            .where(self._tables.stands(states.RUNNING))
             .order_by(jobs.c.last_attempted_at, jobs.c.number)
             .limit(limit)
         )  # fmt: skip
@@ -103,7 +104,7 @@ class SqlOverview(Overview):
                 func.count().label("number"),
                 func.min(case((self._is_due(), None), else_=jobs.c.due_at)).label("next_due_at"),
             )
-            .where(or_(*(self._tables.stands(each) for each in (WAITS, DELAYED))))
+            .where(or_(*(self._tables.stands(each) for each in states.WAITING)))
             .group_by(jobs.c.queue_name)
             .order_by(jobs.c.queue_name)
         )
@@ -122,27 +123,27 @@ class SqlOverview(Overview):
     def _is_due(self) -> ColumnElement[bool]:
         jobs = self._jobs
         # One whose time has come is made to wait by the next claim of any worker.
-        is_over = and_(jobs.c.state == DELAYED, jobs.c.due_at <= self._now())
-        return or_(jobs.c.state == WAITS, is_over)
+        is_over = and_(jobs.c.state == states.SCHEDULED, jobs.c.due_at <= self._now())
+        return or_(jobs.c.state == states.AVAILABLE, is_over)
 
     def position(self, uid: str) -> QueuePosition | None:
         jobs = self._jobs
         wanted = select(
             jobs.c.number, jobs.c.rank, jobs.c.queue_name, jobs.c.lease, jobs.c.attempts,
             jobs.c.state, self._is_due().label("is_due"),
-        ).where(jobs.c.uid == uid, jobs.c.state.in_((WAITS, DELAYED)))  # fmt: skip
+        ).where(jobs.c.uid == uid, jobs.c.state.in_(states.WAITING))  # fmt: skip
         with self._dialect.engine.connect() as connection:
             row = connection.execute(wanted).one_or_none()
             if row is None:
                 return None
             before = connection.execute(self._before(row)).scalar_one() if row.is_due else 0
         # Every claim raises the lease, and one that is given back takes its attempt back.
-        was_given_back = row.state == DELAYED and row.lease > 0 and row.attempts == 0
+        was_given_back = row.state == states.SCHEDULED and row.lease > 0 and row.attempts == 0
         return QueuePosition(not row.is_due, before, was_given_back)
 
     def _before(self, row: Any) -> Any:
         jobs = self._jobs
-        in_queue = self._tables.stands(WAITS), jobs.c.queue_name == row.queue_name
+        in_queue = self._tables.stands(states.AVAILABLE), jobs.c.queue_name == row.queue_name
         # Each a piece of the index, which both together are not.
         more_urgent = select(func.count()).where(*in_queue, jobs.c.rank < row.rank)
         before = jobs.c.rank == row.rank, jobs.c.number < row.number

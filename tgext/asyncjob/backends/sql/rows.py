@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import Any
 
 from sqlalchemy import Row
@@ -27,8 +27,8 @@ from ...job import (
 )
 from ...serialization import Seal, StoredCall
 from ...task import NotKept
+from . import states
 from .sizes import check_size, log_text, why_too_large
-from .tables import DELAYED, STATUS_OF, WAITS
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class Rows:
         due_at = after.timestamp() if isinstance(after, datetime) else None
         return {
             "uid": job.uid,
-            "state": WAITS if after is None or after == timedelta(0) else DELAYED,
+            "state": states.SCHEDULED if after else states.AVAILABLE,
             "rank": -job.options.priority,
             "queue_name": job.options.queue_name,
             "due_at": due_at,
@@ -199,9 +199,9 @@ class Rows:
         assert enqueued_at is not None
         return Snapshot(
             job=self.job(row, opened=False),
-            status=STATUS_OF[row.state],
+            status=states.STATUS_OF[row.state],
             enqueued_at=enqueued_at,
-            run_at=_instant(row.due_at) if row.state == DELAYED else None,
+            run_at=_instant(row.due_at) if row.state == states.SCHEDULED else None,
             started_at=_instant(row.started_at),
             last_attempted_at=_instant(row.last_attempted_at),
             finished_at=_instant(row.finished_at),

@@ -41,6 +41,7 @@ from ...job import (
 )
 from ...serialization import Seal
 from ..base import Backend
+from . import states
 from .claims import Claims
 from .counting import Counting
 from .dialect import forget_connections
@@ -55,16 +56,7 @@ from .rows import Rows
 from .schema import Schema
 from .silence import Silence
 from .statements import Statement
-from .tables import (
-    DELAYED,
-    ENDED,
-    PREFIX,
-    RUNS,
-    TAKEN_BACK,
-    WAITS,
-    Clock,
-    make_tables,
-)
+from .tables import PREFIX, Clock, make_tables
 from .taking import Taking
 from .wakeup import Look, Wakeup
 from .worker_registry import Workers
@@ -206,7 +198,7 @@ class SqlStore(Backend):
         for row, job in zip(rows, jobs, strict=True):
             after = job.run_after
             row["delay"] = after.total_seconds() if isinstance(after, timedelta) else None
-            row["announced"] = "" if row["state"] == DELAYED else row["queue_name"]
+            row["announced"] = "" if row["state"] == states.SCHEDULED else row["queue_name"]
             row.update(self._clock.moment())
         silent = not self._dialect.may_announce(connection)
         self._insertions[silent].execute_all(connection, rows)
@@ -244,21 +236,21 @@ class SqlStore(Backend):
         jobs = self.tables.jobs
         with self._dialect.engine.connect() as connection:
             state = connection.execute(select(jobs.c.state).where(self._is(uid))).scalar()
-        if state is None or state in ENDED:
+        if state is None or state in states.ENDED:
             return None
         return self._reports.get(uid) or NO_PROGRESS
 
     def cancel(self, uid: str, connection: Connection | None = None) -> bool | None:
         jobs = self.tables.jobs
-        waits = jobs.c.state.in_((WAITS, DELAYED))
+        waits = jobs.c.state.in_(states.WAITING)
         taken_back = (
             update(jobs)
-            .where(self._is(uid), not_(jobs.c.fenced), or_(waits, jobs.c.state == RUNS))
+            .where(self._is(uid), not_(jobs.c.fenced), or_(waits, jobs.c.state == states.RUNNING))
             .ordered_values(
                 (jobs.c.cancelled, true()),
                 (jobs.c.finished_at, case((waits, self._now()), else_=None)),
                 # Last: MariaDB sees in each assignment what those before it have assigned.
-                (jobs.c.state, case((waits, TAKEN_BACK), else_=jobs.c.state)),
+                (jobs.c.state, case((waits, states.CANCELLED), else_=jobs.c.state)),
             )
         )
         with self._on(connection) as given:
@@ -277,9 +269,9 @@ class SqlStore(Backend):
             options = self._rows.options(row)
             changed = given.execute(
                 update(jobs)
-                .where(self._is(uid), jobs.c.state.in_(ENDED))
+                .where(self._is(uid), jobs.c.state.in_(states.ENDED))
                 .values(
-                    state=WAITS,
+                    state=states.AVAILABLE,
                     budget=jobs.c.attempts + options.max_attempts,
                     crashes=0,
                     cancelled=false(),
@@ -302,7 +294,7 @@ class SqlStore(Backend):
             with self._dialect.engine.connect() as connection:
                 state = connection.execute(wanted).scalar()
             left = until - time.monotonic()
-            if state is None or state in ENDED or left <= 0:
+            if state is None or state in states.ENDED or left <= 0:
                 return
             self._wakeup.sleep_until_end(left)
 

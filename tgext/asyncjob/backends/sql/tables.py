@@ -1,4 +1,4 @@
-"""The tables, and the one place that knows what a status is called in them.
+"""The tables of one prefix, and the conditions that their indexes serve.
 
 A job's row is written when it is enqueued, claimed and ended, never in between: what changes
 while it runs (progress, whether its worker lives) stands elsewhere, so that a reader of it never
@@ -38,7 +38,7 @@ from sqlalchemy.dialects.mysql import LONGTEXT
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from ...job import CANCELLED, FAILED, READY, RUNNING, SUCCESSFUL, TaskResultStatus
+from . import states
 from .plans import is_just
 
 #: What begins the tables' names where ``asyncjob.table_prefix`` says nothing else.
@@ -46,25 +46,6 @@ PREFIX = "asyncjob_"
 
 #: The version of what is below. A database with a newer one is refused.
 SCHEMA_VERSION = 1
-
-#: ``jobs.state``. A delayed job is READY to the world, and here a state of its own, so that a
-#: million of them cost a claim nothing.
-WAITS, DELAYED, RUNS, SUCCEEDED, BROKE, TAKEN_BACK = range(6)
-ENDED = (SUCCEEDED, BROKE, TAKEN_BACK)
-
-STATUS_OF = {
-    WAITS: READY,
-    DELAYED: READY,
-    RUNS: RUNNING,
-    SUCCEEDED: SUCCESSFUL,
-    BROKE: FAILED,
-    TAKEN_BACK: CANCELLED,
-}
-STATE_OF: dict[TaskResultStatus, int] = {
-    SUCCESSFUL: SUCCEEDED,
-    FAILED: BROKE,
-    CANCELLED: TAKEN_BACK,
-}
 
 # SQLite numbers rows by itself in a column of just this type; MariaDB's TEXT ends at 64 KiB.
 _Number = BigInteger().with_variant(Integer(), "sqlite")
@@ -151,7 +132,7 @@ class Tables:
     @property
     def running(self) -> ColumnElement[bool]:
         """That a job, found by its uid, is claimed."""
-        return self.still(RUNS)
+        return self.still(states.RUNNING)
 
     def still(self, *states: int) -> ColumnElement[bool]:
         """That a job, found by its uid or number, stands like that; so written that no database
@@ -167,12 +148,12 @@ class Tables:
         """That a job is in *state*, as a condition that the index of those that are serves: a
         number in the text of the statement, since with a parameter no database would use it."""
         is_one: ColumnElement[bool] = is_just(self.jobs.c.state, _number(state))
-        return and_(self.ended, is_one) if state in ENDED else is_one
+        return and_(self.ended, is_one) if state in states.ENDED else is_one
 
     @property
     def ended(self) -> ColumnElement[bool]:
         """That a job has ended, as the condition of the index of those that have."""
-        return self.jobs.c.state.in_([_number(state) for state in ENDED])
+        return self.jobs.c.state.in_([_number(state) for state in states.ENDED])
 
     @property
     def lasting(self) -> list[Table]:
@@ -267,15 +248,15 @@ def _jobs(prefix: str, metadata: MetaData) -> Table:
         Column("log", _Long),
         **_TEXT,
     )
-    for columns, states in (
-        (("state", "rank", "number"), (WAITS,)),
-        (("state", "queue_name", "rank", "number"), (WAITS,)),
-        (("state", "due_at"), (DELAYED,)),
-        (("state", "worker_id"), (RUNS,)),
-        (("state", "finished_at"), ENDED),
+    for columns, among in (
+        (("state", "rank", "number"), (states.AVAILABLE,)),
+        (("state", "queue_name", "rank", "number"), (states.AVAILABLE,)),
+        (("state", "due_at"), (states.SCHEDULED,)),
+        (("state", "worker_id"), (states.RUNNING,)),
+        (("state", "finished_at"), states.ENDED),
     ):
         # Partial where the database can: then a row costs the indexes of its state only.
-        where = jobs.c.state.in_(states) if len(states) > 1 else jobs.c.state == states[0]
+        where = jobs.c.state.in_(among) if len(among) > 1 else jobs.c.state == among[0]
         name = f"{prefix}jobs_by_{'_'.join(columns[1:])}"
         indexed = [jobs.c[column] for column in columns]
         Index(name, *indexed, postgresql_where=where, sqlite_where=where)

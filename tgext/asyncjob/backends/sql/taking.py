@@ -28,10 +28,11 @@ from sqlalchemy import (
     update,
 )
 
+from . import states
 from .dialect import Dialect
 from .rows import CLAIMED
 from .statements import Statement
-from .tables import DELAYED, RUNS, WAITS, Clock, Tables
+from .tables import Clock, Tables
 
 #: Rows of each of several queues that a claim looks at, if that is more than twice its batch: as
 #: many others may be claiming at the same moment. Once more, if they are all being taken.
@@ -148,7 +149,7 @@ class Taking:
         return (
             select(jobs.c.number)
             .select_from(heads.join(jobs, jobs.c.number == heads.c.number))
-            .where(self._tables.still(WAITS))
+            .where(self._tables.still(states.AVAILABLE))
             .order_by(heads.c.rank, heads.c.number)
             .limit(limit)
             .with_for_update(skip_locked=True, of=jobs)
@@ -157,7 +158,7 @@ class Taking:
     def _taken(self, worker_id: Any, begun: Any, now: ColumnElement[float]) -> Any:
         jobs = self._jobs
         return update(jobs).values(
-            state=RUNS,
+            state=states.RUNNING,
             lease=jobs.c.lease + 1,
             attempts=jobs.c.attempts + 1,
             worker_id=worker_id,
@@ -167,7 +168,7 @@ class Taking:
         )
 
     def _waits(self) -> ColumnElement[bool]:
-        return self._tables.stands(WAITS)
+        return self._tables.stands(states.AVAILABLE)
 
     # -- look
 
@@ -195,7 +196,7 @@ class Taking:
             first if name is None else first.where(jobs.c.queue_name == name) for name in names
         ]
         waits = or_(*(each.scalar_subquery().is_not(None) for each in of_each))
-        due_at = select(func.min(jobs.c.due_at)).where(self._tables.stands(DELAYED))
+        due_at = select(func.min(jobs.c.due_at)).where(self._tables.stands(states.SCHEDULED))
         due = (due_at.scalar_subquery() - now).label("due")
         return waits.label("waits"), due
 
@@ -219,7 +220,7 @@ class Taking:
         some = some.limit(PROMOTED_AT_ONCE)
         if self._dialect.skips_locked:
             some = some.with_for_update(skip_locked=True)
-        promoted = update(jobs).values(state=WAITS, due_at=None)
+        promoted = update(jobs).values(state=states.AVAILABLE, due_at=None)
         if self._dialect.update_returns:
             with self._dialect.write() as connection:
                 picked = self._picked(some)
@@ -231,7 +232,7 @@ class Taking:
 
     def _is_due(self) -> ColumnElement[bool]:
         jobs = self._jobs
-        is_delayed = self._tables.stands(DELAYED)
+        is_delayed = self._tables.stands(states.SCHEDULED)
         return and_(is_delayed, jobs.c.due_at <= self._clock.now())
 
     def _compiled(self, clause: Any) -> Statement:

@@ -38,10 +38,11 @@ from sqlalchemy.exc import DBAPIError
 from ...errors import WorkerCrashed
 from ...job import TaskError, WorkerInfo
 from ..worker_id import is_gone
+from . import states
 from .dialect import Dialect
 from .liveness import Liveness
 from .silence import Silence
-from .tables import BROKE, RUNS, TAKEN_BACK, WAITS, Tables
+from .tables import Tables
 
 log = logging.getLogger(__name__)
 
@@ -238,7 +239,7 @@ class Workers:
     def _holders(self) -> set[str]:
         """Whoever holds a job."""
         jobs = self._tables.jobs
-        held = select(jobs.c.worker_id).where(self._tables.stands(RUNS)).distinct()
+        held = select(jobs.c.worker_id).where(self._tables.stands(states.RUNNING)).distinct()
         with self._dialect.engine.connect() as connection:
             return set(connection.execute(held).scalars())
 
@@ -305,7 +306,7 @@ class Workers:
 
     def _held_by(self, worker: Row[Any]) -> Any:
         jobs = self._tables.jobs
-        its = (self._tables.stands(RUNS), jobs.c.worker_id == worker.worker_id)
+        its = (self._tables.stands(states.RUNNING), jobs.c.worker_id == worker.worker_id)
         held = select(
             jobs.c.uid, jobs.c.lease, jobs.c.begun, jobs.c.suspect, jobs.c.crashes,
             jobs.c.queue_name,
@@ -322,6 +323,7 @@ class Workers:
         crashed = row.begun and not has_left and (is_dead or row.suspect)
         is_last = crashed and row.crashes + 1 >= self._max_crashes
         ends = or_(jobs.c.cancelled, true() if is_last else false())
+        otherwise = states.FAILED if is_last else states.AVAILABLE
         changed = connection.execute(
             update(jobs)
             .where(jobs.c.uid == row.uid, jobs.c.lease == row.lease)
@@ -334,10 +336,7 @@ class Workers:
                 (jobs.c.crashes, jobs.c.crashes + (1 if crashed else 0)),
                 (jobs.c.attempts, jobs.c.attempts - (0 if is_last else 1)),
                 (jobs.c.finished_at, case((ends, self._now()), else_=None)),
-                (
-                    jobs.c.state,
-                    case((jobs.c.cancelled, TAKEN_BACK), else_=BROKE if is_last else WAITS),
-                ),
+                (jobs.c.state, case((jobs.c.cancelled, states.CANCELLED), else_=otherwise)),
             )
         )
         if changed.rowcount != 1:
