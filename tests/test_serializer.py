@@ -44,11 +44,11 @@ from tgext.asyncjob.errors import (
     OtherPython,
     Unreadable,
 )
-from tgext.asyncjob.serialization import Seal, StoredCall
+from tgext.asyncjob.serialization import CallSerializer, SerializedCall
 
 UID = "asyncjob_1"
-SIGNED = Seal("a secret of sixteen signs or more")
-PLAIN = Seal(None)
+SIGNED = CallSerializer("a secret of sixteen signs or more")
+PLAIN = CallSerializer(None)
 GLOBAL = "at home"
 
 
@@ -174,17 +174,17 @@ class Canary:
         return (open, (str(self.path), "w"))
 
 
-def through(call: Call, seal: Seal = SIGNED) -> Call:
-    return seal.load(UID, seal.store(UID, call))
+def through(call: Call, serializer: CallSerializer = SIGNED) -> Call:
+    return serializer.load(UID, serializer.dump(UID, call))
 
 
-def argument(value: Any, seal: Seal = SIGNED) -> Any:
-    return through(Call(f, (value,), None), seal).args[0]
+def argument(value: Any, serializer: CallSerializer = SIGNED) -> Any:
+    return through(Call(f, (value,), None), serializer).args[0]
 
 
-def refused(value: Any, *words: str, seal: Seal = SIGNED) -> None:
+def refused(value: Any, *words: str, serializer: CallSerializer = SIGNED) -> None:
     with pytest.raises(NotSerializable) as caught:
-        seal.store(UID, Call(f, ("first", value), None))
+        serializer.dump(UID, Call(f, ("first", value), None))
     text = str(caught.value)
     for word in ("argument 2", "test_serializer.f", *words):
         assert word in text
@@ -232,17 +232,17 @@ VALUES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("seal", [PLAIN, SIGNED], ids=["plain", "signed"])
+@pytest.mark.parametrize("serializer", [PLAIN, SIGNED], ids=["plain", "signed"])
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
-def test_value_comes_back_equal_and_of_its_type(value, seal):
-    assert is_same(argument(value, seal), value)
-    assert is_same(through(Call(f, (), {"key": value}), seal).kwargs, {"key": value})
-    assert is_same(seal.load_value(seal.dump_value(value)), value)
-    assert is_same(argument([value, (value,)], seal), [value, (value,)])
+def test_value_comes_back_equal_and_of_its_type(value, serializer):
+    assert is_same(argument(value, serializer), value)
+    assert is_same(through(Call(f, (), {"key": value}), serializer).kwargs, {"key": value})
+    assert is_same(serializer.load_value(serializer.dump_value(value)), value)
+    assert is_same(argument([value, (value,)], serializer), [value, (value,)])
 
 
 texts = st.text(st.characters(exclude_categories=()), max_size=5)
-atoms = st.one_of(
+scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), texts, st.binary(max_size=5),
     st.complex_numbers(), st.dates(), st.datetimes(), st.datetimes(timezones=st.timezones()),
     st.times(), st.timedeltas(), st.decimals(), st.uuids(), st.sampled_from(Colour),
@@ -250,7 +250,7 @@ atoms = st.one_of(
 )  # fmt: skip
 keys = st.one_of(st.integers(), texts, st.just("$"), st.dates(), st.tuples(st.integers(), texts))
 nested = st.recursive(
-    atoms,
+    scalars,
     lambda inner: st.one_of(
         st.lists(inner, max_size=4),
         st.lists(inner, max_size=4).map(tuple),
@@ -302,7 +302,7 @@ def test_any_nested_value_comes_back(value):
     max_leaves=10,
 ))  # fmt: skip
 def test_a_malformed_form_raises_an_error_of_ours_and_nothing_else(form):
-    stored = StoredCall(
+    stored = SerializedCall(
         "test_serializer.f", json.dumps({"f": "test_serializer:f", "a": [form]}), None
     )
 
@@ -323,7 +323,7 @@ def test_payload_is_strict_json_and_ascii():
 )
 def test_other_values_are_pickled_where_there_is_a_secret_and_else_refused(value):
     assert is_same(argument(value), value)
-    refused(value, "asyncjob.secret", "pass an id", "module-level function", seal=PLAIN)
+    refused(value, "asyncjob.secret", "pass an id", "module-level function", serializer=PLAIN)
     with pytest.raises(NotSerializable, match="it is or holds"):
         SIGNED.dump_value(value)
 
@@ -333,7 +333,7 @@ def test_dataclass_that_is_more_than_its_fields_is_not_taken_apart():
     value.extra = 2  # type: ignore[attr-defined]
 
     assert argument(value).extra == 2
-    refused(value, "WithMore", seal=PLAIN)
+    refused(value, "WithMore", serializer=PLAIN)
 
 
 def test_what_cannot_be_pickled_is_refused_with_the_reason():
@@ -345,15 +345,15 @@ def test_what_cannot_be_pickled_is_refused_with_the_reason():
     refused(Local(), "cannot be pickled", "Local")
 
 
-@pytest.mark.parametrize("seal", [PLAIN, SIGNED])
-def test_what_holds_itself_is_refused(seal):
+@pytest.mark.parametrize("serializer", [PLAIN, SIGNED])
+def test_what_holds_itself_is_refused(serializer):
     loop: list[Any] = []
     loop.append({"a": (loop,)})
     node = Node()
     node.next = [node]
 
-    refused(loop, "holds itself", seal=seal)
-    refused(node, "holds itself", seal=seal)
+    refused(loop, "holds itself", serializer=serializer)
+    refused(node, "holds itself", serializer=serializer)
 
 
 def test_what_is_too_deep_is_refused_and_what_is_not_comes_back():
@@ -383,7 +383,7 @@ def test_database_object_in_a_cell_is_refused():
     row = Mapped()
 
     with pytest.raises(NotSerializable, match=r"the callable .*SQLAlchemy"):
-        SIGNED.store(UID, Call(lambda: row, (), None))
+        SIGNED.dump(UID, Call(lambda: row, (), None))
 
 
 def test_value_whose_own_code_raises_is_refused_at_the_enqueue():
@@ -391,14 +391,14 @@ def test_value_whose_own_code_raises_is_refused_at_the_enqueue():
         def __getattr__(self, name: str) -> Any:
             raise RuntimeError("no request is being served")
 
-    refused(Proxy(), "no request is being served", seal=PLAIN)
+    refused(Proxy(), "no request is being served", serializer=PLAIN)
     with pytest.raises(NotSerializable, match="Proxy"):
         PLAIN.dump_value([Proxy()])
 
 
 def test_blank_secret_is_refused():
     with pytest.raises(ConfigError, match=r"asyncjob\.secret"):
-        Seal("  ")
+        CallSerializer("  ")
 
 
 # -- targets
@@ -415,15 +415,15 @@ def test_blank_secret_is_refused():
         (math.sqrt, "math:sqrt"), (os.getpid, f"{os.name}:getpid"),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("seal", [PLAIN, SIGNED], ids=["plain", "signed"])
-def test_target_with_a_dotted_path_is_stored_as_that(target, path, seal):
-    stored = seal.store(UID, Call(target, (), None))
+@pytest.mark.parametrize("serializer", [PLAIN, SIGNED], ids=["plain", "signed"])
+def test_target_with_a_dotted_path_is_stored_as_that(target, path, serializer):
+    stored = serializer.dump(UID, Call(target, (), None))
 
     assert json.loads(stored.payload) == {"f": path}
     assert stored.name == path.replace(":", ".")
-    assert (stored.signature is None) == (seal is PLAIN)
+    assert (stored.signature is None) == (serializer is PLAIN)
     with contextlib.suppress(BadCall):  # it needs arguments, and was found
-        assert seal.load(UID, stored).target == target
+        assert serializer.load(UID, stored).target == target
 
 
 def test_task_and_its_function_are_stored_as_the_path_of_the_task():
@@ -451,7 +451,7 @@ def test_bound_methods_and_callable_instances_need_the_secret():
     for target, gives in [(Thing(4).grow, 5), (Thing(3), 3), (text.upper, "ABC")]:
         assert through(Call(target, (), None)).target() == gives
         with pytest.raises(NotSerializable, match=r"the callable .*asyncjob\.secret"):
-            PLAIN.store(UID, Call(target, (), None))
+            PLAIN.dump(UID, Call(target, (), None))
 
 
 def test_what_a_decorator_hides_is_stored_as_a_closure():
@@ -564,7 +564,7 @@ def test_closure_of_a_decorated_function_keeps_what_it_wraps():
 
 def test_closure_needs_a_secret():
     with pytest.raises(NotSerializable, match=r"<lambda>.*asyncjob\.secret.*pass an id.*module-l"):
-        PLAIN.store(UID, Call(lambda: 1, (), None))
+        PLAIN.dump(UID, Call(lambda: 1, (), None))
 
 
 def test_function_made_by_exec_is_refused():
@@ -572,11 +572,11 @@ def test_function_made_by_exec_is_refused():
     exec("def made(): pass", space)
 
     with pytest.raises(NotSerializable, match="globals of its own"):
-        SIGNED.store(UID, Call(space["made"], (), None))
+        SIGNED.dump(UID, Call(space["made"], (), None))
 
 
 def test_closure_of_another_python_is_refused_with_the_reason():
-    form = json.loads(SIGNED.store(UID, Call(lambda: 1, (), None)).payload)
+    form = json.loads(SIGNED.dump(UID, Call(lambda: 1, (), None)).payload)
     form["f"]["python"] = "cpython-2.7"
     form["f"]["code"] = "never opened"
 
@@ -586,13 +586,17 @@ def test_closure_of_another_python_is_refused_with_the_reason():
     assert str(again) == str(caught.value)
 
 
-def signed(name: str, content: Any, uid: str = UID) -> StoredCall:
+def signed(name: str, content: Any, uid: str = UID) -> SerializedCall:
     """A row by somebody who has the secret."""
-    from tgext.asyncjob import serialization as room
+    from tgext.asyncjob import serialization
 
     payload = json.dumps(content)
-    signer = room._signer("a secret of sixteen signs or more", "call")
-    return StoredCall(name, payload, room._signature(signer, room._signed_text(uid, name, payload)))
+    signer = serialization._signer("a secret of sixteen signs or more", "call")
+    return SerializedCall(
+        name,
+        payload,
+        serialization._signature(signer, serialization._signed_text(uid, name, payload)),
+    )
 
 
 # -- strangers
@@ -632,7 +636,7 @@ def test_tampering_with_any_part_of_a_row_imports_nothing(canary_module):
     with pytest.raises(BadSignature, match="another job"):
         SIGNED.load("asyncjob_2", row)
     with pytest.raises(BadSignature):
-        Seal("another secret").load(UID, row)
+        CallSerializer("another secret").load(UID, row)
     with pytest.raises(BadSignature, match=r"no asyncjob\.secret"):
         PLAIN.load(UID, row)
     assert not sung.exists()
@@ -645,23 +649,23 @@ def test_name_that_is_not_that_of_the_callable_is_refused_without_a_secret_too(c
     name, sung = canary_module
 
     with pytest.raises(BadSignature, match="one changed"):
-        PLAIN.load(UID, StoredCall("app.harmless", json.dumps({"f": f"{name}:act"}), None))
+        PLAIN.load(UID, SerializedCall("app.harmless", json.dumps({"f": f"{name}:act"}), None))
     assert not sung.exists()
 
 
 def test_pickle_is_never_opened_without_its_signature(tmp_path):
     sung = tmp_path / "sung"
-    row = SIGNED.store(UID, Call(f, (Canary(sung),), None))
+    row = SIGNED.dump(UID, Call(f, (Canary(sung),), None))
 
-    for seal, stored in [
+    for serializer, stored in [
         (SIGNED, row._replace(signature=None)),
         (SIGNED, row._replace(signature="A" * 43)),
-        (Seal("other"), row),
+        (CallSerializer("other"), row),
         (PLAIN, row),
         (PLAIN, row._replace(signature=None)),
     ]:
         with pytest.raises(BadSignature):
-            seal.load(UID, stored)
+            serializer.load(UID, stored)
     form = json.loads(row.payload)["a"][0]
     with pytest.raises(Unreadable):
         PLAIN.load_value(json.dumps(form))
@@ -677,7 +681,7 @@ def test_pickle_is_never_opened_without_its_signature(tmp_path):
 def test_code_is_refused_unopened_where_there_is_no_secret(kind):
     for content in ({"f": {"$": kind}}, {"f": "test_serializer:f", "a": [{"$": kind}]}):
         with pytest.raises(BadSignature, match="not opened"):
-            PLAIN.load(UID, StoredCall("test_serializer.f", json.dumps(content), None))
+            PLAIN.load(UID, SerializedCall("test_serializer.f", json.dumps(content), None))
 
 
 @pytest.mark.parametrize("kind", ["enum", "flag", "dataclass", "namedtuple"])
@@ -733,7 +737,7 @@ def test_value_is_signed_only_if_it_names_a_class():
 # -- what is not there any more
 
 
-def stored(path: str, *args: Any) -> StoredCall:
+def stored(path: str, *args: Any) -> SerializedCall:
     return signed(path.replace(":", "."), {"f": path, "a": list(args)})
 
 
@@ -786,7 +790,7 @@ def test_dataclass_that_changed_and_enum_member_that_is_gone():
 
 
 def test_moved_class_of_a_pickle_is_named(monkeypatch):
-    row = SIGNED.store(UID, Call(f, (Thing(1),), None))
+    row = SIGNED.dump(UID, Call(f, (Thing(1),), None))
     monkeypatch.delattr(sys.modules[__name__], "Thing")
 
     with pytest.raises(CallableMissing, match="Thing"):
@@ -797,7 +801,7 @@ def test_moved_class_of_a_pickle_is_named(monkeypatch):
                                      '{"f":".x:y"}', '{"f":"f","a":5}'])  # fmt: skip
 def test_malformed_payload_is_an_error_of_ours(payload):
     with pytest.raises(AsyncJobError):
-        PLAIN.load(UID, StoredCall("f", payload, None))
+        PLAIN.load(UID, SerializedCall("f", payload, None))
 
 
 def test_module_that_another_thread_is_still_importing_is_waited_for(tmp_path, monkeypatch):
@@ -832,7 +836,7 @@ BEGUN, GATE = threading.Event(), threading.Event()
 # -- other processes
 
 APP = """
-from tgext.asyncjob import seal
+from tgext.asyncjob import serialization
 DBSession = "the session of the process that imports"
 LOG = []
 
@@ -858,7 +862,7 @@ class RootController:
 
 MAIN = """
 from tgext.asyncjob.call import Call
-from tgext.asyncjob.serialization import Seal
+from tgext.asyncjob.serialization import CallSerializer
 from dataclasses import dataclass
 
 @dataclass
@@ -875,7 +879,7 @@ if __name__ == "__main__":
     for secret in (None, "word"):
         for target, args in [(act, ()), (len, (Row(1),)), (len, (Odd(),)), (lambda: 1, ())]:
             try:
-                print(Seal(secret).store("u", Call(target, args, None)).payload)
+                print(CallSerializer(secret).dump("u", Call(target, args, None)).payload)
             except TypeError as error:
                 print(error)
 """
@@ -894,17 +898,18 @@ def test_closures_of_the_seed_run_in_another_process_on_its_own_globals(tmp_path
     store = """
         import json, seed_app
         from tgext.asyncjob.call import Call
-        from tgext.asyncjob.serialization import Seal
+        from tgext.asyncjob.serialization import CallSerializer
         seed_app.DBSession = object()
         root = seed_app.RootController()
         calls = [Call(root.controller_method(), (), None), Call(root.with_row(), (7,), None),
                  Call(root.with_self(), (), None)]
-        print(json.dumps([Seal("word").store("u", call) for call in calls]))
+        print(json.dumps([CallSerializer("word").dump("u", call) for call in calls]))
     """
     load = """
         import json, sys
-        from tgext.asyncjob.serialization import Seal, StoredCall
-        calls = [Seal("word").load("u", StoredCall(*row)) for row in json.loads(sys.argv[1])]
+        from tgext.asyncjob.serialization import CallSerializer, SerializedCall
+        rows, load = json.loads(sys.argv[1]), CallSerializer("word").load
+        calls = [load("u", SerializedCall(*row)) for row in rows]
         print([repr(call.target(*call.args)).split(" object at")[0] for call in calls])
         import seed_app
         print(all(call.target.__globals__ is vars(seed_app) for call in calls))
@@ -946,13 +951,13 @@ def test_plain_call_is_stored_in_microseconds():
     for _ in range(20):
         begun = clock.perf_counter()
         for _ in range(200):
-            SIGNED.store(UID, call)
+            SIGNED.dump(UID, call)
         best = min(best, (clock.perf_counter() - begun) / 200)
 
     assert best < 60e-6  # four times the aim of 15, for a machine that is busy
 
 
 def test_payload_of_a_pickle_is_base64():
-    form = json.loads(SIGNED.store(UID, Call(f, (Thing(1),), None)).payload)["a"][0]
+    form = json.loads(SIGNED.dump(UID, Call(f, (Thing(1),), None)).payload)["a"][0]
 
     assert pickle.loads(base64.b64decode(form["v"])) == Thing(1)

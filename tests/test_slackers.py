@@ -42,7 +42,7 @@ from tgext.asyncjob import task as declare
 from tgext.asyncjob.call import Call
 from tgext.asyncjob.executors import CoroutineExecutor, loops
 from tgext.asyncjob.executors.chain import Chain, replay
-from tgext.asyncjob.serialization import Seal
+from tgext.asyncjob.serialization import CallSerializer
 from tgext.asyncjob.slackers import (
     DummyWorker,
     Postponed,
@@ -910,8 +910,8 @@ def test_chain_on_a_worker_inside_a_job_is_awaited_there(held, worker):
 
 def stored_and_loaded(chain: Any, secret: str | None) -> Call:
     call = chain.__asyncjob_call__((), {})
-    seal = Seal(secret)
-    return seal.load("uid", seal.store("uid", call))
+    serializer = CallSerializer(secret)
+    return serializer.load("uid", serializer.dump("uid", call))
 
 
 def run_call(call: Call) -> Any:
@@ -944,10 +944,10 @@ def test_chain_of_a_module_is_refused_without_a_secret():
 
 
 def test_chain_can_be_an_argument_of_a_stored_call():
-    seal = Seal(SECRET)
+    serializer = CallSerializer(SECRET)
     call = Call(result_of, (Slacker(math).sqrt(16),), None)
 
-    assert run_call(seal.load("uid", seal.store("uid", call))) == 4
+    assert run_call(serializer.load("uid", serializer.dump("uid", call))) == 4
 
 
 def test_stored_chain_is_a_call_of_one_named_function():

@@ -23,7 +23,7 @@ from tgext.asyncjob.backends.sql import SqlBackend, states
 from tgext.asyncjob.backends.worker_id import new_worker_id
 from tgext.asyncjob.call import Call
 from tgext.asyncjob.job import JobId
-from tgext.asyncjob.serialization import Seal
+from tgext.asyncjob.serialization import CallSerializer
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +53,7 @@ NUMBERS = {
     "mariadb": "(SELECT seq AS value FROM seq_1_to_{most})",
 }
 #: What the jobs call, as it stands in a row; without a secret nothing is signed.
-WORK = Seal(None).store(JobId("asyncjob_x"), Call(work, (), None))
+WORK = CallSerializer(None).dump(JobId("asyncjob_x"), Call(work, (), None))
 
 
 class Caught(NamedTuple):

@@ -1,7 +1,7 @@
 """Give any value in a form that JSON holds, for pages and ``--json``.
 
 The form is for reading: it is never an error, and nothing is made from it again. What a backend
-keeps and gives back equal is in ``seal/``.
+keeps and gives back equal is in ``serialization/``.
 
 ==================================== ===========================================================
 value                                form

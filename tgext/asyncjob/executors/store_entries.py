@@ -4,8 +4,8 @@ An entry is a dictionary: ``name``, ``func``, ``args``, ``kwargs``, ``init_args`
 ``init_kwargs``, ``start_time``, ``task_status``, then ``result`` or ``error``. Without a secret
 its values are what they are, and ``func`` is None or a pickle: reading one runs whatever is in
 it, so **nobody but its owner may be able to write such a store**. With a secret the values are
-JSON (see ``seal``) under a signature that names their key; what does not fit is never opened. It
-says who wrote a call, not how often it runs: a signed one can be put there again.
+JSON (see ``serialization``) under a signature that names their key; what does not fit is never
+opened. It says who wrote a call, not how often it runs: a signed one can be put there again.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Entries:
     def __init__(
         self, secret: str | None = None, unpickle: Callable[[bytes], Any] | None = None
     ) -> None:
-        self._seal: Any = None if secret is None else _seal().Seal(secret)
+        self._serializer: Any = None if secret is None else _serialization().CallSerializer(secret)
         self._unpickle = unpickle or pickle.loads
 
     # -- calls
@@ -79,7 +79,7 @@ class Entries:
             "start_time": int(time.time() * 1000),
             "task_status": NEW,
         }
-        if self._seal is None:
+        if self._serializer is None:
             if func is not None and not isinstance(func, bytes):
                 entry["func"] = dump_function(func)
             return entry
@@ -98,7 +98,7 @@ class Entries:
         found, Unreadable for what is no entry, and whatever *get_task_func* raises.
         """
         values = {field: entry.get(field) for field in _CALL}
-        if self._seal is not None:
+        if self._serializer is not None:
             self._verify(key, entry, "call", _CALL)
             read = _closures().CodeReader(trusted=True).read
             values.update((field, read(entry[field])) for field in _CALL[1:])
@@ -138,7 +138,7 @@ class Entries:
     def completed(self, key: str, entry: Entry, value: Any) -> Entry:
         """Return the entry of a call that returned *value*; without it if it cannot be stored."""
         ended = {**entry, "task_status": COMPLETE, "result": value}
-        if self._seal is None:
+        if self._serializer is None:
             return ended
         try:
             ended["result"] = _written(_closures().CodeWriter(signed=True).write, value, "result")
@@ -157,7 +157,7 @@ class Entries:
         failure = Failure.of(error)
         ended = {**entry, "task_status": ERROR, "error": failure.traceback.rstrip()}
         fit = error if failure.pickled is not None else failure.stand_in()
-        if self._seal is None:
+        if self._serializer is None:
             return {**ended, "exception": failure.pickled or pickle.dumps(fit)}
         try:
             form = _written(_closures().CodeWriter(signed=True).write, fit, "exception")
@@ -170,19 +170,21 @@ class Entries:
 
         Raises BadSignature, NotSerializable for a value that could not be kept.
         """
-        if self._seal is not None:
+        if self._serializer is not None:
             self._verify(key, entry, "end", _END)
         if entry["task_status"] == ERROR:
             raise self._error_of(entry)
         if why := entry.get("unstorable"):
             raise NotSerializable(why)
         value = entry.get("result")
-        return value if self._seal is None else _closures().CodeReader(trusted=True).read(value)
+        return (
+            value if self._serializer is None else _closures().CodeReader(trusted=True).read(value)
+        )
 
     def _error_of(self, entry: Entry) -> BaseException:
         kept, text = entry.get("exception"), str(entry.get("error"))
         try:
-            read = _closures().CodeReader(trusted=True).read if self._seal else pickle.loads
+            read = _closures().CodeReader(trusted=True).read if self._serializer else pickle.loads
             error = read(kept) if kept else None
         except Exception:  # noqa: BLE001 - its own code runs, and its class may not be here
             error = None
@@ -194,7 +196,7 @@ class Entries:
     # -- signatures
 
     def _signed_end(self, key: str, ended: Entry) -> Entry:
-        if self._seal is None:
+        if self._serializer is None:
             return ended
         return {**ended, "end_signature": self._sign(key, "end", ended, _END)}
 
@@ -214,8 +216,8 @@ class Entries:
             content = json.dumps([entry.get(field) for field in fields], sort_keys=True)
         except (TypeError, ValueError) as error:
             raise BadSignature(f"entry {key!r} is not JSON, as a signed one is: {error}") from error
-        # The seal signs calls: of what is called, here, only the name matters.
-        stored = self._seal.store(f"{part} {key}", Call(path_of, (content,), None))
+        # The serializer signs calls: of what is called, here, only the name matters.
+        stored = self._serializer.dump(f"{part} {key}", Call(path_of, (content,), None))
         return str(stored.signature)
 
 
@@ -228,7 +230,7 @@ def _written(write: Callable[[Any], Any], value: Any, what: str) -> Any:
         ) from error
 
 
-def _seal() -> Any:
+def _serialization() -> Any:
     try:
         from .. import serialization
     except ImportError as error:
@@ -237,7 +239,7 @@ def _seal() -> Any:
 
 
 def _closures() -> Any:
-    _seal()
+    _serialization()
     from ..serialization import closures
 
     return closures

@@ -3,7 +3,7 @@
 Plain JSON values and typed ones (see ``values``) need no secret, nor does a target that has a
 dotted path. Everything else (see ``closures``) is written only where there is a secret, and read
 only after the signature was verified: with a secret, nothing is imported, rebuilt or unpickled
-before. The only room that signs and rebuilds closures; knows nothing of rows.
+before. The only package that signs and rebuilds closures; knows nothing of rows.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from ..errors import (
 from ..job import storable
 from ..task import Task
 from .closures import CodeReader, CodeWriter
-from .references import Unfit, find, find_itself, path_to
+from .references import Unserializable, find, find_itself, path_to
 from .scalars import MARK, Form, marked
 from .values import Reader, Writer, shown
 
-__all__ = ["Seal", "StoredCall"]
+__all__ = ["CallSerializer", "SerializedCall"]
 
 _dump = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
 _MARKED = f'"{MARK}"'
 
 
-class StoredCall(NamedTuple):
+class SerializedCall(NamedTuple):
     """A call as a row holds it; every part is signed as it stands here."""
 
     name: str  #: the dotted path, to be shown
@@ -45,8 +45,8 @@ class StoredCall(NamedTuple):
     signature: str | None  #: None: there was no secret
 
 
-class Seal:
-    """Stores and loads calls and values. secret: None for plain and typed JSON only."""
+class CallSerializer:
+    """Dumps and loads calls and values. secret: None for plain and typed JSON only."""
 
     def __init__(self, secret: str | None) -> None:
         if secret is not None and not secret.strip():
@@ -58,8 +58,8 @@ class Seal:
         self._call_signer = _signer(secret, "call") if secret else None
         self._value_signer = _signer(secret, "value") if secret else None
 
-    def store(self, uid: str, call: Call) -> StoredCall:
-        """Return what to keep of *call* for the job *uid*.
+    def dump(self, uid: str, call: Call) -> SerializedCall:
+        """Return *call* as text, for the job *uid*.
 
         Raises NotSerializable for a target or an argument that cannot be stored.
         """
@@ -80,42 +80,46 @@ class Seal:
                 for name, value in call.kwargs.items():
                     part = f"argument {name!r}"
                     kwargs.append([name, writer.write(value)])
-        except Unfit as why:
-            raise _unfit(part, call, str(why)) from why.__cause__
+        except Unserializable as why:
+            raise _refused_call(part, call, str(why)) from why.__cause__
         except Exception as error:  # a value's own code runs here, and may raise anything
-            raise _unfit(part, call, _raised(error)) from error
+            raise _refused_call(part, call, _raised(error)) from error
         name = storable(call.name) if path is None else path.replace(":", ".")
         payload = _dump(content)
         signer = self._call_signer
         signature = None if signer is None else _signature(signer, _signed_text(uid, name, payload))
-        return StoredCall(name, payload, signature)
+        return SerializedCall(name, payload, signature)
 
-    def load(self, uid: str, stored: StoredCall, *, implied: int = 0) -> Call:
+    def load(self, uid: str, serialized: SerializedCall, *, implied: int = 0) -> Call:
         """Return the call that was stored for the job *uid*.
 
-        implied: how many positional arguments the machine puts before those stored.
+        implied: how many positional arguments the worker puts before those stored.
         Raises BadSignature before anything is imported; ModuleMissing if another worker may be
         able to run it; CallableMissing, BadCall, OtherPython or Unreadable if none is.
         """
-        self._verify(uid, stored)
+        self._verify(uid, serialized)
         try:
-            content = json.loads(stored.payload)
-            call = self._call_of(stored, content)
+            content = json.loads(serialized.payload)
+            call = self._call_of(serialized, content)
         except AsyncJobError:
             raise
         except Exception as error:  # whatever a malformed payload, or a class of it, raises
             raise _unreadable(f"the payload of job {uid!r}", error) from error
         if not callable(call.target):
-            raise CallableMissing(stored.name, f"it cannot be called: it is {shown(call.target)}")
+            raise CallableMissing(
+                serialized.name, f"it cannot be called: it is {shown(call.target)}"
+            )
         check(call.target, call.args, call.kwargs or {}, implied=implied)
         return call
 
-    def _call_of(self, stored: StoredCall, content: dict[str, Form]) -> Call:
+    def _call_of(self, serialized: SerializedCall, content: dict[str, Form]) -> Call:
         path = content["f"]
-        if isinstance(path, str) and path.replace(":", ".") != stored.name:
-            raise BadSignature(f"expected a call of {stored.name}, got one of {path}: one changed")
+        if isinstance(path, str) and path.replace(":", ".") != serialized.name:
+            raise BadSignature(
+                f"expected a call of {serialized.name}, got one of {path}: one changed"
+            )
         args, kwargs = content.get("a", ()), content.get("k", ())
-        if isinstance(path, str) and _MARKED not in stored.payload:
+        if isinstance(path, str) and _MARKED not in serialized.payload:
             return Call(find(path), tuple(args), {str(name): form for name, form in kwargs} or None)
         # The order in which it was written, since a later part may lead to an earlier one.
         read = CodeReader(trusted=self._call_signer is not None).read
@@ -123,14 +127,14 @@ class Seal:
         args = [read(form) for form in args]
         return Call(target, tuple(args), {str(name): read(form) for name, form in kwargs} or None)
 
-    def task_of(self, stored: StoredCall) -> Task | None:
+    def task_of(self, serialized: SerializedCall) -> Task | None:
         """Return the Task that a stored call, which was verified, names; None if it names none."""
-        path = json.loads(stored.payload).get("f")
+        path = json.loads(serialized.payload).get("f")
         found = find_itself(path) if isinstance(path, str) else None
         return found if isinstance(found, Task) else None
 
-    def _verify(self, uid: str, stored: StoredCall) -> None:
-        signer, signature = self._call_signer, stored.signature
+    def _verify(self, uid: str, serialized: SerializedCall) -> None:
+        signer, signature = self._call_signer, serialized.signature
         if signer is None and signature is None:
             return
         if signer is None:
@@ -138,7 +142,7 @@ class Seal:
                 f"job {uid!r} was stored with a signature, and this process has no asyncjob.secret "
                 "to verify it; give it the secret of the one that enqueues"
             )
-        text = _signed_text(uid, stored.name, stored.payload)
+        text = _signed_text(uid, serialized.name, serialized.payload)
         if signature is None or not _is_signature(signature, signer, text):
             came = "none" if signature is None else "one that does not fit"
             raise BadSignature(
@@ -156,10 +160,10 @@ class Seal:
         writer = Writer(_refuse_other)
         try:
             text = _dump(writer.write(value))
-        except Unfit as why:
-            raise _unfit_value(value, str(why)) from why.__cause__
-        except Exception as error:  # as in store
-            raise _unfit_value(value, _raised(error)) from error
+        except Unserializable as why:
+            raise _refused_value(value, str(why)) from why.__cause__
+        except Exception as error:  # as in dump
+            raise _refused_value(value, _raised(error)) from error
         if writer.names_classes and self._value_signer:
             return _dump(marked("signed", text, by=_signature(self._value_signer, text)))
         return text
@@ -193,14 +197,14 @@ class Seal:
         return Reader({}, imports=signed or signer is None).read(form)
 
 
-def _unfit(part: str, call: Call, why: str) -> NotSerializable:
+def _refused_call(part: str, call: Call, why: str) -> NotSerializable:
     return NotSerializable(
         f"expected a call that a database row can hold, but {part} of {call.name} cannot be "
         f"stored: {why}"
     )
 
 
-def _unfit_value(value: object, why: str) -> NotSerializable:
+def _refused_value(value: object, why: str) -> NotSerializable:
     return NotSerializable(
         f"expected a value that JSON holds, got {shown(value)} that cannot be stored: {why}"
     )
@@ -211,7 +215,7 @@ def _raised(error: Exception) -> str:
 
 
 def _refuse_other(value: Any) -> NoReturn:
-    raise Unfit(f"it is or holds {shown(value)}; return or report an id, or plain values")
+    raise Unserializable(f"it is or holds {shown(value)}; return or report an id, or plain values")
 
 
 def _unreadable(what: str, error: Exception) -> Unreadable:

@@ -31,7 +31,7 @@ from ..call import is_orm_instance, path_of
 from ..errors import BadSignature, CallableMissing, ModuleMissing, OtherPython
 from ..task import Task
 from .references import (
-    Unfit,
+    Unserializable,
     find,
     find_itself,
     importable,
@@ -84,7 +84,7 @@ class CodeWriter:
             # What stands in a script needs another place, not a secret.
             importable(value.__module__ if is_function else type(value).__module__, value)
             what = path_of(value) if is_function else shown(value)
-            raise Unfit(
+            raise Unserializable(
                 f"it is or holds {what}, which is neither JSON nor found by a dotted path: "
                 "give asyncjob.secret, with which it is pickled and signed, or pass an id or a "
                 "module-level function"
@@ -97,7 +97,7 @@ class CodeWriter:
         self._functions[id(function)] = number = len(self._functions)
         module = function.__globals__.get("__name__")
         if getattr(sys.modules.get(str(module)), "__dict__", None) is not function.__globals__:
-            raise Unfit(
+            raise Unserializable(
                 f"{path_of(function)} has globals of its own, which are those of no module (exec "
                 "makes such functions): define it in a module"
             )
@@ -142,7 +142,7 @@ def _marshalled(function: FunctionType) -> bytes:
     try:
         return marshal.dumps(function.__code__)
     except ValueError as error:
-        raise Unfit(f"the code of {path_of(function)} cannot be stored: {error}") from None
+        raise Unserializable(f"the code of {path_of(function)} cannot be stored: {error}") from None
 
 
 class _Pickler(pickle.Pickler):
@@ -150,7 +150,7 @@ class _Pickler(pickle.Pickler):
 
     def reducer_override(self, value: Any) -> Any:
         if is_orm_instance(value):
-            raise Unfit(
+            raise Unserializable(
                 f"it holds {shown(value)}, which SQLAlchemy detaches at the commit: pass its id "
                 "and query it inside the job"
             )
@@ -163,10 +163,10 @@ def _pickled(value: Any) -> bytes:
     buffer = BytesIO()
     try:
         _Pickler(buffer, _PROTOCOL).dump(value)
-    except Unfit:
+    except Unserializable:
         raise
     except Exception as error:  # the value's own code runs, and may raise anything
-        raise Unfit(
+        raise Unserializable(
             f"it is or holds {shown(value)}, which cannot be pickled "
             f"({type(error).__name__}: {error}): pass an id and find it inside the job, or a "
             "module-level function"

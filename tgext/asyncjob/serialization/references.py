@@ -19,15 +19,15 @@ from ..task import Task
 _MAINS = frozenset({"__main__", "__mp_main__"})
 
 
-class Unfit(Exception):
-    """Raised inside this room for a value that cannot be stored; its text says why."""
+class Unserializable(Exception):
+    """Raised inside this package for a value that cannot be stored; its text says why."""
 
 
 def path_to(thing: Any) -> str | None:
     """Return the path of *thing*, or None if there is none that leads back to it.
 
     For the function of a Task the path leads to the Task.
-    Raises Unfit for what belongs to a script, which no other process can import.
+    Raises Unserializable for what belongs to a script, which no other process can import.
     """
     module_name, names = _whereabouts(thing)
     if type(module_name) is not str or type(names) is not str:
@@ -74,13 +74,13 @@ def _is_same(found: Any, thing: Any) -> bool:
 def importable(module_name: str, thing: Any) -> str:
     """Return the name under which another process imports the module of *thing*.
 
-    That of ``python -m package.module`` is in its spec. Raises Unfit for a script, which has none.
+    That of ``python -m package.module`` is in its spec. A script has none: raises Unserializable.
     """
     if module_name not in _MAINS:
         return module_name
     name = _name_of_main()
     if name is None:
-        raise Unfit(
+        raise Unserializable(
             f"{path_of(thing)} is defined in the script that was started (__main__), and a worker "
             "process has another __main__: move it to a module that both import, or start the "
             "program by `python -m package.module`"

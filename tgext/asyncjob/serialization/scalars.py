@@ -90,7 +90,7 @@ _PASS = "surrogatepass"
 _PATHS = {kind.__name__: kind for kind in (PosixPath, PurePosixPath, PureWindowsPath, WindowsPath)}
 
 #: By the exact type: a subclass is something else.
-WRITE_ATOM: dict[type, Callable[[Any], Form]] = {
+WRITE_SCALAR: dict[type, Callable[[Any], Form]] = {
     int: write_int,
     float: _float,
     str: _str,
@@ -136,7 +136,7 @@ def _read_str(form: Form) -> str:
 
 
 #: By the kind of the form.
-READ_ATOM: dict[str, Callable[[dict[str, Form]], Any]] = {
+READ_SCALAR: dict[str, Callable[[dict[str, Form]], Any]] = {
     "int": lambda form: int(form["v"], 16),
     "float": lambda form: float(form["v"]),
     "str": _read_str,

@@ -22,7 +22,7 @@ from itsdangerous import Signer
 
 from ..call import is_orm_instance
 from ..errors import BadSignature, CallableMissing, ConfigError, NotSerializable, Unreadable
-from .references import Unfit, find_itself, importable, module_named, path_to
+from .references import Unserializable, find_itself, importable, module_named, path_to
 from .values import shown
 
 __all__ = ["Letter", "Letters", "found_at", "pickled", "unpickled", "whereabouts"]
@@ -94,7 +94,7 @@ def whereabouts(target: Any) -> str | None:
         if isinstance(target, ModuleType):
             return importable(target.__name__, target) + ":"
         return path_to(target)
-    except Unfit as why:
+    except Unserializable as why:
         raise NotSerializable(f"expected a target that another server finds, but {why}") from None
 
 
@@ -123,7 +123,7 @@ class _ArgumentPickler(_Pickler):
 
     def reducer_override(self, value: Any) -> Any:
         if is_orm_instance(value):
-            raise Unfit(
+            raise Unserializable(
                 f"it holds {shown(value)}, which arrives without its session: pass its id and "
                 "query it there"
             )
@@ -136,7 +136,9 @@ def pickled(value: Any, *, what: str, arguments: bool = False) -> bytes:
     try:
         (_ArgumentPickler if arguments else _Pickler)(buffer, _PROTOCOL).dump(value)
     except Exception as error:  # the value's own code runs, and may raise anything
-        why = str(error) if isinstance(error, Unfit) else f"{type(error).__name__}: {error}"
+        why = (
+            str(error) if isinstance(error, Unserializable) else f"{type(error).__name__}: {error}"
+        )
         raise NotSerializable(
             f"expected {what} that can be pickled, and cannot be ({why}); pass or return an id, "
             "or plain values"

@@ -15,8 +15,8 @@ from typing import Any
 
 from ..call import is_orm_instance, path_of
 from ..errors import BadCall, BadSignature, CallableMissing
-from .references import Unfit, find_class, path_to
-from .scalars import MARK, READ_ATOM, WRITE_ATOM, Form, is_text, marked, write_int
+from .references import Unserializable, find_class, path_to
+from .scalars import MARK, READ_SCALAR, WRITE_SCALAR, Form, is_text, marked, write_int
 
 #: Deeper than any honest argument, and safe under Python's limit of 1000 frames (three a level)
 #: with the stack of a web request below.
@@ -36,7 +36,8 @@ def shown(value: object) -> str:
 class Writer:
     """Writes the parts of one call or value.
 
-    other: what to do with a value that is neither plain nor typed; gives its form or raises Unfit.
+    other: called with a value that is neither plain nor typed; gives its form, or raises
+    Unserializable.
     """
 
     def __init__(self, other: Callable[[Any], Form]) -> None:
@@ -46,16 +47,18 @@ class Writer:
         self._depth = 0
 
     def write(self, value: Any) -> Form:
-        """Return the form of *value*. Raises Unfit for what cannot be stored."""
+        """Return the form of *value*. Raises Unserializable for what cannot be stored."""
         if value is None or value is True or value is False:
             return value
         kind = type(value)
-        atom = WRITE_ATOM.get(kind)
-        if atom is not None:
-            form = atom(value)
+        write_scalar = WRITE_SCALAR.get(kind)
+        if write_scalar is not None:
+            form = write_scalar(value)
             return self._other(value) if form is NotImplemented else form
         if self._depth >= DEEPEST:
-            raise Unfit(f"it is nested more than {DEEPEST} levels deep: pass it flatter, or an id")
+            raise Unserializable(
+                f"it is nested more than {DEEPEST} levels deep: pass it flatter, or an id"
+            )
         self._depth += 1
         try:
             if kind in _CONTAINERS:
@@ -66,7 +69,9 @@ class Writer:
 
     def _once(self, write: Callable[[Writer, Any], Form], value: Any) -> Form:
         if id(value) in self._open:
-            raise Unfit(f"it holds {shown(value)} that holds itself: pass it without the circle")
+            raise Unserializable(
+                f"it holds {shown(value)} that holds itself: pass it without the circle"
+            )
         self._open.add(id(value))
         try:
             return write(self, value)
@@ -84,7 +89,7 @@ class Writer:
 
     def _write_instance(self, value: Any, kind: type[Any]) -> Form:
         if is_orm_instance(value):
-            raise Unfit(
+            raise Unserializable(
                 f"it is or holds {shown(value)}, which SQLAlchemy detaches at the commit: pass its "
                 "id and query it inside the job"
             )
@@ -175,8 +180,8 @@ class Reader:
         if MARK not in form:
             return {key: self.read(item) for key, item in form.items()}
         kind = form[MARK]
-        if kind in READ_ATOM:
-            return READ_ATOM[kind](form)
+        if kind in READ_SCALAR:
+            return READ_SCALAR[kind](form)
         if kind in _PARTS:
             return _PARTS[kind](self, form)
         return self._others[kind](form)

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ...errors import NotSerializable
 from ...job import Progress
-from ...serialization import Seal
+from ...serialization import CallSerializer
 from .sizes import why_too_large
 
 log = logging.getLogger(__name__)
@@ -58,13 +58,13 @@ class Reports:
         self,
         table: Table,
         engine: Engine,
-        seal: Seal,
+        serializer: CallSerializer,
         is_passing: Callable[[BaseException], bool],
         most_bytes: Callable[[], int | None] = lambda: None,
     ) -> None:
         self._table = table
         self._engine = engine
-        self._seal = seal
+        self._serializer = serializer
         self._is_passing = is_passing
         self._most_bytes = most_bytes
         self._begin()
@@ -85,7 +85,7 @@ class Reports:
                     f"asyncjob_set_progress: expected a {name} that 64 bits hold, got {number:#x}; "
                     "report it in a larger unit"
                 )
-        text = None if data is None else self._seal.dump_value(data)
+        text = None if data is None else self._serializer.dump_value(data)
         why = why_too_large([text], self._most_bytes())
         if why is not None:
             raise NotSerializable(f"asyncjob_set_progress: the data is too large: {why}")
@@ -100,7 +100,7 @@ class Reports:
         report = self._latest.get(uid) or self._read(uid)
         if report is None:
             return None
-        data = None if report.data is None else self._seal.load_value(report.data)
+        data = None if report.data is None else self._serializer.load_value(report.data)
         return Progress(report.value, data, report.total)
 
     def flush(self, uids: Collection[str]) -> None:

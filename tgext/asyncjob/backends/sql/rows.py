@@ -25,7 +25,7 @@ from ...job import (
     TaskError,
     TaskOptions,
 )
-from ...serialization import Seal, StoredCall
+from ...serialization import CallSerializer, SerializedCall
 from ...task import NotKept
 from . import states
 from .sizes import check_size, log_text, why_too_large
@@ -57,10 +57,12 @@ class UnopenedCall:
     So the page that polls a job's status neither imports nor unpickles anything.
     """
 
-    def __init__(self, uid: str, stored: StoredCall, seal: Seal, implied: int) -> None:
-        self.name = stored.name
-        self.stored = stored
-        self._open: Callable[[], Call] = lambda: seal.load(uid, stored, implied=implied)
+    def __init__(
+        self, uid: str, serialized: SerializedCall, serializer: CallSerializer, implied: int
+    ) -> None:
+        self.name = serialized.name
+        self.serialized = serialized
+        self._open: Callable[[], Call] = lambda: serializer.load(uid, serialized, implied=implied)
         self._call: Call | None = None
 
     def __eq__(self, other: object) -> bool:
@@ -87,38 +89,43 @@ class Rows:
     """
 
     def __init__(
-        self, seal: Seal, max_crashes: int, most_bytes: Callable[[], int | None] = lambda: None
+        self,
+        serializer: CallSerializer,
+        max_crashes: int,
+        most_bytes: Callable[[], int | None] = lambda: None,
     ) -> None:
-        self.seal = seal
+        self.serializer = serializer
         self._max_crashes = max_crashes
         self._most_bytes = most_bytes
 
     def prepared(self, job: Job) -> Job:
         """Return a job whose call is what a row will hold of it; raises NotSerializable."""
-        stored = self._stored(job)
-        call: Any = UnopenedCall(job.uid, stored, self.seal, int(job.options.takes_context))
+        serialized = self._serialized(job)
+        call: Any = UnopenedCall(
+            job.uid, serialized, self.serializer, int(job.options.takes_context)
+        )
         prepared = job._replace(call=call)
-        check_size(stored.name, self.of_job(prepared), self._most_bytes())
+        check_size(serialized.name, self.of_job(prepared), self._most_bytes())
         return prepared
 
-    def _stored(self, job: Job) -> StoredCall:
+    def _serialized(self, job: Job) -> SerializedCall:
         """Return what to keep of a job's call, once its options are such as a row holds, too."""
-        stored = self.seal.store(job.uid, job.call)
+        serialized = self.serializer.dump(job.uid, job.call)
         for name in _not_in_rows(job.options):
-            task = self.seal.task_of(stored)
+            task = self.serializer.task_of(serialized)
             if task is None or getattr(task, name) is not getattr(job.options, name):
                 raise NotSerializable(
                     f"{name}: expected what a database row can hold, got one that only this "
-                    f"process has; declare it at {stored.name}, by @task({name}=...), where a "
+                    f"process has; declare it at {serialized.name}, by @task({name}=...), where a "
                     f"worker finds it, or give {_HOLDABLE[name]}"
                 )
-        return stored
+        return serialized
 
     def of_job(self, job: Job) -> dict[str, Any]:
         """Return what a new job's row holds, but for the instants that the database's clock
         gives; raises NotSerializable."""
         call: Any = job.call
-        stored = call.stored if type(call) is UnopenedCall else self._stored(job)
+        serialized = call.serialized if type(call) is UnopenedCall else self._serialized(job)
         after = job.run_after
         due_at = after.timestamp() if isinstance(after, datetime) else None
         return {
@@ -128,36 +135,37 @@ class Rows:
             "queue_name": job.options.queue_name,
             "due_at": due_at,
             "budget": job.options.max_attempts,
-            "name": stored.name,
-            "payload": stored.payload,
-            "signature": stored.signature,
+            "name": serialized.name,
+            "payload": serialized.payload,
+            "signature": serialized.signature,
             "options": _options_text(job.options),
             "context": None if job.context is None else json.dumps(dict(job.context)),
         }
 
     def job(self, row: Row[Any], *, opened: bool) -> Job:
-        """Read the job of a row; *opened*: with its call, which raises as ``Seal.load`` does."""
+        """Read the job of a row; *opened*: its call too; raises as ``CallSerializer.load`` does."""
         options = self._options(row) if opened else self.options(row)
-        stored = StoredCall(row.name, row.payload, row.signature)
+        serialized = SerializedCall(row.name, row.payload, row.signature)
         implied = int(options.takes_context)
         call: Any = (
-            self.seal.load(row.uid, stored, implied=implied)
+            self.serializer.load(row.uid, serialized, implied=implied)
             if opened
-            else UnopenedCall(row.uid, stored, self.seal, implied)
+            else UnopenedCall(row.uid, serialized, self.serializer, implied)
         )
         if opened and row.options and _TASKS_OWN in row.options:
-            options = self._with_tasks_own(options, json.loads(row.options), stored)
+            options = self._with_tasks_own(options, json.loads(row.options), serialized)
         context = _context(row, strict=opened)
         run_after = None if row.due_at is None else _instant(row.due_at)
         return Job(JobId(row.uid), call, options, run_after, context)
 
     def _with_tasks_own(
-        self, options: TaskOptions, found: dict[str, Any], stored: StoredCall
+        self, options: TaskOptions, found: dict[str, Any], serialized: SerializedCall
     ) -> TaskOptions:
-        task, own = self.seal.task_of(stored), _tasks_own(found)
+        task, own = self.serializer.task_of(serialized), _tasks_own(found)
         if own and task is None:
             raise CallableMissing(
-                stored.name, f"it is no task any more, and the job needs its {' and '.join(own)}"
+                serialized.name,
+                f"it is no task any more, and the job needs its {' and '.join(own)}",
             )
         return replace(options, **{name: getattr(task, name) for name in own})
 
@@ -221,7 +229,7 @@ class Rows:
         why = result.why if isinstance(result, NotKept) else None
         if why is None:
             try:
-                text = self.seal.dump_value(result)
+                text = self.serializer.dump_value(result)
                 why = why_too_large([text], self._most_bytes())
                 if why is None:
                     return text
@@ -242,7 +250,7 @@ class Rows:
         if text.startswith(_NOT_KEPT):
             return NotKept(_why(text.removeprefix(_NOT_KEPT)))
         try:
-            return self.seal.load_value(text)
+            return self.serializer.load_value(text)
         except AsyncJobError as error:
             return NotKept(str(error))
 

@@ -39,7 +39,7 @@ from ...job import (
     TaskResultStatus,
     storable,
 )
-from ...serialization import Seal
+from ...serialization import CallSerializer
 from ..base import Backend
 from . import states
 from .claims import Claims
@@ -95,9 +95,9 @@ class SqlStore(Backend):
         self._now = self._clock.now
         self._dialect = dialect_of(engine, f"{prefix}jobs")
         self.has_one_writer = self._dialect.has_one_writer
-        self._seal = Seal(secret)
+        self._serializer = CallSerializer(secret)
         most_bytes = lambda: self._dialect.most_bytes  # noqa: E731 - known once it is connected
-        self._rows = Rows(self._seal, max_crashes, most_bytes)
+        self._rows = Rows(self._serializer, max_crashes, most_bytes)
         self.schema = Schema(self.tables, self._dialect, schema)
         self._liveness = liveness_of(self._dialect)
         self._counting = Counting(self.tables, self._dialect)
@@ -117,7 +117,11 @@ class SqlStore(Backend):
             self.tables, self._dialect, self._workers, self._liveness, self._now
         )
         self._reports = Reports(
-            self.tables.progress, self._dialect.volatile, self._seal, self.is_passing, most_bytes
+            self.tables.progress,
+            self._dialect.volatile,
+            self._serializer,
+            self.is_passing,
+            most_bytes,
         )
         self._pruning = Pruning(self.tables, self._dialect, self._reports, self._now)
         self._wakeup = Wakeup(lambda: ears_of(self._dialect), self._look)
