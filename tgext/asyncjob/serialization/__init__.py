@@ -28,13 +28,13 @@ from ..job import storable
 from ..task import Task
 from .closures import CodeReader, CodeWriter
 from .references import Unserializable, find, find_itself, path_to
-from .scalars import MARK, Form, marked
+from .scalars import TAG, Form, tagged
 from .values import Reader, Writer, shown
 
 __all__ = ["CallSerializer", "SerializedCall"]
 
 _dump = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
-_MARKED = f'"{MARK}"'
+_TAGGED = f'"{TAG}"'
 
 
 class SerializedCall(NamedTuple):
@@ -119,7 +119,7 @@ class CallSerializer:
                 f"expected a call of {serialized.name}, got one of {path}: one changed"
             )
         args, kwargs = content.get("a", ()), content.get("k", ())
-        if isinstance(path, str) and _MARKED not in serialized.payload:
+        if isinstance(path, str) and _TAGGED not in serialized.payload:
             return Call(find(path), tuple(args), {str(name): form for name, form in kwargs} or None)
         # The order in which it was written, since a later part may lead to an earlier one.
         read = CodeReader(trusted=self._call_signer is not None).read
@@ -165,7 +165,7 @@ class CallSerializer:
         except Exception as error:  # as in dump
             raise _refused_value(value, _raised(error)) from error
         if writer.names_classes and self._value_signer:
-            return _dump(marked("signed", text, by=_signature(self._value_signer, text)))
+            return _dump(tagged("signed", text, by=_signature(self._value_signer, text)))
         return text
 
     def load_value(self, text: str) -> Any:
@@ -176,7 +176,7 @@ class CallSerializer:
         """
         try:
             form = json.loads(text)
-            if _MARKED not in text:
+            if _TAGGED not in text:
                 return form
             return self._read_value(form)
         except AsyncJobError:
@@ -186,7 +186,7 @@ class CallSerializer:
 
     def _read_value(self, form: Form) -> Any:
         signer = self._value_signer
-        signed = isinstance(form, dict) and form.get(MARK) == "signed"
+        signed = isinstance(form, dict) and form.get(TAG) == "signed"
         if signed:
             if not signer or not _is_signature(form["by"], signer, form["v"]):
                 raise BadSignature(

@@ -38,7 +38,7 @@ from .references import (
     module_named,
     path_to,
 )
-from .scalars import Form, as_text, marked
+from .scalars import Form, as_text, tagged
 from .values import Reader, Writer, shown
 
 #: Marshalled code is for one version of one implementation.
@@ -63,20 +63,20 @@ class CodeWriter:
     def _write_other(self, value: Any) -> Form:
         path = path_to(value)
         if path is not None:
-            return marked("task" if isinstance(value, Task) else "name", path)
+            return tagged("task" if isinstance(value, Task) else "name", path)
         if type(value) is functools.partial and not vars(value):
-            return marked("partial", [self.write(part) for part in _parts_of(value)])
+            return tagged("partial", [self.write(part) for part in _parts_of(value)])
         self._expect_secret(value)
         if type(value) is FunctionType:
             return self._write_function(value)
         if type(value) is MethodType:
             parts = [self.write(value.__func__), self.write(value.__self__)]
-            return marked("method", parts)
+            return tagged("method", parts)
         if type(value) in (BuiltinMethodType, MethodWrapperType):
-            return marked("method of", [self.write(value.__self__), value.__name__])
+            return tagged("method of", [self.write(value.__self__), value.__name__])
         if type(value) is ModuleType:
-            return marked("module", importable(value.__name__, value))
-        return marked("pickle", as_text(_pickled(value)))
+            return tagged("module", importable(value.__name__, value))
+        return tagged("pickle", as_text(_pickled(value)))
 
     def _expect_secret(self, value: Any) -> None:
         if not self._signed:
@@ -93,7 +93,7 @@ class CodeWriter:
     def _write_function(self, function: FunctionType) -> Form:
         known = self._functions.get(id(function))
         if known is not None:
-            return marked("again", known)
+            return tagged("again", known)
         self._functions[id(function)] = number = len(self._functions)
         module = function.__globals__.get("__name__")
         if getattr(sys.modules.get(str(module)), "__dict__", None) is not function.__globals__:
@@ -106,7 +106,7 @@ class CodeWriter:
         new = [cell for cell in cells if id(cell) not in self._cells]
         for cell in new:
             self._cells[id(cell)] = len(self._cells)
-        return marked(
+        return tagged(
             "function",
             number,
             python=PYTHON,

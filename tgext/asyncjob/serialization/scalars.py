@@ -17,16 +17,16 @@ from zoneinfo import ZoneInfo
 
 Form = Any  #: what ``json`` writes
 
-#: The key that marks a form. ``"$"`` in a JSON text is a key or a whole string, never a part.
-MARK = "$"
+#: The key that tags a form. ``"$"`` in a JSON text is a key or a whole string, never a part.
+TAG = "$"
 
 #: Longer integers are written in hexadecimal: Python may refuse 640 decimal digits and more.
 _LONGEST_INT_BITS = 2_000
 
 
-def marked(kind: str, value: Form, **more: Form) -> dict[str, Form]:
+def tagged(kind: str, value: Form, **more: Form) -> dict[str, Form]:
     """Return the form of a value that JSON does not have."""
-    return {MARK: kind, "v": value, **more}
+    return {TAG: kind, "v": value, **more}
 
 
 def as_text(content: bytes) -> str:
@@ -39,11 +39,11 @@ def as_text(content: bytes) -> str:
 
 def write_int(value: int) -> Form:
     """Write an integer of any size."""
-    return value if value.bit_length() < _LONGEST_INT_BITS else marked("int", hex(value))
+    return value if value.bit_length() < _LONGEST_INT_BITS else tagged("int", hex(value))
 
 
 def _float(value: float) -> Form:
-    return value if math.isfinite(value) else marked("float", repr(value))
+    return value if math.isfinite(value) else tagged("float", repr(value))
 
 
 def is_text(value: str) -> bool:
@@ -58,7 +58,7 @@ def is_text(value: str) -> bool:
 
 
 def _str(value: str) -> Form:
-    return value if is_text(value) else marked("str", as_text(value.encode("utf-8", _PASS)))
+    return value if is_text(value) else tagged("str", as_text(value.encode("utf-8", _PASS)))
 
 
 def _zone(zone: tzinfo | None) -> Form:
@@ -77,7 +77,7 @@ def _moment(kind: str) -> Callable[[Any], Form]:
         zone = _zone(value.tzinfo)
         if zone is NotImplemented:
             return zone
-        return marked(kind, value.replace(tzinfo=None).isoformat(), fold=value.fold, zone=zone)
+        return tagged(kind, value.replace(tzinfo=None).isoformat(), fold=value.fold, zone=zone)
 
     return write
 
@@ -94,17 +94,17 @@ WRITE_SCALAR: dict[type, Callable[[Any], Form]] = {
     int: write_int,
     float: _float,
     str: _str,
-    bytes: lambda value: marked("bytes", as_text(value)),
-    bytearray: lambda value: marked("bytearray", as_text(value)),
-    complex: lambda value: marked("complex", [repr(value.real), repr(value.imag)]),
-    date: lambda value: marked("date", value.isoformat()),
+    bytes: lambda value: tagged("bytes", as_text(value)),
+    bytearray: lambda value: tagged("bytearray", as_text(value)),
+    complex: lambda value: tagged("complex", [repr(value.real), repr(value.imag)]),
+    date: lambda value: tagged("date", value.isoformat()),
     datetime: _moment("datetime"),
     time: _moment("time"),
-    timedelta: lambda value: marked("timedelta", _parts_of(value)),
-    Decimal: lambda value: marked("Decimal", str(value)),
-    UUID: lambda value: marked("UUID", value.hex),
+    timedelta: lambda value: tagged("timedelta", _parts_of(value)),
+    Decimal: lambda value: tagged("Decimal", str(value)),
+    UUID: lambda value: tagged("UUID", value.hex),
     **{
-        kind: lambda value: marked("path", _str(str(value)), c=type(value).__name__)
+        kind: lambda value: tagged("path", _str(str(value)), c=type(value).__name__)
         for kind in _PATHS.values()
     },
 }

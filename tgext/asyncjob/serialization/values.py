@@ -16,7 +16,7 @@ from typing import Any
 from ..call import is_orm_instance, path_of
 from ..errors import BadCall, BadSignature, CallableMissing
 from .references import Unserializable, find_class, path_to
-from .scalars import MARK, READ_SCALAR, WRITE_SCALAR, Form, is_text, marked, write_int
+from .scalars import READ_SCALAR, TAG, WRITE_SCALAR, Form, is_text, tagged, write_int
 
 #: Deeper than any honest argument, and safe under Python's limit of 1000 frames (three a level)
 #: with the stack of a web request below.
@@ -82,10 +82,10 @@ class Writer:
         return [self.write(item) for item in value]
 
     def _dict(self, value: dict[Any, Any]) -> Form:
-        if MARK not in value and all(type(key) is str and is_text(key) for key in value):
+        if TAG not in value and all(type(key) is str and is_text(key) for key in value):
             return {key: self.write(item) for key, item in value.items()}
         pairs = [[self.write(key), self.write(item)] for key, item in value.items()]
-        return marked("dict", pairs)
+        return tagged("dict", pairs)
 
     def _write_instance(self, value: Any, kind: type[Any]) -> Form:
         if is_orm_instance(value):
@@ -102,16 +102,16 @@ class Writer:
 
     def _dataclass(self, value: Any) -> Form:
         of = {field.name: self.write(getattr(value, field.name)) for field in fields(value)}
-        return marked("dataclass", of)
+        return tagged("dataclass", of)
 
     def _enum(self, value: Enum) -> Form:
-        return marked("enum", value._name_)
+        return tagged("enum", value._name_)
 
     def _flag(self, value: Flag) -> Form:
-        return marked("flag", write_int(value._value_))
+        return tagged("flag", write_int(value._value_))
 
     def _namedtuple(self, value: tuple[Any, ...]) -> Form:
-        return marked("namedtuple", self._list(value))
+        return tagged("namedtuple", self._list(value))
 
 
 def _writer_of(value: Any, kind: type[Any]) -> Callable[[Writer, Any], Form] | None:
@@ -146,9 +146,9 @@ def _is_its_fields(value: Any, kind: type[Any]) -> bool:
 _CONTAINERS: dict[type, Callable[[Writer, Any], Form]] = {
     list: Writer._list,
     dict: Writer._dict,
-    tuple: lambda writer, value: marked("tuple", writer._list(value)),
-    set: lambda writer, value: marked("set", writer._list(value)),
-    frozenset: lambda writer, value: marked("frozenset", writer._list(value)),
+    tuple: lambda writer, value: tagged("tuple", writer._list(value)),
+    set: lambda writer, value: tagged("set", writer._list(value)),
+    frozenset: lambda writer, value: tagged("frozenset", writer._list(value)),
 }
 
 
@@ -177,9 +177,9 @@ class Reader:
             return [self.read(item) for item in form]
         if type(form) is not dict:
             return form
-        if MARK not in form:
+        if TAG not in form:
             return {key: self.read(item) for key, item in form.items()}
-        kind = form[MARK]
+        kind = form[TAG]
         if kind in READ_SCALAR:
             return READ_SCALAR[kind](form)
         if kind in _PARTS:
