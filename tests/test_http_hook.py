@@ -32,10 +32,10 @@ from tgext.asyncjob.errors import CallableMissing, ModuleMissing, Unreadable
 from tgext.asyncjob.executors import HttpExecutor, HttpHook, seen_calls
 from tgext.asyncjob.executors.chain import Chain
 from tgext.asyncjob.executors.http_messages import CONTENT_TYPE, CallHead, read_answer, write_call
-from tgext.asyncjob.serialization.signed_messages import Letters, pickled
+from tgext.asyncjob.serialization.signed_messages import SignedMessages, pickled
 
 SECRET = "two servers know this"
-CALLS, ANSWERS = Letters(SECRET, "call"), Letters(SECRET, "answer")
+CALLS, ANSWERS = SignedMessages(SECRET, "call"), SignedMessages(SECRET, "answer")
 
 #: What was unpickled of the bodies that nobody should open.
 opened: list[str] = []
@@ -57,7 +57,7 @@ def nothing(*_args: Any) -> str:
     return "done"
 
 
-def letter(
+def message(
     chain: Chain | None = None,
     *,
     secret: str = SECRET,
@@ -67,7 +67,7 @@ def letter(
 ) -> bytes:
     """A call that would sing, were it opened."""
     return write_call(
-        Letters(secret, kind),
+        SignedMessages(secret, kind),
         chain or Chain(nothing).call((Canary(),), {}),
         number or secrets.token_hex(8),
         time.time() if at is None else at,
@@ -103,7 +103,7 @@ class Client:
     def goes_on(self) -> bool:
         """Whether a call that is right is made."""
         number = secrets.token_hex(8)
-        status, body = self.post(letter(Chain(math).get("sqrt").call((16,), {}), number=number))
+        status, body = self.post(message(Chain(math).get("sqrt").call((16,), {}), number=number))
         return status == 200 and read_answer(ANSWERS, body, number) == 4
 
 
@@ -140,14 +140,14 @@ def _no_canary_sings() -> Iterator[None]:
 
 
 def test_canary_sings_in_a_body_that_is_right(client):
-    status, _ = client.post(letter())
+    status, _ = client.post(message())
 
     assert (status, opened) == (200, ["a body was opened"])
     opened.clear()
 
 
 #: Fresh for a hook whose clock stands at 0.
-GOOD = letter(at=0.0)
+GOOD = message(at=0.0)
 
 
 def signed(name: str, path: str | None, *, at: float | None = None) -> bytes:
@@ -161,25 +161,25 @@ REFUSED: dict[str, tuple[Callable[[], bytes], int]] = {
     "empty": (lambda: b"", 401),
     "garbage": (lambda: os.urandom(300), 401),
     "text": (lambda: b"hello", 401),
-    "unsigned": (lambda: letter().partition(b".")[2], 401),
+    "unsigned": (lambda: message().partition(b".")[2], 401),
     "unsigned pickle": (lambda: pickled(Canary(), what="a canary"), 401),
-    "signature of another secret": (lambda: letter(secret="a guess"), 401),
-    "signature of another kind": (lambda: letter(kind="answer"), 401),
-    "cut off": (lambda: letter()[:-1], 401),
-    "longer": (lambda: letter() + b"\n", 401),
-    "changed": (lambda: letter().replace(b"nothing", b"nothinx"), 401),
-    "stale": (lambda: letter(at=time.time() - 3600), 401),
-    "of the future": (lambda: letter(at=time.time() + 3600), 401),
-    "of no time": (lambda: letter(at=math.nan), 401),
-    "of the end of time": (lambda: letter(at=math.inf), 401),
-    "not allowed": (lambda: letter(Chain(os).get("system").call((Canary(),), {})), 403),
+    "signature of another secret": (lambda: message(secret="a guess"), 401),
+    "signature of another kind": (lambda: message(kind="answer"), 401),
+    "cut off": (lambda: message()[:-1], 401),
+    "longer": (lambda: message() + b"\n", 401),
+    "changed": (lambda: message().replace(b"nothing", b"nothinx"), 401),
+    "stale": (lambda: message(at=time.time() - 3600), 401),
+    "of the future": (lambda: message(at=time.time() + 3600), 401),
+    "of no time": (lambda: message(at=math.nan), 401),
+    "of the end of time": (lambda: message(at=math.inf), 401),
+    "not allowed": (lambda: message(Chain(os).get("system").call((Canary(),), {})), 403),
     "not allowed, though its name begins alike": (
         lambda: signed("mathematics.f", "mathematics:f"),
         403,
     ),
     "not allowed, with its object in the body": (lambda: signed("elsewhere.Class", None), 403),
     "with a path that is not its name": (lambda: signed("math.sqrt", "os:system"), 400),
-    "oversized": (lambda: letter(Chain(nothing).call((Canary(), b"x" * 20_000), {})), 413),
+    "oversized": (lambda: message(Chain(nothing).call((Canary(), b"x" * 20_000), {})), 413),
     "head that is a list": (lambda: CALLS.write([], b""), 400),
     "head without parts": (lambda: CALLS.write({"at": time.time()}, b""), 400),
 }
@@ -195,7 +195,7 @@ def test_body_is_refused_unopened_and_the_server_goes_on(client, made, status):
 
 
 def test_call_that_was_made_is_refused_when_it_comes_again(client):
-    again = letter(Chain(math).get("sqrt").call((16,), {}))
+    again = message(Chain(math).get("sqrt").call((16,), {}))
     assert client.post(again)[0] == 200
 
     status, reason = client.post(again)
@@ -207,7 +207,7 @@ def test_call_that_was_made_is_refused_when_it_comes_again(client):
 def test_call_comes_again_at_the_same_time_and_is_made_once():
     calls, meeting = [], threading.Barrier(8, timeout=10)
     hook = HttpHook(SECRET, scope=lambda: counted(calls))
-    again = letter(Chain(math).get("sqrt").call((16,), {}))
+    again = message(Chain(math).get("sqrt").call((16,), {}))
 
     def post() -> int:
         meeting.wait()
@@ -222,25 +222,25 @@ def test_call_comes_again_at_the_same_time_and_is_made_once():
 def test_number_of_a_call_is_forgotten_when_the_call_would_be_stale():
     clock = FakeClock()
     hook = HttpHook(SECRET, max_age=30, clock=clock)
-    first = letter(Chain(math).get("sqrt").call((16,), {}), at=clock())
+    first = message(Chain(math).get("sqrt").call((16,), {}), at=clock())
     assert answer_of(hook, first)[0] == 200
 
     clock.advance(30)
     assert answer_of(hook, first)[0] == 409
     clock.advance(1)
     assert answer_of(hook, first)[0] == 401
-    assert answer_of(hook, letter(Chain(math).get("pi"), at=clock()))[0] == 200
+    assert answer_of(hook, message(Chain(math).get("pi"), at=clock()))[0] == 200
 
 
 def test_numbers_of_calls_are_removed_when_no_hook_could_take_them_any_more(temporary):
     clock = FakeClock()
     hook = HttpHook(SECRET, max_age=30, clock=clock)
     for _ in range(5):
-        assert answer_of(hook, letter(Chain(math).get("pi"), at=clock()))[0] == 200
+        assert answer_of(hook, message(Chain(math).get("pi"), at=clock()))[0] == 200
     assert kept(temporary) == 5
 
     clock.advance(seen_calls.KEEP_SECONDS + 2 * seen_calls.FOLDER_SECONDS)
-    assert answer_of(hook, letter(Chain(math).get("pi"), at=clock()))[0] == 200
+    assert answer_of(hook, message(Chain(math).get("pi"), at=clock()))[0] == 200
 
     assert kept(temporary) == 1
 
@@ -248,7 +248,7 @@ def test_numbers_of_calls_are_removed_when_no_hook_could_take_them_any_more(temp
 def test_call_of_a_clock_that_is_ahead_is_refused_again_for_as_long_as_it_is_fresh():
     clock = FakeClock()
     hook = HttpHook(SECRET, max_age=30, clock=clock)
-    ahead = letter(Chain(math).get("pi"), at=clock.seconds + 29)
+    ahead = message(Chain(math).get("pi"), at=clock.seconds + 29)
     assert answer_of(hook, ahead)[0] == 200
 
     clock.advance(58)
@@ -259,11 +259,11 @@ def test_call_of_a_clock_that_is_ahead_is_refused_again_for_as_long_as_it_is_fre
 def test_clock_that_is_set_back_makes_no_call_fresh_again():
     clock = FakeClock()
     hook = HttpHook(SECRET, max_age=30, clock=clock)
-    first = letter(Chain(math).get("pi"), at=clock())
+    first = message(Chain(math).get("pi"), at=clock())
     assert answer_of(hook, first)[0] == 200
 
     clock.advance(seen_calls.KEEP_SECONDS - 60)
-    assert answer_of(hook, letter(Chain(math).get("pi"), at=clock()))[0] == 200
+    assert answer_of(hook, message(Chain(math).get("pi"), at=clock()))[0] == 200
     clock.advance(60 - seen_calls.KEEP_SECONDS)
 
     assert answer_of(hook, first)[0] == 409
@@ -273,23 +273,23 @@ def test_refused_calls_take_no_room(temporary):
     hook = HttpHook(SECRET, allow=["json"])
 
     for _ in range(20):
-        answer_of(hook, letter())
-        answer_of(hook, letter(secret="a guess"))
+        answer_of(hook, message())
+        answer_of(hook, message(secret="a guess"))
 
     assert kept(temporary) == 0
 
 
 def test_call_is_made_once_by_all_hooks_of_one_secret():
     hooks = [HttpHook(SECRET), HttpHook(SECRET), HttpHook(SECRET, max_age=300, allow=["math"])]
-    again = letter(Chain(math).get("pi"))
+    again = message(Chain(math).get("pi"))
 
     assert [answer_of(hook, again)[0] for hook in hooks] == [200, 409, 409]
 
 
 def test_hooks_of_different_secrets_know_nothing_of_each_other():
     number = secrets.token_hex(8)
-    one = letter(Chain(math).get("pi"), number=number)
-    other = letter(Chain(math).get("pi"), number=number, secret="another")
+    one = message(Chain(math).get("pi"), number=number)
+    other = message(Chain(math).get("pi"), number=number, secret="another")
 
     assert answer_of(HttpHook(SECRET), one)[0] == 200
     assert answer_of(HttpHook("another"), other)[0] == 200
@@ -301,7 +301,7 @@ def answer_in_process(text: bytes) -> int:
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_call_is_made_once_by_several_processes(method):
-    again = letter(Chain(math).get("pi"))
+    again = message(Chain(math).get("pi"))
     context = multiprocessing.get_context(method)
 
     with ProcessPoolExecutor(3, context) as pool:
@@ -311,7 +311,7 @@ def test_call_is_made_once_by_several_processes(method):
 
 
 def test_call_is_not_made_again_after_a_restart():
-    again = letter(Chain(math).get("pi"))
+    again = message(Chain(math).get("pi"))
     context = multiprocessing.get_context("spawn")
 
     statuses = []
@@ -329,7 +329,7 @@ def test_claim_decides_whether_a_call_is_new(temporary):
         asked.append((number, seconds))
         return len(asked) == 1
 
-    again = letter(Chain(math).get("pi"), at=clock() - 10, number="a1")
+    again = message(Chain(math).get("pi"), at=clock() - 10, number="a1")
     hooks = [HttpHook(SECRET, claim=claim, clock=clock) for _ in range(2)]
 
     assert [answer_of(hook, again)[0] for hook in hooks] == [200, 409]
@@ -341,7 +341,7 @@ def test_claim_decides_whether_a_call_is_new(temporary):
     "number", ["../../../escaped", "/etc/passwd", "a\0b", "\ud800", "x" * 5000, ""]
 )
 def test_number_of_any_kind_is_kept_inside_the_folder(number, temporary):
-    again = letter(Chain(math).get("pi"), number=number)
+    again = message(Chain(math).get("pi"), number=number)
     again = again if number else CALLS.write(head_without_number(), pickled((None, ()), what="x"))
 
     assert [answer_of(HttpHook(SECRET), again)[0] for _ in range(2)] == [200, 409]
@@ -361,7 +361,7 @@ def test_folder_that_others_can_write_is_not_trusted_and_no_call_is_made(tempora
     folder.mkdir(mode=0o700)
     folder.chmod(0o777)
 
-    status, reason = answer_of(HttpHook(SECRET), letter())
+    status, reason = answer_of(HttpHook(SECRET), message())
 
     assert (status, b"the call did not run" in reason) == (503, True)
 
@@ -370,22 +370,22 @@ def test_link_to_a_folder_of_ones_own_is_not_trusted(temporary, tmp_path):
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     (temporary / f"asyncjob-{os.geteuid()}").symlink_to(tmp_path / "elsewhere")
 
-    assert answer_of(HttpHook(SECRET), letter())[0] == 503
+    assert answer_of(HttpHook(SECRET), message())[0] == 503
 
 
 def test_no_call_is_made_where_nothing_can_be_kept(temporary, monkeypatch):
     hook = HttpHook(SECRET)
     monkeypatch.setattr(tempfile, "tempdir", str(temporary / "is" / "not" / "there"))
 
-    assert answer_of(hook, letter())[0] == 503
+    assert answer_of(hook, message())[0] == 503
 
 
 def test_folder_that_a_cleaner_has_removed_is_made_again(temporary):
     hook = HttpHook(SECRET)
-    assert answer_of(hook, letter(Chain(math).get("pi")))[0] == 200
+    assert answer_of(hook, message(Chain(math).get("pi")))[0] == 200
     shutil.rmtree(temporary / f"asyncjob-{os.geteuid()}")
 
-    assert answer_of(hook, letter(Chain(math).get("pi")))[0] == 200
+    assert answer_of(hook, message(Chain(math).get("pi")))[0] == 200
 
 
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "30", None, True])
@@ -404,7 +404,7 @@ def test_bound_of_an_http_executor_that_is_none_is_refused(name, value):
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "HEAD", "OPTIONS"])
 def test_only_a_post_is_served(client, method):
-    status, _ = client.post(letter(), method)
+    status, _ = client.post(message(), method)
 
     assert status == 405
     assert client.goes_on()
@@ -412,11 +412,11 @@ def test_only_a_post_is_served(client, method):
 
 @pytest.mark.parametrize("length", [None, ""])
 def test_body_without_its_length_is_refused(length):
-    assert HttpHook(SECRET).answer("POST", length, io.BytesIO(letter()).read)[0] == 411
+    assert HttpHook(SECRET).answer("POST", length, io.BytesIO(message()).read)[0] == 411
 
 
 def test_connection_that_breaks_off_in_the_body_harms_nobody(client):
-    text = letter()
+    text = message()
     head = f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {len(text)}\r\n\r\n".encode()
 
     client.send(head + text[: len(text) // 2])
@@ -426,7 +426,7 @@ def test_connection_that_breaks_off_in_the_body_harms_nobody(client):
 
 @pytest.mark.parametrize("length", ["-1", "1e3", "ten", " 5", "٣", "0x10", "+5"])
 def test_length_that_is_no_number_is_refused(length):
-    assert HttpHook(SECRET).answer("POST", length, io.BytesIO(letter()).read)[0] == 400
+    assert HttpHook(SECRET).answer("POST", length, io.BytesIO(message()).read)[0] == 400
 
 
 @pytest.mark.parametrize("length", ["1048577", "9" * 30, "9" * 5000])
@@ -438,7 +438,7 @@ def test_body_that_is_announced_as_too_long_is_not_even_read(length):
 
 
 def test_body_that_ends_early_is_refused():
-    text = letter()
+    text = message()
 
     status, _, reason = HttpHook(SECRET).answer("POST", str(len(text) + 1), io.BytesIO(text).read)
 
@@ -519,7 +519,7 @@ def test_signed_text_that_is_no_letter_is_refused(client):
 
 
 def test_without_a_list_everything_may_be_called():
-    assert answer_of(HttpHook(SECRET), letter(Chain(json).get("dumps").call((1,), {})))[0] == 200
+    assert answer_of(HttpHook(SECRET), message(Chain(json).get("dumps").call((1,), {})))[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -537,13 +537,13 @@ def test_without_a_list_everything_may_be_called():
     ],
 )
 def test_list_has_names_or_their_first_components(allow, status):
-    call = letter(Chain(os.path).get("join").call(("a", "b"), {}))
+    call = message(Chain(os.path).get("join").call(("a", "b"), {}))
 
     assert answer_of(HttpHook(SECRET, allow=allow), call)[0] == status
 
 
 def test_way_to_a_target_does_not_lead_out_of_what_is_allowed():
-    call = letter(Chain(json).get("codecs").get("encode").call((Canary(),), {}))
+    call = message(Chain(json).get("codecs").get("encode").call((Canary(),), {}))
 
     status, reason = answer_of(HttpHook(SECRET, allow=["json"]), call)
 
@@ -553,7 +553,7 @@ def test_way_to_a_target_does_not_lead_out_of_what_is_allowed():
 
 def test_way_to_a_target_may_lead_over_modules_that_are_allowed():
     number = "a"
-    call = letter(
+    call = message(
         Chain(json).get("decoder").get("JSONDecoder").call((), {}).get("strict"), number=number
     )
 
@@ -563,10 +563,10 @@ def test_way_to_a_target_may_lead_over_modules_that_are_allowed():
 
 
 def test_instance_is_known_by_its_class():
-    call = letter(Chain(Shown()).get("text"))
+    call = message(Chain(Shown()).get("text"))
 
     assert answer_of(HttpHook(SECRET, allow=["test_http_hook.Shown"]), call)[0] == 200
-    call = letter(Chain(Shown()).get("text"))
+    call = message(Chain(Shown()).get("text"))
     assert answer_of(HttpHook(SECRET, allow=["test_http_hook.Hidden"]), call)[0] == 403
 
 
@@ -590,7 +590,7 @@ class Shown:
 
 
 def test_answer_is_to_one_call_only():
-    _, body = answer_of(HttpHook(SECRET), letter(Chain(math).get("pi"), number="a"))
+    _, body = answer_of(HttpHook(SECRET), message(Chain(math).get("pi"), number="a"))
 
     assert read_answer(ANSWERS, body, "a") == math.pi
     with pytest.raises(BadSignature, match="to another"):
@@ -599,7 +599,7 @@ def test_answer_is_to_one_call_only():
 
 def test_call_is_no_answer():
     with pytest.raises(BadSignature):
-        read_answer(ANSWERS, letter(number="a"), "a")
+        read_answer(ANSWERS, message(number="a"), "a")
 
 
 @pytest.mark.parametrize(
@@ -638,7 +638,7 @@ def test_body_that_cannot_be_opened_is_an_error_for_the_caller(change, error):
 
 def test_interruption_from_the_keyboard_is_the_servers():
     with pytest.raises(KeyboardInterrupt):
-        answer_of(HttpHook(SECRET), letter(Chain(interrupt).call((), {})))
+        answer_of(HttpHook(SECRET), message(Chain(interrupt).call((), {})))
 
 
 def interrupt() -> None:
@@ -646,7 +646,7 @@ def interrupt() -> None:
 
 
 def test_result_that_cannot_be_pickled_is_an_error_for_the_caller():
-    _, body = answer_of(HttpHook(SECRET), letter(Chain(generator).call((), {}), number="a"))
+    _, body = answer_of(HttpHook(SECRET), message(Chain(generator).call((), {}), number="a"))
 
     with pytest.raises(NotSerializable, match="a result that can be pickled"):
         read_answer(ANSWERS, body, "a")
@@ -670,8 +670,8 @@ def test_call_is_made_inside_the_scope_and_its_result_written_there():
         events.append("commit")
 
     hook = HttpHook(SECRET, scope=scope)
-    answer_of(hook, letter(Chain(divide).call((1, 1), {})))
-    answer_of(hook, letter(Chain(divide).call((1, 0), {})))
+    answer_of(hook, message(Chain(divide).call((1, 1), {})))
+    answer_of(hook, message(Chain(divide).call((1, 0), {})))
 
     assert events == ["begin", "commit", "begin", "abort"]
 
@@ -686,7 +686,7 @@ def test_commit_that_fails_is_what_the_caller_hears_of():
         yield
         raise RuntimeError("no commit")
 
-    _, body = answer_of(HttpHook(SECRET, scope=scope), letter(Chain(math).get("pi"), number="a"))
+    _, body = answer_of(HttpHook(SECRET, scope=scope), message(Chain(math).get("pi"), number="a"))
 
     with pytest.raises(RuntimeError, match="no commit"):
         read_answer(ANSWERS, body, "a")
@@ -696,8 +696,8 @@ def test_scope_is_that_of_the_only_job_queue_of_the_process(database, monkeypatc
     monkeypatch.setitem(globals(), "current_database", database)
     with JobQueue(threads=0, session=database.Session):
         hook = HttpHook(SECRET)
-        answer_of(hook, letter(Chain(add_note).call(("kept",), {})))
-        answer_of(hook, letter(Chain(add_note).call(("lost", True), {})))
+        answer_of(hook, message(Chain(add_note).call(("kept",), {})))
+        answer_of(hook, message(Chain(add_note).call(("lost", True), {})))
 
     assert database.texts() == ["kept"]
 

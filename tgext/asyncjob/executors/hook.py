@@ -19,7 +19,7 @@ from typing import Any
 from ..current import current_queue, open_queues, queue_var
 from ..errors import BadSignature, Unreadable
 from ..processes.forked import call_here
-from ..serialization.signed_messages import Letter, Letters
+from ..serialization.signed_messages import SignedMessage, SignedMessages
 from .bounds import check_bound
 from .http_messages import (
     CONTENT_TYPE,
@@ -72,7 +72,10 @@ class HttpHook:
     ) -> None:
         check_bound("max_age", max_age)
         check_bound("max_bytes", max_bytes)
-        self._calls, self._answers = Letters(secret, "call"), Letters(secret, "answer")
+        self._calls, self._answers = (
+            SignedMessages(secret, "call"),
+            SignedMessages(secret, "answer"),
+        )
         self._allow = None if allow is None else frozenset([allow] if type(allow) is str else allow)
         self._max_age, self._max_bytes = max_age, max_bytes
         self._scope = scope or _scope_of_queue
@@ -99,8 +102,8 @@ class HttpHook:
         length: what the request says of its body's. read: gives so many bytes of it.
         """
         try:
-            letter = self._calls.read(self._body(method, length, read))
-            head = self._accepted(letter)
+            message = self._calls.read(self._body(method, length, read))
+            head = self._accepted(message)
         except _Refused as refusal:
             status, reason = refusal.args
         except BadSignature as error:
@@ -108,7 +111,7 @@ class HttpHook:
         except Unreadable as error:
             status, reason = HTTPStatus.BAD_REQUEST, str(error)
         else:
-            return self._call(head, letter.body)
+            return self._call(head, message.body)
         return _refusal(status, reason)
 
     # -- may it?
@@ -138,8 +141,8 @@ class HttpHook:
             )
         return body
 
-    def _accepted(self, letter: Letter) -> CallHead:
-        head = CallHead.of(letter.head)
+    def _accepted(self, message: SignedMessage) -> CallHead:
+        head = CallHead.of(message.head)
         now = self._clock()
         if not abs(now - head.at) <= self._max_age:
             raise _Refused(

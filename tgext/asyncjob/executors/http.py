@@ -1,6 +1,6 @@
 """Run a call on another server, over HTTP.
 
-    submit -> a thread -> signed letter, POST -> the server's HttpHook -> signed answer -> future
+    submit -> a thread -> signed message, POST -> the server's HttpHook -> signed answer -> future
 
 Connections are kept open and used again, one for each thread at the most. What the call does
 over there is outside of any transaction here: where the connection breaks off it may have been
@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import urllib3
 
 from ..errors import CallRefused, ConfigError, ServerUnreachable
-from ..serialization.signed_messages import Letters
+from ..serialization.signed_messages import SignedMessages
 from .bounds import check_bound
 from .chain import Chain
 from .http_messages import CONTENT_TYPE, read_answer, write_call
@@ -56,7 +56,10 @@ class HttpExecutor(Executor):
         check_bound("max_bytes", max_bytes)
         if timeout is not None:
             check_bound("timeout", timeout)
-        self._calls, self._answers = Letters(secret, "call"), Letters(secret, "answer")
+        self._calls, self._answers = (
+            SignedMessages(secret, "call"),
+            SignedMessages(secret, "answer"),
+        )
         self._address = (server if "://" in server else f"http://{server}").rstrip("/")
         self._max_bytes = max_bytes
         if not self._address.startswith(("http://", "https://")):
@@ -93,16 +96,16 @@ class HttpExecutor(Executor):
 
     def _send(self, chain: Chain) -> Any:
         number = secrets.token_hex(16)
-        letter = write_call(self._calls, chain, number, time.time())
-        answer = self._post(letter)
+        message = write_call(self._calls, chain, number, time.time())
+        answer = self._post(message)
         return read_answer(self._answers, answer, number)
 
-    def _post(self, letter: bytes) -> bytes:
+    def _post(self, message: bytes) -> bytes:
         try:
             response = self._connections.request(
                 "POST",
                 self._path,
-                body=letter,
+                body=message,
                 headers={"Content-Type": CONTENT_TYPE},
                 preload_content=False,
             )

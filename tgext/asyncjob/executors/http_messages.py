@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 from ..errors import BadSignature, Unreadable
 from ..serialization.signed_messages import (
-    Letter,
-    Letters,
-    found_at,
+    SignedMessage,
+    SignedMessages,
     pickled,
+    target_at,
+    target_path,
     unpickled,
-    whereabouts,
 )
 from .chain import Chain, get, name_of
 from .remote_errors import Failure
@@ -51,7 +51,7 @@ class CallHead(NamedTuple):
 
     @classmethod
     def of(cls, head: dict[str, Any]) -> CallHead:
-        """Return the head of a letter; raises Unreadable if it is none of a call."""
+        """Return the head of a message; raises Unreadable if it is none of a call."""
         try:
             at, number, name, path, attributes = (head[field] for field in cls._fields)
         except KeyError as error:
@@ -64,15 +64,15 @@ class CallHead(NamedTuple):
         return cls(at, number, name, path, attributes)
 
 
-def write_call(letters: Letters, chain: Chain, number: str, now: float) -> bytes:
-    """Return a call as a letter. Raises NotSerializable for what cannot travel."""
-    path = whereabouts(chain.base)
+def write_call(messages: SignedMessages, chain: Chain, number: str, now: float) -> bytes:
+    """Return a call as a message. Raises NotSerializable for what cannot travel."""
+    path = target_path(chain.base)
     name = name_of(chain.base) if path is None else _dotted(path)
     attributes = chain.attributes
     head = CallHead(now, number, name, path, list(attributes))
     content = (None if path is not None else chain.base, chain.steps[len(attributes) :])
     body = pickled(content, what=f"a call of {head.target}", arguments=True)
-    return letters.write(head._asdict(), body)
+    return messages.write(head._asdict(), body)
 
 
 def _dotted(path: str) -> str:
@@ -80,12 +80,12 @@ def _dotted(path: str) -> str:
 
 
 def open_call(head: CallHead, body: bytes, allows: Allows) -> Chain:
-    """Return the call of a letter that was verified and whose target was allowed.
+    """Return the call of a message that was verified and whose target was allowed.
 
     Raises NotAllowed where the way to the target leads over a module that is not, or the object
     in the body is another than the head says; ModuleMissing, CallableMissing, Unreadable.
     """
-    base = None if head.path is None else found_at(head.path)
+    base = None if head.path is None else target_at(head.path)
     if isinstance(base, ModuleType):
         _check_way(base, head.attributes, allows)
     packed, steps = unpickled(body)
@@ -109,28 +109,28 @@ def _check_way(found: Any, attributes: list[str], allows: Allows) -> None:
             raise NotAllowed(f"the module {found.__name__}")
 
 
-def write_result(letters: Letters, number: str, value: Any) -> bytes:
+def write_result(messages: SignedMessages, number: str, value: Any) -> bytes:
     """Return the answer to a call that came to *value*. Raises NotSerializable."""
-    return letters.write({"to": number, "failed": False}, pickled(value, what="a result"))
+    return messages.write({"to": number, "failed": False}, pickled(value, what="a result"))
 
 
-def write_failure(letters: Letters, number: str, error: BaseException) -> bytes:
+def write_failure(messages: SignedMessages, number: str, error: BaseException) -> bytes:
     """Return the answer to a call that raised *error*."""
     body = pickled(tuple(Failure.of(error)), what="a failure")
-    return letters.write({"to": number, "failed": True}, body)
+    return messages.write({"to": number, "failed": True}, body)
 
 
-def read_answer(letters: Letters, text: bytes, number: str) -> Any:
+def read_answer(messages: SignedMessages, text: bytes, number: str) -> Any:
     """Return the result of a call, or raise what the call raised.
 
     Raises BadSignature for an answer that is not signed, or to another call; Unreadable.
     """
-    letter: Letter = letters.read(text)
-    if letter.head.get("to") != number:
+    message: SignedMessage = messages.read(text)
+    if message.head.get("to") != number:
         raise BadSignature(
             "expected the answer to this call, got one to another; it was not opened"
         )
-    content = unpickled(letter.body)
-    if letter.head.get("failed"):
+    content = unpickled(message.body)
+    if message.head.get("failed"):
         raise Failure(*content).exception()
     return content

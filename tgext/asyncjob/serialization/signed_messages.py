@@ -1,10 +1,10 @@
-"""Calls and results as signed bytes that go to another server and come back.
+"""Calls and results as signed bytes for another server.
 
     signature | "." | head: one line of JSON | body: pickled
 
-The head says what somebody needs to know before he opens the body: when it was written, its
-number, what is to be called. ``read`` opens nothing, it only verifies; a body is opened by
-``unpickled``, and whoever calls that has read the head. A letter of one kind is none of another.
+The head says what the reader must know before it opens the body: when it was written, its number,
+what is to be called. ``read`` verifies and opens nothing; ``unpickled`` opens a body, once the head
+was checked. A message of one kind is not accepted as one of another.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from ..errors import BadSignature, CallableMissing, ConfigError, NotSerializable
 from .references import Unserializable, find_itself, importable, module_named, path_to
 from .values import shown
 
-__all__ = ["Letter", "Letters", "found_at", "pickled", "unpickled", "whereabouts"]
+__all__ = ["SignedMessage", "SignedMessages", "pickled", "target_at", "target_path", "unpickled"]
 
 #: The newest protocol of every Python that is supported.
 _PROTOCOL = 5
 
 
-class Letter(NamedTuple):
+class SignedMessage(NamedTuple):
     """What was signed: nothing in it has been opened."""
 
     head: dict[str, Any]
     body: bytes
 
 
-class Letters:
-    """Writes and reads letters of one kind, under one secret."""
+class SignedMessages:
+    """Writes and reads messages of one kind, under one secret."""
 
     def __init__(self, secret: str, kind: str) -> None:
         if not isinstance(secret, str) or not secret.strip():
@@ -55,21 +55,21 @@ class Letters:
         )
 
     def write(self, head: dict[str, Any], body: bytes) -> bytes:
-        """Return a letter; head: what JSON holds."""
+        """Return a message; head: what JSON holds."""
         content = json.dumps(head).encode("ascii") + b"\n" + body
         signature: bytes = self._signer.get_signature(content)
         return signature + b"." + content
 
-    def read(self, text: bytes) -> Letter:
+    def read(self, text: bytes) -> SignedMessage:
         """Return what was signed, unopened.
 
-        Raises BadSignature, and Unreadable for what was signed and is no letter.
+        Raises BadSignature, and Unreadable for what was signed and is no message.
         """
         signature, _, content = text.partition(b".")
         # Not verify_signature: it decodes base64, which has several spellings of the same bytes.
         if not hmac.compare_digest(self._signer.get_signature(content), signature):
             raise BadSignature(
-                "expected a letter signed with the secret of this server, got one that is not, or "
+                "expected a message signed with the secret of this server, got one that is not, or "
                 "that was changed or cut off; it was not opened"
             )
         line, _, body = content.partition(b"\n")
@@ -79,13 +79,13 @@ class Letters:
             raise Unreadable(f"expected a head of JSON, got none: {error}") from None
         if not isinstance(head, dict):
             raise Unreadable(f"expected a head with names, got a {type(head).__name__}")
-        return Letter(head, body)
+        return SignedMessage(head, body)
 
 
 # -- where a target is
 
 
-def whereabouts(target: Any) -> str | None:
+def target_path(target: Any) -> str | None:
     """Return the path by which the other server finds *target*; None if it must be pickled.
 
     Raises NotSerializable for what belongs to a script, which no other server can import.
@@ -98,7 +98,7 @@ def whereabouts(target: Any) -> str | None:
         raise NotSerializable(f"expected a target that another server finds, but {why}") from None
 
 
-def found_at(path: str) -> Any:
+def target_at(path: str) -> Any:
     """Import what a path leads to. Raises ModuleMissing and CallableMissing."""
     module, _, names = path.partition(":")
     return find_itself(path) if names else module_named(module, path)
@@ -147,7 +147,7 @@ def pickled(value: Any, *, what: str, arguments: bool = False) -> bytes:
 
 
 def unpickled(body: bytes) -> Any:
-    """Open a body that ``pickled`` gave, of a letter whose signature was verified.
+    """Open a body that ``pickled`` gave, of a message whose signature was verified.
 
     Raises CallableMissing, and Unreadable for whatever else comes of it.
     """
