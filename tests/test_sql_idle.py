@@ -52,11 +52,11 @@ def connect(connection, _record):
 def count(connection, statement):
     global sent
     if statement == "PRAGMA data_version":
-        ears.append(connection)  # no query: it looks at a number in shared memory
+        counting.append(connection)  # no query: it looks at a number in shared memory
     else:
         sent += 1
 
-ears = []
+counting = []
 
 from tgext.asyncjob import JobQueue
 
@@ -65,9 +65,9 @@ with JobQueue("sql", url=sys.argv[1], threads=4, secret="swordfish") as queue:
     queue.result(queue.perform(len, "abc")).wait(10)
     print("ready", flush=True)
     for _ in sys.stdin:
-        for connection in ears:  # counting costs more than what is counted
+        for connection in counting:  # counting costs more than what is counted
             connection.set_trace_callback(None)
-        ears.clear()
+        counting.clear()
         print(sent, flush=True)
 """
 

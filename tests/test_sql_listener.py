@@ -78,11 +78,11 @@ def test_a_round_of_the_registry_finds_what_nobody_heard_of(place: tuple[str, st
         with JobQueue("sql", url=url, table_prefix=prefix, threads=0, secret="x") as queue:
             assert backend.claim("w", None, 1) == []
             queue.perform(len, "abc")
-        tickets = backend._wakeup._tickets
+        wakeups = backend._wakeup._wakeups
 
         backend.rescue()
 
-        assert backend._wakeup._tickets > tickets
+        assert backend._wakeup._wakeups > wakeups
     finally:
         backend.close()
         engine.dispose()

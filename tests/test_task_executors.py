@@ -1070,7 +1070,7 @@ def test_a_queue_that_is_closed_starts_no_process_any_more(shop):
 @on("sqlite")
 def test_processes_are_forked_while_the_worker_listens(shop):
     with shop.open(threads=1) as queue:
-        until(lambda: queue.backend._wakeup._ears is not None)
+        until(lambda: queue.backend._wakeup._listener is not None)
         until(queue._binding.may_fork)
 
 

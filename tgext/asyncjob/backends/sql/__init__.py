@@ -117,7 +117,7 @@ class SqlBackend(SqlStore, ClaimingBackend):
     def _take(
         self, worker_id: WorkerId, queues: Collection[str] | None, limit: int
     ) -> Sequence[Row[Any]]:
-        self._wakeup.about_to_look()
+        self._wakeup.note_seen()
         if self._dialect.has_one_writer:
             look = self._look(queues)
             self._wakeup.due_in(look.due_seconds)
@@ -131,7 +131,7 @@ class SqlBackend(SqlStore, ClaimingBackend):
             raise
         if not rows:
             return []
-        self._wakeup.stir()
+        self._wakeup.poll_faster()
         if len(rows) == limit:
             self._wakeup.wake()  # there may be more, for another thread
         # A server that lost a claim gives its lease once more: the next one will be another.
@@ -328,7 +328,7 @@ class SqlBackend(SqlStore, ClaimingBackend):
     def wait(
         self, queues: Collection[str] | None, seconds: float, stopped: Callable[[], bool]
     ) -> None:
-        self._wakeup.sleep(queues, seconds, stopped)
+        self._wakeup.wait(queues, seconds, stopped)
 
     def wake(self) -> None:
         self._wakeup.wake_all()

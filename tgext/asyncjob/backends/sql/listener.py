@@ -1,8 +1,8 @@
-"""How a worker hears that another process has committed something: one kind a database.
+"""How a worker is notified that another process has committed something: one listener a database.
 
-PostgreSQL tells (LISTEN). SQLite counts commits (``PRAGMA data_version``), and reading that
-number is no query: it looks into shared memory. On MariaDB there is nothing but to look again,
-often after something has happened and ever more rarely when nothing does.
+PostgreSQL has LISTEN and NOTIFY. SQLite counts commits (``PRAGMA data_version``); to read that
+number is no query, but a look into shared memory. On MariaDB a worker polls: often after something
+has happened, and ever more rarely when nothing does.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ POLL_SECONDS = (0.02, 1.5)
 LISTEN_SECONDS = 1.0
 
 
-class Ears(ABC):
+class Listener(ABC):
     """Listens for the commits of others; used by one thread."""
 
     #: Whether a look at the table comes before a thread is woken: where it costs less than a
@@ -62,7 +62,7 @@ class Ears(ABC):
         """Close what is open."""
 
 
-class Notifications(Ears):
+class ListenNotify(Listener):
     """LISTEN on a connection of its own."""
 
     def __init__(self, dialect: Dialect) -> None:
@@ -84,11 +84,11 @@ class Notifications(Ears):
             raise
 
     def listen(self, stop: threading.Event) -> list[str] | None:
-        heard: list[str] = []
-        while not heard and not stop.is_set():
+        names: list[str] = []
+        while not names and not stop.is_set():
             found = self._driver.notifies(timeout=LISTEN_SECONDS, stop_after=1)
-            heard = [each.payload for each in found]
-        return heard if all(heard) else None  # nameless: look for yourself
+            names = [each.payload for each in found]
+        return names if all(names) else None  # nameless: look for yourself
 
     def interrupt(self) -> None:
         with self._dialect.engine.connect() as connection:
@@ -102,10 +102,10 @@ class Notifications(Ears):
 
 
 class NotDelivered(Exception):
-    """Raised inside this room where a notification to oneself does not arrive."""
+    """Raised inside this module where a notification to oneself does not arrive."""
 
 
-class CommitCounter(Ears):
+class DataVersion(Listener):
     """Looks at the number that changes with every commit of another connection, whenever the
     write-ahead log was written to: to ask for the time of a file is cheaper."""
 
@@ -116,7 +116,7 @@ class CommitCounter(Ears):
         self._log_path = f"{dialect.path}-wal"
         self._written_ns = -1
         self._unsure_until = 0.0
-        self._heard_at = 0.0
+        self._changed_at = 0.0
         self._connection = dialect.engine.connect()
         self._cursor: Any = self._connection.connection.driver_connection.cursor()  # type: ignore[union-attr]
         self._connection.detach()  # it is out for ever, and never in a transaction
@@ -124,10 +124,10 @@ class CommitCounter(Ears):
 
     def listen(self, stop: threading.Event) -> list[str] | None:
         while not stop.is_set():
-            is_quiet = time.monotonic() - self._heard_at > LATELY_SECONDS
+            is_quiet = time.monotonic() - self._changed_at > LATELY_SECONDS
             time.sleep(COUNTER_SECONDS[is_quiet])  # cheaper than to wait for the event
             if self._was_written() and (seen := self._count()) != self._seen:
-                self._seen, self._heard_at = seen, time.monotonic()
+                self._seen, self._changed_at = seen, time.monotonic()
                 break
         return None
 
@@ -152,40 +152,40 @@ class CommitCounter(Ears):
             self._connection.close()
 
 
-class Polling(Ears):
+class Polling(Listener):
     """Says ever more rarely that something may have happened, until a round of the registry,
     which looks too, is as often."""
 
     def __init__(self) -> None:
         self._seconds = POLL_SECONDS[0]
         #: as an Event, but one that a finalizer may set while its thread just does
-        self._stirred: SimpleQueue[None] = SimpleQueue()
+        self._asked: SimpleQueue[None] = SimpleQueue()
 
     def listen(self, stop: threading.Event) -> list[str] | None:
         if self._seconds > POLL_SECONDS[1]:
-            self._stirred.get()
+            self._asked.get()
         # Spread, so that a fleet that was started at once does not look at once.
         stop.wait(self._seconds * random.uniform(0.75, 1.25))
         self._seconds *= 1.5
         return None
 
-    def stir(self) -> None:
-        """Look more often: something has happened."""
+    def poll_faster(self) -> None:
+        """Poll often again: something has happened."""
         self._seconds = POLL_SECONDS[0]
-        if self._stirred.empty():
-            self._stirred.put(None)
+        if self._asked.empty():
+            self._asked.put(None)
 
     def interrupt(self) -> None:
-        self.stir()
+        self.poll_faster()
 
 
-def ears_of(dialect: Dialect) -> Ears:
-    """Return what hears there."""
+def listener_of(dialect: Dialect) -> Listener:
+    """Return the listener for a database."""
     if isinstance(dialect, Sqlite):
-        return CommitCounter(dialect)
+        return DataVersion(dialect)
     if isinstance(dialect, PostgreSql) and dialect.engine.dialect.driver == "psycopg":
         try:
-            return Notifications(dialect)
+            return ListenNotify(dialect)
         except NotDelivered:
             log.warning(
                 "a notification of the database does not arrive, a pooler may stand between: "

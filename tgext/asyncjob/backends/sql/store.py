@@ -46,7 +46,7 @@ from .claims import Claims
 from .counting import Counting
 from .dialect import forget_connections
 from .dialects import dialect_of
-from .listener import ears_of
+from .listener import listener_of
 from .liveness import liveness_of
 from .outcomes import Outcomes
 from .overview import SqlOverview
@@ -124,7 +124,7 @@ class SqlStore(Backend):
             most_bytes,
         )
         self._pruning = Pruning(self.tables, self._dialect, self._reports, self._now)
-        self._wakeup = Wakeup(lambda: ears_of(self._dialect), self._look)
+        self._wakeup = Wakeup(lambda: listener_of(self._dialect), self._look)
         self._begin()
 
     def _begin(self) -> None:
@@ -193,7 +193,7 @@ class SqlStore(Backend):
                 self._wakeup.due_in(job.run_after.total_seconds())
             elif isinstance(job.run_after, datetime):
                 self._wakeup.due_in((job.run_after - datetime.now(timezone.utc)).total_seconds())
-        self._wakeup.stir()
+        self._wakeup.poll_faster()
         self._wakeup.wake(len(jobs))
 
     def _insert(
@@ -300,7 +300,7 @@ class SqlStore(Backend):
             left = until - time.monotonic()
             if state is None or state in states.ENDED or left <= 0:
                 return
-            self._wakeup.sleep_until_end(left)
+            self._wakeup.wait_for_end(left)
 
     def counts(self) -> dict[TaskResultStatus, int]:
         return self._counting.by_status()

@@ -1,11 +1,11 @@
-"""Who wakes a worker's sleeping threads, and when.
+"""Wake-ups of waiting worker threads.
 
-    another process commits --> ears --.
-    this process enqueues  -----------> wake --> a thread sleeps no more --> claims
-    a delayed job's time comes --------'
+    another process commits --> listener --.
+    this process enqueues  ----------------+--> wake --> a thread waits no longer --> claims
+    a delayed job becomes due -------------'
 
-One thread listens, for all that sleep. What it hears is a hint: whoever wakes claims, and finds
-something or does not. Below that stands a look at the table with each round of the registry.
+One thread listens, for all that wait. A notification is a hint: the thread that is woken claims,
+and may find nothing. Each round of the registry looks at the table too, should one get lost.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import NamedTuple
 
-from .listener import Ears, Polling
+from .listener import Listener, Polling
 
 log = logging.getLogger(__name__)
 
-#: Seconds until the ears are tried again after an error, doubled up to the last.
+#: Seconds until a new listener is made after an error, doubled up to the last.
 FAULT_SECONDS = (0.2, 5.0)
 
-#: How long a waiter for a job's end goes without looking, in seconds.
+#: How long a thread that waits for a job's end goes without a look at the table, in seconds.
 LOOK_SECONDS = 0.2
 
 
@@ -37,14 +37,14 @@ class Look(NamedTuple):
 
 
 class Wakeup:
-    """make_ears: called by the listening thread. look: at the table, for some queues."""
+    """make_listener: called by the listening thread. look: at the table, for some queues."""
 
     def __init__(
         self,
-        make_ears: Callable[[], Ears],
+        make_listener: Callable[[], Listener],
         look: Callable[[Collection[str] | None], Look],
     ) -> None:
-        self._make_ears = make_ears
+        self._make_listener = make_listener
         self._look = look
         self._begin()
 
@@ -52,30 +52,30 @@ class Wakeup:
         self._changed = threading.Condition()
         self._ended = threading.Condition()
         self._awaiting = 0
-        self._tickets = 0
-        self._sleeping: Counter[tuple[str, ...] | None] = Counter()
+        self._wakeups = 0
+        self._waiting: Counter[tuple[str, ...] | None] = Counter()
         self._seen = threading.local()
         self._due_at: float | None = None  # by time.monotonic()
-        self._ears: Ears | None = None
+        self._listener: Listener | None = None
         self._queues: Collection[str] | None = None
-        self._listener: threading.Thread | None = None
+        self._thread: threading.Thread | None = None
         self._stop = threading.Event()
 
-    # -- who sleeps
+    # -- wait
 
-    def about_to_look(self) -> None:
-        """Note what this thread has seen: what comes later must wake it."""
-        self._seen.tickets = self._tickets
+    def note_seen(self) -> None:
+        """Note, before a look, which wake-ups this thread has seen: later ones must wake it."""
+        self._seen.wakeups = self._wakeups
 
-    def sleep(
+    def wait(
         self, queues: Collection[str] | None, seconds: float, stopped: Callable[[], bool]
     ) -> None:
         """Return when something may be claimable that was not at this thread's last look."""
         until = time.monotonic() + seconds
-        seen: int | None = getattr(self._seen, "tickets", None)
-        self._seen.tickets = None
+        seen: int | None = getattr(self._seen, "wakeups", None)
+        self._seen.wakeups = None
         if seen is None:
-            seen = self._tickets
+            seen = self._wakeups
             if stopped():
                 return
             found = self._look(queues)
@@ -83,10 +83,10 @@ class Wakeup:
             if found.is_waiting:
                 return
         with self._changed:
-            bed = None if queues is None else tuple(queues)
-            self._sleeping[bed] += 1
+            served = None if queues is None else tuple(queues)
+            self._waiting[served] += 1
             try:
-                while self._tickets == seen and not stopped():
+                while self._wakeups == seen and not stopped():
                     now = time.monotonic()
                     left = until - now
                     if self._due_at is not None:
@@ -95,42 +95,42 @@ class Wakeup:
                         return
                     self._changed.wait(left)
             finally:
-                self._sleeping[bed] -= 1
-                if not self._sleeping[bed]:
-                    del self._sleeping[bed]
+                self._waiting[served] -= 1
+                if not self._waiting[served]:
+                    del self._waiting[served]
 
-    def sleep_until_end(self, seconds: float) -> None:
+    def wait_for_end(self, seconds: float) -> None:
         """Return after the next end of a job in this process, or a moment."""
         with self._ended:
             self._awaiting += 1
             self._ended.wait(min(seconds, LOOK_SECONDS))
             self._awaiting -= 1
 
-    # -- who wakes
+    # -- wake
 
     def wake(self, threads: int = 1) -> None:
-        """Wake some; who finds more than it can take wakes another."""
+        """Wake some threads; one that finds more than it can take wakes another."""
         with self._changed:
-            self._tickets += 1
-            if len(self._sleeping) > 1:  # it is not known here whom it concerns
+            self._wakeups += 1
+            if len(self._waiting) > 1:  # they serve different queues
                 self._changed.notify_all()
             else:
                 self._changed.notify(threads)
 
     def wake_all(self) -> None:
-        """Wake all, to see that they are to stop."""
+        """Wake all threads, so that each looks whether it is to stop."""
         with self._changed:
-            self._tickets += 1
+            self._wakeups += 1
             self._changed.notify_all()
 
     def ended(self) -> None:
-        """Wake those who wait for the end of a job."""
+        """Wake the threads that wait for the end of a job."""
         if self._awaiting:
             with self._ended:
                 self._ended.notify_all()
 
     def due_in(self, seconds: float | None) -> None:
-        """Wake somebody when a delayed job will be due."""
+        """Wake a thread when a delayed job becomes due."""
         if seconds is None:
             return
         due_at = time.monotonic() + max(seconds, 0.0)
@@ -140,7 +140,7 @@ class Wakeup:
                 self._changed.notify_all()
 
     def is_due(self) -> bool:
-        """Whether, as far as is known, the time of a delayed job has come; true once."""
+        """Whether, as far as is known, a delayed job is due; true once."""
         due_at = self._due_at
         if due_at is None or due_at > time.monotonic():
             return False
@@ -148,11 +148,11 @@ class Wakeup:
         return True
 
     def look(self) -> None:
-        """Look at the table and wake whoever has something to do."""
+        """Look at the table, and wake a thread if it can claim something."""
         self.found(self._look(self._queues))
 
     def found(self, look: Look) -> None:
-        """Wake whoever has something to do, as a look at the table has shown."""
+        """Take in a look at the table: wake a thread if it can claim something."""
         self.due_in(look.due_seconds)
         if look.is_waiting:
             self.wake()
@@ -162,58 +162,58 @@ class Wakeup:
         """What to look for; None: any."""
         return self._queues
 
-    def stir(self) -> None:
-        """Something has happened here: more may follow, so listen more closely."""
-        if isinstance(self._ears, Polling):
-            self._ears.stir()
+    def poll_faster(self) -> None:
+        """Poll faster for a while: something has happened here, and more may follow."""
+        if isinstance(self._listener, Polling):
+            self._listener.poll_faster()
 
-    # -- the thread that listens
+    # -- the listening thread
 
     def listen(self, queues: Collection[str] | None) -> None:
         """Begin to listen for what comes into *queues*; None: any."""
         self._queues = queues
-        if self._listener is None:
-            self._listener = threading.Thread(target=self._run, name="asyncjob-wakeup", daemon=True)
-            self._listener.start()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="asyncjob-wakeup", daemon=True)
+            self._thread.start()
 
     def close(self) -> None:
         """Stop listening."""
         self._stop.set()
         self.wake_all()
-        ears, listener = self._ears, self._listener
-        if listener is not None and listener is not threading.current_thread():
-            if ears is not None:
+        listener, thread = self._listener, self._thread
+        if thread is not None and thread is not threading.current_thread():
+            if listener is not None:
                 with suppress(Exception):  # the database may be what is gone
-                    ears.interrupt()
-            listener.join(FAULT_SECONDS[1])
+                    listener.interrupt()
+            thread.join(FAULT_SECONDS[1])
 
     def after_fork(self) -> None:
         """Begin anew: the thread is the parent's."""
-        self._inherited = self._ears  # kept, and never closed
+        self._inherited = self._listener  # kept, and never closed
         self._begin()
 
     def _run(self) -> None:
         fault_seconds = FAULT_SECONDS[0]
         while not self._stop.is_set():
             try:
-                ears = self._ears = self._make_ears()
+                listener = self._listener = self._make_listener()
                 try:
-                    self.look()  # what came before they were there
+                    self.look()  # what came before it listened
                     while not self._stop.is_set():
-                        self._heard(ears.listen(self._stop), ears.looks_first)
+                        self._notified(listener.listen(self._stop), listener.looks_first)
                         fault_seconds = FAULT_SECONDS[0]
                 finally:
-                    ears.close()
-            except Exception as error:  # noqa: BLE001 - it must hear again, whatever it was
+                    listener.close()
+            except Exception as error:  # noqa: BLE001 - it must listen again, whatever it was
                 log.warning(
-                    "cannot hear of new jobs, trying again in %.1fs: %s", fault_seconds, error
+                    "cannot listen for new jobs, trying again in %.1fs: %s", fault_seconds, error
                 )
                 self._stop.wait(fault_seconds)
                 fault_seconds = min(2 * fault_seconds, FAULT_SECONDS[1])
 
-    def _heard(self, queue_names: list[str] | None, looks_first: bool) -> None:
+    def _notified(self, queue_names: list[str] | None, looks_first: bool) -> None:
         if queue_names is None:
-            if self._sleeping:
+            if self._waiting:
                 self.look() if looks_first else self.wake()
         elif self._queues is None or not set(queue_names).isdisjoint(self._queues):
             self.wake()
