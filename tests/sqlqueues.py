@@ -298,7 +298,7 @@ def be_killed_once_told_to_stop(url: str, **options: Any) -> None:
         def wait_for_the_word() -> None:
             begun.set()
             pause = threading.Event()
-            while not any(each.stopping for each in queue.backend._workers.seen()):
+            while not any(each.stopping for each in queue.backend._registry.workers()):
                 pause.wait(0.01)
             kill_own_process()
 

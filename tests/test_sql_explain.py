@@ -347,12 +347,12 @@ def rescue_from(backend: SqlBackend) -> None:
     backend.release(claims[1:2])
     backend.beat(worker_id)
     [worker] = [row for row in rows_of_workers(backend) if row.worker_id == worker_id]
-    backend._workers._take_from(worker)
+    backend._registry._rescue_from(worker)
 
 
 def rows_of_workers(backend: SqlBackend) -> list[Any]:
     with backend._dialect.volatile.connect() as connection:
-        return list(connection.execute(backend._workers._looked_at()))
+        return list(connection.execute(backend._registry._select_workers()))
 
 
 def look(backend: SqlBackend) -> None:

@@ -74,7 +74,7 @@ def test_a_round_of_the_registry_finds_what_nobody_heard_of(place: tuple[str, st
     backend = SqlBackend(engine, prefix=prefix)
     backend.open(create_tables=True)
     try:
-        backend._workers.register("w", None, 1, expendable=False)  # and nobody listens
+        backend._registry.register("w", None, 1, expendable=False)  # and nobody listens
         with JobQueue("sql", url=url, table_prefix=prefix, threads=0, secret="x") as queue:
             assert backend.claim("w", None, 1) == []
             queue.perform(len, "abc")

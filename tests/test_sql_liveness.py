@@ -263,15 +263,15 @@ NO_WRITES = {
 @contextmanager
 def kept_waiting(backend: SqlBackend, time: FakeClock) -> Iterator[None]:
     """Let this process's heartbeats wait for a lock, as a backup holds it."""
-    beat = backend._workers.beat
+    beat = backend._registry.beat
 
     def late(worker_id: str) -> None:
         time.advance(5)
         beat(worker_id)
 
-    backend._workers.beat = late  # type: ignore[method-assign]
+    backend._registry.beat = late  # type: ignore[method-assign]
     yield
-    backend._workers.beat = beat  # type: ignore[method-assign]
+    backend._registry.beat = beat  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("hindered", [refused, kept_waiting])

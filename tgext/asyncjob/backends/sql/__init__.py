@@ -71,19 +71,19 @@ class SqlBackend(SqlStore, ClaimingBackend):
     ) -> None:
         self.schema.ensure()
         with self._lock:  # threads that claim for one worker come here together
-            if not self._workers.is_registered(worker_id):
-                self._workers.register(worker_id, queues, threads, expendable=expendable)
+            if not self._registry.is_registered(worker_id):
+                self._registry.register(worker_id, queues, threads, expendable=expendable)
                 self._wakeup.listen(queues)
 
     def retire(self, worker_id: WorkerId) -> None:
         self._retired.add(worker_id)  # first: the database may not answer
-        self._workers.retire(worker_id)
+        self._registry.retire(worker_id)
 
     def dismiss(self, worker_id: WorkerId) -> None:
-        self._workers.dismiss(worker_id)
+        self._registry.dismiss(worker_id)
 
     def claim(self, worker_id: WorkerId, queues: Collection[str] | None, limit: int) -> list[Claim]:
-        if not self._workers.is_registered(worker_id):
+        if not self._registry.is_registered(worker_id):
             self.register(worker_id, queues, 1)
         claims: list[Claim] = []
         while not claims:  # what cannot be run here does not wait any more, and others may
@@ -259,9 +259,9 @@ class SqlBackend(SqlStore, ClaimingBackend):
         return True
 
     def beat(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:
-        if self._workers.is_registered(worker_id):
-            self._workers.beat(worker_id)
-        return self._lost(worker_id, self._see_to_strays)
+        if self._registry.is_registered(worker_id):
+            self._registry.beat(worker_id)
+        return self._lost(worker_id, self._check_unreceived)
 
     def lost(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:
         return self._lost(worker_id, lambda _ours: None)
@@ -283,16 +283,16 @@ class SqlBackend(SqlStore, ClaimingBackend):
         lost = [which for which in held if which not in ours and which in self._running]
         return [(JobId(uid), lease) for uid, lease in lost]
 
-    def _see_to_strays(self, ours: set[tuple[str, int]]) -> None:
-        strays = {which for which in ours if which not in self._running}
-        self._give_back_strays(strays)
-        if not strays:  # as long as the database refuses to take them back, the doubt stays
+    def _check_unreceived(self, ours: set[tuple[str, int]]) -> None:
+        unreceived = {which for which in ours if which not in self._running}
+        self._release_unreceived(unreceived)
+        if not unreceived:  # as long as the database refuses their release, the doubt stays
             self._doubtful_beats = max(self._doubtful_beats - 1, 0)
 
-    def _give_back_strays(self, strays: set[tuple[str, int]]) -> None:
-        """Let jobs wait again that stand as this worker's and that nobody in it has: the answer
-        to a claim got lost. At the second sight: the first may be of one on its way here."""
-        again, self._strays = strays & self._strays, strays
+    def _release_unreceived(self, unreceived: set[tuple[str, int]]) -> None:
+        """Let jobs wait again that the table gives this worker and that it does not run: the answer
+        to a claim was lost. At the second look: at the first one the answer may be under way."""
+        again, self._unreceived = unreceived & self._unreceived, unreceived
         for uid, lease in again:
             self._doubtful_beats = DOUBTFUL_BEATS  # until all are given back
             with self._dialect.engine.connect() as connection:
@@ -310,7 +310,7 @@ class SqlBackend(SqlStore, ClaimingBackend):
     def rescue(self) -> int:
         is_one_database = self._dialect.volatile is self._dialect.engine
         looks = self._taking.looks(self._wakeup.queues, self._now()) if is_one_database else ()
-        rescued, seen = self._workers.rescue(looks)
+        rescued, seen = self._registry.rescue(looks)
         if rescued:
             self._wakeup.wake()
         if is_one_database and seen is not None:
@@ -323,7 +323,7 @@ class SqlBackend(SqlStore, ClaimingBackend):
         return rescued
 
     def is_in_doubt(self) -> bool:
-        return self._workers.is_in_doubt()
+        return self._registry.is_in_doubt()
 
     def wait(
         self, queues: Collection[str] | None, seconds: float, stopped: Callable[[], bool]
@@ -334,7 +334,7 @@ class SqlBackend(SqlStore, ClaimingBackend):
         self._wakeup.wake_all()
 
     def prune(self) -> int:
-        self._workers.rescue_from_strangers()
+        self._registry.rescue_from_unknown()
         old = self._retention_seconds
         return self._pruning.remove(states.ENDED, old, within_seconds=PRUNING_SECONDS)
 

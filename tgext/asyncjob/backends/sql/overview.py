@@ -15,7 +15,7 @@ from .dialect import Dialect
 from .dialects import MariaDb, PostgreSql, Sqlite
 from .liveness import Liveness
 from .tables import Tables
-from .worker_registry import Workers
+from .worker_registry import WorkerRegistry
 
 #: How many connections there are, and may be.
 _CONNECTIONS: dict[type[Dialect], tuple[str, str]] = {
@@ -40,14 +40,14 @@ class SqlOverview(Overview):
         self,
         tables: Tables,
         dialect: Dialect,
-        workers: Workers,
+        workers: WorkerRegistry,
         liveness: Liveness,
         now: Callable[[], ColumnElement[float]],
     ) -> None:
         self._tables = tables
         self._jobs = tables.jobs
         self._dialect = dialect
-        self._workers = workers
+        self._registry = workers
         self._liveness = liveness
         self._now = now
 
@@ -56,7 +56,7 @@ class SqlOverview(Overview):
             return _instant(connection.execute(select(self._now())).scalar_one())
 
     def workers(self) -> list[WorkerInfo]:
-        return self._workers.seen()
+        return self._registry.workers()
 
     def running(self, limit: int | None = None) -> list[RunningJob]:
         jobs = self._jobs

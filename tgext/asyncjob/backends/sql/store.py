@@ -59,7 +59,7 @@ from .statements import Statement
 from .tables import PREFIX, Clock, make_tables
 from .taking import Taking
 from .wakeup import Look, Wakeup
-from .worker_registry import Workers
+from .worker_registry import WorkerRegistry
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class SqlStore(Backend):
         self._claims = Claims(self.tables, self._dialect, self._rows, self._clock)
         self._outcomes = Outcomes(self._claims, self._dialect, self.is_passing)
         self._insertions = [self._insertion(silent=each) for each in (False, True)]
-        self._workers = Workers(
+        self._registry = WorkerRegistry(
             self.tables,
             self._dialect,
             self._liveness,
@@ -114,7 +114,7 @@ class SqlStore(Backend):
             max_crashes=max_crashes,
         )
         self.overview = SqlOverview(
-            self.tables, self._dialect, self._workers, self._liveness, self._now
+            self.tables, self._dialect, self._registry, self._liveness, self._now
         )
         self._reports = Reports(
             self.tables.progress,
@@ -131,7 +131,9 @@ class SqlStore(Backend):
         self._lock = threading.RLock()
         self._looked: dict[tuple[str, int], tuple[float, bool]] = {}
         self._running: dict[tuple[str, int], str] = {}  # claims, and whose they are
-        self._strays: set[tuple[str, int]] = set()  # claims seen in the table, and not here
+        self._unreceived: set[tuple[str, int]] = (
+            set()
+        )  # claims in the table whose answer never came
         self._doubtful_beats = 0
         self._rounds = 0
         self._retired: set[str] = set()  # workers of this process that were told to stop
@@ -145,7 +147,7 @@ class SqlStore(Backend):
     def close(self) -> None:
         self._wakeup.close()
         self._reports.close()
-        self._workers.dismiss()
+        self._registry.dismiss()
         self._liveness.let_go()
         self._dialect.dispose()
 
@@ -157,7 +159,7 @@ class SqlStore(Backend):
         forget_connections(self.engine)
         self._dialect.after_fork()
         self._liveness.forget()
-        self._workers.after_fork()
+        self._registry.after_fork()
         self._reports.after_fork()
         self._wakeup.after_fork()
         self._begin()

@@ -1,9 +1,9 @@
-"""Who works: the registry of workers, their heartbeats, and what becomes of a dead one's jobs.
+"""The registry of workers, their heartbeats, and the rescue of the jobs of dead ones.
 
     register --> beat, beat, beat ... --> (dead | silent) --> another worker's rescue
 
 A worker is given up at once where its death is proven (see ``liveness``), and after its lease
-where nothing is heard of it (see ``silence``). What it held waits again. A job that is known to
+if it sends no heartbeat (see ``silence``). Its jobs wait again. A job that is known to
 have run when its worker died has crashed it; if the worker held several and any of them may have
 killed it, all are suspects, which are claimed alone the next time. Silence alone is no crash, but
 makes suspects too: a worker that falls silent with nothing but a suspect is one that it has
@@ -57,8 +57,8 @@ TICK_SECONDS = 0.001
 NEVER = 0.0
 
 
-class _Stranger(NamedTuple):
-    """Stands for the row that a worker does not have."""
+class UnknownWorker(NamedTuple):
+    """Has the attributes of a row, for a worker that the registry does not have."""
 
     worker_id: str
     pid: str = "of which nothing is known"
@@ -68,7 +68,7 @@ class _Stranger(NamedTuple):
     expendable: bool = False
 
 
-class Workers:
+class WorkerRegistry:
     """The workers of one database; ``now`` gives its clock.
 
     max_crashes: deaths of workers that a job may cause.
@@ -92,13 +92,13 @@ class Workers:
         #: This process's own, with what was said of them.
         self._ours: dict[str, dict[str, Any]] = {}
         self._silence = silence
-        #: Holders of jobs that are not in the registry.
-        self._strangers: set[str] = set()
+        #: Ids of workers that hold jobs and are not in the registry.
+        self._unknown: set[str] = set()
 
     def register(
         self, worker_id: str, queues: Collection[str] | None, threads: int, *, expendable: bool
     ) -> None:
-        """Let a worker of this process be known, and prove from now on that it lives."""
+        """Insert a worker of this process, and prove from now on that it lives."""
         described = {
             "worker_id": worker_id,
             "host": socket.gethostname()[:255],
@@ -109,7 +109,7 @@ class Workers:
             "provable": self._liveness.hold(worker_id) or is_gone(worker_id) is not None,
         }
         with self._liveness.connection() as connection:
-            self._write(connection, described)
+            self._insert(connection, described)
         self._ours[worker_id] = described
 
     def is_registered(self, worker_id: str) -> bool:
@@ -117,7 +117,7 @@ class Workers:
         return worker_id in self._ours
 
     def beat(self, worker_id: str) -> None:
-        """Say that a worker of this process lives, also to those who have forgotten it."""
+        """Send a heartbeat of a worker of this process; insert it anew if others removed it."""
         workers, described = self._tables.workers, self._ours.get(worker_id)
         if described is None:  # it has just left
             return
@@ -129,10 +129,10 @@ class Workers:
         seen = update(workers).where(workers.c.worker_id == worker_id).values(seen_at=seen_at)
         with self._liveness.connection() as connection:
             if connection.execute(seen).rowcount != 1:
-                self._write(connection, described)
+                self._insert(connection, described)
 
     def retire(self, worker_id: str) -> None:
-        """Say that a worker of this process is told to stop: its death is nobody's crash."""
+        """Note that a worker of this process is told to stop: its death is no job's crash."""
         workers = self._tables.workers
         if worker_id not in self._ours:
             return
@@ -142,9 +142,8 @@ class Workers:
             connection.execute(ours.values(expendable=true()))
 
     def dismiss(self, worker_id: str | None = None) -> None:
-        """Forget a worker of this process, or all; of one that still holds a job say that it is
-        gone: somebody has to take it from it. A database that is away stops nobody from
-        leaving."""
+        """Remove a worker of this process, or all; one that still holds a job is noted as gone, so
+        that others rescue it. A database that is away prevents no worker from ending."""
         ours = set(self._ours) if worker_id is None else {worker_id} & set(self._ours)
         for each in ours:
             self._ours.pop(each, None)
@@ -165,13 +164,13 @@ class Workers:
             )  # fmt: skip
 
     def after_fork(self) -> None:
-        """Forget that there were any: they are the parent's."""
+        """Forget the workers of this process: they are the parent's."""
         self._ours.clear()
         self._silence.forget()
 
-    def seen(self) -> list[WorkerInfo]:
+    def workers(self) -> list[WorkerInfo]:
         """Read the registry: those that live, or may."""
-        wanted = self._looked_at().order_by(self._tables.workers.c.started_at)
+        wanted = self._select_workers().order_by(self._tables.workers.c.started_at)
         with self._dialect.volatile.connect() as connection:
             rows = connection.execute(wanted).all()
         return [
@@ -183,7 +182,7 @@ class Workers:
                 row.expendable,
             )
             for row in rows
-            # Who only asks has watched nobody, and goes by the database's clock.
+            # A process without a worker has watched no heartbeats: it goes by the database's clock.
             if not (row.age > self._silence.lease_of(row.worker_id) or self._is_gone(row))
         ]  # fmt: skip
 
@@ -197,34 +196,35 @@ class Workers:
             self._silence.unless_heard(lambda: self.beat(ours[0]))
         self._silence.look()
         with self._dialect.volatile.connect() as connection:
-            found = connection.execute(self._looked_at().add_columns(*also)).all()
-        # Of a stranger nothing is heard, until it is in the registry.
-        said = dict.fromkeys(self._strangers) | {row.worker_id: row.seen_at for row in found}
+            found = connection.execute(self._select_workers().add_columns(*also)).all()
+        # An unknown worker sends no heartbeats, until it is in the registry.
+        said = dict.fromkeys(self._unknown) | {row.worker_id: row.seen_at for row in found}
         self._silence.heard(said)
         rescued = 0
         for row in found:
             if row.worker_id not in self._ours:
-                rescued += self._take_from(row) if self._is_gone(row) else 0
-                self._see_to_end_of(row)
+                rescued += self._rescue_from(row) if self._is_gone(row) else 0
+                self._forget_if_over(row)
         return rescued, found[0] if found else None
 
-    def rescue_from_strangers(self) -> int:
-        """Let jobs wait again whose worker nobody knows: one that was given up and forgotten,
-        came back, claimed, and died before it could say so. Return how many.
+    def rescue_from_unknown(self) -> int:
+        """Let jobs wait again whose worker is not in the registry: one that was given up and
+        removed, came back, claimed, and died before its next heartbeat. Return how many.
 
-        Only of those that are dead, or were strangers for a lease: who lives has told by then.
+        Only of those that are dead, or were unknown for a lease: one that lives has sent a
+        heartbeat by then.
         """
         with self._dialect.volatile.connect() as connection:
             known = set(connection.execute(select(self._tables.workers.c.worker_id)).scalars())
-        self._strangers = self._holders() - known - set(self._ours)
-        strangers = [_Stranger(each) for each in self._strangers]
-        return sum(self._take_from(each) for each in strangers if self._is_gone(each))
+        self._unknown = self._holders() - known - set(self._ours)
+        unknown = [UnknownWorker(each) for each in self._unknown]
+        return sum(self._rescue_from(each) for each in unknown if self._is_gone(each))
 
     def is_in_doubt(self) -> bool:
         """Whether a job is held by a worker that may have died, and was not watched for long
         enough yet: by the database's clock it has said nothing for longer than it may."""
         with self._dialect.volatile.connect() as connection:
-            rows = connection.execute(self._looked_at()).all()
+            rows = connection.execute(self._select_workers()).all()
         known = {
             row.worker_id
             for row in rows
@@ -237,17 +237,17 @@ class Workers:
     # -- pieces
 
     def _holders(self) -> set[str]:
-        """Whoever holds a job."""
+        """The ids of the workers that hold a job."""
         jobs = self._tables.jobs
         held = select(jobs.c.worker_id).where(self._tables.stands(states.RUNNING)).distinct()
         with self._dialect.engine.connect() as connection:
             return set(connection.execute(held).scalars())
 
-    def _write(self, connection: Connection, described: dict[str, Any]) -> None:
+    def _insert(self, connection: Connection, described: dict[str, Any]) -> None:
         values = {"started_at": self._now(), "seen_at": self._now(), **described}
         connection.execute(insert(self._tables.workers).values(**values))
 
-    def _looked_at(self) -> Any:
+    def _select_workers(self) -> Any:
         workers = self._tables.workers
         age = self._now() - workers.c.seen_at
         return select(
@@ -260,8 +260,8 @@ class Workers:
         is_silent = self._silence.is_over_lease(worker.worker_id)
         return is_silent or worker.seen_at == NEVER or self._liveness.is_dead(worker.worker_id)
 
-    def _see_to_end_of(self, worker: Row[Any]) -> None:
-        """Forget a worker that will not come back, or of which nothing was heard for very long."""
+    def _forget_if_over(self, worker: Row[Any]) -> None:
+        """Remove a worker that will not come back, or that has sent no heartbeat for very long."""
         is_dead = self._liveness.is_dead(worker.worker_id)
         # One that is only silent may come back, and what it claims then must not be nobody's. Of a
         # dead one the server may still be rolling back a commit: the next round takes that.
@@ -274,7 +274,7 @@ class Workers:
         if is_dead:
             self._liveness.bury(worker.worker_id)
 
-    def _take_from(self, worker: Any) -> int:
+    def _rescue_from(self, worker: Any) -> int:
         """Let what a worker held wait again; return how many jobs."""
         is_dead = self._liveness.is_dead(worker.worker_id)
         named = f"{worker.worker_id} (process {worker.pid} on {worker.host})"
@@ -283,7 +283,7 @@ class Workers:
         try:
             with self._dialect.begin() as connection:
                 held = connection.execute(self._held_by(worker)).all()
-                taken = (self._take(connection, row, worker, why, is_dead) for row in held)
+                taken = (self._rescue_job(connection, row, worker, why, is_dead) for row in held)
                 rescued = sum(taken)
                 if rescued:
                     self._dialect.announce(connection, sorted({row.queue_name for row in held}))
@@ -315,7 +315,7 @@ class Workers:
         # whoever waited for it could rescue nothing else meanwhile.
         return held.with_for_update(skip_locked=True) if self._dialect.skips_locked else held
 
-    def _take(
+    def _rescue_job(
         self, connection: Connection, row: Row[Any], worker: Any, why: WorkerCrashed, is_dead: bool
     ) -> bool:
         jobs = self._tables.jobs
