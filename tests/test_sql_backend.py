@@ -439,7 +439,7 @@ def test_progress_is_read_while_the_job_holds_a_write_transaction(make_backend, 
         )
 
         assert backend.report(claim, NO_PROGRESS._replace(value=7, total=9)) is True
-        backend._reports.flush([uid])
+        backend._progress.flush([uid])
         seen = elsewhere.progress(uid)
 
     assert (seen.value, seen.total) == (7, 9)

@@ -402,7 +402,7 @@ def test_a_queue_that_is_closed_while_the_server_is_away_says_what_it_could_not_
         result = app.perform(write_and_compute if stops else write_around_a_pause, 1)
         assert stage.begun.wait(PATIENCE)
         server.kill()
-        app.queue.backend._reports.put(result.id, Progress(1, None, None))  # too late
+        app.queue.backend._progress.put(result.id, Progress(1, None, None))  # too late
 
         app.queue.close()
 

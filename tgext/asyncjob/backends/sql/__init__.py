@@ -202,7 +202,7 @@ class SqlBackend(SqlStore, ClaimingBackend):
             self._claims.unfence(claim, given)
 
     def finish(self, claim: Claim, outcome: Outcome, connection: Connection | None = None) -> bool:
-        self._reports.flush([claim.job.uid])
+        self._progress.flush([claim.job.uid])
         if connection is not None:
             return self._dialect.change(
                 connection, lambda given: self._claims.finish(claim, outcome, given)
@@ -212,7 +212,7 @@ class SqlBackend(SqlStore, ClaimingBackend):
         return stored
 
     def finish_many(self, ends: Sequence[End]) -> list[bool]:
-        self._reports.flush([claim.job.uid for claim, _ in ends])
+        self._progress.flush([claim.job.uid for claim, _ in ends])
         stored = self._outcomes.store_all(ends)
         self._ended(ends)
         return stored
@@ -255,7 +255,7 @@ class SqlBackend(SqlStore, ClaimingBackend):
     def report(self, claim: Claim, progress: Progress) -> bool:
         if not self.holds(claim):
             return False
-        self._reports.put(claim.job.uid, progress)
+        self._progress.put(claim.job.uid, progress)
         return True
 
     def beat(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:

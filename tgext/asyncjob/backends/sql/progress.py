@@ -3,8 +3,8 @@
     job: asyncjob_set_progress --> latest (memory) --> every WRITE_SECONDS --> table
 
 However often a job reports, a value is written ten times a second at most, and the last one
-always: whoever ends the attempt writes what is still to be written. The table is volatile: on
-SQLite it stands in a file of its own, since the job may hold the database's one write lock.
+always: the end of the attempt writes what is still to be written. On SQLite the table is in the
+side database, since the job may hold the main one's write lock.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class _Report(NamedTuple):
     total: int | None
 
 
-#: What stands there before the first report.
+#: What is read before the first report.
 _NOTHING = _Report(-1, None, None)
 
 
-class Reports:
-    """The last report of each job. table: the one of progress; engine: where it stands.
+class ProgressWriter:
+    """Writes and reads the last report of each job. table: of progress; engine: its database.
 
     is_passing: whether an error says that the table is away, not that a report is wrong.
     most_bytes: gives how many one statement may have; None: not known yet.
@@ -74,7 +74,7 @@ class Reports:
         self._latest: dict[str, _Report] = {}
         self._news = threading.Event()
         self._stop = threading.Event()
-        self._writer: threading.Thread | None = None
+        self._thread: threading.Thread | None = None
 
     def put(self, uid: str, progress: Progress) -> None:
         """Take a report; raises NotSerializable for what a row cannot hold."""
@@ -93,7 +93,7 @@ class Reports:
         self._latest[uid] = report
         if not self._news.is_set():
             self._news.set()
-            self._see_to_writer()
+            self._ensure_thread()
 
     def get(self, uid: str) -> Progress | None:
         """Return the last report of a job, None if it has not reported."""
@@ -112,7 +112,7 @@ class Reports:
             except Exception as error:  # noqa: BLE001 - whatever the database says
                 log.info("could not write the progress of jobs yet: %s", error)
                 self._news.set()
-                self._see_to_writer()
+                self._ensure_thread()
 
     def forget(self, uids: Collection[str]) -> None:
         """Remove the reports of some jobs."""
@@ -125,9 +125,9 @@ class Reports:
         """Write the rest, and end; it is lost where the database is away."""
         self._stop.set()
         self._news.set()
-        writer = self._writer
-        if writer is not None:
-            writer.join(IDLE_SECONDS)
+        thread = self._thread
+        if thread is not None:
+            thread.join(IDLE_SECONDS)
         try:
             self._write()
         except DBAPIError as error:
@@ -140,15 +140,15 @@ class Reports:
         """Forget what a parent process has to write."""
         self._begin()
 
-    # -- the writer
+    # -- the writing thread
 
-    def _see_to_writer(self) -> None:
+    def _ensure_thread(self) -> None:
         with self._lock:
-            if self._writer is None and not self._stop.is_set():
-                self._writer = threading.Thread(
-                    target=self._run, name="asyncjob-reports", daemon=True
+            if self._thread is None and not self._stop.is_set():
+                self._thread = threading.Thread(
+                    target=self._run, name="asyncjob-progress", daemon=True
                 )
-                self._writer.start()
+                self._thread.start()
 
     def _run(self) -> None:
         fault_seconds = FAULT_SECONDS[0]
@@ -156,7 +156,7 @@ class Reports:
             if not self._news.wait(IDLE_SECONDS):
                 with self._lock:
                     if not self._news.is_set():
-                        self._writer = None
+                        self._thread = None
                         return
             self._news.clear()
             try:

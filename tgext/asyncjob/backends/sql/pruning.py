@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from sqlalchemy import ColumnElement, delete, func, select
 
 from .dialect import Dialect
-from .progress import Reports
+from .progress import ProgressWriter
 from .tables import Tables
 
 #: Ended jobs that one transaction removes: a few milliseconds' worth of locks.
@@ -23,12 +23,12 @@ class Pruning:
         self,
         tables: Tables,
         dialect: Dialect,
-        reports: Reports,
+        progress: ProgressWriter,
         now: Callable[[], ColumnElement[float]],
     ) -> None:
         self._tables = tables
         self._dialect = dialect
-        self._reports = reports
+        self._progress = progress
         self._now = now
 
     def remove(
@@ -84,5 +84,5 @@ class Pruning:
             uids = connection.execute(still).scalars().all()
             connection.execute(delete(errors).where(errors.c.uid.in_(uids)))
             connection.execute(delete(jobs).where(jobs.c.uid.in_(uids)))
-        self._reports.forget(uids)
+        self._progress.forget(uids)
         return len(found), len(uids)

@@ -50,7 +50,7 @@ from .listener import listener_of
 from .liveness import liveness_of
 from .outcomes import Outcomes
 from .overview import SqlOverview
-from .progress import Reports
+from .progress import ProgressWriter
 from .pruning import Pruning
 from .rows import Rows
 from .schema import Schema
@@ -116,14 +116,14 @@ class SqlStore(Backend):
         self.overview = SqlOverview(
             self.tables, self._dialect, self._registry, self._liveness, self._now
         )
-        self._reports = Reports(
+        self._progress = ProgressWriter(
             self.tables.progress,
             self._dialect.volatile,
             self._serializer,
             self.is_passing,
             most_bytes,
         )
-        self._pruning = Pruning(self.tables, self._dialect, self._reports, self._now)
+        self._pruning = Pruning(self.tables, self._dialect, self._progress, self._now)
         self._wakeup = Wakeup(lambda: listener_of(self._dialect), self._look)
         self._begin()
 
@@ -146,7 +146,7 @@ class SqlStore(Backend):
 
     def close(self) -> None:
         self._wakeup.close()
-        self._reports.close()
+        self._progress.close()
         self._registry.dismiss()
         self._liveness.let_go()
         self._dialect.dispose()
@@ -160,7 +160,7 @@ class SqlStore(Backend):
         self._dialect.after_fork()
         self._liveness.forget()
         self._registry.after_fork()
-        self._reports.after_fork()
+        self._progress.after_fork()
         self._wakeup.after_fork()
         self._begin()
 
@@ -236,7 +236,7 @@ class SqlStore(Backend):
                 .order_by(errors.c.number)
             )
             failures = [TaskError(*failure) for failure in found]
-        return self._rows.snapshot(row, failures, self._reports.get(uid) or NO_PROGRESS)
+        return self._rows.snapshot(row, failures, self._progress.get(uid) or NO_PROGRESS)
 
     def progress(self, uid: str) -> Progress | None:
         jobs = self.tables.jobs
@@ -244,7 +244,7 @@ class SqlStore(Backend):
             state = connection.execute(select(jobs.c.state).where(self._is(uid))).scalar()
         if state is None or state in states.ENDED:
             return None
-        return self._reports.get(uid) or NO_PROGRESS
+        return self._progress.get(uid) or NO_PROGRESS
 
     def cancel(self, uid: str, connection: Connection | None = None) -> bool | None:
         jobs = self.tables.jobs
@@ -288,7 +288,7 @@ class SqlStore(Backend):
             self._dialect.announce(given, [row.queue_name])
         if not changed.rowcount:
             return False
-        self._reports.forget([uid])
+        self._progress.forget([uid])
         self._wakeup.wake()
         return True
 
