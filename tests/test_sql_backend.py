@@ -71,8 +71,8 @@ class Database:
         with backend._dialect.begin() as connection:
             for table in (backend.tables.jobs, backend.tables.errors):
                 connection.execute(delete(table))
-        with backend._dialect.volatile.connect() as connection:
-            for table in backend.tables.volatile:
+        with backend._dialect.side_database.connect() as connection:
+            for table in backend.tables.side_tables:
                 connection.execute(delete(table))
 
     def drop(self) -> None:
@@ -574,7 +574,7 @@ def test_job_of_a_worker_that_nobody_knows_waits_again(make_backend, database, c
     uid = enqueued(forgotten)
     claim_one(forgotten, "the forgotten one")
     workers = database.tables.workers
-    with forgotten._dialect.volatile.connect() as connection:
+    with forgotten._dialect.side_database.connect() as connection:
         connection.execute(delete(workers))
 
     alive.prune()

@@ -351,7 +351,7 @@ def rescue_from(backend: SqlBackend) -> None:
 
 
 def rows_of_workers(backend: SqlBackend) -> list[Any]:
-    with backend._dialect.volatile.connect() as connection:
+    with backend._dialect.side_database.connect() as connection:
         return list(connection.execute(backend._registry._select_workers()))
 
 

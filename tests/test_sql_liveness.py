@@ -217,7 +217,7 @@ def test_database_that_was_away_for_long_gives_nobody_up(field, monkeypatch):
     claim_one(busy, ELSEWHERE)
     assert other.rescue() == 0
     with monkeypatch.context() as patched:
-        patched.setattr(other._dialect.volatile.pool, "connect", away)
+        patched.setattr(other._dialect.side_database.pool, "connect", away)
         for _ in range(100):
             field.time.advance(1.5)
             with pytest.raises(ConnectionError):
@@ -235,20 +235,20 @@ def away() -> Any:
 @contextmanager
 def refused(backend: SqlBackend, _time: FakeClock) -> Iterator[None]:
     """Let this process's connections for heartbeats take no writes."""
-    volatile = backend._dialect.volatile
+    side = backend._dialect.side_database
 
     def forbid(connection: Any, _record: Any) -> None:
-        connection.cursor().execute(NO_WRITES[volatile.dialect.name])
+        connection.cursor().execute(NO_WRITES[side.dialect.name])
 
     def begin_anew() -> None:
-        volatile.dispose()
+        side.dispose()
         if isinstance(backend._liveness, HeartLine):
             backend._liveness._drop()
 
-    event.listen(volatile, "connect", forbid)
+    event.listen(side, "connect", forbid)
     begin_anew()
     yield
-    event.remove(volatile, "connect", forbid)
+    event.remove(side, "connect", forbid)
     begin_anew()
 
 
@@ -313,7 +313,7 @@ def test_burst_stays_until_it_has_watched_a_silent_worker_for_its_lease(kind, tm
         killed = WorkerId("1-81234-000000000000-1s-5d41402abc4b")
         claim_one(first.backend, killed)
         workers = first.backend.tables.workers
-        with first.backend._dialect.volatile.connect() as connection:
+        with first.backend._dialect.side_database.connect() as connection:
             connection.execute(workers.update().values(seen_at=workers.c.seen_at - 3600))
         burst.runner.arrange(threads=1, leave_after=math.inf)
 
@@ -376,7 +376,7 @@ def test_dead_worker_that_is_not_in_the_registry_is_found_at_the_next_pruning(fi
     worker_id = process.worker_id()
     claim_one(dead, worker_id)
     workers = dead.tables.workers
-    with dead._dialect.volatile.connect() as connection:
+    with dead._dialect.side_database.connect() as connection:
         connection.execute(workers.delete())
     process.die()
 
@@ -453,7 +453,7 @@ def test_registry_whose_file_is_removed_is_made_anew_by_the_next_beats(files):
     assert other.rescue() == 0
 
     for name in ("", "-wal", "-shm"):
-        Path(f"{busy.schema.beside}{name}").unlink(missing_ok=True)
+        Path(f"{busy.schema.side_file}{name}").unlink(missing_ok=True)
     late = files.backend()  # of a process that comes after that
     rescued = 0
     for _ in range(8):
@@ -510,7 +510,7 @@ def test_worker_that_cannot_make_its_lock_works_and_says_what_is_different(
     busy.beat(ELSEWHERE)
 
     assert caplog.text.count("not only after asyncjob.lease") == 1
-    with busy._dialect.volatile.connect() as connection:
+    with busy._dialect.side_database.connect() as connection:
         assert connection.execute(select(busy.tables.workers.c.provable)).scalar_one() is False
 
 

@@ -125,7 +125,7 @@ def let_be_known(place: Place, backend: SqlBackend, claim: Claim) -> None:
     """Note the worker of a claim in the registry, by which a rescuer finds it."""
     described = {"host": "h", "pid": 1, "threads": 1, "provable": True, "expendable": False}
     instants = {"started_at": 1.0, "seen_at": 1.0}
-    with backend._dialect.volatile.connect() as connection:
+    with backend._dialect.side_database.connect() as connection:
         made = insert(place.tables.workers)
         connection.execute(made.values(worker_id=claim.worker_id, **instants, **described))
 

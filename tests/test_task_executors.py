@@ -1015,7 +1015,7 @@ def test_no_process_is_forked_while_jobs_are_written(shop):
         dialect = queue.backend._dialect
         with dialect.begin():
             while_claiming = queue._binding.may_fork()
-        with dialect.volatile.connect():
+        with dialect.side_database.connect():
             while_beating = queue._binding.may_fork()
         after = queue._binding.may_fork()
 
@@ -1047,7 +1047,7 @@ def test_a_queue_that_is_closed_starts_no_process_any_more(shop):
     """Nor is its end held up by a process that waits for a moment to be forked in."""
     before = _children()
     queue = shop.open(threads=1, drain_timeout=0)
-    with queue.backend._dialect.volatile.connect():
+    with queue.backend._dialect.side_database.connect():
         with queue.as_current():
             result = whereabouts.enqueue()
         until(queue._nursery._lock.locked)

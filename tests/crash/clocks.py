@@ -160,7 +160,7 @@ def walk(database: str, folder: Path) -> Walk:
 def _told(queue: JobQueue) -> float:
     """When a worker has last said that it lives, by the clock of the database."""
     backend: Any = queue.backend
-    with backend._dialect.volatile.connect() as connection:
+    with backend._dialect.side_database.connect() as connection:
         last = select(func.max(backend.tables.workers.c.seen_at))
         return float(connection.execute(last).scalar() or 0.0)
 

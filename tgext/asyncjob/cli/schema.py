@@ -43,9 +43,9 @@ def run(queue: JobQueue, wanted: Namespace) -> Answer:
 
 def _sql(schema: Any) -> str:
     parts = [f"{statement};" for statement in schema.statements()]
-    beside = schema.beside
-    if beside is not None:
-        parts.insert(0, f"-- progress and workers belong into the file {one_line(str(beside))}")
+    side_file = schema.side_file
+    if side_file is not None:
+        parts.insert(0, f"-- progress and workers belong into the file {one_line(str(side_file))}")
     return "\n\n".join(parts)
 
 

@@ -308,7 +308,7 @@ class SqlBackend(SqlStore, ClaimingBackend):
         return held is not None
 
     def rescue(self) -> int:
-        is_one_database = self._dialect.volatile is self._dialect.engine
+        is_one_database = self._dialect.side_database is self._dialect.engine
         looks = self._taking.looks(self._wakeup.queues, self._now()) if is_one_database else ()
         rescued, seen = self._registry.rescue(looks)
         if rescued:

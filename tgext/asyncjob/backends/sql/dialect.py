@@ -33,15 +33,15 @@ class Dialect(ABC):
     #: Bytes that one statement may have; None: more than anybody has.
     most_bytes: int | None = None
 
-    #: Statements that make what is missing where ``volatile`` leads, if that is another place.
-    makes_beside: Sequence[str] = ()
+    #: Statements that make what is missing where ``side_database`` is, if that is another file.
+    side_statements: Sequence[str] = ()
 
     #: How its errors are read.
     faults_of: type[Faults]
 
     def __init__(self, engine: Engine, channel: str) -> None:
         self.channel = channel
-        self.faults = self.faults_of(lambda: (self.engine.url, self.volatile.url))
+        self.faults = self.faults_of(lambda: (self.engine.url, self.side_database.url))
         self.engine = self.make_engine(engine)
         listen(engine)
 
@@ -80,8 +80,9 @@ class Dialect(ABC):
         return None
 
     @property
-    def volatile(self) -> Engine:
-        """The engine for progress and the like, which never waits for a job's transaction."""
+    def side_database(self) -> Engine:
+        """The engine of the side tables, which never waits for a job's transaction: on SQLite of
+        a file of its own, elsewhere the main one."""
         return self.engine
 
     def is_one_of(self, column: ColumnElement[str], parameter: str) -> ColumnElement[bool] | None:

@@ -151,7 +151,7 @@ class MariaDb(Dialect):
 
 
 class Sqlite(Dialect):
-    """One writer at a time, and a file beside the database for what must not wait for it."""
+    """One writer at a time, and a side database, another file, for what must not wait for it."""
 
     faults_of = SqliteFaults
     most_bytes = SQLITES_BYTES
@@ -173,7 +173,7 @@ class Sqlite(Dialect):
         own = super().make_engine(engine)
         with own.connect() as connection:
             # As SQLite has found it: the URL's may be relative, a URI, or lead over a link, and
-            # what stands beside the file must be one for all who share it.
+            # the files beside it must be the same for all who share it.
             path = connection.exec_driver_sql("PRAGMA database_list").first().file  # type: ignore[union-attr]
             mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
             if not path or mode == "memory":
@@ -193,13 +193,13 @@ class Sqlite(Dialect):
                 )  # fmt: skip
         self.path = path
         self._lock_monitor = LockMonitor(engine, own, path)
-        beside = create_engine(
+        side = create_engine(
             make_url("sqlite://").set(database=f"{path}-asyncjob"), isolation_level="AUTOCOMMIT"
         )
-        event.listen(beside, "connect", self.prepare_beside)
-        event.listen(beside, "checkout", self.check_beside)
-        note_errors(beside)
-        self._beside = beside
+        event.listen(side, "connect", self.prepare_side)
+        event.listen(side, "checkout", self.check_side)
+        note_errors(side)
+        self._side_database = side
         warn_of_short_patience(engine, BUSY_SECONDS)
         return own
 
@@ -265,23 +265,23 @@ class Sqlite(Dialect):
         if hasattr(connection, "getlimit"):  # Python 3.11
             self.most_bytes = connection.getlimit(SQLITE_LIMIT_LENGTH)
 
-    def prepare_beside(self, connection: Any, record: Any) -> None:
+    def prepare_side(self, connection: Any, record: Any) -> None:
         self.prepare(connection, record)
         connection.execute("PRAGMA journal_mode = WAL")
         # A power cut may take the last of it, and with it nothing that is promised.
         connection.execute("PRAGMA synchronous = OFF")
-        record.info["file"] = _file_at(self._beside.url.database)
-        for statement in self.makes_beside:
+        record.info["file"] = _file_at(self._side_database.url.database)
+        for statement in self.side_statements:
             connection.execute(statement)
 
-    def check_beside(self, connection: Any, record: Any, _proxy: Any) -> None:
+    def check_side(self, connection: Any, record: Any, _proxy: Any) -> None:
         """Leave a file that somebody has removed, in which no other process would look."""
-        if _file_at(self._beside.url.database) != record.info["file"]:
-            raise DisconnectionError("the file beside the database is another one now")
+        if _file_at(self._side_database.url.database) != record.info["file"]:
+            raise DisconnectionError("the side database is another file now")
 
     @property
-    def volatile(self) -> Engine:
-        return self._beside
+    def side_database(self) -> Engine:
+        return self._side_database
 
     def watch_locks(self, running: Iterable[tuple[str, Any]]) -> dict[str, float] | None:
         return self._lock_monitor.look(running)
@@ -289,19 +289,19 @@ class Sqlite(Dialect):
     def in_use(self) -> list[Callable[[], object]]:
         # SQLite keeps in the process which locks its connections hold: one that is out may be
         # inside a transaction. The one that counts commits is not the pool's.
-        pools = (self.engine.pool, self._beside.pool)
+        pools = (self.engine.pool, self._side_database.pool)
         return [self.counting.locked, *[getattr(pool, "checkedout", int) for pool in pools]]
 
     def dispose(self) -> None:
         super().dispose()
-        self._beside.dispose()
+        self._side_database.dispose()
 
     def after_fork(self) -> None:
         super().after_fork()
         self._line, self.counting = threading.RLock(), threading.Lock()
         self._writer = 0
         self._put_off.clear()
-        forget_connections(self._beside)
+        forget_connections(self._side_database)
 
 
 def _file_at(path: str | None) -> tuple[int, int] | None:

@@ -105,7 +105,7 @@ class FileLocks(Liveness):
 
     def __init__(self, dialect: Sqlite) -> None:
         self._database = dialect.path
-        self._volatile = dialect.volatile
+        self._side_database = dialect.side_database
         self._held: dict[str, _Held] = {}
         self._told: dict[str, dict[str, float]] = {}
         self._complained = False
@@ -145,7 +145,7 @@ class FileLocks(Liveness):
         return _Held(made, _file_of(os.fstat(made)))
 
     def connection(self) -> Any:
-        return self._volatile.connect()
+        return self._side_database.connect()
 
     def is_dead(self, worker_id: str) -> bool:
         known = is_gone(worker_id)

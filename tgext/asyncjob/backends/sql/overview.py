@@ -86,7 +86,7 @@ class SqlOverview(Overview):
     def _reports(self, uids: list[str]) -> dict[str, tuple[int, int | None]]:
         """Read how far jobs have come; on SQLite that stands in another file, so not by a join."""
         table, found = self._tables.progress, {}
-        with self._dialect.volatile.connect() as connection:
+        with self._dialect.side_database.connect() as connection:
             for begin in range(0, len(uids), _AT_ONCE):
                 some = table.c.uid.in_(uids[begin : begin + _AT_ONCE])
                 for row in connection.execute(

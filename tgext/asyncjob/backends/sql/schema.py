@@ -33,10 +33,10 @@ class Schema:
         self._unchecked: Engine | None = None
 
     @property
-    def beside(self) -> str | None:
-        """The file that the volatile tables are in, where that is another one; SQLite."""
-        volatile = self._dialect.volatile
-        return None if volatile is self._dialect.engine else volatile.url.database
+    def side_file(self) -> str | None:
+        """The file of the side database, on SQLite; None: there is none."""
+        side = self._dialect.side_database
+        return None if side is self._dialect.engine else side.url.database
 
     def version(self) -> int | None:
         """Return the version that the database has; None: it has no tables of ours."""
@@ -106,16 +106,16 @@ class Schema:
         if version != SCHEMA_VERSION:
             self.upgrade(version)
         if create:
-            _create(self._tables.metadata, self._tables.volatile, self._dialect.volatile)
-        if self.beside is not None:
-            dialect = self._dialect.volatile.dialect
-            makes = [CreateTable(table, if_not_exists=True) for table in self._tables.volatile]
-            self._dialect.makes_beside = [str(each.compile(dialect=dialect)) for each in makes]
+            _create(self._tables.metadata, self._tables.side_tables, self._dialect.side_database)
+        if self.side_file is not None:
+            dialect = self._dialect.side_database.dialect
+            makes = [CreateTable(table, if_not_exists=True) for table in self._tables.side_tables]
+            self._dialect.side_statements = [str(each.compile(dialect=dialect)) for each in makes]
 
     def upgrade(self, version: int | None) -> None:
         """Lead the database from *version* to the present one; None: from nothing."""
         if version is None:
-            _create(self._tables.metadata, self._tables.lasting, self._dialect.engine)
+            _create(self._tables.metadata, self._tables.main_tables, self._dialect.engine)
         with self._dialect.begin() as connection:
             for before in range(version or SCHEMA_VERSION, SCHEMA_VERSION):
                 for statement in UPGRADES[before]:
@@ -126,7 +126,7 @@ class Schema:
         """Return the SQL that makes the tables, for whoever may not let this program do it."""
         dialect = self._dialect.engine.dialect
         found = []
-        for table in [*self._tables.lasting, *self._tables.volatile]:
+        for table in [*self._tables.main_tables, *self._tables.side_tables]:
             found.append(str(CreateTable(table).compile(dialect=dialect)).strip())
             for index in sorted(table.indexes, key=lambda index: str(index.name)):
                 found.append(str(CreateIndex(index).compile(dialect=dialect)).strip())

@@ -118,7 +118,7 @@ class SqlStore(Backend):
         )
         self._progress = ProgressWriter(
             self.tables.progress,
-            self._dialect.volatile,
+            self._dialect.side_database,
             self._serializer,
             self.is_passing,
             most_bytes,

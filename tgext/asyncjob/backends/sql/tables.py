@@ -140,8 +140,8 @@ class Tables:
         return (self.jobs.c.state + 0).in_([_number(state) for state in states])
 
     @property
-    def volatile(self) -> list[Table]:
-        """What changes while a job runs; on SQLite it stands in a file of its own."""
+    def side_tables(self) -> list[Table]:
+        """What changes while a job runs; on SQLite these are in the side database."""
         return [self.progress, self.workers]
 
     def stands(self, state: int) -> ColumnElement[bool]:
@@ -156,8 +156,8 @@ class Tables:
         return self.jobs.c.state.in_([_number(state) for state in states.ENDED])
 
     @property
-    def lasting(self) -> list[Table]:
-        """What stands in the application's database itself."""
+    def main_tables(self) -> list[Table]:
+        """What is in the application's database itself."""
         return [self.jobs, self.errors, self.schema]
 
 

@@ -171,7 +171,7 @@ class WorkerRegistry:
     def workers(self) -> list[WorkerInfo]:
         """Read the registry: those that live, or may."""
         wanted = self._select_workers().order_by(self._tables.workers.c.started_at)
-        with self._dialect.volatile.connect() as connection:
+        with self._dialect.side_database.connect() as connection:
             rows = connection.execute(wanted).all()
         return [
             WorkerInfo(
@@ -195,7 +195,7 @@ class WorkerRegistry:
         if ours and self._silence.is_near():
             self._silence.unless_heard(lambda: self.beat(ours[0]))
         self._silence.look()
-        with self._dialect.volatile.connect() as connection:
+        with self._dialect.side_database.connect() as connection:
             found = connection.execute(self._select_workers().add_columns(*also)).all()
         # An unknown worker sends no heartbeats, until it is in the registry.
         said = dict.fromkeys(self._unknown) | {row.worker_id: row.seen_at for row in found}
@@ -214,7 +214,7 @@ class WorkerRegistry:
         Only of those that are dead, or were unknown for a lease: one that lives has sent a
         heartbeat by then.
         """
-        with self._dialect.volatile.connect() as connection:
+        with self._dialect.side_database.connect() as connection:
             known = set(connection.execute(select(self._tables.workers.c.worker_id)).scalars())
         self._unknown = self._holders() - known - set(self._ours)
         unknown = [UnknownWorker(each) for each in self._unknown]
@@ -223,7 +223,7 @@ class WorkerRegistry:
     def is_in_doubt(self) -> bool:
         """Whether a job is held by a worker that may have died, and was not watched for long
         enough yet: by the database's clock it has said nothing for longer than it may."""
-        with self._dialect.volatile.connect() as connection:
+        with self._dialect.side_database.connect() as connection:
             rows = connection.execute(self._select_workers()).all()
         known = {
             row.worker_id
@@ -269,7 +269,7 @@ class WorkerRegistry:
         if not is_over or worker.worker_id in self._holders():
             return
         workers = self._tables.workers
-        with self._dialect.volatile.connect() as connection:
+        with self._dialect.side_database.connect() as connection:
             connection.execute(delete(workers).where(workers.c.worker_id == worker.worker_id))
         if is_dead:
             self._liveness.bury(worker.worker_id)
