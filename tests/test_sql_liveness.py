@@ -21,7 +21,7 @@ from clocks import FakeClock, rescued_meanwhile
 from databases import url_of
 from tgext.asyncjob import JobQueue
 from tgext.asyncjob.backends.sql import SqlBackend
-from tgext.asyncjob.backends.sql.liveness import HeartLine
+from tgext.asyncjob.backends.sql.liveness import HeartbeatConnection
 from tgext.asyncjob.backends.sql.silence import MOST_SECONDS, Silence
 from tgext.asyncjob.backends.worker_id import new_worker_id
 from tgext.asyncjob.job import FAILED, READY, RUNNING, WorkerId
@@ -242,7 +242,7 @@ def refused(backend: SqlBackend, _time: FakeClock) -> Iterator[None]:
 
     def begin_anew() -> None:
         side.dispose()
-        if isinstance(backend._liveness, HeartLine):
+        if isinstance(backend._liveness, HeartbeatConnection):
             backend._liveness._drop()
 
     event.listen(side, "connect", forbid)
@@ -352,7 +352,7 @@ def test_worker_whose_connections_are_lost_is_not_dead(field):
     busy, other = field.backend(), field.backend()
     uid = enqueued(busy)
     claim_one(busy, new_worker_id())
-    busy._liveness.let_go()  # on SQLite the lock
+    busy._liveness.close()  # on SQLite the lock
 
     assert other.rescue() == 0
     assert status_of(other, uid) is RUNNING
@@ -394,7 +394,7 @@ def test_worker_of_another_container_is_dead_when_its_lock_is_let_go(files):
     uid = enqueued(busy)
     claim_one(busy, ELSEWHERE)
     before = other.rescue()
-    busy._liveness.forget()  # as the kernel does when the process ends
+    busy._liveness.after_fork()  # as the kernel does when the process ends
 
     assert (before, other.rescue()) == (0, 1)
     assert status_of(other, uid) is READY
@@ -441,7 +441,7 @@ def test_lock_that_is_gone_is_made_anew_by_the_next_beat(files, change):
 
     busy.beat(ELSEWHERE)
     before = other.rescue()
-    busy._liveness.forget()
+    busy._liveness.after_fork()
 
     assert (before, other.rescue()) == (0, 1)
 
@@ -488,7 +488,7 @@ def test_lock_of_another_user_proves_nothing(files):
     claim_one(busy, ELSEWHERE)
     lock = lock_of(busy, ELSEWHERE)
     lock.chmod(0o600)
-    busy._liveness.forget()
+    busy._liveness.after_fork()
 
     os.seteuid(65534)
     try:

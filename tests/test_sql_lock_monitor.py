@@ -52,7 +52,7 @@ class MonitoredDatabase:
 
 @pytest.fixture
 def database(tmp_path: Path, monkeypatch: Any) -> Iterator[MonitoredDatabase]:
-    """Names at the first look: how long is held is told by the worker's test."""
+    """Names at the first look: the test of the worker looks at how long the lock is held."""
     monkeypatch.setattr(lock_monitor, "HELD_SECONDS", 0.0)
     made = MonitoredDatabase(tmp_path / "notes.db")
     yield made
@@ -149,15 +149,15 @@ def test_other_processes_are_told_as_long_as_the_lock_is_held_and_the_worker_liv
     dialect = dialect_of(database.engine, "jobs")
     worker, other = liveness_of(dialect), liveness_of(dialect)
     worker.hold("w1")
-    told = [other.told("w1")]
+    published = [other.published_locks("w1")]
 
     for held in ({"a": 5.25}, {"a": 5.25, "b": 7.5}, {}, {"b": 9.0}):
-        worker.tell("w1", held)
-        told.append(other.told("w1"))
-    worker.let_go()
-    told.append(other.told("w1"))
-    worker.tell("w1", {"b": 9.0})
+        worker.publish_locks("w1", held)
+        published.append(other.published_locks("w1"))
+    worker.close()
+    published.append(other.published_locks("w1"))
+    worker.publish_locks("w1", {"b": 9.0})
 
     dialect.dispose()
-    assert told == [{}, {"a": 5.25}, {"a": 5.25, "b": 7.5}, {}, {"b": 9.0}, {}]
+    assert published == [{}, {"a": 5.25}, {"a": 5.25, "b": 7.5}, {}, {"b": 9.0}, {}]
     assert not list(tmp_path.glob("*w1"))

@@ -304,7 +304,7 @@ class SqlBackend(SqlStore, ClaimingBackend):
     def watch_locks(self, worker_id: WorkerId, running: Iterable[tuple[JobId, Any]]) -> bool:
         held = self._dialect.watch_locks(running)
         if held is not None:
-            self._liveness.tell(worker_id, held)
+            self._liveness.publish_locks(worker_id, held)
         return held is not None
 
     def rescue(self) -> int:

@@ -34,7 +34,7 @@ _FIRST_LINE_BYTES = 200
 
 
 class Liveness(ABC):
-    """The proofs of life of this process's workers, and the look at another's."""
+    """Gives proofs of life of this process's workers, and checks those of others."""
 
     def hold(self, worker_id: str) -> bool:
         """See that this worker's life can be proven, with each heartbeat anew; False where only
@@ -49,28 +49,28 @@ class Liveness(ABC):
         """Whether it is proven that its process is gone."""
         return is_gone(worker_id) is True
 
-    def bury(self, worker_id: str) -> None:  # noqa: B027 - only SQLite has something
-        """Remove what a dead worker has left to be known by."""
+    def clean_up(self, worker_id: str) -> None:  # noqa: B027 - only SQLite has something
+        """Remove the proof of life that a dead worker has left."""
 
-    def tell(self, worker_id: str, held: dict[str, float]) -> None:  # noqa: B027 - only SQLite's
-        """Let other processes know which jobs of this worker keep all others from writing, and
+    def publish_locks(self, worker_id: str, held: dict[str, float]) -> None:  # noqa: B027
+        """Publish to other processes which jobs of this worker keep all others from writing, and
         since when, in seconds since the epoch."""
 
-    def told(self, worker_id: str) -> dict[str, float]:
-        """Return what a worker that lives has told so."""
+    def published_locks(self, worker_id: str) -> dict[str, float]:
+        """Return what a worker that lives has published so."""
         return {}
 
     def release(self, worker_id: str) -> None:  # noqa: B027 - only SQLite's
         """Stop proving that this worker lives."""
 
-    def let_go(self) -> None:  # noqa: B027 - SQLite's and the servers'
+    def close(self) -> None:  # noqa: B027 - SQLite's and the servers'
         """Stop proving anything."""
 
-    def forget(self) -> None:  # noqa: B027 - likewise
-        """Stop without a word: a forked child does not speak for its parent."""
+    def after_fork(self) -> None:  # noqa: B027 - likewise
+        """Stop in a forked child, without a change that its parent's readers see."""
 
 
-class _Held(NamedTuple):
+class _HeldLock(NamedTuple):
     """A lock of ours: a descriptor, and the file that it is of."""
 
     descriptor: int
@@ -99,15 +99,15 @@ class FileLocks(Liveness):
     """Files ``<database>-asyncjob-<worker id>``; removed with the worker that they tell of.
 
     The first line names the kernel and the file, so that a copy, or one on another machine's
-    disk, proves nothing. The rest is who holds the database's one write lock: nobody can write
-    that there.
+    disk, proves nothing. The rest says which jobs hold the database's one write lock: while they
+    do, that cannot be written into the database.
     """
 
     def __init__(self, dialect: Sqlite) -> None:
         self._database = dialect.path
         self._side_database = dialect.side_database
-        self._held: dict[str, _Held] = {}
-        self._told: dict[str, dict[str, float]] = {}
+        self._held: dict[str, _HeldLock] = {}
+        self._published: dict[str, dict[str, float]] = {}
         self._complained = False
 
     def hold(self, worker_id: str) -> bool:
@@ -126,10 +126,10 @@ class FileLocks(Liveness):
             return False
         if held is not None:
             held.close()
-        self._told.pop(worker_id, None)
+        self._published.pop(worker_id, None)
         return True
 
-    def _lock(self, path: Path) -> _Held:
+    def _lock(self, path: Path) -> _HeldLock:
         """Make the file, so that it is never seen there without its lock and its first line."""
         fresh = Path(f"{path}.new")
         mode = os.stat(self._database).st_mode & 0o666  # who reads the one may look at the other
@@ -142,7 +142,7 @@ class FileLocks(Liveness):
         except BaseException:
             os.close(made)
             raise
-        return _Held(made, _file_of(os.fstat(made)))
+        return _HeldLock(made, _file_of(os.fstat(made)))
 
     def connection(self) -> Any:
         return self._side_database.connect()
@@ -165,45 +165,45 @@ class FileLocks(Liveness):
         finally:
             os.close(found)
 
-    def bury(self, worker_id: str) -> None:
+    def clean_up(self, worker_id: str) -> None:
         with suppress(OSError):
             self._path(worker_id).unlink(missing_ok=True)
 
-    def tell(self, worker_id: str, held: dict[str, float]) -> None:
+    def publish_locks(self, worker_id: str, held: dict[str, float]) -> None:
         lock = self._held.get(worker_id)
-        if lock is None or held == self._told.get(worker_id, {}) or not lock.is_ours():
+        if lock is None or held == self._published.get(worker_id, {}) or not lock.is_ours():
             return
-        self._told[worker_id] = held
+        self._published[worker_id] = held
         begin = len(_first_line(lock.descriptor))
         os.ftruncate(lock.descriptor, begin)
         os.pwrite(lock.descriptor, json.dumps(held).encode(), begin)
 
-    def told(self, worker_id: str) -> dict[str, float]:
+    def published_locks(self, worker_id: str) -> dict[str, float]:
         if self.is_dead(worker_id):
             return {}
         try:
-            told = self._path(worker_id).read_text("utf-8").partition("\n")[2]
-            found: dict[str, float] = json.loads(told)
+            text = self._path(worker_id).read_text("utf-8").partition("\n")[2]
+            found: dict[str, float] = json.loads(text)
         except (OSError, ValueError):  # nothing yet, or it is just being written
             return {}
         return found
 
     def release(self, worker_id: str) -> None:
         held = self._held.pop(worker_id, None)
-        self._told.pop(worker_id, None)
+        self._published.pop(worker_id, None)
         if held is not None:
-            self.bury(worker_id)
+            self.clean_up(worker_id)
             held.close()
 
-    def let_go(self) -> None:
+    def close(self) -> None:
         for worker_id in list(self._held):
             self.release(worker_id)
 
-    def forget(self) -> None:
+    def after_fork(self) -> None:
         for held in self._held.values():
             held.close()  # a forked child's copy would keep a dead parent alive
         self._held.clear()
-        self._told.clear()
+        self._published.clear()
 
     def _path(self, worker_id: str) -> Path:
         return Path(f"{self._database}-asyncjob-{worker_id}")
@@ -218,7 +218,7 @@ def _first_line(descriptor: int) -> bytes:
     return f"{boot_id() or os.uname().nodename} {os.fstat(descriptor).st_ino}\n".encode()
 
 
-class HeartLine(Liveness):
+class HeartbeatConnection(Liveness):
     """For servers: one connection is kept for the heartbeats, which then never wait for one."""
 
     def __init__(self, engine: Engine) -> None:
@@ -230,7 +230,7 @@ class HeartLine(Liveness):
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        if self._is_over:  # a beat that comes late: nobody would close a connection that is kept
+        if self._is_over:  # a late heartbeat: nothing would close a connection that is kept
             with self._engine.connect() as passing:
                 yield passing
             return
@@ -251,13 +251,13 @@ class HeartLine(Liveness):
             with suppress(Exception):  # it may be what failed
                 connection.close()
 
-    def let_go(self) -> None:
+    def close(self) -> None:
         with self._lock:
             self._is_over = True
             self._drop()
 
-    def forget(self) -> None:
-        # Kept, and never closed: that would say goodbye to the server in the parent's name.
+    def after_fork(self) -> None:
+        # Kept, and never closed: that would end the parent's session on the server.
         if self._connection is not None:
             self._inherited.append(self._connection)
         self._connection = None
@@ -265,5 +265,7 @@ class HeartLine(Liveness):
 
 
 def liveness_of(dialect: Dialect) -> Liveness:
-    """Return what tells of life and death there."""
-    return FileLocks(dialect) if isinstance(dialect, Sqlite) else HeartLine(dialect.engine)
+    """Return the kind of proof for a database."""
+    return (
+        FileLocks(dialect) if isinstance(dialect, Sqlite) else HeartbeatConnection(dialect.engine)
+    )

@@ -73,12 +73,12 @@ class SqlOverview(Overview):
             rows = connection.execute(wanted).all()
         reports = self._reports([row.uid for row in rows])
         workers = {row.worker_id for row in rows if row.worker_id is not None}
-        told = {worker_id: self._liveness.told(worker_id) for worker_id in workers}
+        published = {worker_id: self._liveness.published_locks(worker_id) for worker_id in workers}
         return [
             RunningJob(
                 row.uid, row.name, row.queue_name, _instant(row.last_attempted_at), row.attempts,
                 row.worker_id, *reports.get(row.uid, (NO_PROGRESS.value, None)), row.cancelled,
-                _locks_since(row, told.get(row.worker_id, {})),
+                _locks_since(row, published.get(row.worker_id, {})),
             )
             for row in rows
         ]  # fmt: skip
@@ -170,9 +170,9 @@ class SqlOverview(Overview):
         return "by polling"
 
 
-def _locks_since(row: Any, told: dict[str, float]) -> datetime | None:
+def _locks_since(row: Any, published: dict[str, float]) -> datetime | None:
     """When the attempt that runs began to hold the lock, as far as its worker has told."""
-    since = told.get(row.uid)
+    since = published.get(row.uid)
     # It may have been told of the attempt before this one.
     return None if since is None or since < row.last_attempted_at else _instant(since)
 

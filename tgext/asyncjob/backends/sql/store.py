@@ -148,7 +148,7 @@ class SqlStore(Backend):
         self._wakeup.close()
         self._progress.close()
         self._registry.dismiss()
-        self._liveness.let_go()
+        self._liveness.close()
         self._dialect.dispose()
 
     def in_use(self) -> list[Callable[[], object]]:
@@ -158,7 +158,7 @@ class SqlStore(Backend):
         # The child must not say goodbye on connections that are its parent's.
         forget_connections(self.engine)
         self._dialect.after_fork()
-        self._liveness.forget()
+        self._liveness.after_fork()
         self._registry.after_fork()
         self._progress.after_fork()
         self._wakeup.after_fork()

@@ -272,7 +272,7 @@ class WorkerRegistry:
         with self._dialect.side_database.connect() as connection:
             connection.execute(delete(workers).where(workers.c.worker_id == worker.worker_id))
         if is_dead:
-            self._liveness.bury(worker.worker_id)
+            self._liveness.clean_up(worker.worker_id)
 
     def _rescue_from(self, worker: Any) -> int:
         """Let what a worker held wait again; return how many jobs."""
