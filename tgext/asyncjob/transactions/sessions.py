@@ -135,7 +135,7 @@ class Sessions:
 
     def forget_connections(self) -> None:
         """Begin with new connections, in a forked child: those that are there are its parent's,
-        and are not closed, which would say goodbye in the parent's name."""
+        and are not closed, which would end the parent's sessions."""
         for engine in self._engines():
             _inherited.append(engine.pool)
             engine.dispose(close=False)

@@ -85,7 +85,7 @@ class Claims:
 
     def fence(self, claim: Claim, connection: Connection, *, lasting: bool) -> bool:
         """Keep the row from everybody else: until the transaction on *connection* ends, or,
-        where it is not the job's own (*lasting*), by a mark in the row."""
+        where it is not the job's own (*lasting*), by a flag in the row."""
         jobs = self._jobs
         # A change of nothing takes the lock.
         values = {"fenced": true()} if lasting else {"lease": jobs.c.lease}
@@ -93,11 +93,11 @@ class Claims:
         return bool(connection.execute(ours).rowcount == 1)
 
     def unfence(self, claim: Claim, connection: Connection) -> None:
-        """Take that mark away."""
+        """Reset that flag."""
         connection.execute(update(self._jobs).where(self.held(claim)).values(fenced=false()))
 
     def begin(self, claim: Claim, connection: Connection) -> None:
-        """Note that its attempt begins for sure, before it does."""
+        """Note that its attempt begins, before it does."""
         connection.execute(update(self._jobs).where(self.held(claim)).values(begun=true()))
 
     # -- finish
@@ -157,7 +157,7 @@ class Claims:
         return all(self._succeed(claims, connection) for claims in plain.values())
 
     def _succeed(self, claims: Sequence[Claim], connection: Connection) -> bool:
-        """Mark claims of one lease number as SUCCESSFUL; False if not all of them hold."""
+        """Complete claims of one lease as SUCCESSFUL; False if not all of them hold."""
         uids = [claim.job.uid for claim in claims]
         held = {"held_lease": claims[0].lease, "held_by": claims[0].worker_id, **self._moment()}
         if self._succeeding_many is not None:

@@ -170,7 +170,7 @@ class Dialect(ABC):
 
     def after_fork(self) -> None:
         """Forget connections that are a parent process's, without ever closing them: that would
-        say goodbye in its name."""
+        end the parent's sessions."""
         forget_connections(self.engine)
 
 

@@ -165,7 +165,7 @@ class Sqlite(Dialect):
         return None
 
     def make_engine(self, engine: Engine) -> Engine:
-        self._line = threading.RLock()
+        self._write_lock = threading.RLock()
         self._writer = 0  # the thread that has it
         self._put_off: deque[Callable[[], object]] = deque()
         #: held while a connection is asked for the number of commits
@@ -210,8 +210,8 @@ class Sqlite(Dialect):
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        # Threads of one process line up here: SQLite lets them sleep and look again, and whoever
-        # comes last may come first for a long time.
+        # Threads of one process wait here for each other: SQLite lets them sleep and look again,
+        # and the last may come first for a long time.
         if self._is_writing():
             raise RuntimeError(
                 "expected to be called outside a finalizer or signal handler, got called by one in "
@@ -219,7 +219,7 @@ class Sqlite(Dialect):
                 "enqueue there a job that does it"
             )
         try:
-            with self._line:
+            with self._write_lock:
                 self._writer = threading.get_ident()
                 try:
                     with self.engine.connect() as connection:
@@ -298,7 +298,7 @@ class Sqlite(Dialect):
 
     def after_fork(self) -> None:
         super().after_fork()
-        self._line, self.counting = threading.RLock(), threading.Lock()
+        self._write_lock, self.counting = threading.RLock(), threading.Lock()
         self._writer = 0
         self._put_off.clear()
         forget_connections(self._side_database)

@@ -155,7 +155,7 @@ class SqlStore(Backend):
         return self._dialect.in_use()
 
     def after_fork(self) -> None:
-        # The child must not say goodbye on connections that are its parent's.
+        # The child must not close connections that are its parent's.
         forget_connections(self.engine)
         self._dialect.after_fork()
         self._liveness.after_fork()

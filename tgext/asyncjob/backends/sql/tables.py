@@ -119,7 +119,7 @@ class Tables:
     jobs: Table
     errors: Table  #: one row for each attempt that failed
     progress: Table  #: one row for each job that has reported
-    workers: Table  #: one row for each worker that has not said goodbye
+    workers: Table  #: one row for each worker that has not ended, as far as it is known
     schema: Table  #: one row: the version
 
     def locate(self, schema: str | None) -> None:

@@ -53,7 +53,7 @@ LEASES_TO_FORGET = 100
 #: By so much at least a beat changes what the last one has said, in seconds.
 TICK_SECONDS = 0.001
 
-#: When a worker that has said goodbye was last seen: never.
+#: ``seen_at`` of a worker that has ended and still holds jobs.
 NEVER = 0.0
 
 
