@@ -1,4 +1,4 @@
-"""What happens on the database connections that a job works on, told to its attempt.
+"""Events of the database connections that a job works on, passed to its attempt.
 
     a session begins a transaction     the attempt knows its connection
     a statement that needs one         SQLite gets its BEGIN, so that no savepoint's end commits
@@ -102,14 +102,14 @@ def cause_of(error: BaseException) -> BaseException:
     return attempt.met or error
 
 
-def tell_attempts() -> None:
-    """Let attempts know of the connections of their sessions; once for all sessions."""
+def track_connections() -> None:
+    """Pass the connections of a session to the attempt that uses it; once for all sessions."""
     if not event.contains(Session, "after_begin", _begins):
         event.listen(Session, "after_begin", _begins)
 
 
 def listen(engine: Engine) -> None:
-    """Hear of what happens on the connections of *engine*; once for each."""
+    """Listen to the events of the connections of *engine*; once for each engine."""
     # One made by execution_options() has the events of its origin as well: they came twice.
     while (origin := getattr(engine, "_proxied", None)) is not None:
         engine = origin
@@ -124,7 +124,7 @@ def listen(engine: Engine) -> None:
 
 
 def note_errors(engine: Engine) -> None:
-    """Let errors of *engine* keep that they are its."""
+    """Keep with errors of *engine* where they came from."""
     event.listen(engine, "handle_error", _fails)
 
 

@@ -1,4 +1,4 @@
-"""Whose transactions a thread is in: what the blocks say that it has entered."""
+"""Who ends the transactions of a thread, as the blocks say that it has entered."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import transaction
 class Extent(threading.local):
     """What ``in_transaction()`` says of a thread."""
 
-    #: whether its transactions are somebody's to end; None: nothing is said
+    #: whether its transactions are ended by the block's owner; None: nothing is said
     managed: bool | None = None
     _manager: Any = None  # that of a block, if it is not transaction's, until it has ended it
     _listens: Any = None  # the manager that tells of what begins
@@ -36,7 +36,7 @@ class Extent(threading.local):
     @contextmanager
     def block(self, managed: bool, manager: Any, synchronizer: Any) -> Iterator[Any]:
         """Say it for a block; gives the manager. manager: None: that of the block around.
-        synchronizer: hears of the transactions that begin in the block."""
+        synchronizer: is notified of the transactions that begin in the block."""
         before = self.managed, self._manager, self._listens
         if managed and before[0] is None:
             self._manager = None

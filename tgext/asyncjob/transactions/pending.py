@@ -45,8 +45,8 @@ class PendingJobs:
         self._jobs: list[Job | None] = []  # None: it was dropped; a savepoint counts it still
         #: False once it was aborted: by the rollback of a savepoint older than itself, too
         self.takes_part = True
-        # With its thread a transaction may end that nobody has ended.
-        finalize(self, _tell_of_left, self._jobs)
+        # A transaction that nobody has ended may end with its thread.
+        finalize(self, _warn_of_left, self._jobs)
 
     @property
     def jobs(self) -> list[Job]:
@@ -54,18 +54,18 @@ class PendingJobs:
         return [job for job in self._jobs if job is not None]
 
     def add(self, job: Job, join: Callable[[], object] | None = None) -> None:
-        """Take one more. join: called just before the commit, to see to what carries it."""
+        """Add one. join: called just before the commit; makes the session that carries it join."""
         if join is not None and not self._jobs:
             self.transaction_manager.get().addBeforeCommitHook(join)
         self._jobs.append(job)
 
-    def mark(self) -> int:
-        """Return what ``drop_after`` needs to come back to this moment."""
+    def position(self) -> int:
+        """Return where the next job comes; ``drop_after`` drops those added since."""
         return len(self._jobs)
 
-    def drop_after(self, mark: int) -> None:
-        """Forget the jobs that came after *mark*."""
-        del self._jobs[mark:]
+    def drop_after(self, position: int) -> None:
+        """Forget the jobs that were added after *position* was returned."""
+        del self._jobs[position:]
 
     def drop(self, uid: str) -> bool:
         """Forget one job; False if it is not here, or stored already."""
@@ -79,9 +79,9 @@ class PendingJobs:
         """Return one of the jobs."""
         return next((job for job in self.jobs if job.uid == uid), None)
 
-    def tell_of_left(self) -> None:
-        """Say that jobs wait here for the end of a transaction that may never come."""
-        _tell_of_left(self._jobs)
+    def warn_of_left(self) -> None:
+        """Log that jobs wait here for the end of a transaction that may never come."""
+        _warn_of_left(self._jobs)
 
     # -- transaction.interfaces.ISavepointDataManager
 
@@ -119,7 +119,7 @@ class PendingJobs:
     tpc_abort = abort
 
 
-def _tell_of_left(jobs: list[Job | None]) -> None:
+def _warn_of_left(jobs: list[Job | None]) -> None:
     left = sum(job is not None for job in jobs)
     if left:
         log.warning(
@@ -132,7 +132,7 @@ def _tell_of_left(jobs: list[Job | None]) -> None:
 class _Savepoint:
     def __init__(self, pending: PendingJobs) -> None:
         self._pending = pending
-        self._mark = pending.mark()
+        self._position = pending.position()
 
     def rollback(self) -> None:
-        self._pending.drop_after(self._mark)
+        self._pending.drop_after(self._position)

@@ -1,4 +1,4 @@
-"""The transaction that a piece of work runs in, and what hangs on its commit.
+"""The transaction that a piece of work runs in, and what depends on its commit.
 
 A ``Scope`` knows the ``transaction`` package, and answers two questions: is this thread inside
 a transaction that somebody else will commit (``is_managed``), and how is one attempt run in a
@@ -55,13 +55,13 @@ class ThreadSessions(Protocol):
     def has_raised(self, error: BaseException) -> bool: ...
 
 
-class _Mark:
-    """What a scope keeps with a transaction that somebody will end."""
+class _TransactionState:
+    """What a scope keeps of a transaction, in that transaction's data."""
 
     def __init__(self) -> None:
         self.pending: PendingJobs | None = None
         self.aborting = False
-        self.was_begun = True  # False: it came with its first job, and maybe nobody knows of it
+        self.was_begun = True  # False: it was begun for its first job, and may have no owner
 
     def abort(self) -> None:
         self.aborting = True
@@ -74,7 +74,7 @@ class Scope:
         self._is_conflict = is_conflict
         self._manager = transaction.manager
         self._extent = Extent()
-        self._marks: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+        self._positions: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
         self._sessions: ThreadSessions | None = None
         self._unwatch: Callable[[], None] = lambda: None
 
@@ -105,10 +105,10 @@ class Scope:
         txn = self._extent.manager._txn  # see _open_transaction
         if txn is None or said is False:
             return bool(said)
-        mark = self._mark_of(txn)
-        if mark is None:
+        state = self._state_or_none(txn)
+        if state is None:
             return bool(said) and _can_join(txn)
-        return not mark.aborting and _can_join(txn)
+        return not state.aborting and _can_join(txn)
 
     @property
     def is_committing(self) -> bool:
@@ -127,21 +127,21 @@ class Scope:
         manager: theirs, where it is not ``transaction.manager``; None: that of the block around.
         """
         if yes and self._extent.managed is None:
-            self._tell_of_left_jobs()
+            self._warn_of_left_jobs()
         with self._extent.block(yes, manager, self) as manager:
             try:
                 yield
             finally:
                 if yes and manager._txn is not None:  # one that began without telling anybody
-                    self._mark(manager._txn)
+                    self._state_of(manager._txn)
 
-    def _tell_of_left_jobs(self) -> None:
-        """Say what a transaction holds that came with its first job, and was not committed by
-        whoever had said so: the requests may have a manager of their own, and never will."""
+    def _warn_of_left_jobs(self) -> None:
+        """Log the jobs of a transaction that was begun for the first of them and not committed by
+        the block before: requests may have a manager of their own, which never will."""
         txn = self._extent.manager._txn
-        mark = None if txn is None else self._mark_of(txn)
-        if mark is not None and not mark.was_begun and mark.pending is not None:
-            mark.pending.tell_of_left()
+        state = None if txn is None else self._state_or_none(txn)
+        if state is not None and not state.was_begun and state.pending is not None:
+            state.pending.warn_of_left()
 
     def pending(
         self,
@@ -155,12 +155,12 @@ class Scope:
         txn = manager._txn
         if txn is None:
             txn = manager.begin()
-            self._mark(txn).was_begun = False
-        mark = self._mark(txn)
-        if mark.pending is None or not mark.pending.takes_part:
-            mark.pending = PendingJobs(hand_over, store, announce, manager)
-            txn.join(mark.pending)
-        return mark.pending
+            self._state_of(txn).was_begun = False
+        state = self._state_of(txn)
+        if state.pending is None or not state.pending.takes_part:
+            state.pending = PendingJobs(hand_over, store, announce, manager)
+            txn.join(state.pending)
+        return state.pending
 
     @property
     def enqueues(self) -> bool:
@@ -171,8 +171,8 @@ class Scope:
     def pending_or_none(self) -> PendingJobs | None:
         """Return the jobs of this thread's transaction, None where it has enqueued none."""
         txn = self._extent.manager._txn
-        mark = None if txn is None else self._mark_of(txn)
-        return None if mark is None else mark.pending
+        state = None if txn is None else self._state_or_none(txn)
+        return None if state is None else state.pending
 
     def after_commit(self, act: Callable[[], object]) -> None:
         """Call *act* once this thread's transaction has been committed."""
@@ -181,26 +181,26 @@ class Scope:
     # -- transaction.interfaces.ISynchronizer: hear of the transactions that begin in a block
 
     def newTransaction(self, txn: Any) -> None:
-        self._mark(txn)
+        self._state_of(txn)
 
     def beforeCompletion(self, txn: Any) -> None: ...
     def afterCompletion(self, txn: Any) -> None: ...
 
-    def _mark(self, txn: Any) -> _Mark:
-        mark = self._mark_of(txn)
-        if mark is None:
-            mark = _Mark()
-            txn.set_data(self, mark)
-            txn.addBeforeAbortHook(mark.abort)
+    def _state_of(self, txn: Any) -> _TransactionState:
+        state = self._state_or_none(txn)
+        if state is None:
+            state = _TransactionState()
+            txn.set_data(self, state)
+            txn.addBeforeAbortHook(state.abort)
             if self._sessions is not None:
                 # Behind the hooks of others: what listens to a flush may enqueue, and can take
                 # part until the votes begin, which would flush too late for that.
                 txn.addBeforeCommitHook(txn.addBeforeCommitHook, (self._sessions.flush,))
-        return mark
+        return state
 
-    def _mark_of(self, txn: Any) -> _Mark | None:
+    def _state_or_none(self, txn: Any) -> _TransactionState | None:
         try:
-            found: _Mark = txn.data(self)
+            found: _TransactionState = txn.data(self)
         except KeyError:
             return None
         return found
@@ -330,19 +330,19 @@ class Scope:
 
     def _session_used(self) -> None:
         if self.is_managed and not self.is_foreign:
-            self._mark(self._manager.get())
+            self._state_of(self._manager.get())
 
     # -- SAVEPOINTs of a session, which the transaction package never hears of
 
     def _savepoint_begun(self, savepoint: Any) -> None:
         pending = self.pending_or_none()
-        self._marks[savepoint] = 0 if pending is None else pending.mark()
+        self._positions[savepoint] = 0 if pending is None else pending.position()
 
     def _savepoint_rolled_back(self, savepoint: Any) -> None:
-        mark = self._marks.pop(savepoint, None)
+        position = self._positions.pop(savepoint, None)
         pending = self.pending_or_none()
-        if mark is not None and pending is not None:
-            pending.drop_after(mark)
+        if position is not None and pending is not None:
+            pending.drop_after(position)
 
 
 def _can_join(txn: Any) -> bool:

@@ -1,4 +1,5 @@
-"""Which of an application's sessions a queue can work with; each other kind has its sentence.
+"""Which of an application's sessions a queue can work with; each other kind is refused with a
+sentence of its own.
 
 A job's work is committed by the attempt that runs it, in the thread that runs it. So a session must
 take part in the transactions of ``transaction.manager``, be the thread's own, and write to one

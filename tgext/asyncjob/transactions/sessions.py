@@ -44,7 +44,7 @@ class Sessions:
         self.scoped = scoped
         self._engine: Engine | None = None  # that of the jobs, once it was asked for
         self._warned = False
-        connections.tell_attempts()
+        connections.track_connections()
         self._has_session: Callable[[], bool] = scoped.registry.has
 
     def watch(
@@ -195,7 +195,7 @@ class Sessions:
 
     def commit_last(self) -> None:
         """Have this thread's session, if it takes part in the transaction, commit after those on
-        other databases: a job that it marks or enqueues must not be there without their work."""
+        other databases: a job that it completes or enqueues must not be without their work."""
         session = self.scoped() if self.takes_part() else None
         for resource in datamanager.zope_transaction.get()._resources if session else ():
             if getattr(resource, "session", None) is session:
