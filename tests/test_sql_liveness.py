@@ -208,7 +208,7 @@ def test_look_that_fails_counts_for_nothing():
 
 def look(silence: Silence, said: dict[str, float]) -> None:
     silence.look()
-    silence.heard(said)
+    silence.note(said)
 
 
 def test_database_that_was_away_for_long_gives_nobody_up(field, monkeypatch):

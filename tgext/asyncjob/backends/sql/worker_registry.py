@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 #: known again by its next beat.
 LEASES_TO_FORGET = 100
 
-#: By so much at least a beat changes what the last one has said, in seconds.
+#: By so much at least a heartbeat changes ``seen_at``, in seconds.
 TICK_SECONDS = 0.001
 
 #: ``seen_at`` of a worker that has ended and still holds jobs.
@@ -89,7 +89,7 @@ class WorkerRegistry:
         self._liveness = liveness
         self._now = now
         self._max_crashes = max_crashes
-        #: This process's own, with what was said of them.
+        #: This process's own, with the rest of their rows.
         self._ours: dict[str, dict[str, Any]] = {}
         self._silence = silence
         #: Ids of workers that hold jobs and are not in the registry.
@@ -123,7 +123,7 @@ class WorkerRegistry:
             return
         self._liveness.hold(worker_id)
         now = self._now()
-        # It must not say the same twice, also where the database's clock stands still.
+        # It must change each time, also where the database's clock stands still.
         stands_still = and_(workers.c.seen_at >= now, workers.c.seen_at < now + 1)
         seen_at = case((stands_still, workers.c.seen_at + TICK_SECONDS), else_=now)
         seen = update(workers).where(workers.c.worker_id == worker_id).values(seen_at=seen_at)
@@ -193,13 +193,13 @@ class WorkerRegistry:
         """
         ours = list(self._ours)
         if ours and self._silence.is_near():
-            self._silence.unless_heard(lambda: self.beat(ours[0]))
+            self._silence.unless_prompt(lambda: self.beat(ours[0]))
         self._silence.look()
         with self._dialect.side_database.connect() as connection:
             found = connection.execute(self._select_workers().add_columns(*also)).all()
         # An unknown worker sends no heartbeats, until it is in the registry.
-        said = dict.fromkeys(self._unknown) | {row.worker_id: row.seen_at for row in found}
-        self._silence.heard(said)
+        seen = dict.fromkeys(self._unknown) | {row.worker_id: row.seen_at for row in found}
+        self._silence.note(seen)
         rescued = 0
         for row in found:
             if row.worker_id not in self._ours:
@@ -222,7 +222,7 @@ class WorkerRegistry:
 
     def is_in_doubt(self) -> bool:
         """Whether a job is held by a worker that may have died, and was not watched for long
-        enough yet: by the database's clock it has said nothing for longer than it may."""
+        enough yet: by the database's clock its last heartbeat is older than its lease."""
         with self._dialect.side_database.connect() as connection:
             rows = connection.execute(self._select_workers()).all()
         known = {
@@ -263,7 +263,7 @@ class WorkerRegistry:
     def _forget_if_over(self, worker: Row[Any]) -> None:
         """Remove a worker that will not come back, or that has sent no heartbeat for very long."""
         is_dead = self._liveness.is_dead(worker.worker_id)
-        # One that is only silent may come back, and what it claims then must not be nobody's. Of a
+        # One that is only silent may come back, and its claims must have a known worker then. Of a
         # dead one the server may still be rolling back a commit: the next round takes that.
         is_over = is_dead or worker.is_forgotten
         if not is_over or worker.worker_id in self._holders():
@@ -312,7 +312,7 @@ class WorkerRegistry:
             jobs.c.queue_name,
         ).where(*its)  # fmt: skip
         # One that hangs in its commit keeps that row locked: the next look comes back to it, and
-        # whoever waited for it could rescue nothing else meanwhile.
+        # a rescue that waited for it could rescue nothing else meanwhile.
         return held.with_for_update(skip_locked=True) if self._dialect.skips_locked else held
 
     def _rescue_job(
