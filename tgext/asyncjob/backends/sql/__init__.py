@@ -144,7 +144,7 @@ class SqlBackend(SqlStore, ClaimingBackend):
 
     def _promote(self) -> None:
         """Let the delayed jobs wait whose time has come, as many as there is time for."""
-        if not (self._wakeup.is_due() or self._clock.is_told):
+        if not (self._wakeup.is_due() or self._clock.is_fake):
             return
         self._taking.promote()
         self._wakeup.due_in(self._look(None).due_seconds)  # the next one; now, if some are left

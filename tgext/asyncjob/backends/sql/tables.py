@@ -91,23 +91,23 @@ def _number(number: int) -> ColumnElement[int]:
 
 
 class Clock:
-    """Gives the moment: the database's own, or, for tests that let time pass, *told*'s."""
+    """Gives the moment: the database's own, or, for tests that let time pass, *fake*'s."""
 
-    def __init__(self, told: Callable[[], float] | None = None) -> None:
-        self._told = told
-        self.is_told = told is not None
+    def __init__(self, fake: Callable[[], float] | None = None) -> None:
+        self._fake = fake
+        self.is_fake = fake is not None
         #: in a statement that is compiled once; its parameter is what ``moment`` gives
         self.clause: ColumnElement[float] = (
-            epoch() if told is None else bindparam("moment", type_=Double())
+            epoch() if fake is None else bindparam("moment", type_=Double())
         )
 
     def moment(self) -> dict[str, float]:
         """Return the parameter of ``clause``."""
-        return {} if self._told is None else {"moment": self._told()}
+        return {} if self._fake is None else {"moment": self._fake()}
 
     def now(self) -> ColumnElement[float]:
         """Return the moment for a statement that is built each time."""
-        return epoch() if self._told is None else literal(self._told(), Double())
+        return epoch() if self._fake is None else literal(self._fake(), Double())
 
 
 @dataclass(frozen=True)
