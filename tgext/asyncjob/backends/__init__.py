@@ -1,4 +1,4 @@
-"""Where jobs wait: one room a backend, loaded by its name and only when it is asked for."""
+"""Where jobs wait: one package a backend, loaded by its name when it is first used."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def make_backend(options: Options, engine: Any = None) -> ClaimingBackend:
 def left_unopened() -> Iterator[None]:
     """Make backends, inside the block, whose tables are neither looked at nor made.
 
-    For whoever wants to see a database as it is: of another version, or of none.
+    For commands that show a database as it is: of another version, or of none.
     """
     token = _unopened.set(True)
     try:
@@ -63,10 +63,10 @@ def left_unopened() -> Iterator[None]:
 
 @contextmanager
 def only_present(yes: bool = True) -> Iterator[None]:
-    """Make backends, inside the block, only on a database that is there: to connect to a file of
-    SQLite's makes it.
+    """Make backends, inside the block, only on a database that exists: a connection to a SQLite
+    file makes it.
 
-    For whoever looks, or changes what is there; yes: False for one who may make it.
+    For commands that read, or change what exists; yes: False for one that may make it.
     """
     token = _only_present.set(yes)
     try:
@@ -75,10 +75,10 @@ def only_present(yes: bool = True) -> Iterator[None]:
         _only_present.reset(token)
 
 
-def _class_of(room: str, name: str) -> Any:
+def _class_of(package: str, name: str) -> Any:
     try:
-        return getattr(importlib.import_module(f"{__name__}.{room}"), name)
+        return getattr(importlib.import_module(f"{__name__}.{package}"), name)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("sqlalchemy", "itsdangerous"):
             raise
-        raise MissingExtra(f"asyncjob.backend = {room}", "sqlalchemy") from error
+        raise MissingExtra(f"asyncjob.backend = {package}", "sqlalchemy") from error

@@ -1,9 +1,9 @@
-"""The two contracts between the machine and whatever stores jobs.
+"""The two contracts between the layers above and what stores jobs.
 
-``Backend`` is what the side that enqueues and asks needs, ``ClaimingBackend`` what a worker
+``Backend`` is what a client needs, which enqueues and reads; ``ClaimingBackend`` what a worker
 needs on top. A backend stores: whether, when and how often a job runs again is decided above
-and arrives in the ``Outcome``. What no other machine can decide stays here: who gets a job, and
-whether a claim still holds.
+and arrives in the ``Outcome``. Here is decided which worker gets a job, and whether a claim still
+holds.
 
 connection: a database connection in the caller's transaction; what is done on it becomes true
 with that transaction's commit and never happened if it is rolled back. None: the backend
@@ -21,7 +21,7 @@ from ..job import Claim, Job, JobId, Outcome, Progress, Snapshot, TaskResultStat
 
 
 class Backend(ABC):
-    """Where jobs wait and are asked about. Every method may be called by any thread."""
+    """Where jobs wait and are read. Every method may be called by any thread."""
 
     #: The name in the .ini file.
     name: str
@@ -34,10 +34,10 @@ class Backend(ABC):
         """Return a uid that starts with ``asyncjob_``, was never given and cannot be guessed."""
 
     def open(self, *, create_tables: bool) -> None:  # noqa: B027 - memory is there
-        """See to it that the place where jobs are kept is there; once.
+        """Prepare the store; called once.
 
-        create_tables: whether to make what is missing, where that is a database's.
-        Raises ConfigError where it is not what this version works with.
+        create_tables: whether to make missing tables.
+        Raises ConfigError if the tables are not those of this version.
         """
 
     def prepare(self, job: Job) -> Job:
@@ -48,8 +48,8 @@ class Backend(ABC):
         """Raise ConfigError where no transaction on *engine*, the application's, would carry a
         job, since each of its statements commits by itself."""
 
-    def announced(self, jobs: Sequence[Job]) -> None:  # noqa: B027 - memory has told already
-        """Wake whoever may run *jobs*, that were enqueued on a connection and are committed."""
+    def announced(self, jobs: Sequence[Job]) -> None:  # noqa: B027 - memory wakes in enqueue
+        """Wake workers for *jobs*, which were enqueued on a connection and are committed now."""
 
     @abstractmethod
     def enqueue(self, jobs: Sequence[Job], connection: Any = None) -> None:
@@ -59,7 +59,7 @@ class Backend(ABC):
     def get(self, uid: str) -> Snapshot | None:
         """Read one job; None if nothing is known of it (any more).
 
-        Raises UnknownJob where it can tell that *uid* was made out of this backend's sight.
+        Raises UnknownJob if *uid* shows that another process made the job.
         """
 
     @abstractmethod
@@ -117,8 +117,8 @@ class Backend(ABC):
         """
 
     def in_use(self) -> list[Callable[[], object]]:
-        """What to ask, also in a copy of this process, whether somebody uses the store so that a
-        forked child could not work with it."""
+        """Return functions that tell, also in a copy of this process, whether the store is in use
+        in a way that a forked child could not work with it."""
         return []
 
     @abstractmethod
@@ -126,7 +126,7 @@ class Backend(ABC):
         """Begin anew in a child process: no lock, connection or job of the parent's is used."""
 
     def close(self) -> None:  # noqa: B027 - memory has nothing to close
-        """Let go of whatever is open; nothing is asked after it."""
+        """Close what is open; no other method is called after it."""
 
 
 class ClaimingBackend(Backend):
@@ -146,17 +146,17 @@ class ClaimingBackend(Backend):
         *,
         expendable: bool = False,
     ) -> None:
-        """Let a worker be known before it claims.
+        """Register a worker before it claims.
 
-        expendable: whether its death is no crash of what it runs: it stands under a reloader.
+        expendable: whether its death is no crash of what it runs: it is under a reloader.
         """
 
     def retire(self, worker_id: WorkerId) -> None:
-        """Say that a worker was told to stop: its death from now on is no crash, and a claim of
-        its that is under way looks no further for a job that can be run."""
+        """Note that a worker was told to stop: its death from now on is no crash, and a claim of
+        its that is under way ends at the next job that cannot be run."""
 
     def dismiss(self, worker_id: WorkerId) -> None:
-        """Say that a worker has ended: whatever it still holds waits again."""
+        """Note that a worker has ended: the jobs that it still holds wait again."""
 
     @abstractmethod
     def claim(self, worker_id: WorkerId, queues: Collection[str] | None, limit: int) -> list[Claim]:
@@ -169,18 +169,18 @@ class ClaimingBackend(Backend):
 
     @abstractmethod
     def holds(self, claim: Claim, *, fresh: bool = False) -> bool:
-        """Tell whether *claim* still holds and nobody has cancelled the job.
+        """Tell whether *claim* still holds and the job is not cancelled.
 
-        fresh: as it is now, where a look of a moment ago is not enough.
+        fresh: by a new read; else an answer may be half a second old.
         """
 
     @abstractmethod
     def is_cancelled(self, claim: Claim) -> bool:
-        """Tell whether *claim* still holds and somebody has cancelled the job."""
+        """Tell whether *claim* still holds and the job is cancelled."""
 
     @abstractmethod
     def fence(self, claim: Claim, connection: Any = None) -> bool:
-        """Tell the same, and keep it so: from here on a cancellation comes too late.
+        """Tell as ``holds`` does, and keep it so: from here on a cancellation comes too late.
 
         On a *connection* until its transaction ends, else until ``finish``.
         """
@@ -225,7 +225,7 @@ class ClaimingBackend(Backend):
 
     @abstractmethod
     def beat(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:
-        """Say that this worker lives; return the claims it has lost to others: uids and leases,
+        """Send a heartbeat; return the claims that the worker has lost to others: uids and leases,
         since it may have claimed the same job anew."""
 
     @abstractmethod
@@ -233,10 +233,10 @@ class ClaimingBackend(Backend):
         """Return the same where the store takes no writes: it is only read."""
 
     def watch_locks(self, worker_id: WorkerId, running: Iterable[tuple[JobId, Any]]) -> bool:
-        """Say which jobs of this worker keep all others from writing, in the log and to whoever
-        asks from another process. running: uids, and connections in use.
+        """Report which jobs of this worker keep all others from writing, in the log and to other
+        processes. running: uids, and connections in use.
 
-        False where nobody can, and there is no need to ask again.
+        False where no job can, and there is no need to call it again.
         """
         return False
 
@@ -255,7 +255,7 @@ class ClaimingBackend(Backend):
     ) -> None:
         """Return when something of *queues* may be claimable, after *seconds* at the latest.
 
-        At once if ``stopped()``, which whoever makes it true tells by ``wake``.
+        At once if ``stopped()``; call ``wake`` after a change that makes it true.
         """
 
     @abstractmethod

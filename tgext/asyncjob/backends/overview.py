@@ -24,7 +24,7 @@ class RunningJob(NamedTuple):
     worker_id: str | None
     value: int  #: its progress; -1 until something is reported
     total: int | None
-    is_cancelled: bool  #: somebody has asked it to stop
+    is_cancelled: bool  #: it was asked to stop
     #: since when it keeps all others from writing, on SQLite; None: it does not, or not long
     locks_since: datetime | None
 

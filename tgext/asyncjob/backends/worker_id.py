@@ -1,4 +1,4 @@
-"""What a worker's id tells of it to others: which process it is, and how long it may be silent.
+"""A worker's id says which process it is, and how long it may be silent.
 
 A pid alone proves nothing: it is given again, and each machine and container counts its own. So
 an id also has the process's start, and a name for the kernel and the namespaces by which both are
@@ -29,7 +29,7 @@ _NAMESPACES = ("/proc/self/ns/pid", "/proc/self/ns/time")
 
 
 class _Process(NamedTuple):
-    """What the kernel tells of one."""
+    """A process, as the kernel describes it."""
 
     start: int  #: in ticks since the machine's
     has_ended: bool  #: and its parent has not asked for its status yet
@@ -50,7 +50,7 @@ def new_worker_id(lease_seconds: float | None = None, pid: int | None = None) ->
 
 
 def lease_of(worker_id: str) -> float | None:
-    """Return how long it may be silent, in seconds; None: it does not tell."""
+    """Return how long it may be silent, in seconds; None: its id does not say."""
     found = _ID.fullmatch(worker_id)
     return float(found["lease"]) if found is not None and found["lease"] else None
 
@@ -75,7 +75,7 @@ def is_gone(worker_id: str) -> bool | None:
 
 def kernel_name() -> str | None:
     """Return what stands for this run of this kernel and the namespaces of this process; None
-    where that cannot be told."""
+    where it cannot be found out."""
     try:
         if os.readlink("/proc/self") != str(os.getpid()):
             return None  # it is that of another namespace
@@ -89,7 +89,7 @@ def kernel_name() -> str | None:
 
 
 def boot_id() -> str | None:
-    """Return what names this run of this kernel, in all its containers; None: it does not tell."""
+    """Return what names this run of this kernel, in all its containers; None: it has no name."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
@@ -98,11 +98,11 @@ def boot_id() -> str | None:
 
 def _process(pid: int) -> _Process | None:
     try:
-        told = Path(f"/proc/{pid}/stat").read_bytes()
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
     # The second field is the program's name, which may have anything in it.
-    fields = told.rpartition(b")")[2].split()
+    fields = stat.rpartition(b")")[2].split()
     state, threads, start = fields[0], int(fields[17]), int(fields[19])
     # The first thread of a process may end before the others.
     return _Process(start, state in (b"Z", b"X") and threads <= 1)

@@ -70,7 +70,7 @@ _WAS_OPEN = "asyncjob_was_open"
 #: Where an error keeps its origin.
 _ORIGIN = "asyncjob_origin"
 
-#: What MariaDB's protocol and PostgreSQL's library say of a connection.
+#: How MariaDB's protocol and PostgreSQL's library describe a connection.
 SERVER_STATUS_IN_TRANS, IDLE = 1, 0
 
 #: How to read whether a transaction is open on a driver's connection, by its class.
@@ -224,7 +224,7 @@ def _has_executed(
 
 
 def _is_open(driver: Any) -> bool | None:
-    """Whether a transaction is open on a driver's connection; None: it does not say."""
+    """Whether a transaction is open on a driver's connection; None: it does not show it."""
     kind = type(driver)
     read = _readers.get(kind)
     if read is None:
@@ -233,7 +233,7 @@ def _is_open(driver: Any) -> bool | None:
 
 
 def _reader_for(driver: Any) -> Callable[[Any], bool | None]:
-    """Find how a kind of driver says it: asked twice for each statement, it has to be quick."""
+    """Find how a kind of driver shows it: asked twice for each statement, it has to be quick."""
     if hasattr(driver, "in_transaction"):
         return attrgetter("in_transaction")
     if hasattr(driver, "server_status"):

@@ -11,12 +11,12 @@ import transaction
 
 
 class Extent(threading.local):
-    """What ``in_transaction()`` says of a thread."""
+    """What ``in_transaction()`` has set for a thread."""
 
     #: whether its transactions are ended by the block's owner; None: nothing is said
     managed: bool | None = None
     _manager: Any = None  # that of a block, if it is not transaction's, until it has ended it
-    _listens: Any = None  # the manager that tells of what begins
+    _listens: Any = None  # the manager that notifies of what begins
 
     @property
     def manager(self) -> Any:
@@ -35,7 +35,7 @@ class Extent(threading.local):
 
     @contextmanager
     def block(self, managed: bool, manager: Any, synchronizer: Any) -> Iterator[Any]:
-        """Say it for a block; gives the manager. manager: None: that of the block around.
+        """Set it for a block; gives the manager. manager: None: that of the block around.
         synchronizer: is notified of the transactions that begin in the block."""
         before = self.managed, self._manager, self._listens
         if managed and before[0] is None:
@@ -54,7 +54,7 @@ class Extent(threading.local):
         finally:
             if listens:
                 self._listens = before[2]
-                with suppress(KeyError):  # whoever clears the manager's synchronizers
+                with suppress(KeyError):  # the manager's synchronizers may be cleared
                     manager.unregisterSynch(synchronizer)
             self.managed = before[0]
             if self.managed is not None:

@@ -1,7 +1,7 @@
 """The transaction that a piece of work runs in, and what depends on its commit.
 
 A ``Scope`` knows the ``transaction`` package, and answers two questions: is this thread inside
-a transaction that somebody else will commit (``is_managed``), and how is one attempt run in a
+a transaction that others will commit (``is_managed``), and how is one attempt run in a
 transaction of its own (``run``). It is lazy: a job that touched nothing costs no transaction.
 Of SQLAlchemy it knows only the ``ThreadSessions`` that it may be given.
 """
@@ -91,15 +91,15 @@ class Scope:
         unwatch, self._unwatch = self._unwatch, lambda: None
         unwatch()
 
-    # -- somebody else's transaction
+    # -- a transaction that others end
 
     @property
     def is_managed(self) -> bool:
-        """Whether this thread is in a transaction that somebody will commit or abort.
+        """Whether this thread is in a transaction that others will commit or abort.
 
         True inside ``managed()``, and until that transaction ends, for the hooks that its
         commit calls; not for those that are called after it, nor by an abort. An open
-        transaction alone says nothing: a query in a script begins one that nobody commits.
+        transaction alone says nothing: a query in a script begins one that is never committed.
         """
         said = self._extent.managed
         txn = self._extent.manager._txn  # see _open_transaction
@@ -122,7 +122,7 @@ class Scope:
 
     @contextmanager
     def managed(self, yes: bool = True, manager: Any = None) -> Iterator[None]:
-        """Say, for the block, whether this thread's transactions are somebody's to end.
+        """Note, for the block, whether others end this thread's transactions.
 
         manager: theirs, where it is not ``transaction.manager``; None: that of the block around.
         """
@@ -132,7 +132,7 @@ class Scope:
             try:
                 yield
             finally:
-                if yes and manager._txn is not None:  # one that began without telling anybody
+                if yes and manager._txn is not None:  # one of which no synchronizer was notified
                     self._state_of(manager._txn)
 
     def _warn_of_left_jobs(self) -> None:
@@ -206,8 +206,8 @@ class Scope:
         return found
 
     def only_reads(self) -> bool:
-        """Whether nothing is lost when this thread's transaction is aborted: nobody takes part
-        in it but sessions, and they hold no work."""
+        """Whether nothing is lost when this thread's transaction is aborted: only sessions
+        take part in it, and they hold no work."""
         if self._sessions is not None and self._sessions.holds_work():
             return False
         txn = self._open_transaction()
@@ -225,12 +225,12 @@ class Scope:
             return False
         self.forget()
         if self._manager.explicit and self._extent.managed:
-            self._manager.begin()  # for whoever ends the one that he has begun
+            self._manager.begin()  # for the block that ends what it has begun
         return True
 
     def leave_to_parent(self) -> None:
         """Have nothing more to do with this thread's transaction, in a child that was forked in
-        the middle of it: nobody here commits or aborts what takes part."""
+        the middle of it: what takes part is neither committed nor aborted here."""
         self._extent.managed = None
         txn = self._open_transaction()
         if txn is not None:

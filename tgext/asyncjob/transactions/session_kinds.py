@@ -23,7 +23,7 @@ from ..errors import ConfigError
 
 def check_kind(scoped: Any) -> None:
     """Raise ConfigError for anything else than a ``scoped_session``, one for each thread, that is
-    registered with zope.sqlalchemy: nobody would commit its work."""
+    registered with zope.sqlalchemy: its work would not be committed."""
     events = _events_of(scoped)
     if events is None:
         raise _refused(

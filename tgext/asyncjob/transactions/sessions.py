@@ -104,7 +104,7 @@ class Sessions:
         return self._state() is not None
 
     def _state(self) -> Any:
-        # Only zope.sqlalchemy knows, and tells nobody else.
+        # Only zope.sqlalchemy knows; it has no public way to ask.
         return datamanager._SESSION_STATE.get(self.scoped()) if self._has_session() else None
 
     def engine(self) -> Engine:

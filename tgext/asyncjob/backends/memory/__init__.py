@@ -3,7 +3,7 @@
     enqueue --> ready queue --> claim ... finish --> ended
 
 One lock guards everything; nothing waits while it holds it. A finalizer or a signal handler may
-come here while its own thread does: see ``SpinLock``. The uid tells which process made it.
+come here while its own thread holds it: see ``SpinLock``. A uid names the process that made it.
 After a fork the child begins with no jobs: its copies are the parent's.
 """
 
@@ -71,15 +71,15 @@ class MemoryBackend(JobChanges, ClaimingBackend):
     def after_fork(self) -> None:
         self._begin()
 
-    # -- the side that enqueues and asks
+    # -- the client's side
 
     def new_uid(self) -> JobId:
         uids = self._uids
         try:
             return uids.popleft()
         except IndexError:
-            # Many at once: the system call lets go of the interpreter, and with it in every
-            # request a worker would cut in.
+            # Many at once: the system call releases the interpreter, and a worker would run
+            # in the middle of every request.
             origin, random = self._origin, os.urandom(16 * SECRETS).hex()
             made = [origin + random[at : at + 32] for at in range(0, len(random), 32)]
             uids.extend(cast("list[JobId]", made))
@@ -232,7 +232,7 @@ class MemoryBackend(JobChanges, ClaimingBackend):
             entry = self._held(claim)
             if entry is None:
                 return False
-            # let go of the old one after the lock: see _gone
+            # the old one is dropped after the lock: see _gone
             _before, entry.progress = entry.progress, progress
             return not entry.cancelled
 

@@ -1,4 +1,4 @@
-"""How the jobs of one process stand, and every change of that.
+"""The jobs of one process, and every change of their state.
 
 Nothing here locks: the backend does, and calls each of these with the lock held.
 """
@@ -37,7 +37,7 @@ class JobChanges:
         self._entries: dict[str, Entry] = {}
         self._ready_queue = ReadyQueue()
         self._ended: deque[Entry] = deque()
-        #: removed; let go of without the lock: what a __del__ of the application's does may wait
+        #: removed; dropped without the lock: a __del__ of the application's may wait
         self._gone: deque[Entry] = deque()
 
     def _held(self, claim: Claim) -> Entry | None:

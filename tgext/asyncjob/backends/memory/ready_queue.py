@@ -30,7 +30,7 @@ MOST_ERRORS = 20
 
 
 class Entry:
-    """One job and how it stands; instants are seconds since the epoch."""
+    """One job and its state; instants are seconds since the epoch."""
 
     __slots__ = (
         "attempts", "budget", "cancelled", "crashes", "ended", "enqueued_at", "errors", "fenced",
@@ -144,7 +144,7 @@ class ReadyQueue:
         return heapq.heappop(best)[2]
 
     def discard(self, entry: Entry) -> None:
-        """Let a job go that waits no longer; its status says so already."""
+        """Remove a job that waits no longer; its status says so already."""
         self._length -= 1
         self._stale += 1
         if self._stale > max(MOST_STALE, self._length):

@@ -24,19 +24,19 @@ class SpinLock:
     A thread that blocks on a ``threading.Lock`` is given it by the kernel, before it has the
     interpreter lock; the thread that has that needs the lock again a moment later and must hand
     over the interpreter first: from then on every job costs two context switches or more. This
-    lock convoy makes four workers slower than one; ``benchmarks/memory.py`` shows both. Whoever
-    waits to see it free, and takes it then, hardly ever starts one. Whoever holds it must not wait
-    for anything.
+    lock convoy makes four workers slower than one; ``benchmarks/memory.py`` shows both. A
+    thread that waits until it is free, and takes it then, hardly ever starts one. The holder must
+    not wait for anything.
 
     Used as ``with lock():``. The ``with`` is given the interpreter's own lock because only that is
     taken and held in one step: between a Python ``acquire`` and the ``try`` after it a signal's
-    handler may raise (Ctrl-C, a server's SIGABRT), and nobody would ever let go again.
+    handler may raise (Ctrl-C, a server's SIGABRT), and it would never be released.
 
     The garbage collector and signal handlers run anywhere, also in the thread that holds it, and
     what they run may come back here: the lock is not reentrant, since what it guards may be half
-    changed. ``is_mine()`` tells such a caller, who reads without it (``unless_mine()``), or leaves
+    changed. ``is_mine()`` tells such a caller: it reads without it (``unless_mine()``), or leaves
     what is to be changed in ``put_off``. Every method that takes the lock is ``@catching_up``, or
-    calls ``catch_up()`` after it has let go: it then does what was put off.
+    calls ``catch_up()`` after its release: it then does what was put off.
 
     module: the name of the one whose functions take it.
     """

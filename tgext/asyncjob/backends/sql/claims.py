@@ -1,10 +1,10 @@
 """The statements of a claim's life, each fenced by its lease.
 
-    fence     nothing changes but that nobody else may: on the job's own connection until it ends
+    fence     the row is kept from all others: on the job's own connection until its end
     finish    the outcome: committed with the job's work, or not at all
     release   as if it had not been claimed
 
-A row is changed only by who holds its lease, and a statement that hits no row says so. ``held``
+A row is changed only by the holder of its lease; a statement that hits no row says so. ``held``
 stands for all of that: uid, lease, worker and state in one condition. The worker is part of it
 since a claim's commit waits for no disk: a server that comes back without it gives the same lease
 once more, to another. No work can outlive its claim, whose commit is older.
@@ -80,11 +80,11 @@ class Claims:
         )
 
     def undisturbed(self, claim: Claim) -> Any:
-        """Select the row where *claim* still holds and nobody has cancelled the job."""
+        """Select the row where *claim* still holds and the job is not cancelled."""
         return select(self._jobs.c.uid).where(self.held(claim), not_(self._jobs.c.cancelled))
 
     def fence(self, claim: Claim, connection: Connection, *, lasting: bool) -> bool:
-        """Keep the row from everybody else: until the transaction on *connection* ends, or,
+        """Keep the row from all others: until the transaction on *connection* ends, or,
         where it is not the job's own (*lasting*), by a flag in the row."""
         jobs = self._jobs
         # A change of nothing takes the lock.
@@ -182,7 +182,7 @@ class Claims:
 
     def succeeded(self, claim: Claim, connection: Connection) -> bool:
         """Read whether *claim* has ended as SUCCESSFUL; its lease stays in the row until another
-        takes it. Waits for whoever is changing the row."""
+        takes it. Waits while another transaction changes the row."""
         jobs = self._jobs
         its = and_(jobs.c.uid == claim.job.uid, jobs.c.lease == claim.lease)
         state = connection.execute(select(jobs.c.state).where(its).with_for_update()).scalar()

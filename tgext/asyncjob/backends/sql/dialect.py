@@ -130,21 +130,21 @@ class Dialect(ABC):
         return []
 
     def may_announce(self, connection: Connection) -> bool:
-        """Whether the transaction on *connection* can tell idle workers of its commit; one in two
+        """Whether the transaction on *connection* can notify idle workers of its commit; one in two
         phases cannot."""
         return not isinstance(connection.get_transaction(), TwoPhaseTransaction)
 
     def announces(self, queue_name: Any) -> list[ColumnElement[Any]]:
-        """Return what an INSERT is to give back, so that its commit tells idle workers."""
+        """Return what an INSERT is to give back, so that its commit notifies idle workers."""
         return []
 
-    def announce(  # noqa: B027 - where there is no telling, workers look
+    def announce(  # noqa: B027 - where nothing notifies, workers look
         self, connection: Connection, queue_names: Sequence[str]
     ) -> None:
-        """Tell idle workers, with the commit of the transaction on *connection*."""
+        """Notify idle workers, with the commit of the transaction on *connection*."""
 
     def watch_locks(self, running: Iterable[tuple[str, Any]]) -> dict[str, float] | None:
-        """Say which jobs keep all others from writing, and since when; None where none can."""
+        """Return which jobs keep all others from writing, and since when; None where none can."""
         return None
 
     def trim(self) -> None:
@@ -152,7 +152,7 @@ class Dialect(ABC):
         one that claims the next job at once."""
         pool: Any = self.engine.pool
         is_kept = self.has_one_writer or not hasattr(pool, "checkedin")
-        # One that is in use would come back to a pool that is no more, and be closed by nobody.
+        # One that is in use would come back to a pool that is no more, and stay open.
         if is_kept or pool.checkedin() < 2 or pool.checkedout():
             return
         self.engine.dispose()
@@ -164,8 +164,8 @@ class Dialect(ABC):
         self.engine.dispose()
 
     def in_use(self) -> list[Callable[[], object]]:
-        """What to ask, also in a copy of this process, whether one of our connections is in a
-        state that a forked child must not copy."""
+        """Return functions that tell, also in a copy of this process, whether one of our
+        connections is in a state that a forked child must not copy."""
         return []
 
     def after_fork(self) -> None:
@@ -175,8 +175,8 @@ class Dialect(ABC):
 
 
 def _pool_like(pool: Pool) -> Pool:
-    """Make a pool that brings what the application said of how to connect, and in which threads
-    do not get in each other's way: some pools have one connection for all of them."""
+    """Make a pool that connects as the application's does, with a connection for each thread:
+    some pools have one connection for all of them."""
     if isinstance(pool, (QueuePool, NullPool)):
         return pool.recreate()
     return QueuePool(pool._creator, dialect=pool._dialect, _dispatch=pool.dispatch)

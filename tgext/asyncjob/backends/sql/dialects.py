@@ -48,7 +48,7 @@ BUSY_SECONDS = 30
 #: The default of 2,000 would fill slowly, and make a worker look as if it leaked.
 CACHE_KIBIBYTES = 200
 
-#: SQLite's word for commits that a power cut may take back, in their order, from the last one on.
+#: SQLite's setting for commits that a power cut may take back, the last one first.
 NORMAL = 1
 
 #: A bit of what MariaDB's protocol says of a connection with each answer.
@@ -61,7 +61,7 @@ SQLITE_LIMIT_LENGTH = 0
 #: Bytes that PostgreSQL takes in one value or message; and SQLite, unless it was built otherwise.
 POSTGRESQLS_BYTES, SQLITES_BYTES = 2**30 - 1, 1_000_000_000
 
-#: The level of our own transactions, as PostgreSQL calls it and as it wants to be told.
+#: The level of our own transactions, as PostgreSQL shows it and as it is set.
 READ_COMMITTED = "read committed"
 LEVEL = "ISOLATION LEVEL READ COMMITTED"
 
@@ -146,8 +146,8 @@ class MariaDb(Dialect):
         cursor.close()
 
     def is_in_transaction(self, connection: Connection) -> bool:
-        said = connection.execute(text("SELECT NOT @@autocommit OR @@in_transaction"))
-        return bool(said.scalar())
+        found = connection.execute(text("SELECT NOT @@autocommit OR @@in_transaction"))
+        return bool(found.scalar())
 
 
 class Sqlite(Dialect):
@@ -275,7 +275,7 @@ class Sqlite(Dialect):
             connection.execute(statement)
 
     def check_side(self, connection: Any, record: Any, _proxy: Any) -> None:
-        """Leave a file that somebody has removed, in which no other process would look."""
+        """Leave a file that was removed: no other process would look into it."""
         if _file_at(self._side_database.url.database) != record.info["file"]:
             raise DisconnectionError("the side database is another file now")
 

@@ -1,8 +1,8 @@
 """Whether a job whose module a worker does not have is still left to other workers.
 
 During a deploy the older release has not got what the newer one has enqueued, and a worker of
-another machine may have other packages. After a removal or a renaming nobody has the module. What
-tells the two apart is time: the job is left to others until it has come to nothing for a day.
+another machine may have other packages. After a removal or a renaming no worker has the module.
+Time tells the two apart: the job is left to others until none has been able to run it for a day.
 
 The row has no column for that and needs none. ``started_at`` is set by the first claim and stays;
 each claim adds one to ``lease``, and what came of it to ``attempts`` or ``crashes``, unless it was

@@ -3,7 +3,7 @@
 The worker looks at intervals, with the connections that its jobs use. A job holds the lock if
 its transaction has changed a row: one that only reads does not, and one that waits for the lock
 has not changed any yet. (Nor has one that took the lock by a ``BEGIN IMMEDIATE`` of the
-application's own and only reads so far; SQLite tells nobody of that.)
+application's own and only reads so far; SQLite does not show that.)
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class LockMonitor:
     def __init__(self, engine: Engine, own: Engine, path: str) -> None:
         self._own = own
         self._path = path
-        # By the uid, and the transaction: one that commits in parts lets go in between.
+        # By the uid, and the transaction: one that commits in parts releases it in between.
         self._since: dict[tuple[str, int], float] = {}  # by time.monotonic()
         self._named: dict[tuple[str, int], float] = {}  # and since when, by the clock
         event.listen(engine, "begin", _remember_changes)

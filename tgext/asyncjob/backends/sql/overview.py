@@ -1,4 +1,4 @@
-"""What the tables tell an operator: what runs, what waits, who works; nothing is changed."""
+"""What an operator reads in the tables: jobs that run, jobs that wait, workers."""
 
 from __future__ import annotations
 
@@ -171,9 +171,9 @@ class SqlOverview(Overview):
 
 
 def _locks_since(row: Any, published: dict[str, float]) -> datetime | None:
-    """When the attempt that runs began to hold the lock, as far as its worker has told."""
+    """When the attempt that runs began to hold the lock, as far as its worker has published."""
     since = published.get(row.uid)
-    # It may have been told of the attempt before this one.
+    # It may be of the attempt before this one.
     return None if since is None or since < row.last_attempted_at else _instant(since)
 
 

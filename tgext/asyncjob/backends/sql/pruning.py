@@ -76,8 +76,8 @@ class Pruning:
                     break
         if not found:
             return 0, 0
-        # Once more, and locked: one that somebody has retried meanwhile is not ended any more,
-        # and one that somebody is changing is left to the next round.
+        # Once more, and locked: one that was retried meanwhile is not ended any more, and one
+        # that another transaction changes is left to the next round.
         still = select(jobs.c.uid).where(jobs.c.uid.in_(found), self._tables.still(*states), is_old)
         still = still.with_for_update(skip_locked=True)
         with self._dialect.begin() as connection:

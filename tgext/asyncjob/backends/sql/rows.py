@@ -181,8 +181,8 @@ class Rows:
         )
 
     def options(self, row: Row[Any]) -> TaskOptions:
-        """Read the options of a row: those of a task without any, where somebody has changed
-        them into what is none. So such a row can be shown, and ended."""
+        """Read the options of a row: those of a task without any, where they cannot
+        be read. So such a row can be shown, and ended."""
         try:
             return self._options(row)
         except Unreadable:

@@ -86,7 +86,7 @@ class Schema:
             self._tables.locate(self._dialect.home(connection, name, self._wanted))
 
     def check(self, *, create: bool) -> None:
-        """See to it that the tables are there, of this version.
+        """Ensure that the tables exist, of this version.
 
         create: whether to make what is missing and upgrade what is old.
         Raises ConfigError for a newer version, and for tables that may not be made.
@@ -123,7 +123,7 @@ class Schema:
             self._note_version(connection)
 
     def statements(self) -> list[str]:
-        """Return the SQL that makes the tables, for whoever may not let this program do it."""
+        """Return the SQL that makes the tables, for those who run it themselves."""
         dialect = self._dialect.engine.dialect
         found = []
         for table in [*self._tables.main_tables, *self._tables.side_tables]:

@@ -27,7 +27,7 @@ class Statement:
 
     @property
     def text(self) -> str:
-        """What the database is told."""
+        """The text that the database is given."""
         if self._text is None:
             compiled: Any = self._clause.compile(dialect=self._dialect)
             self._fixed: dict[str, Any] = dict(compiled.params)

@@ -70,7 +70,7 @@ class SqlStore(Backend):
     engine: the application's. secret: signs what is not plain JSON, None: such is refused.
     lease_seconds: how long a silent worker keeps its jobs. max_crashes: deaths that a job may
     cause. For tests that let time pass: clock, seconds since the epoch in the database's stead;
-    monotonic, this process's own, by which it tells who is silent.
+    monotonic, this process's own, by which it tells which workers are silent.
     """
 
     name = "sql"
@@ -164,7 +164,7 @@ class SqlStore(Backend):
         self._wakeup.after_fork()
         self._begin()
 
-    # -- the side that enqueues and asks
+    # -- the client's side
 
     def new_uid(self) -> JobId:
         return JobId(f"asyncjob_{os.urandom(16).hex()}")

@@ -214,7 +214,7 @@ class Taking:
             goes_on = is_full and time.monotonic() < until
 
     def _promote_some(self) -> int:
-        """Return how many; those that somebody else is changing are passed over."""
+        """Return how many; those that another transaction changes are passed over."""
         jobs = self._jobs
         some = select(jobs.c.number).where(self._is_due()).order_by(jobs.c.due_at)
         some = some.limit(PROMOTED_AT_ONCE)
