@@ -1092,18 +1092,18 @@ class BackendContract:
     def test_progress_of_an_unknown_job_is_none(self, backend):
         assert backend.progress(backend.new_uid()) is None
 
-    # -- beat and rescue
+    # -- heartbeat and rescue
 
     def test_worker_that_lost_nothing_is_told_so(self, backend):
         enqueued(backend)
         claim_one(backend)
 
-        assert list(backend.beat(WORKER)) == []
+        assert list(backend.heartbeat(WORKER)) == []
 
     def test_jobs_of_a_worker_that_lives_are_not_rescued(self, backend):
         enqueued(backend)
         claim = claim_one(backend)
-        backend.beat(WORKER)
+        backend.heartbeat(WORKER)
 
         assert backend.rescue() == 0
         assert backend.holds(claim) is True

@@ -25,7 +25,7 @@ class Store(MemoryBackend):
         self.takes_writes = self.answers = True
         self.taken: list[tuple[JobId, int]] = []
 
-    def beat(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:
+    def heartbeat(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:
         if not self.takes_writes:
             raise ConnectionError
         return self.lost(worker_id)

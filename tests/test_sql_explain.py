@@ -345,7 +345,7 @@ def rescue_from(backend: SqlBackend) -> None:
     claims = backend.claim(worker_id, None, 3)
     backend.finish(claims[0], BROKEN)
     backend.release(claims[1:2])
-    backend.beat(worker_id)
+    backend.heartbeat(worker_id)
     [worker] = [row for row in rows_of_workers(backend) if row.worker_id == worker_id]
     backend._registry._rescue_from(worker)
 

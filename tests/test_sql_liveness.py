@@ -77,7 +77,7 @@ def files(tmp_path: Path) -> Iterator[Field]:
 
 
 def test_job_that_was_given_back_and_claimed_anew_is_not_taken_for_lost(field):
-    """Between a beat's two looks, the one at what it holds and the one at the table."""
+    """Between a heartbeat's two looks, the one at what it holds and the one at the table."""
     backend = field.backend()
     uid = enqueued(backend)
     first = claim_one(backend, ELSEWHERE)
@@ -86,12 +86,12 @@ def test_job_that_was_given_back_and_claimed_anew_is_not_taken_for_lost(field):
     backend.release([first])
     second = claim_one(backend, ELSEWHERE)
 
-    lost = backend.beat(ELSEWHERE)
+    lost = backend.heartbeat(ELSEWHERE)
 
     forget([first])
     assert lost == [(uid, first.lease)]
     assert second.lease != first.lease
-    assert backend.beat(ELSEWHERE) == []
+    assert backend.heartbeat(ELSEWHERE) == []
 
 
 @pytest.mark.parametrize("step", [-7200, -60, 60, 7200])
@@ -105,7 +105,7 @@ def test_worker_that_beats_is_not_given_up_when_the_databases_clock_is_set(field
     other.prune()
     for _ in range(8):
         rescued += rescued_meanwhile(other, field.time, 5)
-        busy.beat(ELSEWHERE)
+        busy.heartbeat(ELSEWHERE)
         other.prune()
 
     assert rescued == 0
@@ -121,7 +121,7 @@ def test_worker_that_beats_lives_also_while_the_databases_clock_stands_still(fie
     rescued = 0
     for _ in range(8):
         rescued += rescued_meanwhile(other, field.time, 5)
-        busy.beat(ELSEWHERE)
+        busy.heartbeat(ELSEWHERE)
 
     assert rescued == 0
 
@@ -132,13 +132,13 @@ def test_silent_worker_is_given_up_after_its_lease_and_not_before(field):
     claim_one(silent, ELSEWHERE)
 
     before = rescued_meanwhile(other, field.time, 19.5)
-    silent.beat(ELSEWHERE)
+    silent.heartbeat(ELSEWHERE)
     before += rescued_meanwhile(other, field.time, 19.5)
     rescued = rescued_meanwhile(other, field.time, 3)
 
     assert (before, rescued) == (0, 1)
     assert status_of(other, uid) is READY
-    assert silent.beat(ELSEWHERE) == [(uid, 1)]
+    assert silent.heartbeat(ELSEWHERE) == [(uid, 1)]
 
 
 def test_worker_is_given_up_by_its_own_lease_not_by_that_of_who_looks(field):
@@ -224,7 +224,7 @@ def test_database_that_was_away_for_long_gives_nobody_up(field, monkeypatch):
                 other.rescue()
 
     assert other.rescue() == 0
-    busy.beat(ELSEWHERE)
+    busy.heartbeat(ELSEWHERE)
     assert rescued_meanwhile(other, field.time, 15) == 0
 
 
@@ -263,15 +263,15 @@ NO_WRITES = {
 @contextmanager
 def kept_waiting(backend: SqlBackend, time: FakeClock) -> Iterator[None]:
     """Let this process's heartbeats wait for a lock, as a backup holds it."""
-    beat = backend._registry.beat
+    heartbeat = backend._registry.heartbeat
 
     def late(worker_id: str) -> None:
         time.advance(5)
-        beat(worker_id)
+        heartbeat(worker_id)
 
-    backend._registry.beat = late  # type: ignore[method-assign]
+    backend._registry.heartbeat = late  # type: ignore[method-assign]
     yield
-    backend._registry.beat = beat  # type: ignore[method-assign]
+    backend._registry.heartbeat = heartbeat  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("hindered", [refused, kept_waiting])
@@ -283,8 +283,8 @@ def test_worker_whose_own_beats_do_not_come_through_gives_nobody_up(field, hinde
 
     with hindered(other, field.time):
         rescued = rescued_meanwhile(other, field.time, 60)
-    rescued += rescued_meanwhile(other, field.time, 5)  # a beat comes by then
-    busy.beat(ELSEWHERE)
+    rescued += rescued_meanwhile(other, field.time, 5)  # a heartbeat comes by then
+    busy.heartbeat(ELSEWHERE)
     rescued += rescued_meanwhile(other, field.time, 19)
 
     assert (rescued, rescued_meanwhile(other, field.time, 5)) == (0, 1)
@@ -439,7 +439,7 @@ def test_lock_that_is_gone_is_made_anew_by_the_next_beat(files, change):
     claim_one(busy, ELSEWHERE)
     change(lock_of(busy, ELSEWHERE))
 
-    busy.beat(ELSEWHERE)
+    busy.heartbeat(ELSEWHERE)
     before = other.rescue()
     busy._liveness.after_fork()
 
@@ -457,7 +457,7 @@ def test_registry_whose_file_is_removed_is_made_anew_by_the_next_beats(files):
     late = files.backend()  # of a process that comes after that
     rescued = 0
     for _ in range(8):
-        busy.beat(ELSEWHERE)
+        busy.heartbeat(ELSEWHERE)
         rescued += late.prune() + rescued_meanwhile(late, files.time, 5)
 
     assert (rescued, status_of(late, uid)) == (0, RUNNING)
@@ -474,7 +474,7 @@ def test_lock_whose_descriptor_a_job_has_closed_is_made_anew_and_closes_nobody_e
     with open(tmp_path / "another's", "w") as another:
         os.dup2(another.fileno(), number)
 
-        busy.beat(ELSEWHERE)
+        busy.heartbeat(ELSEWHERE)
 
         assert os.fstat(number).st_ino == os.fstat(another.fileno()).st_ino
         os.close(number)
@@ -507,7 +507,7 @@ def test_worker_that_cannot_make_its_lock_works_and_says_what_is_different(
     monkeypatch.setattr(busy._liveness, "_lock", read_only)
 
     claim_one(busy, ELSEWHERE)
-    busy.beat(ELSEWHERE)
+    busy.heartbeat(ELSEWHERE)
 
     assert caplog.text.count("not only after asyncjob.lease") == 1
     with busy._dialect.side_database.connect() as connection:

@@ -165,16 +165,16 @@ def test_job_that_was_claimed_for_nobody_waits_again_however_long_the_database_r
     uid = place.queue().perform(give, 1)
     [claim] = backend.claim(WorkerId("w"), None, 1)
     backend._running.clear()  # the answer to the claim got lost
-    backend._doubtful_beats = 4
+    backend._doubtful_heartbeats = 4
 
     with refused(place, place.tables.jobs.name, "UPDATE", "NEW.state = 0"):
         for _ in range(8):
             try:
-                backend.beat(WorkerId("w"))
+                backend.heartbeat(WorkerId("w"))
             except Exception:  # noqa: BLE001 - whatever each driver makes of it
                 assert backend.get(uid).status is RUNNING
     for _ in range(2):
-        backend.beat(WorkerId("w"))
+        backend.heartbeat(WorkerId("w"))
 
     assert backend.get(uid).status is READY
     assert claim.job.uid == uid

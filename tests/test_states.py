@@ -323,7 +323,7 @@ def be_silent(stage: Stage) -> bool:
     for _ in range(5):
         rescued += stage.other.rescue()
         stage.clock.advance(LEASE_SECONDS / 2)
-        stage.backend.beat(LATER)
+        stage.backend.heartbeat(LATER)
     return bool(rescued)
 
 

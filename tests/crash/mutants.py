@@ -5,7 +5,7 @@ split      the job's work is committed, and the mark that says so after it, apar
 savepoint  a commit while a savepoint is open passes without completion and fence
 answer     a commit whose answer is lost runs the job again, without a look
 statement  an error of the job's own statement is taken for a loss of the database
-silence    a worker is given up though it beats
+silence    a worker is given up though it sends heartbeats
 fork       a child that comes back from a job goes on as the worker
 """
 
@@ -29,7 +29,7 @@ from tgext.asyncjob.worker.completion import Completion
 
 def fence() -> None:
     """Look at neither lease nor state: not in a condition, nor in the heartbeat."""
-    beat, succeeded = SqlBackend.beat, Claims._succeeded
+    heartbeat, succeeded = SqlBackend.heartbeat, Claims._succeeded
 
     def held(self: Any, claim: Claim) -> Any:
         return self._jobs.c.uid == claim.job.uid
@@ -39,13 +39,13 @@ def fence() -> None:
         done = update(self._jobs).where(or_(fenced, which))
         return done.values(state=states.SUCCEEDED, finished_at=self._clock)
 
-    def beat_and_hear_nothing(self: Any, worker_id: Any) -> list[Any]:
-        beat(self, worker_id)
+    def heartbeat_without_an_answer(self: Any, worker_id: Any) -> list[Any]:
+        heartbeat(self, worker_id)
         return []
 
     _replace(Claims, "held", held)
     _replace(Claims, "_succeeded", succeeded_whose_it_may_be)
-    _replace(SqlBackend, "beat", beat_and_hear_nothing)
+    _replace(SqlBackend, "heartbeat", heartbeat_without_an_answer)
 
 
 def split() -> None:

@@ -224,7 +224,7 @@ class ClaimingBackend(Backend):
         """Store a progress, visible at once to every reader; False as ``holds`` does."""
 
     @abstractmethod
-    def beat(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:
+    def heartbeat(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:
         """Send a heartbeat; return the claims that the worker has lost to others: uids and leases,
         since it may have claimed the same job anew."""
 

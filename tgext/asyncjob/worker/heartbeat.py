@@ -65,7 +65,7 @@ class Heart:
         begun_at = self._monotonic()  # others may count from here on: its answer may be late
         if self._silent_since is None:
             self._silent_since = begun_at
-        if not self._hear(self._backend.beat, "say that this worker lives"):
+        if not self._hear(self._backend.heartbeat, "say that this worker lives"):
             return False
         self._beaten_at, self._silent_since = begun_at, None
         return True

@@ -236,7 +236,7 @@ class MemoryBackend(JobChanges, ClaimingBackend):
             _before, entry.progress = entry.progress, progress
             return not entry.cancelled
 
-    def beat(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:
+    def heartbeat(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:
         return []  # the workers of this backend die with it
 
     def lost(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:

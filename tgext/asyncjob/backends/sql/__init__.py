@@ -41,8 +41,8 @@ from .store import SqlStore
 
 log = logging.getLogger(__name__)
 
-#: Beats that look for claims whose answer was lost, after something has failed.
-DOUBTFUL_BEATS = 4
+#: Heartbeats that look for claims whose answer was lost, after something has failed.
+DOUBTFUL_HEARTBEATS = 4
 
 #: Rounds of rescue to one look at the jobs, where that takes a query of its own.
 ROUNDS_TO_LOOK = 20
@@ -93,7 +93,7 @@ class SqlBackend(SqlStore, ClaimingBackend):
             try:
                 claims = self._opened(worker_id, self._alone(rows))
             except BaseException:
-                self._doubtful_beats = DOUBTFUL_BEATS
+                self._doubtful_heartbeats = DOUBTFUL_HEARTBEATS
                 for row in rows:
                     self._running.pop((row.uid, row.lease), None)
                 raise
@@ -127,7 +127,7 @@ class SqlBackend(SqlStore, ClaimingBackend):
         try:
             rows = self._taking.take(worker_id, queues, limit)
         except DBAPIError:
-            self._doubtful_beats = DOUBTFUL_BEATS  # it may have come through
+            self._doubtful_heartbeats = DOUBTFUL_HEARTBEATS  # it may have come through
             raise
         if not rows:
             return []
@@ -258,9 +258,9 @@ class SqlBackend(SqlStore, ClaimingBackend):
         self._progress.put(claim.job.uid, progress)
         return True
 
-    def beat(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:
+    def heartbeat(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:
         if self._registry.is_registered(worker_id):
-            self._registry.beat(worker_id)
+            self._registry.heartbeat(worker_id)
         return self._lost(worker_id, self._check_unreceived)
 
     def lost(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:
@@ -270,7 +270,7 @@ class SqlBackend(SqlStore, ClaimingBackend):
         self, worker_id: WorkerId, see_to: Callable[[set[tuple[str, int]]], None]
     ) -> list[tuple[JobId, int]]:
         held = [which for which, whose in list(self._running.items()) if whose == worker_id]
-        if not held and not self._doubtful_beats:
+        if not held and not self._doubtful_heartbeats:
             return []
         jobs = self.tables.jobs
         mine = select(jobs.c.uid, jobs.c.lease).where(
@@ -287,14 +287,14 @@ class SqlBackend(SqlStore, ClaimingBackend):
         unreceived = {which for which in ours if which not in self._running}
         self._release_unreceived(unreceived)
         if not unreceived:  # as long as the database refuses their release, the doubt stays
-            self._doubtful_beats = max(self._doubtful_beats - 1, 0)
+            self._doubtful_heartbeats = max(self._doubtful_heartbeats - 1, 0)
 
     def _release_unreceived(self, unreceived: set[tuple[str, int]]) -> None:
         """Let jobs wait again that the table gives this worker and that it does not run: the answer
         to a claim was lost. At the second look: at the first one the answer may be under way."""
         again, self._unreceived = unreceived & self._unreceived, unreceived
         for uid, lease in again:
-            self._doubtful_beats = DOUBTFUL_BEATS  # until all are given back
+            self._doubtful_heartbeats = DOUBTFUL_HEARTBEATS  # until all are given back
             with self._dialect.engine.connect() as connection:
                 row = connection.execute(self._select(uid)).one_or_none()
             if row is not None and row.lease == lease:

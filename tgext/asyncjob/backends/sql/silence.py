@@ -66,11 +66,11 @@ class Silence:
             seconds >= most * self.lease_of(who) for who, (_, seconds) in self._unchanged.items()
         )
 
-    def unless_prompt(self, beat: Callable[[], object]) -> None:
+    def unless_prompt(self, heartbeat: Callable[[], object]) -> None:
         """Count anew if our own heartbeat fails or has to wait: others would be as silent."""
         begun = self._monotonic()
         try:
-            beat()
+            heartbeat()
         except DBAPIError as error:
             log.info(
                 "not counting silent workers, while this one cannot send heartbeats: %s", error

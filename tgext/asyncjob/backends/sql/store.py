@@ -134,7 +134,7 @@ class SqlStore(Backend):
         self._unreceived: set[tuple[str, int]] = (
             set()
         )  # claims in the table whose answer never came
-        self._doubtful_beats = 0
+        self._doubtful_heartbeats = 0
         self._rounds = 0
         self._retired: set[str] = set()  # workers of this process that were told to stop
 

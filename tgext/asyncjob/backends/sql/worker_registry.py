@@ -1,6 +1,6 @@
 """The registry of workers, their heartbeats, and the rescue of the jobs of dead ones.
 
-    register --> beat, beat, beat ... --> (dead | silent) --> another worker's rescue
+    register --> heartbeat, heartbeat ... --> (dead | silent) --> another worker's rescue
 
 A worker is given up at once where its death is proven (see ``liveness``), and after its lease
 if it sends no heartbeat (see ``silence``). Its jobs wait again. A job that is known to
@@ -47,7 +47,7 @@ from .tables import Tables
 log = logging.getLogger(__name__)
 
 #: A worker that holds nothing is forgotten after so many leases, by the database's clock; it is
-#: known again by its next beat.
+#: known again by its next heartbeat.
 LEASES_TO_FORGET = 100
 
 #: By so much at least a heartbeat changes ``seen_at``, in seconds.
@@ -116,7 +116,7 @@ class WorkerRegistry:
         """Whether that is a worker of this process."""
         return worker_id in self._ours
 
-    def beat(self, worker_id: str) -> None:
+    def heartbeat(self, worker_id: str) -> None:
         """Send a heartbeat of a worker of this process; insert it anew if others removed it."""
         workers, described = self._tables.workers, self._ours.get(worker_id)
         if described is None:  # it has just left
@@ -193,7 +193,7 @@ class WorkerRegistry:
         """
         ours = list(self._ours)
         if ours and self._silence.is_near():
-            self._silence.unless_prompt(lambda: self.beat(ours[0]))
+            self._silence.unless_prompt(lambda: self.heartbeat(ours[0]))
         self._silence.look()
         with self._dialect.side_database.connect() as connection:
             found = connection.execute(self._select_workers().add_columns(*also)).all()
@@ -228,7 +228,7 @@ class WorkerRegistry:
         known = {
             row.worker_id
             for row in rows
-            # Also where the last beat is to come yet: that clock has been set.
+            # Also where the last heartbeat is to come yet: that clock has been set.
             if abs(row.age) <= self._silence.lease_of(row.worker_id)
             or self._silence.is_over_lease(row.worker_id)  # and it cannot be taken from just now
         }
