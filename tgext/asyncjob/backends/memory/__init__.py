@@ -33,7 +33,7 @@ from ...job import (
 from ..base import ClaimingBackend
 from .changes import JobChanges
 from .ready_queue import Entry
-from .spinlock import SpinLock, catching_up
+from .spinlock import SpinLock, running_deferred
 
 SECRETS = 256  #: random parts of uids that are drawn at a time
 
@@ -88,20 +88,20 @@ class MemoryBackend(JobChanges, ClaimingBackend):
     def enqueue(self, jobs: Sequence[Job], connection: Any = None) -> None:
         now = self._clock()
         if self._lock.is_mine():
-            self._lock.put_off.append(partial(self._enqueue, jobs, now))
+            self._lock.deferred.append(partial(self._enqueue, jobs, now))
             return
         with self._lock():
             self._enqueue(jobs, now)
-        if self._lock.put_off:
-            self._lock.catch_up()
+        if self._lock.deferred:
+            self._lock.run_deferred()
 
-    @catching_up
+    @running_deferred
     def get(self, uid: str) -> Snapshot | None:
         with self._lock.unless_mine():
             entry = self._find(uid)
             return None if entry is None else entry.snapshot()
 
-    @catching_up
+    @running_deferred
     def progress(self, uid: str) -> Progress | None:
         with self._lock.unless_mine():
             entry = self._find(uid)
@@ -113,17 +113,17 @@ class MemoryBackend(JobChanges, ClaimingBackend):
     def retry(self, uid: str, connection: Any = None) -> bool | None:
         return self._change(self._retry, uid)
 
-    @catching_up
+    @running_deferred
     def _change(self, change: Callable[[Entry, bool], bool], uid: str) -> bool | None:
         with self._lock.unless_mine() as is_locked:
             entry = self._find(uid)
             if entry is None:
                 return None
             if not is_locked:
-                self._lock.put_off.append(partial(change, entry, True))
+                self._lock.deferred.append(partial(change, entry, True))
             return change(entry, bool(is_locked))
 
-    @catching_up
+    @running_deferred
     def wait_for_end(self, uid: str, seconds: float) -> None:
         if self._lock.is_mine():
             raise RuntimeError(
@@ -172,23 +172,23 @@ class MemoryBackend(JobChanges, ClaimingBackend):
                 due is not None
             ):  # the thread that takes a job may have been the one to wait for that
                 self._waiters.wake_by(due)
-        if self._lock.put_off:
-            self._lock.catch_up()
+        if self._lock.deferred:
+            self._lock.run_deferred()
         return claims
 
-    @catching_up
+    @running_deferred
     def holds(self, claim: Claim, *, fresh: bool = False) -> bool:
         with self._lock.unless_mine():
             entry = self._held(claim)
             return entry is not None and not entry.cancelled
 
-    @catching_up
+    @running_deferred
     def is_cancelled(self, claim: Claim) -> bool:
         with self._lock.unless_mine():
             entry = self._held(claim)
             return entry is not None and entry.cancelled
 
-    @catching_up
+    @running_deferred
     def fence(self, claim: Claim, connection: Any = None) -> bool:
         with self._lock():
             entry = self._held(claim)
@@ -197,7 +197,7 @@ class MemoryBackend(JobChanges, ClaimingBackend):
             entry.fenced = True
             return True
 
-    @catching_up
+    @running_deferred
     def unfence(self, claim: Claim) -> None:
         with self._lock():
             entry = self._held(claim)
@@ -207,26 +207,26 @@ class MemoryBackend(JobChanges, ClaimingBackend):
     def finish(self, claim: Claim, outcome: Outcome, connection: Any = None) -> bool:
         with self._lock():
             stored = self._finish(claim, outcome)
-        if self._gone or self._lock.put_off:
+        if self._gone or self._lock.deferred:
             self._clear_up()
         return stored
 
     def finish_many(self, ends: Sequence[tuple[Claim, Outcome]]) -> list[bool]:
         with self._lock():
             stored = [self._finish(claim, outcome) for claim, outcome in ends]
-        if self._gone or self._lock.put_off:
+        if self._gone or self._lock.deferred:
             self._clear_up()
         return stored
 
-    @catching_up
+    @running_deferred
     def release(self, claims: Iterable[Claim]) -> None:
         if self._lock.is_mine():
-            self._lock.put_off.append(partial(self._release, list(claims)))
+            self._lock.deferred.append(partial(self._release, list(claims)))
             return
         with self._lock():
             self._release(claims)
 
-    @catching_up
+    @running_deferred
     def report(self, claim: Claim, progress: Progress) -> bool:
         with self._lock.unless_mine():
             entry = self._held(claim)
@@ -245,7 +245,7 @@ class MemoryBackend(JobChanges, ClaimingBackend):
     def rescue(self) -> int:
         return 0
 
-    @catching_up
+    @running_deferred
     def wait(
         self, queues: Collection[str] | None, seconds: float, stopped: Callable[[], bool]
     ) -> None:
@@ -257,17 +257,17 @@ class MemoryBackend(JobChanges, ClaimingBackend):
             if seconds <= 0 or stopped() or self._ready_queue.has_ready(queues):
                 return
             waiter = self._waiters.add(queues, now + seconds)
-        self._lock.catch_up()  # which may wake this thread
+        self._lock.run_deferred()  # which may wake this thread
         try:
             waiter.wait(seconds)
         finally:
             with self._lock():
                 self._waiters.remove(waiter)
 
-    @catching_up
+    @running_deferred
     def wake(self) -> None:
         if self._lock.is_mine():
-            self._lock.put_off.append(self._waiters.wake_all)
+            self._lock.deferred.append(self._waiters.wake_all)
             return
         with self._lock():
             self._waiters.wake_all()
@@ -280,7 +280,7 @@ class MemoryBackend(JobChanges, ClaimingBackend):
 
     def _clear_up(self) -> None:
         self._gone.clear()
-        self._lock.catch_up()
+        self._lock.run_deferred()
 
     def _find(self, uid: str) -> Entry | None:
         entry = self._entries.get(uid)

@@ -34,9 +34,9 @@ class SpinLock:
 
     The garbage collector and signal handlers run anywhere, also in the thread that holds it, and
     what they run may come back here: the lock is not reentrant, since what it guards may be half
-    changed. ``is_mine()`` tells such a caller: it reads without it (``unless_mine()``), or leaves
-    what is to be changed in ``put_off``. Every method that takes the lock is ``@catching_up``, or
-    calls ``catch_up()`` after its release: it then does what was put off.
+    changed. ``is_mine()`` tells such a caller: it reads without it (``unless_mine()``), or appends
+    its change to ``deferred``. Every method that takes the lock is ``@running_deferred``, or calls
+    ``run_deferred()`` after its release.
 
     module: the name of the one whose functions take it.
     """
@@ -45,8 +45,8 @@ class SpinLock:
         self._module = module
         self._lock = threading.Lock()
         self._is_held = self._lock.locked
-        #: what is to be done with the lock held, once it is free
-        self.put_off: deque[Callable[[], object]] = deque()
+        #: changes that are made with the lock held, once it is free
+        self.deferred: deque[Callable[[], object]] = deque()
 
     def __call__(self) -> threading.Lock:
         """Return the lock, free a moment ago, if need be after letting its holder run."""
@@ -58,7 +58,7 @@ class SpinLock:
         """Whether this thread may hold it; asked by a function of the module.
 
         True also where the thread is in such a function and another one holds the lock: that one
-        then does what is put off.
+        then makes the deferred changes.
         """
         return self._is_held() and self._is_inside(sys._getframe(1).f_back)
 
@@ -68,27 +68,27 @@ class SpinLock:
             return _NOTHING_TO_TAKE
         return self()
 
-    def catch_up(self) -> None:
-        """Do what was put off while the lock was held, unless this thread may hold it still."""
-        while self.put_off and not (self._is_held() and self._is_inside(sys._getframe(1).f_back)):
+    def run_deferred(self) -> None:
+        """Make the deferred changes, unless this thread may hold the lock still."""
+        while self.deferred and not (self._is_held() and self._is_inside(sys._getframe(1).f_back)):
             with self():
-                while self.put_off:
-                    self.put_off.popleft()()
+                while self.deferred:
+                    self.deferred.popleft()()
 
     def _is_inside(self, frame: FrameType | None) -> bool:
         """Whether a frame, or what called it, takes the lock."""
         while frame is not None:
-            if frame.f_globals.get("__name__") == self._module or frame.f_code is _CATCHING_UP:
+            if frame.f_globals.get("__name__") == self._module or frame.f_code is _RUNNING_DEFERRED:
                 return True
             frame = frame.f_back
         return False
 
 
-_CATCHING_UP = SpinLock.catch_up.__code__
+_RUNNING_DEFERRED = SpinLock.run_deferred.__code__
 
 
-def catching_up(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Let a method of what has a ``_lock`` do what was put off while it held that."""
+def running_deferred(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Let a method of what has a ``_lock`` make changes that were deferred while it held that."""
 
     @functools.wraps(method)
     def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -96,7 +96,7 @@ def catching_up(method: Callable[Arguments, Result]) -> Callable[Arguments, Resu
             return method(*args, **kwargs)
         finally:
             lock: SpinLock = args[0]._lock  # type: ignore[attr-defined]
-            if lock.put_off:
-                lock.catch_up()
+            if lock.deferred:
+                lock.run_deferred()
 
     return call

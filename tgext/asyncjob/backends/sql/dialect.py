@@ -90,8 +90,8 @@ class Dialect(ABC):
         such here."""
         return None
 
-    def puts_off(self, act: Callable[[], object]) -> bool:
-        """Keep what a finalizer or a signal handler wants to write, where it has cut into this
+    def defers(self, act: Callable[[], object]) -> bool:
+        """Defer what a finalizer or a signal handler is to write, where it has interrupted this
         thread's own writing and would wait for it; *act* is called once that is done."""
         return False
 

@@ -167,7 +167,7 @@ class Sqlite(Dialect):
     def make_engine(self, engine: Engine) -> Engine:
         self._write_lock = threading.RLock()
         self._writer = 0  # the thread that has it
-        self._put_off: deque[Callable[[], object]] = deque()
+        self._deferred: deque[Callable[[], object]] = deque()
         #: held while a connection is asked for the number of commits
         self.counting = threading.Lock()
         own = super().make_engine(engine)
@@ -227,13 +227,13 @@ class Sqlite(Dialect):
                 finally:
                     self._writer = 0
         finally:
-            while self._put_off and not self._is_writing():
-                self._put_off.popleft()()
+            while self._deferred and not self._is_writing():
+                self._deferred.popleft()()
 
-    def puts_off(self, act: Callable[[], object]) -> bool:
+    def defers(self, act: Callable[[], object]) -> bool:
         if not self._is_writing():
             return False
-        self._put_off.append(act)
+        self._deferred.append(act)
         return True
 
     def _is_writing(self) -> bool:
@@ -300,7 +300,7 @@ class Sqlite(Dialect):
         super().after_fork()
         self._write_lock, self.counting = threading.RLock(), threading.Lock()
         self._writer = 0
-        self._put_off.clear()
+        self._deferred.clear()
         forget_connections(self._side_database)
 
 

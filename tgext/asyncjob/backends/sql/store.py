@@ -173,7 +173,7 @@ class SqlStore(Backend):
         return self._rows.prepared(job)
 
     def enqueue(self, jobs: Sequence[Job], connection: Connection | None = None) -> None:
-        if connection is None and self._dialect.puts_off(lambda: self.enqueue(jobs)):
+        if connection is None and self._dialect.defers(lambda: self.enqueue(jobs)):
             return
         self.schema.ensure()
         # As rows first: one that cannot be stored must not leave the others behind.
