@@ -24,7 +24,7 @@ from .session_kinds import check_kind, database_of, writer_of
 log = logging.getLogger(__name__)
 
 #: Seconds that a connection of a queue's own engine waits for SQLite's one write lock.
-PATIENCE_SECONDS = 30
+BUSY_SECONDS = 30
 
 #: The extra that brings a driver, by the module that is missing.
 _EXTRAS = {"psycopg": "postgresql", "psycopg2": "postgresql", "pymysql": "mysql"}
@@ -234,7 +234,7 @@ def engine_of(url: str) -> Engine:
     try:
         own = make_url(url)
         if own.get_backend_name() == "sqlite" and "timeout" not in own.query:
-            own = own.update_query_dict({"timeout": str(PATIENCE_SECONDS)})
+            own = own.update_query_dict({"timeout": str(BUSY_SECONDS)})
         return create_engine(own)
     except ModuleNotFoundError as error:
         scheme, extra = f"{own.drivername}://", _EXTRAS.get(error.name or "")

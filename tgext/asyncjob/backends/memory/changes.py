@@ -52,7 +52,7 @@ class JobChanges:
             entry = self._entries[job.uid] = Entry(job, now)
             if job.run_after is not None:
                 entry.run_at = due_at(job.run_after, now)
-            self._let_wait(entry)
+            self._make_ready(entry)
 
     def _cancel(self, entry: Entry, now: bool) -> bool:
         """Cancel a job; False where it is too late. now: False: only tell whether that is so."""
@@ -76,7 +76,7 @@ class JobChanges:
             entry.cancelled, entry.crashes = False, 0
             _before, entry.progress = entry.progress, NO_PROGRESS
             entry.sequence = 0  # to the end of the queue
-            self._let_wait(entry)
+            self._make_ready(entry)
         return True
 
     def _release(self, claims: Iterable[Claim]) -> None:
@@ -89,9 +89,9 @@ class JobChanges:
             if entry.cancelled:
                 self._end(entry, CANCELLED)
             else:
-                self._let_wait(entry)
+                self._make_ready(entry)
 
-    def _let_wait(self, entry: Entry) -> None:
+    def _make_ready(self, entry: Entry) -> None:
         entry.status = READY
         self._ready_queue.put(entry)
         if entry.run_at is None:
@@ -113,7 +113,7 @@ class JobChanges:
         if status is READY:
             if outcome.delay_seconds > 0:
                 entry.run_at = self._clock() + outcome.delay_seconds
-            self._let_wait(entry)
+            self._make_ready(entry)
         else:
             entry.result = outcome.result
             self._end(entry, status)

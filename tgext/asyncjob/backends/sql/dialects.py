@@ -35,7 +35,7 @@ from ...transactions.connections import note_errors
 from .dialect import Dialect, driver_of, forget_connections
 from .faults import MariaDbFaults, PostgreSqlFaults, SqliteFaults
 from .location import database_on_mariadb, refuse_schema, schema_on_postgresql
-from .lock_monitor import LockMonitor, warn_of_short_patience, was_refused_the_lock
+from .lock_monitor import LockMonitor, warn_of_short_timeout, was_refused_the_lock
 from .plans import keep_to_indexes
 
 log = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ class Sqlite(Dialect):
         event.listen(side, "checkout", self.check_side)
         note_errors(side)
         self._side_database = side
-        warn_of_short_patience(engine, BUSY_SECONDS)
+        warn_of_short_timeout(engine, BUSY_SECONDS)
         return own
 
     def is_in_transaction(self, connection: Connection) -> bool:

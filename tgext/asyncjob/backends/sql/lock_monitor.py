@@ -72,7 +72,7 @@ class LockMonitor:
 
     def _is_locked(self) -> bool:
         with self._own.connect() as connection:
-            patience = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
+            before = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
             connection.exec_driver_sql("PRAGMA busy_timeout = 0")
             try:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -80,7 +80,7 @@ class LockMonitor:
             except OperationalError as error:
                 return "locked" in str(error.orig)
             finally:
-                connection.exec_driver_sql(f"PRAGMA busy_timeout = {patience}")
+                connection.exec_driver_sql(f"PRAGMA busy_timeout = {before}")
         return False
 
 
@@ -101,7 +101,7 @@ def _remember_changes(connection: Connection) -> None:
     connection.info[_CHANGES] = getattr(driver, "total_changes", None)
 
 
-def warn_of_short_patience(engine: Engine, enough_seconds: int) -> None:
+def warn_of_short_timeout(engine: Engine, enough_seconds: int) -> None:
     """Say once that the application's own requests give up early when a job is writing."""
     with engine.connect() as connection:
         seconds = int(connection.exec_driver_sql("PRAGMA busy_timeout").scalar() or 0) / 1000

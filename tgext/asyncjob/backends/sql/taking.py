@@ -95,7 +95,7 @@ class Taking:
             bindparam("alone", type_=Boolean()),
             self._clock.clause,
         )
-        picked = self._picked(self.first_waiting(queues, most, ahead))
+        picked = self._picked(self.first_available(queues, most, ahead))
         return taken.where(self._jobs.c.number.in_(picked)).returning(
             *self._claimed, *self._dialect.lazily
         )
@@ -109,7 +109,7 @@ class Taking:
         self, worker_id: str, queues: tuple[str, ...] | None, limit: int, ahead: int
     ) -> Sequence[Row[Any]]:
         with self._dialect.begin() as connection:
-            first = self.first_waiting(queues, limit, ahead)
+            first = self.first_available(queues, limit, ahead)
             numbers = connection.execute(first).scalars().all()
             if not numbers:
                 return []
@@ -118,7 +118,7 @@ class Taking:
             connection.execute(taken.where(mine))
             return connection.execute(select(*self._claimed).where(mine)).all()
 
-    def first_waiting(self, queues: tuple[str, ...] | None, limit: Any, ahead: Any) -> Any:
+    def first_available(self, queues: tuple[str, ...] | None, limit: Any, ahead: Any) -> Any:
         """The numbers of the rows that come next; those that others are taking are passed over.
 
         ahead: rows of each of several queues to choose from.
@@ -126,7 +126,7 @@ class Taking:
         if queues is not None and len(queues) > 1:
             return self._first_of_several(queues, limit, ahead)
         jobs = self._jobs
-        first = select(jobs.c.number).where(self._waits())
+        first = select(jobs.c.number).where(self._is_available())
         if queues is not None:
             first = first.where(jobs.c.queue_name == queues[0])
         first = first.order_by(jobs.c.rank, jobs.c.number).limit(limit)
@@ -136,7 +136,7 @@ class Taking:
         jobs = self._jobs
         each = select(jobs.c.number, jobs.c.rank).order_by(jobs.c.rank, jobs.c.number).limit(ahead)
         of_each = [
-            select(each.where(self._waits(), jobs.c.queue_name == name).subquery())
+            select(each.where(self._is_available(), jobs.c.queue_name == name).subquery())
             for name in dict.fromkeys(queues)
         ]
         several = union_all(*of_each).subquery()
@@ -167,7 +167,7 @@ class Taking:
             started_at=func.coalesce(jobs.c.started_at, now),
         )
 
-    def _waits(self) -> ColumnElement[bool]:
+    def _is_available(self) -> ColumnElement[bool]:
         return self._tables.stands(states.AVAILABLE)
 
     # -- look
@@ -189,7 +189,9 @@ class Taking:
         jobs = self._jobs
         # In their order: PostgreSQL would forget it in an EXISTS, and read the table until it
         # comes to one.
-        first = select(jobs.c.number).where(self._waits()).order_by(jobs.c.rank, jobs.c.number)
+        first = (
+            select(jobs.c.number).where(self._is_available()).order_by(jobs.c.rank, jobs.c.number)
+        )
         first = first.limit(literal_column("1"))
         names = [None] if queues is None else dict.fromkeys(queues)
         of_each = [
