@@ -335,7 +335,7 @@ def test_unit_and_dockerfile_start_the_workers_as_the_page_does():
 
 
 def test_a_default_drain_fits_into_what_systemd_and_docker_grant():
-    drain = options.Options().drain_timeout + supervisor.DEFAULT_PATIENCE.margin
+    drain = options.Options().drain_timeout + supervisor.DEFAULT_RESTART_POLICY.margin
     [granted] = re.findall(r"^TimeoutStopSec=(\d+)$", SHOWN["unit"], re.M)
     page = DEPLOY.read_text(encoding="utf-8")
 

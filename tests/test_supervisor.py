@@ -25,8 +25,8 @@ import pytest
 
 from needs import need
 from tgext.asyncjob.errors import ConfigError, MissingExtra
-from tgext.asyncjob.processes.recycling import Allowance, rss_bytes
-from tgext.asyncjob.processes.supervisor import Backoff, Patience, Supervisor
+from tgext.asyncjob.processes.recycling import RecycleLimits, rss_bytes
+from tgext.asyncjob.processes.supervisor import Backoff, RestartPolicy, Supervisor
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
@@ -35,7 +35,7 @@ PATIENCE_SECONDS = 20.0
 
 BEGINNING = """
 import atexit, logging, os, signal, sys, threading
-from tgext.asyncjob.processes.supervisor import NOTHING_LEFT, RECYCLED, Patience, Supervisor
+from tgext.asyncjob.processes.supervisor import NOTHING_LEFT, RECYCLED, RestartPolicy, Supervisor
 
 def say(*words):
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())
@@ -63,9 +63,12 @@ def work():
     while not threading.Event().wait(0.05):
         pass
 
-def supervise(child, processes=1, drain_seconds=30.0, **patience):
+def supervise(child, processes=1, drain_seconds=30.0, **policy):
     return Supervisor(
-        child, processes=processes, drain_seconds=drain_seconds, patience=Patience(**patience)
+        child,
+        processes=processes,
+        drain_seconds=drain_seconds,
+        restart_policy=RestartPolicy(**policy),
     ).run()
 """
 
@@ -257,7 +260,7 @@ def test_child_that_dies_before_nothing_is_left_is_replaced(start):
 
 
 def test_pauses_double_up_to_a_bound_and_begin_anew_after_a_child_that_settled():
-    backoff = Backoff(Patience(settled=5.0, first_pause=0.1, longest_pause=0.5))
+    backoff = Backoff(RestartPolicy(settled=5.0, first_pause=0.1, longest_pause=0.5))
 
     young = [backoff.after(0.5) for _ in range(6)]
     settled = backoff.after(5.0)
@@ -269,7 +272,7 @@ def test_pauses_double_up_to_a_bound_and_begin_anew_after_a_child_that_settled()
 
 
 def test_pauses_stay_bounded_however_many_children_die():
-    backoff = Backoff(Patience(longest_pause=30.0))
+    backoff = Backoff(RestartPolicy(longest_pause=30.0))
 
     assert max(backoff.after(0.0) for _ in range(5000)) == 30.0
 
@@ -623,23 +626,23 @@ def test_system_without_fork_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("allowance", "jobs", "used_up"),
+    ("limits", "jobs", "are_reached"),
     [
-        (Allowance(), 10**9, False),
-        (Allowance(max_jobs=10), 9, False),
-        (Allowance(max_jobs=10), 10, True),
-        (Allowance(max_rss_bytes=1), 0, True),
-        (Allowance(max_jobs=10, max_rss_bytes=1 << 50), 9, False),
+        (RecycleLimits(), 10**9, False),
+        (RecycleLimits(max_jobs=10), 9, False),
+        (RecycleLimits(max_jobs=10), 10, True),
+        (RecycleLimits(max_rss_bytes=1), 0, True),
+        (RecycleLimits(max_jobs=10, max_rss_bytes=1 << 50), 9, False),
     ],
 )
-def test_allowance_is_used_up_by_jobs_or_by_memory(allowance, jobs, used_up):
-    assert allowance.is_used_up(jobs) is used_up
+def test_recycle_limits_are_reached_by_jobs_or_by_memory(limits, jobs, are_reached):
+    assert limits.are_reached(jobs) is are_reached
 
 
 @pytest.mark.parametrize("bound", [{"max_jobs": 0}, {"max_rss_bytes": -1}])
-def test_allowance_of_nothing_is_refused(bound):
+def test_recycle_limit_of_nothing_is_refused(bound):
     with pytest.raises(ConfigError, match="expected 1 or more, or None for no bound"):
-        Allowance(**bound)
+        RecycleLimits(**bound)
 
 
 def test_memory_is_told_by_the_system_where_psutil_is_missing(monkeypatch):
@@ -657,5 +660,5 @@ def test_bound_for_memory_that_nobody_tells_names_the_extra(monkeypatch, tmp_pat
     monkeypatch.setattr("tgext.asyncjob.processes.recycling.STATM", tmp_path / "not-linux")
 
     with pytest.raises(MissingExtra, match=r"tgext.asyncjob\[worker\]"):
-        Allowance(max_rss_bytes=1 << 30)
-    Allowance(max_jobs=1)
+        RecycleLimits(max_rss_bytes=1 << 30)
+    RecycleLimits(max_jobs=1)

@@ -24,7 +24,7 @@ from .database import Binding, sqlalchemy_room
 from .errors import QueueClosed, QueueFull
 from .job import DEFAULT_OPTIONS, Job, TaskOptions
 from .options import Options
-from .processes.lifecycle import watch
+from .processes.lifecycle import register
 from .results import Ledger
 from .task import Task, TaskResult
 from .transactions.scope import Scope
@@ -80,7 +80,7 @@ class JobQueue:
         self._pid = os.getpid()
         self.bind(session)
         open_queues.add(self)
-        self._end_watch = watch(self)
+        self._unregister = register(self)
 
     def bind(
         self,
@@ -321,7 +321,7 @@ class JobQueue:
         self._here()
         first, self._closed = not self._closed, True
         open_queues.discard(self)
-        self._end_watch()
+        self._unregister()
         self._runner.stop()
         self._nursery.close()
         self._scope.unbind()

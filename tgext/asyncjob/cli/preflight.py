@@ -10,7 +10,7 @@ import json
 import os
 import signal
 
-from ..processes.forking import Ties
+from ..processes.forking import ChildProcesses
 from ..queue import JobQueue
 from .command_result import NOT_LOADED, USAGE, Answer, Load, answer_to
 from .durable import durable
@@ -26,7 +26,7 @@ def drain_seconds_of(load: Load) -> float | Answer:
     Called in the main thread of a process that has no other thread.
     """
     read, write = os.pipe()
-    ties = Ties(END_SECONDS)
+    children = ChildProcesses(END_SECONDS)
     try:
 
         def live() -> int:
@@ -35,13 +35,13 @@ def drain_seconds_of(load: Load) -> float | Answer:
                 json.dump(_seen(load), pipe)
             return 0
 
-        pid = ties.fork(live)
+        pid = children.fork(live)
         os.close(write)
-        was_told = _wait_for(pid, ties)
+        was_told = _wait_for(pid, children)
         with os.fdopen(read) as pipe:
             text = pipe.read()
     finally:
-        ties.close()
+        children.close()
     if was_told:
         return Answer("")
     found = json.loads(text) if text else Answer(NOT_LOADED, USAGE)
@@ -61,14 +61,14 @@ def _seen(load: Load) -> float | Answer:
         return answer
 
 
-def _wait_for(pid: int, ties: Ties) -> bool:
+def _wait_for(pid: int, children: ChildProcesses) -> bool:
     """Wait for the child's end; True where this process was told to end meanwhile."""
     was_told = False
     while True:
         ended, _ = os.waitpid(pid, os.WNOHANG)
         if ended:
             return was_told
-        for number in ties.wait(None):
+        for number in children.wait(None):
             if number in (signal.SIGTERM, signal.SIGINT):
                 was_told = True
                 os.kill(pid, signal.SIGTERM)

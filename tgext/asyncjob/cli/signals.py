@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Iterable
 
-from ..processes.forking import name_of
+from ..processes.forking import signal_name
 
 #: A second signal counts from so many seconds after the first: a service manager and a supervisor,
 #: or a terminal, may both pass on one and the same order.
@@ -29,7 +29,7 @@ class Orders:
     def _hear(self, number: int, _frame: object) -> None:
         now = time.monotonic()
         if self.by is None:
-            self.by, self._first_at = name_of(number), now
+            self.by, self._first_at = signal_name(number), now
         elif now - self._first_at >= SECOND_SECONDS:
             self.is_urgent = True
 

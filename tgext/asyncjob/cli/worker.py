@@ -9,7 +9,7 @@ from math import inf
 
 from ..errors import ConfigError
 from ..options import Options
-from ..processes.recycling import Allowance
+from ..processes.recycling import RecycleLimits
 from ..processes.supervisor import NOTHING_LEFT, Supervisor
 from ..queue_name import MADE_OF
 from .command_result import FINE, Answer, Load
@@ -62,11 +62,11 @@ def run(load: Load, wanted: Namespace) -> Answer:
         threads=1 if wanted.once else wanted.threads,
         queues=wanted.queues,
         leave_after=1 if wanted.once else inf if wanted.burst else None,
-        allowance=Allowance(wanted.max_jobs, max_rss_bytes),
+        recycle_limits=RecycleLimits(wanted.max_jobs, max_rss_bytes),
     )
     if plan.leave_after is not None:
         load = partial(reached, load)
-    if wanted.processes == 1 and plan.allowance == Allowance():
+    if wanted.processes == 1 and plan.recycle_limits == RecycleLimits():
         status = work(load, plan, [signal.SIGTERM, signal.SIGINT])
         return Answer("", FINE if status == NOTHING_LEFT else status)
     drain_seconds = drain_seconds_of(load)

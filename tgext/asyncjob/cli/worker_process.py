@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from ..processes.forking import set_title
-from ..processes.recycling import Allowance
+from ..processes.recycling import RecycleLimits
 from ..processes.supervisor import NOTHING_LEFT, RECYCLED
 from ..queue import JobQueue
 from ..worker import job_log
@@ -47,7 +47,7 @@ class Plan:
     threads: int | None = None
     queues: tuple[str, ...] | None = None
     leave_after: float | None = None  #: jobs after which, or after the last one due, it leaves
-    allowance: Allowance = field(default_factory=Allowance)
+    recycle_limits: RecycleLimits = field(default_factory=RecycleLimits)
 
 
 def work(load: Load, plan: Plan, heard: Iterable[signal.Signals]) -> int:
@@ -109,7 +109,7 @@ def _watch(queue: JobQueue, plan: Plan, orders: Orders) -> tuple[int, str]:
         if runner.is_worn:
             return RECYCLED, "too many of its threads hang in jobs that are over their timeout"
         # Not before its first job: one that is too large from its start would never run any.
-        if runner.ran and plan.allowance.is_used_up(runner.ran):
+        if runner.ran and plan.recycle_limits.are_reached(runner.ran):
             return RECYCLED, "it has run its share"
         pause.wait(LOOK_SECONDS)
 

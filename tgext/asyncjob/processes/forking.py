@@ -4,7 +4,7 @@
     parent --fork--> child, which has none of the parent's handlers, pipes and exit functions
     parent ==lifeline, a pipe==> child: it ends when the parent does, even by SIGKILL
 
-Everything that must be right around a fork stands here; when to fork is for others to say.
+Everything that must be right around a fork is here; callers decide when to fork.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ except ImportError:  # without the extra `worker` a process keeps the name of it
 
 log = logging.getLogger(__name__)
 
-#: What a parent hears. Windows, which cannot fork, lacks some; the module can be imported there.
-HEARD = tuple(
+#: Signals that a parent handles. Windows, which cannot fork, lacks some; the import works there.
+HANDLED_SIGNALS = tuple(
     getattr(signal, name)
     for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGCHLD")
     if hasattr(signal, name)
 )
 
 
-class Ties:
-    """What ties a process to the children that it forks. Made and used in the main thread.
+class ChildProcesses:
+    """The children that a process forks, and its signals. Made and used in the main thread.
 
     end_seconds: what a child may take to end after the parent has died.
     """
@@ -55,7 +55,7 @@ class Ties:
         os.set_blocking(self._read, False)
         os.set_blocking(self._write, False)
         self._fd_before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        self._handlers_before = {each: signal.signal(each, _do_nothing) for each in HEARD}
+        self._handlers_before = {each: signal.signal(each, _do_nothing) for each in HANDLED_SIGNALS}
 
     def wait(self, seconds: float | None, *also: int) -> bytes:
         """Sleep until signals come; return their numbers, b"" if none came for *seconds*.
@@ -90,25 +90,27 @@ class Ties:
         """
         flush_stdio()  # what is left in the buffers would be written by the child as well
         # A signal for the child must not find the parent's handlers, and with them its pipe.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
         try:
             pid = os.fork()
             if not pid:
-                self._live(run, mask)
+                self._run_child(run, mask)
             return pid
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     # -- in the child
 
-    def _live(self, run: Callable[[], int], mask: Iterable[int]) -> NoReturn:
-        """Be a child from its first to its last moment: nothing is raised or returned."""
+    def _run_child(self, run: Callable[[], int], mask: Iterable[int]) -> NoReturn:
+        """Run in the child from its first to its last moment; raises and returns nothing."""
         status = 1
         try:
             atexit._clear()  # as multiprocessing does: those functions are the parent's
-            self._let_go()
+            self._drop_parents_resources()
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            threading.Thread(target=self._watch, name="asyncjob-lifeline", daemon=True).start()
+            threading.Thread(
+                target=self._end_with_parent, name="asyncjob-lifeline", daemon=True
+            ).start()
             status = int(run())
         except SystemExit as left:
             status = left.code if isinstance(left.code, int) else int(left.code is not None)
@@ -117,9 +119,9 @@ class Ties:
         except BaseException:
             log.exception("an error ends the process")
         finally:
-            _leave(status)
+            _exit(status)
 
-    def _let_go(self) -> None:
+    def _drop_parents_resources(self) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -128,7 +130,7 @@ class Ties:
         for each in (self._read, self._write, self._lifeline_write):
             os.close(each)
 
-    def _watch(self) -> None:
+    def _end_with_parent(self) -> None:
         os.read(self._lifeline, 1)
         # To the main thread, which runs the handlers, and has to be woken where it waits.
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
@@ -178,7 +180,7 @@ def set_title(text: str) -> None:
     setproctitle(f"asyncjob-worker: {text}")
 
 
-def name_of(number: int) -> str:
+def signal_name(number: int) -> str:
     """Return the name of a signal, as in "SIGKILL"."""
     try:
         return signal.Signals(number).name
@@ -186,7 +188,7 @@ def name_of(number: int) -> str:
         return f"signal {number}"
 
 
-def _leave(status: int) -> NoReturn:
+def _exit(status: int) -> NoReturn:
     """End this process: what it registered for its exit is run, no thread is waited for."""
     try:
         atexit._run_exitfuncs()

@@ -1,4 +1,4 @@
-"""What a queue must hear of its process: that it has forked, and that it exits."""
+"""Callbacks for the life of a process: after a fork in the child, and at the exit."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from weakref import WeakSet, ref
 
 
 class BelongsToProcess(Protocol):
-    """Something with threads and locks."""
+    """An object with threads and locks, which a forked child cannot use."""
 
     def after_fork(self) -> None: ...
     def close(self) -> None: ...
 
 
-_watched: WeakSet[BelongsToProcess] = WeakSet()
+_registered: WeakSet[BelongsToProcess] = WeakSet()
 
 
-def watch(owned: BelongsToProcess) -> Callable[[], None]:
+def register(owned: BelongsToProcess) -> Callable[[], None]:
     """Call ``after_fork`` in every child, and ``close`` at the interpreter's exit.
 
-    Does not keep *owned* alive till then. Returns what ends the watch.
+    Keeps no reference to *owned*. Returns a function that ends the registration.
     """
     found = ref(owned)
 
@@ -33,10 +33,10 @@ def watch(owned: BelongsToProcess) -> Callable[[], None]:
             still_there.close()
 
     def end() -> None:
-        _watched.discard(owned)
+        _registered.discard(owned)
         atexit.unregister(close)
 
-    _watched.add(owned)
+    _registered.add(owned)
     atexit.register(close)
     return end
 
@@ -48,7 +48,7 @@ def is_reloaded() -> bool:
 
 
 def _forked() -> None:
-    for owned in list(_watched):
+    for owned in list(_registered):
         owned.after_fork()
 
 

@@ -22,7 +22,7 @@ STATM = Path("/proc/self/statm")
 
 
 @dataclass(frozen=True)
-class Allowance:
+class RecycleLimits:
     """What a process may use up; None: no bound.
 
     max_jobs: 1 or more. max_rss_bytes: of resident memory, 1 or more.
@@ -40,7 +40,7 @@ class Allowance:
         if self.max_rss_bytes is not None:
             _meter()
 
-    def is_used_up(self, jobs_run: int) -> bool:
+    def are_reached(self, jobs_run: int) -> bool:
         """Return whether this process, after so many jobs, should drain and be replaced."""
         if self.max_jobs is not None and jobs_run >= self.max_jobs:
             return True

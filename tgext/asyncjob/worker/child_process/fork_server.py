@@ -1,10 +1,9 @@
 """Where the processes of attempts come from: one that forks them, and has done nothing else.
 
-To fork a process that has threads copies the locks that they hold, and nobody lets go of the
-copies. So the worker forks once, a *nursery*, which has one thread and runs nothing of the
-application; the nursery forks a process for each attempt, waits for its end, and kills it when
-told to. A worker process of the commands makes it before its first thread; one that serves, by
-the first job that needs it.
+A fork copies the locks that other threads hold, and nothing releases the copies. So the worker
+forks once, a *nursery*, which has one thread and runs nothing of the application; the nursery
+forks a process for each attempt, waits for its end, and kills it on request. A worker process of
+the commands makes it before its first thread, a serving process with the first job that needs it.
 
     worker ==requests==> nursery --fork--> process            BEAR with two descriptors, or a pid
     worker <==status, a pipe for each== nursery               its pid, then its exit status
@@ -33,26 +32,27 @@ from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, NoReturn, Protocol
 
 from ...errors import WorkerCrashed
-from ...processes.forking import HEARD, Ties, flush_stdio, leave_connections, name_of, set_title
+from ...processes.forking import (
+    HANDLED_SIGNALS,
+    ChildProcesses,
+    flush_stdio,
+    leave_connections,
+    set_title,
+    signal_name,
+)
 from .child import Adopt, live
 
 log = logging.getLogger(__name__)
-
 _NUMBER = struct.Struct("<q")
 
 #: The request for a process; any other number is the pid of one that is to be killed.
 BEAR = 0
-
-#: How often the nursery looks whether its parent is another one now, in seconds: what the
-#: worker has forked itself can hold the end of the requests open.
+#: Seconds between looks for another parent: a fork of the worker can hold the requests open.
 LOOK_SECONDS = 1.0
-
 #: How long to wait for a good moment to fork, in seconds, and between two looks.
 QUIET_SECONDS, QUIET_LOOK_SECONDS = 10.0, 0.005
-
 #: How long a nursery may take to say that it was forked in the right moment.
 RIGHT_SECONDS = 2.0
-
 #: How long a process may go on that has said what it came to, in seconds.
 EXIT_SECONDS = 1.0
 
@@ -99,7 +99,7 @@ class Child:
         code = self._exit_code
         if code is None:
             return "ended, and nobody saw how"
-        return f"was ended by {name_of(-code)}" if code < 0 else f"ended with exit code {code}"
+        return f"was ended by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
 
     def close(self) -> None:
         """Let it end, and see to it that it does."""
@@ -197,8 +197,8 @@ class Nursery:
             self._close()
 
     def _ask(self, number: int, *descriptors: int) -> socket.socket | None:
-        """Send a request, if there is a nursery; return where. To kill is its task, too, since it
-        knows whether that is still its child's number."""
+        """Send a request, if there is a nursery; return its socket. The nursery kills too, since
+        it knows whether the pid is still its child's."""
         with self._lock:
             if self._requests is not None:
                 with suppress(OSError):  # it is no more, which is seen by what does not come
@@ -229,7 +229,7 @@ class Nursery:
         flush_stdio()  # else what is left in the buffers would be written by each process, too
         ours, theirs = socket.socketpair()
         # A signal for the nursery must not find this process's handlers.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
         try:
             pid = os.fork()
             if not pid:
@@ -271,11 +271,11 @@ class Nursery:
                 os._exit(0)
             requests.send(b"!")
             leave_connections(requests.fileno())
-            ties = Ties(end_seconds=0)
+            children = ChildProcesses(end_seconds=0)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             set_title("processes of jobs")
             self._prepare()
-            _Ward(requests, ties, self._adopt).serve()
+            _Ward(requests, children, self._adopt).serve()
         except BaseException:
             log.exception("the process that starts the processes of jobs ends")
         finally:
@@ -285,24 +285,24 @@ class Nursery:
 class _Ward:
     """What the nursery does: bear, kill, wait, until the requests end."""
 
-    def __init__(self, requests: socket.socket, ties: Ties, adopt: Adopt) -> None:
+    def __init__(self, requests: socket.socket, children: ChildProcesses, adopt: Adopt) -> None:
         requests.setblocking(False)
         self._requests = requests
-        self._ties = ties
+        self._children = children
         self._adopt = adopt
-        self._children: dict[int, int] = {}  # by pid: where its status goes
+        self._status_pipes: dict[int, int] = {}  # by pid: where its status goes
 
     def serve(self) -> None:
         try:
             self._serve()
         finally:
-            for pid in self._children:
+            for pid in self._status_pipes:
                 os.kill(pid, signal.SIGKILL)  # for nobody
 
     def _serve(self) -> None:
         parent = os.getppid()
         while os.getppid() == parent:
-            self._ties.wait(LOOK_SECONDS, self._requests.fileno())
+            self._children.wait(LOOK_SECONDS, self._requests.fileno())
             self._wait_for_ends()
             try:
                 content, descriptors, *_ = socket.recv_fds(self._requests, _NUMBER.size, 2)
@@ -315,32 +315,32 @@ class _Ward:
             (number,) = _NUMBER.unpack(content)
             if number == BEAR:
                 self._bear(*descriptors)
-            elif number in self._children:
+            elif number in self._status_pipes:
                 os.kill(number, signal.SIGKILL)
 
     def _bear(self, line: int, status: int) -> None:
         try:
-            pid = self._ties.fork(partial(self._be_child, line, status))
+            pid = self._children.fork(partial(self._be_child, line, status))
         except OSError as error:
             _write(status, -(error.errno or 1))
             os.close(status)
         else:
-            self._children[pid] = status
+            self._status_pipes[pid] = status
             _write(status, pid)
         os.close(line)
 
     def _be_child(self, line: int, status: int) -> int:
         self._requests.close()
-        for each in (status, *self._children.values()):
+        for each in (status, *self._status_pipes.values()):
             os.close(each)
         return live(Connection(line), self._adopt)
 
     def _wait_for_ends(self) -> None:
-        while self._children:
+        while self._status_pipes:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 return
-            told = self._children.pop(pid)
+            told = self._status_pipes.pop(pid)
             _write(told, os.waitstatus_to_exitcode(status))
             os.close(told)
 
