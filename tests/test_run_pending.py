@@ -103,7 +103,9 @@ def test_keyboard_interrupt_gives_the_job_back(place, monkeypatch, where):
         if where == "in the job":
             hooks["middle"] = press
         else:
-            patched.setattr(CallerSlot, "_run" if where == "before it" else "_settle", press)
+            patched.setattr(
+                CallerSlot, "_run" if where == "before it" else "_store_outcomes", press
+            )
         with pytest.raises(KeyboardInterrupt):
             queue.run_pending()
 

@@ -309,7 +309,7 @@ def lose_the_database(stage: Stage) -> bool | None:
 
 
 def end_child(stage: Stage) -> bool:
-    outcome = retry_policy.crash(WorkerCrashed("its process was killed"), stage.held)
+    outcome = retry_policy.after_crash(WorkerCrashed("its process was killed"), stage.held)
     return bool(stage.backend.finish(stage.held, outcome))
 
 

@@ -1,7 +1,7 @@
 """The library broken on purpose. A soak that does not notice is the thing that is broken.
 
 fence      whoever has lost a job may still commit it
-split      the job's work is committed, and the mark that says so after it, apart
+split      the job's work is committed, and its completion after it, apart
 savepoint  a commit while a savepoint is open passes without completion and fence
 answer     a commit whose answer is lost runs the job again, without a look
 statement  an error of the job's own statement is taken for a loss of the database
@@ -49,36 +49,36 @@ def fence() -> None:
 
 
 def split() -> None:
-    """See that the claim holds, commit the work, and leave the mark to a later transaction."""
+    """See that the claim holds, commit the work, and complete the job in a later transaction."""
 
-    def before_commit(self: Any, _value: Any) -> None:
+    def prepare_commit(self: Any, _value: Any) -> None:
         backend, sessions = self._surroundings.backend, self._surroundings.marked
         if sessions is not None and sessions.is_used():
             sessions.connection()  # so that it commits all the same
         backend._looked.pop((self.claim.job.uid, self.claim.lease), None)
         if not backend.holds(self.claim):
-            self._refused()
+            self._raise_refusal()
 
-    _replace(Attempt, "_before_commit", before_commit)
+    _replace(Attempt, "_prepare_commit", prepare_commit)
 
 
 def savepoint() -> None:
     """Let pass what SQLAlchemy's ``before_commit`` does not see: it is told once, and that while
     the savepoint is open."""
     has_saved: ContextVar[bool] = ContextVar("has_saved", default=False)
-    precede = Completion.precede
+    before_commit = Completion.before_commit
 
     def saves(_session: Any, begun: Any) -> None:
         if begun.nested:
             has_saved.set(True)
 
-    def precede_but_after_savepoints(self: Any, connection: Any, **given: Any) -> bool:
+    def before_commit_but_after_savepoints(self: Any, connection: Any, **given: Any) -> bool:
         if has_saved.get():
             return True
-        return precede(self, connection, **given)
+        return before_commit(self, connection, **given)
 
     event.listen(Session, "after_transaction_create", saves)
-    _replace(Completion, "precede", precede_but_after_savepoints)
+    _replace(Completion, "before_commit", before_commit_but_after_savepoints)
 
 
 def answer() -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from .backends.base import ClaimingBackend
 from .call import Call, check
-from .current import as_current, attempt_var, open_queues, uncut
+from .current import as_current, attempt_var, open_queues, shielded
 from .database import Binding, sqlalchemy_room
 from .errors import QueueClosed, QueueFull
 from .job import DEFAULT_OPTIONS, Job, TaskOptions
@@ -163,13 +163,13 @@ class JobQueue:
             self._scope.pending(self._hand_over, self._binding.store, self._announce).add(job, join)
         return job
 
-    @uncut  # a job that commits in the middle comes here, where locks are taken; below as well
+    @shielded  # a job that commits in the middle comes here, where locks are taken; below as well
     def _announce(self, jobs: list[Job]) -> None:
         """Have jobs run that wait now, stored by somebody else."""
         self.backend.announced(jobs)
         self._begin(jobs)
 
-    @uncut
+    @shielded
     def _hand_over(self, jobs: list[Job]) -> None:
         """Give committed jobs to the backend, and see to it that somebody runs them."""
         self.backend.enqueue(jobs)

@@ -9,7 +9,7 @@ from typing import Any
 
 from .amount import seconds
 from .backends.base import Backend
-from .current import attempt_var, uncut
+from .current import attempt_var, shielded
 from .errors import NotCommitted, UnknownJob
 from .job import READY, Job, Snapshot
 from .transactions.scope import Scope
@@ -49,7 +49,7 @@ class Ledger:
         self._announce = announce
         self._connection = connection
 
-    @uncut
+    @shielded
     def snapshot(self, uid: object) -> Snapshot:
         """Read a job; raises UnknownJob."""
         if not isinstance(uid, str):
@@ -63,13 +63,13 @@ class Ledger:
             )
         return found
 
-    @uncut
+    @shielded
     def snapshot_of(self, job: Job) -> Snapshot:
         """Read a job that was enqueued a moment ago."""
         # One that has been run and removed in this moment is shown as it was enqueued.
         return self._pending(job.uid) or self._backend().get(job.uid) or _waiting(job)
 
-    @uncut
+    @shielded
     def progress(self, uid: object) -> tuple[int, Any] | None:
         """See ``JobQueue.progress``."""
         if not isinstance(uid, str):
@@ -105,7 +105,7 @@ class Ledger:
             else:
                 attempt.pause(min(left, LONGEST_LOOK_IN_JOB))
 
-    @uncut
+    @shielded
     def cancel(self, uid: str) -> bool:
         """Cancel a job; True unless it had ended. One that this very transaction enqueued
         never comes to exist. Raises UnknownJob."""
@@ -121,7 +121,7 @@ class Ledger:
             self._tracked.end(uid)
         return cancelled
 
-    @uncut
+    @shielded
     def retry(self, uid: str) -> bool:
         """Enqueue an ended job again; True if it had ended. Raises UnknownJob."""
         job = self.snapshot(uid).job

@@ -99,7 +99,7 @@ def cause_of(error: BaseException) -> BaseException:
     attempt = attempt_var.get()
     if attempt is None or not isinstance(error, PendingRollbackError):
         return error
-    return attempt.met or error
+    return attempt.database_error or error
 
 
 def track_connections() -> None:
@@ -150,7 +150,7 @@ def _begins(session: Any, _transaction: Any, connection: Connection) -> None:
             "cancelled; let the engine of the session have another isolation level, and use a "
             "connection of an engine of its own for what needs AUTOCOMMIT"
         )
-    attempt.uses(connection, session)
+    attempt.track_connection(connection, session)
 
 
 def _is_of_zope(session: Any) -> bool:
@@ -175,7 +175,7 @@ def _commits(connection: Connection, *_xid: Any) -> None:
         return
     try:
         read_at_once(connection)
-        attempt.commits(connection)
+        attempt.before_commit(connection)
     except BaseException:
         # SQLAlchemy takes the transaction for ended now, and would not roll it back.
         with suppress(Exception):
@@ -199,7 +199,7 @@ def _executes(
         return
     pattern = _COMMITTING.get(connection.dialect.name)
     if pattern is not None and pattern.match(statement):
-        attempt.commits(connection, by_statement=True)
+        attempt.before_commit(connection, by_statement=True)
     elif context is not None:
         setattr(context, _WAS_OPEN, is_open)
 
@@ -253,4 +253,4 @@ def _fails(context: Any) -> None:
         setattr(error, _ORIGIN, origin)
         attempt = attempt_var.get()
         if attempt is not None:
-            attempt.met = error
+            attempt.database_error = error

@@ -1,13 +1,13 @@
 """Run one claimed job, once, and turn whatever happens into an Outcome.
 
-    claim -> [ surround: [ scope: call -> mark -> commit ] ] -> Outcome -> settle
+    claim -> [ job context: [ scope: call -> completion -> commit ] ] -> Outcome -> store_outcomes
 
-Where the job has used the database that the jobs are in, its mark is the last statement of its
-own transaction: both are there, or neither. Else the outcome is stored after it, by ``settle``,
-which may store many in one commit.
+If the job has used the database of the jobs, its completion is the last statement of its own
+transaction: both are there, or neither. Otherwise the outcome is stored after that transaction, by
+``store_outcomes``, which may store many in one commit.
 
-Nothing that a job raises leaves this module, and nothing that ending it does. What follows
-from it is decided in ``verdict.py``.
+Nothing that a job raises leaves this module, and nothing that ending it raises. What follows from
+an attempt is decided in ``retry_policy.py``.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from .completion import Completion
 from .environment import Surroundings
 from .interruption import Abandoned, Interruptible
 from .job_log import LINES
-from .retry_policy import success, verdict_on
+from .retry_policy import after_error, after_return
 from .safe_points import stack_of
 from .server_cancel import stop_all
 
 log = logging.getLogger(__name__)
 
 #: Longest that a pause in a job sleeps before it looks whether it was cancelled, in seconds.
-LONGEST_NAP = 0.1
+LONGEST_PAUSE = 0.1
 
 
-class Drained(BaseException):
+class WorkerStopping(BaseException):
     """Raised in a job whose worker stops; no Exception, so that a job does not swallow it."""
 
 
@@ -55,7 +55,7 @@ class Attempt:
 
     __slots__ = (
         "_cancelled", "_completion", "_generation", "_lines", "_running", "_surroundings",
-        "claim", "met", "outcome", "started",
+        "claim", "database_error", "outcome", "started",
     )  # fmt: skip
 
     def __init__(self, claim: Claim, surroundings: Surroundings) -> None:
@@ -66,7 +66,7 @@ class Attempt:
         self._generation = generation()
         #: what is to be stored of it; None: nothing, or nothing more
         self.outcome: Outcome | None = None
-        self.met: BaseException | None = None
+        self.database_error: BaseException | None = None
         self._completion = Completion(claim, surroundings)
         self._cancelled = False  # by itself
         self._lines: deque[str] | None = None
@@ -85,14 +85,14 @@ class Attempt:
         """Store a progress; a checkpoint too."""
         with self._running.shield():
             if self._cancelled or not self._surroundings.backend.report(self.claim, progress):
-                self._refused()
+                self._raise_refusal()
             self._surroundings.tracked.report(self.uid, progress)
 
     def checkpoint(self) -> None:
         """Raise whatever is to end the attempt; return if nothing is."""
         with self._running.shield():
             if self._cancelled or not self._surroundings.backend.holds(self.claim):
-                self._refused()
+                self._raise_refusal()
 
     def cancel(self) -> bool:
         """Let the job end at its next checkpoint, as it asks itself; False where it is too late."""
@@ -105,25 +105,25 @@ class Attempt:
         while (left := until - time.monotonic()) > 0:
             self.checkpoint()
             with self._running.shield():
-                self._surroundings.backend.wait_for_end(self.uid, min(left, LONGEST_NAP))
+                self._surroundings.backend.wait_for_end(self.uid, min(left, LONGEST_PAUSE))
         self.checkpoint()
 
     def shield(self) -> AbstractContextManager[None]:
         """Let no interruption cut the block in two."""
         return self._running.shield()
 
-    def note(self, line: str) -> None:
+    def log_line(self, line: str) -> None:
         """Keep a log line; before logging takes a lock is a good moment to end, too."""
         self._running.check_unsent()
         if self._lines is None:
             self._lines = deque(maxlen=LINES)
         self._lines.append(line)
 
-    def uses(self, connection: Any, session: Any) -> None:
-        """Hear of a connection that a session of the job's transaction has begun to use."""
-        self._completion.uses(connection, session)
+    def track_connection(self, connection: Any, session: Any) -> None:
+        """Remember a connection that a session of the job's transaction has begun to use."""
+        self._completion.track_connection(connection, session)
 
-    # -- what the worker's watch and a drain ask, from other threads
+    # -- what the timeout monitor and a drain ask, from other threads
 
     @property
     def connections(self) -> tuple[Any, ...]:
@@ -141,7 +141,7 @@ class Attempt:
 
     def time_out(self) -> bool:
         """End the attempt for the world as timed out, whatever its thread goes on to do;
-        ``outcome`` is then to be stored, by ``settle``.
+        ``outcome`` is then to be stored, by ``store_outcomes``.
 
         False if it is too late for that, because the call has returned.
         """
@@ -153,22 +153,22 @@ class Attempt:
             self.fail(mistake)
         return True
 
-    def cut_off(self) -> None:
-        """Break its connections, which may hold locks; not where it has returned and commits."""
+    def kill_connections(self) -> None:
+        """Kill its connections, which may hold locks; not once it has returned and commits."""
         self._running.while_inside(lambda: stop_all(self.connections, for_good=True))
 
     def give_back(self) -> bool:
         """End the attempt for the world as if it had never begun; False as ``time_out``."""
         if not self._running.abandon():
             return False
-        self.cut_off()
+        self.kill_connections()
         self._release("drained")
         return True
 
     # -- the worker's own
 
     def run(self) -> bool:
-        """Run the job; ``outcome`` is then what is still to be stored of it, by ``settle``.
+        """Run the job; ``outcome`` is then what is still to be stored of it, by ``store_outcomes``.
 
         False if the attempt was abandoned. Raises nothing but KeyboardInterrupt, which no job is
         blamed for: the claim is released first. What the job sets in its context is gone with it.
@@ -180,7 +180,7 @@ class Attempt:
         try:
             try:
                 value = self._in_surroundings()
-            except Drained:
+            except WorkerStopping:
                 self._release("drained")
             except Abandoned:
                 return False
@@ -194,11 +194,11 @@ class Attempt:
                     raise
                 if self._completion.has_come_about():
                     log.warning("job=%s committed, and the answer was lost: %s", self.uid, error)
-                    self._conclude(None)
+                    self._ended_with(None)
                 else:
-                    self.outcome = self._after(error)
+                    self.outcome = self._after_error(error)
             else:
-                self._conclude(value)
+                self._ended_with(value)
         except Exception as mistake:  # noqa: BLE001 - see fail
             if self._surroundings.backend.is_passing(mistake):
                 self.outcome = Outcome(READY, crashed=True)  # to be stored when it is back
@@ -206,28 +206,28 @@ class Attempt:
                 self.fail(mistake)
         return True
 
-    def _conclude(self, value: Any) -> None:
+    def _ended_with(self, value: Any) -> None:
         if self._completion.was_carried():
             self._surroundings.backend.finished(self.claim)
             self._has_ended(self._completion.stored)
         else:
-            self.outcome = self._success(value)
+            self.outcome = self._after_return(value)
 
     @only_here  # not in a child that a hook of the commit has forked, say
     def _in_surroundings(self) -> Any:
         surround, scope = self._surroundings.surround, self._surroundings.scope
         if surround is None:
-            return scope.run(self._run_call, self._before_commit)
+            return scope.run(self._run_call, self._prepare_commit)
         with surround(dict(self.claim.job.context or {})):
-            return scope.run(self._run_call, self._before_commit)
+            return scope.run(self._run_call, self._prepare_commit)
 
     def _run_call(self) -> Any:
         end_child_of(self._generation)  # forked on the way here, by what surrounds a job
         if not self._completion.begin():
-            self._refused()
+            self._raise_refusal()
         value = self._running.run(self._call)
         if self._cancelled:
-            self._refused()
+            self._raise_refusal()
         return value
 
     def _call(self) -> Any:
@@ -235,20 +235,20 @@ class Attempt:
             self.claim, self._running, self._surroundings.queue.result, self.checkpoint
         )
 
-    def _before_commit(self, value: Any) -> None:
+    def _prepare_commit(self, value: Any) -> None:
         """The job's commit is a checkpoint: a cancellation it swallowed, it cannot here."""
-        if not self._completion.prepare(self._success(value)):
-            self._refused()
+        if not self._completion.prepare(self._after_return(value)):
+            self._raise_refusal()
 
-    def commits(self, connection: Any, *, by_statement: bool = False) -> None:
+    def before_commit(self, connection: Any, *, by_statement: bool = False) -> None:
         """Complete the job in the commit that ends it; refuse any other one, too, if the job is
         no longer this attempt's."""
         end_child_of(self._generation)  # forked by a hook of this commit
-        held = self._completion.precede(connection, by_statement=by_statement)
+        held = self._completion.before_commit(connection, by_statement=by_statement)
         if self._cancelled or not held:
-            self._refused()
+            self._raise_refusal()
 
-    def _refused(self) -> None:
+    def _raise_refusal(self) -> None:
         """Raise for what the backend refused: cancelled, or not ours any more."""
         self._running.check()
         if self._cancelled or self._surroundings.backend.is_cancelled(self.claim):
@@ -257,14 +257,14 @@ class Attempt:
 
     def _timed_out(self, stack: str) -> Outcome:
         """What follows where it did not stop by itself. stack: where it was."""
-        outcome = self._after(JobTimeout(self.claim.job.options.timeout))
+        outcome = self._after_error(JobTimeout(self.claim.job.options.timeout))
         if outcome.error is None:
             return outcome
         text = f"It did not stop. It was here:\n{stack}"
         return outcome._replace(error=outcome.error._replace(traceback=text))
 
-    def _after(self, error: BaseException) -> Outcome:
-        return verdict_on(
+    def _after_error(self, error: BaseException) -> Outcome:
+        return after_error(
             JobCancelled() if self._cancelled else error,
             self.claim,
             self._log_lines(),
@@ -272,14 +272,14 @@ class Attempt:
             jitter=self._surroundings.jitter(),
         )
 
-    def settled(self, stored: bool) -> None:
-        """Hear whether the outcome was stored."""
+    def stored(self, is_stored: bool) -> None:
+        """Finish what depends on whether the outcome was stored."""
         outcome = self.outcome
         assert outcome is not None
-        if not stored and outcome.status is SUCCESSFUL:  # it had nothing to commit, and then:
+        if not is_stored and outcome.status is SUCCESSFUL:  # it had nothing to commit, and then:
             outcome = Outcome(CANCELLED, log=outcome.log)
-            stored = self._surroundings.backend.finish(self.claim, outcome)
-        if stored:
+            is_stored = self._surroundings.backend.finish(self.claim, outcome)
+        if is_stored:
             self._has_ended(outcome)
         elif self._surroundings.backend.committed(self.claim):  # by a commit without an answer
             self._surroundings.backend.finished(self.claim)
@@ -290,12 +290,12 @@ class Attempt:
 
     def _has_ended(self, outcome: Outcome | None) -> None:
         try:
-            self._tell(outcome)
+            self._log_end(outcome)
         except Exception:  # a filter of the application's logging: what is stored is stored
             with suppress(Exception):
                 log.exception("job=%s ended, which could not be told", self.uid)
 
-    def _tell(self, outcome: Outcome | None) -> None:
+    def _log_end(self, outcome: Outcome | None) -> None:
         assert outcome is not None
         if outcome.status is not READY:
             self._surroundings.tracked.end(self.uid)
@@ -306,8 +306,8 @@ class Attempt:
             )  # fmt: skip
 
     def fail(self, mistake: Exception) -> None:
-        """End the attempt where ending it raised: a filter of the application's logging did, say.
-        The thread that came here has other jobs to run; ``settle`` stores it like any outcome."""
+        """End the attempt as failed if ending it raised, as by a filter of the application's
+        logging. The thread goes on with other jobs; ``store_outcomes`` stores this outcome too."""
         self.outcome = Outcome(FAILED, error=TaskError.of(mistake), log=self._log_lines())
         with suppress(Exception):
             log.exception("job=%s could not be ended as it should", self.uid)
@@ -320,14 +320,14 @@ class Attempt:
             why = f"{why}, which could not be stored yet ({error})"
         log.info("job=%s %s, waits again", self.uid, why)
 
-    def _success(self, value: Any) -> Outcome:
-        return success(value, self.claim, self._log_lines())
+    def _after_return(self, value: Any) -> Outcome:
+        return after_return(value, self.claim, self._log_lines())
 
     def _log_lines(self) -> tuple[str, ...]:
         return tuple(self._lines or ())
 
 
-def settle(attempts: Sequence[Attempt], backend: ClaimingBackend) -> None:
+def store_outcomes(attempts: Sequence[Attempt], backend: ClaimingBackend) -> None:
     """Store what is still to be stored of attempts that have ended, together.
 
     Raises what the backend raises; nothing of it is forgotten then.
@@ -335,7 +335,7 @@ def settle(attempts: Sequence[Attempt], backend: ClaimingBackend) -> None:
     open_ones = [attempt for attempt in attempts if attempt.outcome is not None]
     ends = [(attempt.claim, attempt.outcome) for attempt in open_ones if attempt.outcome]
     if len(ends) == 1:
-        open_ones[0].settled(backend.finish(*ends[0]))
+        open_ones[0].stored(backend.finish(*ends[0]))
     elif ends:
-        for attempt, stored in zip(open_ones, backend.finish_many(ends), strict=True):
-            attempt.settled(stored)
+        for attempt, is_stored in zip(open_ones, backend.finish_many(ends), strict=True):
+            attempt.stored(is_stored)

@@ -1,6 +1,6 @@
 """The worker of ``run_pending()``: its one thread is the caller's.
 
-    caller    claim, run, settle, until nothing is due        (a slot as others)
+    caller    claim, run, store outcomes, until nothing is due  (a slot as others)
     watch, upkeep, heart: as a worker's, from the first job on until the caller returns
 
 So a job that takes long keeps its claim, a timeout ends it, and one whose claim was lost is
@@ -48,7 +48,7 @@ class CallerSlot(Slot):
                 before_first()
                 if not self._run(claims[0]):
                     return False
-                self._settle()
+                self._store_outcomes()
             return True
         except BaseException:  # from the keyboard, at any line
             with suppress(Exception):

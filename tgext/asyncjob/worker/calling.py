@@ -38,7 +38,7 @@ def make_call(
         value = running.wait_for(_submitted(options.executor, call, args), checkpoint)
     else:
         value = call.target(*args, **call.kwargs) if call.kwargs else call.target(*args)
-    return value if type(value) in PLAIN else running.settle(value, checkpoint)
+    return value if type(value) in PLAIN else running.resolve(value, checkpoint)
 
 
 def _submitted(executor: Executor, call: Call, args: tuple[Any, ...]) -> Future[Any]:

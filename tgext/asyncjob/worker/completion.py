@@ -40,7 +40,7 @@ class Completion:
         self.stored: Outcome | None = None  #: the same, where that commit carries it
         self.is_fenced = False  #: for good, before a commit that does not
 
-    def uses(self, connection: Any, session: Any) -> None:
+    def track_connection(self, connection: Any, session: Any) -> None:
         """Remember a connection that a session of the job's transaction has begun to use."""
         marked = self._surroundings.marked
         is_own = marked is not None and marked.owns(session, connection)
@@ -74,8 +74,8 @@ class Completion:
         self.is_fenced = self._surroundings.backend.fence(self._claim)
         return self.is_fenced
 
-    def precede(self, connection: Any, *, by_statement: bool) -> bool:
-        """Do what has to precede a commit on *connection*; False where it must not come about.
+    def before_commit(self, connection: Any, *, by_statement: bool) -> bool:
+        """Complete or fence the job before a commit on *connection*; False if it must not happen.
 
         by_statement: it is a statement of the job's own that commits, so it does not end it.
         """

@@ -1,12 +1,12 @@
 """Stop a function that runs in a thread, from outside.
 
-Three may want to end what runs: its own thread, a watch (a timeout) and a drain. The phase,
+Three threads may end what runs: its own, the timeout monitor, and one that drains. The phase,
 changed only under the lock, says who may: until the function has returned, anybody, by
 ``interrupt``, then ``abandon``; from then on only its own thread.
 
 An interruption can hit any line, so one that holds a lock of ours would hold it for ever: what
-the function calls of this package runs under a ``shield``, and is interrupted at its end. What
-others' code must not be cut in is in ``moments.py``: there it waits until the function is through.
+the function calls of this package runs under a ``shield``, and is interrupted at its end. Where
+other code must not be interrupted is in ``safe_points.py``: the interruption waits until it is out.
 
 The first interruption may be caught, to clean up. One that was swallowed is followed by others,
 which no ``except Exception`` catches: see ``insist``.
@@ -129,7 +129,7 @@ class Interruptible:
             self.check()
         return value
 
-    def settle(self, value: Any, look: Callable[[], None]) -> Any:
+    def resolve(self, value: Any, look: Callable[[], None]) -> Any:
         """Return what *value* comes to, for the function itself, where it stands for work that has
         not begun or goes on: what can be awaited, or a future.
 

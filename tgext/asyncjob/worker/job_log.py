@@ -45,7 +45,7 @@ class _JobRecords:
         setattr(record, UID, attempt.uid)
         if record.name.startswith(_PACKAGE):
             return record  # our own lines name their job, wherever they are written
-        attempt.note(_line(record))
+        attempt.log_line(_line(record))
         if not isinstance(record.msg, str):
             return record  # its str() may raise, where logging expects that, and not here
         if isinstance(record.args, tuple):

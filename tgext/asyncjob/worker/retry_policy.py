@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 _SUCCESS = Outcome(SUCCESSFUL)
 
 
-def success(value: Any, claim: Claim, lines: tuple[str, ...]) -> Outcome:
+def after_return(value: Any, claim: Claim, lines: tuple[str, ...]) -> Outcome:
     """Return the outcome of an attempt whose call returned *value*. lines: its log."""
     if value is None and not lines:
         return _SUCCESS
@@ -42,7 +42,7 @@ def success(value: Any, claim: Claim, lines: tuple[str, ...]) -> Outcome:
     return Outcome(SUCCESSFUL, result, log=lines)
 
 
-def crash(why: WorkerCrashed, claim: Claim, delay_seconds: float = 0.0) -> Outcome:
+def after_crash(why: WorkerCrashed, claim: Claim, delay_seconds: float = 0.0) -> Outcome:
     """Return the outcome of an attempt whose process died, and say it in the log: as for the
     death of a worker it runs again, and costs no attempt, ``max_crashes`` times.
 
@@ -56,7 +56,7 @@ def crash(why: WorkerCrashed, claim: Claim, delay_seconds: float = 0.0) -> Outco
     return Outcome(READY, error=error, delay_seconds=delay_seconds, crashed=True)
 
 
-def verdict_on(
+def after_error(
     error: BaseException,
     claim: Claim,
     lines: tuple[str, ...],

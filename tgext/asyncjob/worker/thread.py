@@ -1,6 +1,6 @@
 """A slot: one thread of a worker that claims jobs, runs an attempt of each, and stores the ends.
 
-    claim --> waiting --> attempt --> ended --> settle
+    claim --> waiting --> attempt --> ended --> store_outcomes
                  |                      |
                  '--- relieve (another thread, when an attempt takes its time) ---'
 
@@ -21,7 +21,7 @@ from contextlib import suppress
 from ..current import queue_var
 from ..errors import JobTimeout
 from ..job import Claim, WorkerId
-from .attempt import Attempt, Drained, LeaseLost, settle
+from .attempt import Attempt, LeaseLost, WorkerStopping, store_outcomes
 from .child_process import begin
 from .environment import Surroundings
 
@@ -138,7 +138,7 @@ class Slot(threading.Thread):
                 return False
             ran += 1
             claim = self._next()
-        self._settle()
+        self._store_outcomes()
         if self._stopping.is_set():
             with suppress(Exception):  # their worker ends, and they wait again
                 self._give_back()
@@ -174,7 +174,7 @@ class Slot(threading.Thread):
         while True:
             try:
                 return self._backend.holds(claim, fresh=True)
-            except Exception as error:  # noqa: BLE001 - as in _settle
+            except Exception as error:  # noqa: BLE001 - as in _store_outcomes
                 self._complain("cannot look at a claim", error, fault_seconds)
                 if self._stopping.wait(fault_seconds):
                     return False
@@ -185,7 +185,7 @@ class Slot(threading.Thread):
         fitting = int(ran * BATCH_SECONDS / seconds) if seconds > 0 else self._batch
         self._batch = max(1, min(fitting, 2 * self._batch, self._backend.most_at_once))
 
-    def _settle(self) -> None:
+    def _store_outcomes(self) -> None:
         """Store what has ended, however long the backend takes to be there again."""
         fault_seconds = FAULT_SECONDS[0]
         while True:
@@ -194,7 +194,7 @@ class Slot(threading.Thread):
             if not ended:
                 return
             try:
-                settle(ended, self._backend)
+                store_outcomes(ended, self._backend)
             except Exception as error:  # noqa: BLE001 - nothing that has ended may be forgotten
                 with self._lock:
                     self._ended = ended + self._ended
@@ -234,7 +234,7 @@ class Slot(threading.Thread):
     def relieve(self) -> None:
         """Give back what waits behind an attempt, and store what ended before it."""
         self._give_back()
-        self._settle()
+        self._store_outcomes()
 
     def deadline(self) -> float | None:
         """When the attempt is over its time; interrupts it if that is now."""
@@ -285,7 +285,7 @@ class Slot(threading.Thread):
         """Interrupt its attempt: the worker stops."""
         attempt = self.attempt
         if attempt is not None:
-            attempt.interrupt(Drained)
+            attempt.interrupt(WorkerStopping)
 
     def give_back(self) -> None:
         """End its attempt for the world as if it had not begun."""

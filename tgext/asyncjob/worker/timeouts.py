@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from ..backends.base import ClaimingBackend
-from .attempt import Attempt, settle
+from .attempt import Attempt, store_outcomes
 from .thread import LONGEST_SLEEP, Slot
 
 log = logging.getLogger(__name__)
@@ -37,10 +37,10 @@ MOST_LOST = 10
 
 
 class Timeouts:
-    """Of one worker; used by its watch, but for ``settle`` and ``is_worn``.
+    """Of one worker; used by its watch, but for ``store_outcomes`` and ``is_worn``.
 
     forget: called with a slot that was given up. replace: starts another one. relieve: wakes who
-    calls ``settle``, where that is another thread.
+    calls ``store_outcomes``, where that is another thread.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Timeouts:
         if self._backend.is_shared:
             self._relieve()
         else:
-            self.settle()
+            self.store_outcomes()
 
     def _pay(self) -> None:
         """Replace slots, as far as the bound allows."""
@@ -115,14 +115,14 @@ class Timeouts:
             self._owed -= 1
             self._replace()
 
-    def settle(self) -> None:
+    def store_outcomes(self) -> None:
         """Store what became of attempts whose threads go on for nobody, and what those threads
         have in hand besides: what ended before, and what waits behind."""
         while self._overdue:
             overdue = list(self._overdue)
             for slot, attempt in overdue:
-                attempt.cut_off()
+                attempt.kill_connections()
                 slot.relieve()
-            settle([attempt for _, attempt in overdue], self._backend)
+            store_outcomes([attempt for _, attempt in overdue], self._backend)
             for _ in overdue:
                 self._overdue.popleft()

@@ -1,6 +1,6 @@
 """The worker: slots that claim and run, and the threads that see to them.
 
-    slots     claim, run, settle                              (slot.py)
+    slots     claim, run, store outcomes                      (thread.py)
     watch     timeouts; touches no store, which may be slow   wakes upkeep when a slot needs relief
     upkeep    relief of slots, rescue of dead workers' jobs, pruning
     heart     says that this worker lives; what it has lost is interrupted
@@ -157,7 +157,7 @@ class Worker:
         for thread in self._others:
             if thread is not me and thread.is_alive():
                 thread.join(GRACE_SECONDS)
-        self._leave(LEAVE_SECONDS, self._timeouts.settle, "store that a job has timed out")
+        self._leave(LEAVE_SECONDS, self._timeouts.store_outcomes, "store that a job has timed out")
 
     def hurry(self) -> None:
         """Give back what runs, now."""
@@ -263,7 +263,7 @@ class Worker:
                 due = slot.relief_due()
                 if due is not None and due <= time.monotonic():
                     self._try(slot.relieve, "relieve a thread")
-            self._try(self._timeouts.settle, "store that a job has timed out")
+            self._try(self._timeouts.store_outcomes, "store that a job has timed out")
             now = time.monotonic()
             if self._stopping.is_set():
                 rescue_at = prune_at = now + GRACE_SECONDS

@@ -15,9 +15,9 @@ from typing import Any
 from ...errors import JobTimeout, WorkerCrashed
 from ...executors.remote_errors import Failure
 from ...job import BACKOFF_SECONDS, Claim, Outcome
-from ..attempt import Attempt, Drained, LeaseLost
+from ..attempt import Attempt, LeaseLost, WorkerStopping
 from ..environment import Surroundings
-from ..retry_policy import crash
+from ..retry_policy import after_crash
 from .fork_server import Child
 from .messages import ANSWER, ASK, END, ORDER, STACK, UNREAD, not_kept, pack, unpack
 
@@ -62,7 +62,7 @@ class AttemptApart(Attempt):
         return False
 
     def give_back(self) -> bool:
-        self.interrupt(Drained)
+        self.interrupt(WorkerStopping)
         self._kill()
         return False
 
@@ -93,7 +93,7 @@ class AttemptApart(Attempt):
                 return ordered
             # At once it would be so again, and of all jobs that wait.
             delay_seconds = BACKOFF_SECONDS * (1 + self._surroundings.jitter())
-            return crash(error, self.claim, delay_seconds)
+            return after_crash(error, self.claim, delay_seconds)
         try:
             with self._guard:
                 self._child = child
@@ -107,7 +107,7 @@ class AttemptApart(Attempt):
                 self._killing.cancel()
             child.close()
 
-    def _conclude(self, value: Outcome | None) -> None:
+    def _ended_with(self, value: Outcome | None) -> None:
         self.outcome = value
         if value is None:
             self._surroundings.backend.finished(self.claim)
@@ -148,7 +148,7 @@ class AttemptApart(Attempt):
         if (ordered := self._as_ordered()) is not None:
             return ordered
         why = f"its process {child.pid} {child.how()} while it ran"
-        return crash(WorkerCrashed(why), self.claim)
+        return after_crash(WorkerCrashed(why), self.claim)
 
     def _as_ordered(self) -> Outcome | None:
         """Return what follows from what was to end it, or raise that; None: nothing was."""
@@ -157,7 +157,7 @@ class AttemptApart(Attempt):
         if self._order is not None:
             raise self._order
         if self._is_stopping():
-            raise Drained
+            raise WorkerStopping
         return None
 
     def _answer(self, content: bytes) -> bytes:

@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from ...backends.base import ClaimingBackend
-from ...current import queue_var, uncut
+from ...current import queue_var, shielded
 from ...errors import NotInJob
 from ...executors.remote_errors import Failure
 from ...job import Claim, Job
@@ -62,7 +62,7 @@ class Line:
         with self._sending, suppress(OSError):
             self._connection.send_bytes(message)
 
-    @uncut
+    @shielded
     def ask(self, of_whom: str, method: str, /, *args: Any, **kwargs: Any) -> Any:
         """Return what a method of the worker's *of_whom* returns; raises what it raises, and what
         pickle has against the arguments."""
@@ -156,8 +156,8 @@ class _AttemptHere(Attempt):
         super().__init__(claim, surroundings)
         self._line = line
 
-    def _before_commit(self, value: Any) -> None:
-        super()._before_commit(value)
+    def _prepare_commit(self, value: Any) -> None:
+        super()._prepare_commit(value)
         if self._completion.is_fenced:
             self._line.ask("commit", "begins")
 
@@ -210,7 +210,7 @@ class _Job:
         attempt = self._attempt
         self._line.say(STACK + pack(stack_of(self._thread)))
         if attempt is not None:
-            cutting = threading.Timer(CUT_SECONDS, attempt.cut_off)
+            cutting = threading.Timer(CUT_SECONDS, attempt.kill_connections)
             cutting.daemon = True
             cutting.start()
             attempt.interrupt(error)
