@@ -303,18 +303,18 @@ def test_child_of_a_hook_of_the_commit_ends(held, module_place, kind):
 
 
 @pytest.mark.parametrize("when", ["enter", "exit"])
-def test_child_of_what_surrounds_a_job_ends(held, when):
+def test_child_of_the_job_context_ends(held, when):
     children.clear()
 
     @contextlib.contextmanager
-    def surround(_context: dict[str, Any]) -> Iterator[None]:
+    def enter_context(_context: dict[str, Any]) -> Iterator[None]:
         if when == "enter":
             forks_and_goes_on()
         yield
         if when == "exit":
             forks_and_goes_on()
 
-    held.bind(held.session, surround=surround)
+    held.bind(held.session, enter_context=enter_context)
     uid = held.perform(nothing)
 
     held.run_pending(1)

@@ -404,7 +404,7 @@ def test_requests_and_jobs_leave_no_connection_checked_out(app):
     assert app.model.engine.pool.checkedout() == 0
 
 
-# -- the surroundings
+# -- the job context
 
 
 def home():

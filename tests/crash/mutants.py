@@ -52,7 +52,7 @@ def split() -> None:
     """See that the claim holds, commit the work, and complete the job in a later transaction."""
 
     def prepare_commit(self: Any, _value: Any) -> None:
-        backend, sessions = self._surroundings.backend, self._surroundings.marked
+        backend, sessions = self._environment.backend, self._environment.job_sessions
         if sessions is not None and sessions.is_used():
             sessions.connection()  # so that it commits all the same
         backend._looked.pop((self.claim.job.uid, self.claim.lease), None)

@@ -1,9 +1,8 @@
-"""What belongs together: a queue's backend, its application's session, and their database.
+"""The backend of a queue, the application's session, and their database.
 
-Where the session works on the very database that the jobs are in, it is ``marked``: a job is
-enqueued in its transaction, and its commit carries the mark of the job that it ends. A queue may
-learn of its session after it was made, as in TurboGears; until then a backend that needs a
-database is not there.
+If the session works on the database of the jobs, it is ``job_sessions``: a job is enqueued in its
+transaction, and its commit completes the job that it ends. A queue may get its session after it
+was made, as in TurboGears; until then a backend that needs a database is missing.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ class Binding:
         self._engine: Any = None  # one that is made here, and closed here
         self.session: Any = None
         self.sessions: Any = None
-        #: the sessions, where they work on the database of the jobs
-        self.marked: Any = None
+        #: the sessions, if they work on the database of the jobs
+        self.job_sessions: Any = None
 
     def bind(self, session: Any) -> None:
         """Take the application's session, None: it has none (yet), and make the backend if it
@@ -49,11 +48,11 @@ class Binding:
         Raises ConfigError for a session whose work nobody commits, MissingExtra.
         """
         if session is not None and session is not self.session:
-            before = self.marked
+            before = self.job_sessions
             self._adopt(session)
             if before is not None:  # a session of the queue's own, say, on asyncjob.url
                 is_there = self.sessions.works_on(self._options.url or before.engine().url)
-                self._mark(self.sessions if is_there else None)
+                self._use_for_jobs(self.sessions if is_there else None)
         if self._backend is None:
             self._open()
 
@@ -87,7 +86,7 @@ class Binding:
     def carrier(self) -> Any:
         """The sessions whose commit carries what this thread's transaction does with jobs; None:
         none does, that transaction is another manager's, say."""
-        return None if self._scope.is_foreign else self.marked
+        return None if self._scope.is_foreign else self.job_sessions
 
     def connection(self) -> Any:
         """The connection in whose transaction a change of jobs takes part; None: its own."""
@@ -114,7 +113,7 @@ class Binding:
 
         Raises ConfigError where that would wait for ever.
         """
-        if self._scope.is_committing and self.marked is None:
+        if self._scope.is_committing and self.job_sessions is None:
             self._scope.after_commit(lambda: hand_over(jobs))
             return True
         carrier = self.carrier
@@ -127,7 +126,8 @@ class Binding:
 
     def _check_lock(self) -> None:
         """Refuse to wait for a lock that this very thread holds."""
-        writes = self.marked is not None and self.marked.has_written() and self.marked.is_open()
+        sessions = self.job_sessions
+        writes = sessions is not None and sessions.has_written() and sessions.is_open()
         if writes and self.backend.has_one_writer:
             raise ConfigError(
                 "perform(): expected no uncommitted work in this thread, whose session has written "
@@ -176,7 +176,7 @@ class Binding:
         self._backend = backend
 
     def _adopt(self, session: Any) -> None:
-        self.sessions = sqlalchemy_room().Sessions(session)
+        self.sessions = sessions_module().Sessions(session)
         self._scope.bind(self.sessions)
         self.session = session
 
@@ -189,20 +189,20 @@ class Binding:
             return
         self._backend = make_backend(self._options, engine)
         if self.sessions is None:
-            self._adopt(sqlalchemy_room().session_on(engine))
-            self.marked = self.sessions
+            self._adopt(sessions_module().session_on(engine))
+            self.job_sessions = self.sessions
         elif engine is not self._engine:
             try:
-                self._mark(self.sessions)
+                self._use_for_jobs(self.sessions)
             except ConfigError:
                 self._backend.close()
                 raise
 
-    def _mark(self, sessions: Any) -> None:
-        """Let the commits of *sessions* carry what becomes of jobs; None: nobody's do."""
+    def _use_for_jobs(self, sessions: Any) -> None:
+        """Let the commits of *sessions* store and complete jobs; None: no session's commit does."""
         if sessions is not None:
             self.backend.check_carrier(sessions.engine())
-        self.marked = sessions
+        self.job_sessions = sessions
 
     def _find_engine(self) -> Any:
         """The session's own engine, or another one for a URL that is not its; None: neither."""
@@ -210,12 +210,12 @@ class Binding:
         if self.sessions is not None and (url is None or self.sessions.works_on(url)):
             return self.sessions.engine()
         if url is not None:
-            self._engine = sqlalchemy_room().engine_of(url)
+            self._engine = sessions_module().engine_of(url)
         return self._engine
 
 
-def sqlalchemy_room() -> ModuleType:
-    """Load what needs SQLAlchemy; raises MissingExtra."""
+def sessions_module() -> ModuleType:
+    """Import the module that needs SQLAlchemy; raises MissingExtra."""
     try:
         return importlib.import_module(f"{__package__}.transactions.sessions")
     except ModuleNotFoundError as error:

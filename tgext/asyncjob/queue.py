@@ -20,7 +20,7 @@ from typing import Any
 from .backends.base import ClaimingBackend
 from .call import Call, check
 from .current import as_current, attempt_var, open_queues, shielded
-from .database import Binding, sqlalchemy_room
+from .database import Binding, sessions_module
 from .errors import QueueClosed, QueueFull
 from .job import DEFAULT_OPTIONS, Job, TaskOptions
 from .options import Options
@@ -29,12 +29,12 @@ from .results import Ledger
 from .task import Task, TaskResult
 from .transactions.scope import Scope
 from .worker.child_process import Line, Nursery, check_travels
-from .worker.environment import Surroundings
+from .worker.environment import AttemptEnvironment
 from .worker.local import Runner
-from .worker.progress_tracker import Tracked, Tracker
+from .worker.progress_tracker import GuardedTracker, Tracker
 
 Capture = Callable[[], "dict[str, Any] | None"]
-Surround = Callable[["dict[str, Any]"], AbstractContextManager[Any]]
+EnterContext = Callable[["dict[str, Any]"], AbstractContextManager[Any]]
 
 
 class JobQueue:
@@ -62,15 +62,15 @@ class JobQueue:
         self._scope = Scope(lambda error: self.backend.is_conflict(error))
         self._binding = Binding(self.options, self._scope, made)
         self._capture: Capture | None = None
-        self._surround: Surround | None = None
+        self._enter_context: EnterContext | None = None
         #: see ``bind``
         self.is_here: Callable[[], bool | None] = lambda: None
-        self._tracked = Tracked(progress_tracker)
-        self._runner = Runner(self.options, self._surroundings)
+        self._progress_tracker = GuardedTracker(progress_tracker)
+        self._runner = Runner(self.options, self._make_environment)
         self._ledger = Ledger(
             lambda: self.backend,
             self._scope,
-            self._tracked,
+            self._progress_tracker,
             retention_seconds=self.options.retention,
             announce=self._announce,
             connection=self._binding.connection,
@@ -87,19 +87,19 @@ class JobQueue:
         session: Any = None,
         *,
         capture: Capture | None = None,
-        surround: Surround | None = None,
+        enter_context: EnterContext | None = None,
         is_here: Callable[[], bool | None] | None = None,
     ) -> None:
         """Tell the queue what its application has got meanwhile; before the first job.
 
-        capture: what to keep of the caller with each job, or None. surround: given that, a
+        capture: what to keep of the caller with each job, or None. enter_context: given that, a
         context manager to run the job in. is_here: whether this thread is in a context of the
         application; None: it is in no application's.
         Raises ConfigError for a session whose work nobody commits, MissingExtra.
         """
         self._binding.bind(session)
         self._capture = capture or self._capture
-        self._surround = surround or self._surround
+        self._enter_context = enter_context or self._enter_context
         self.is_here = is_here or self.is_here
 
     @property
@@ -154,7 +154,7 @@ class JobQueue:
         if not self._scope.is_managed:
             if not self._binding.joins_commit([job], self._hand_over, self._announce):
                 self._hand_over([job])
-        elif self._binding.marked is None:
+        elif self._binding.job_sessions is None:
             self._scope.pending(self._hand_over).add(job)
         else:
             # What a job enqueues is committed with its mark, or under its fence: by its session.
@@ -176,9 +176,9 @@ class JobQueue:
         self._begin(jobs)
 
     def _begin(self, jobs: list[Job]) -> None:
-        if self._tracked.tracker is not None:
+        if self._progress_tracker.tracker is not None:
             for job in jobs:
-                self._tracked.begin(job.uid)
+                self._progress_tracker.begin(job.uid)
         self._runner.announce()
 
     def _check_room(self, max_queued: int) -> None:
@@ -202,7 +202,7 @@ class JobQueue:
         """See ``asyncjob_timed_query``; inside a job a checkpoint between two looks."""
         attempt = attempt_var.get()
         pause = threading.Event().wait if attempt is None else attempt.pause
-        sqlalchemy_room().wait_for_row(
+        sessions_module().wait_for_row(
             query,
             self._binding.sessions,
             looks=max(looks, 0) + 1,  # at once, and that often again
@@ -252,15 +252,15 @@ class JobQueue:
         with self.as_current():
             return self._runner.run_pending(limit)
 
-    def _surroundings(self) -> Surroundings:
-        return Surroundings(
+    def _make_environment(self) -> AttemptEnvironment:
+        return AttemptEnvironment(
             queue=self,
             backend=self.backend,
             scope=self._scope,
-            surround=self._surround,
+            enter_context=self._enter_context,
             session=self.session,
-            marked=self._binding.marked,
-            tracked=self._tracked,
+            job_sessions=self._binding.job_sessions,
+            progress_tracker=self._progress_tracker,
             nursery=self._nursery,
         )
 
@@ -276,12 +276,12 @@ class JobQueue:
                 queue.allow_worker(False)
         self._binding.forget_connections()
 
-    def _become_child(self, line: Line) -> tuple[Surroundings, Callable[[], None]]:
+    def _become_child(self, line: Line) -> tuple[AttemptEnvironment, Callable[[], None]]:
         if not self.backend.is_shared:
             self._binding.stand_in(line.backend(self.backend))
-        if self._tracked.tracker is not None:
-            self._tracked.tracker = line.tracker()
-        return self._surroundings(), self._binding.leave
+        if self._progress_tracker.tracker is not None:
+            self._progress_tracker.tracker = line.tracker()
+        return self._make_environment(), self._binding.leave
 
     # -- extents
 

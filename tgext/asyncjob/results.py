@@ -13,7 +13,7 @@ from .current import attempt_var, shielded
 from .errors import NotCommitted, UnknownJob
 from .job import READY, Job, Snapshot
 from .transactions.scope import Scope
-from .worker.progress_tracker import Tracked
+from .worker.progress_tracker import GuardedTracker
 
 #: Longest that a wait for a job's end goes without looking, in seconds; shorter inside a job,
 #: where each look is a checkpoint too.
@@ -36,7 +36,7 @@ class Ledger:
         self,
         backend: Callable[[], Backend],
         scope: Scope,
-        tracked: Tracked,
+        progress_tracker: GuardedTracker,
         *,
         retention_seconds: float,
         announce: Callable[[list[Job]], None],
@@ -45,7 +45,7 @@ class Ledger:
         self._backend = backend
         self._retention_seconds = retention_seconds
         self._scope = scope
-        self._tracked = tracked
+        self._progress_tracker = progress_tracker
         self._announce = announce
         self._connection = connection
 
@@ -76,13 +76,13 @@ class Ledger:
             return None
         if self._pending(uid) is not None:
             return (-1, None)
-        if self._tracked.tracker is None:
+        if self._progress_tracker.tracker is None:
             found = self._backend().progress(uid)
             return None if found is None else (found.value, found.data)
         if self._has_ended(uid):
             return None
-        tracked: tuple[int, Any] | None = self._tracked.tracker.get_progress(uid)
-        return tracked
+        reported: tuple[int, Any] | None = self._progress_tracker.tracker.get_progress(uid)
+        return reported
 
     def wait_for_end(self, uid: str, timeout: float | None) -> Snapshot:
         """Wait until a job has ended, *timeout* seconds at the most; None or infinity: for ever.
@@ -118,7 +118,7 @@ class Ledger:
         self.snapshot(uid)
         cancelled = self._change(self._backend().cancel, uid)
         if cancelled and self._has_ended(uid):
-            self._tracked.end(uid)
+            self._progress_tracker.end(uid)
         return cancelled
 
     @shielded

@@ -1,4 +1,4 @@
-"""A job feels at home: what it keeps of its request, and the TurboGears context it runs in.
+"""The job context: what a job keeps of its request, and the TurboGears context it runs in.
 
 In a job ``tg.config``, ``tg.app_globals``, ``tg.url``, translations and templates work as in the
 request that enqueued it, in its language and under its address. Who asked is kept as
@@ -32,8 +32,8 @@ KEPT = "tgext.asyncjob.captured"
 _captured: ContextVar[dict[str, Any] | None] = ContextVar("asyncjob_captured", default=None)
 
 
-class TurboGearsSurroundings:
-    """``capture`` and ``surround`` of one application's jobs."""
+class TurboGearsJobContext:
+    """``capture`` and ``enter`` of one application's jobs."""
 
     def __init__(self, app: Any, queue: JobQueue) -> None:
         self._app = app
@@ -89,7 +89,7 @@ class TurboGearsSurroundings:
                 "the others will not know this job (UnknownJob); set asyncjob.backend = sql"
             )
 
-    def surround(self, captured: dict[str, Any]) -> AbstractContextManager[Any]:
+    def enter(self, captured: dict[str, Any]) -> AbstractContextManager[Any]:
         """Run a job in a TurboGears context made for it."""
         address = self._queue.options.base_url or captured.get("base_url") or NO_REQUEST
         return _JobContext(self._app, captured, address)

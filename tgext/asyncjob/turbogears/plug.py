@@ -29,7 +29,7 @@ from ..options import settings_of
 from ..queue import JobQueue
 from ..worker import job_log
 from ..worker.progress_tracker import Tracker
-from .job_context import TurboGearsSurroundings
+from .job_context import TurboGearsJobContext
 from .sections import warn_of_misplaced
 from .wrapper import JobQueueWrapper, is_transaction_managed
 
@@ -206,11 +206,11 @@ def _on_new_app(app: Any) -> None:
     queue = _queue_of(app.config)
     if queue is not None:
         job_log.install()  # the application may have set up its logging, and ours with it
-        surroundings = TurboGearsSurroundings(app, queue)
+        job_context = TurboGearsJobContext(app, queue)
         queue.bind(
-            capture=surroundings.capture,
-            surround=surroundings.surround,
-            is_here=surroundings.is_here,
+            capture=job_context.capture,
+            enter_context=job_context.enter,
+            is_here=job_context.is_here,
         )
         queue.allow_worker()
 

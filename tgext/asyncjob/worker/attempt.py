@@ -29,7 +29,7 @@ from ..job import CANCELLED, FAILED, READY, SUCCESSFUL, Claim, JobId, Outcome, P
 from ..processes.forked import end_child_of, generation, only_here
 from .calling import make_call
 from .completion import Completion
-from .environment import Surroundings
+from .environment import AttemptEnvironment
 from .interruption import Abandoned, Interruptible
 from .job_log import LINES
 from .retry_policy import after_error, after_return
@@ -54,20 +54,28 @@ class Attempt:
     """One attempt of one job; made, run and dropped by a worker's slot."""
 
     __slots__ = (
-        "_cancelled", "_completion", "_generation", "_lines", "_running", "_surroundings",
-        "claim", "database_error", "outcome", "started",
+        "_cancelled",
+        "_completion",
+        "_environment",
+        "_generation",
+        "_lines",
+        "_running",
+        "claim",
+        "database_error",
+        "outcome",
+        "started",
     )  # fmt: skip
 
-    def __init__(self, claim: Claim, surroundings: Surroundings) -> None:
+    def __init__(self, claim: Claim, environment: AttemptEnvironment) -> None:
         self.claim = claim
         self.started = time.monotonic()
-        self._surroundings = surroundings
+        self._environment = environment
         self._running = Interruptible()
         self._generation = generation()
         #: what is to be stored of it; None: nothing, or nothing more
         self.outcome: Outcome | None = None
         self.database_error: BaseException | None = None
-        self._completion = Completion(claim, surroundings)
+        self._completion = Completion(claim, environment)
         self._cancelled = False  # by itself
         self._lines: deque[str] | None = None
 
@@ -79,19 +87,19 @@ class Attempt:
 
     @property
     def session(self) -> Any:
-        return self._surroundings.session
+        return self._environment.session
 
     def report(self, progress: Progress) -> None:
         """Store a progress; a checkpoint too."""
         with self._running.shield():
-            if self._cancelled or not self._surroundings.backend.report(self.claim, progress):
+            if self._cancelled or not self._environment.backend.report(self.claim, progress):
                 self._raise_refusal()
-            self._surroundings.tracked.report(self.uid, progress)
+            self._environment.progress_tracker.report(self.uid, progress)
 
     def checkpoint(self) -> None:
         """Raise whatever is to end the attempt; return if nothing is."""
         with self._running.shield():
-            if self._cancelled or not self._surroundings.backend.holds(self.claim):
+            if self._cancelled or not self._environment.backend.holds(self.claim):
                 self._raise_refusal()
 
     def cancel(self) -> bool:
@@ -105,7 +113,7 @@ class Attempt:
         while (left := until - time.monotonic()) > 0:
             self.checkpoint()
             with self._running.shield():
-                self._surroundings.backend.wait_for_end(self.uid, min(left, LONGEST_PAUSE))
+                self._environment.backend.wait_for_end(self.uid, min(left, LONGEST_PAUSE))
         self.checkpoint()
 
     def shield(self) -> AbstractContextManager[None]:
@@ -179,7 +187,7 @@ class Attempt:
         attempt_var.set(self)
         try:
             try:
-                value = self._in_surroundings()
+                value = self._run_job()
             except WorkerStopping:
                 self._release("drained")
             except Abandoned:
@@ -200,7 +208,7 @@ class Attempt:
             else:
                 self._ended_with(value)
         except Exception as mistake:  # noqa: BLE001 - see fail
-            if self._surroundings.backend.is_passing(mistake):
+            if self._environment.backend.is_passing(mistake):
                 self.outcome = Outcome(READY, crashed=True)  # to be stored when it is back
             else:
                 self.fail(mistake)
@@ -208,21 +216,21 @@ class Attempt:
 
     def _ended_with(self, value: Any) -> None:
         if self._completion.was_carried():
-            self._surroundings.backend.finished(self.claim)
+            self._environment.backend.finished(self.claim)
             self._has_ended(self._completion.stored)
         else:
             self.outcome = self._after_return(value)
 
     @only_here  # not in a child that a hook of the commit has forked, say
-    def _in_surroundings(self) -> Any:
-        surround, scope = self._surroundings.surround, self._surroundings.scope
-        if surround is None:
+    def _run_job(self) -> Any:
+        enter_context, scope = self._environment.enter_context, self._environment.scope
+        if enter_context is None:
             return scope.run(self._run_call, self._prepare_commit)
-        with surround(dict(self.claim.job.context or {})):
+        with enter_context(dict(self.claim.job.context or {})):
             return scope.run(self._run_call, self._prepare_commit)
 
     def _run_call(self) -> Any:
-        end_child_of(self._generation)  # forked on the way here, by what surrounds a job
+        end_child_of(self._generation)  # forked on the way here, by the job context
         if not self._completion.begin():
             self._raise_refusal()
         value = self._running.run(self._call)
@@ -231,9 +239,7 @@ class Attempt:
         return value
 
     def _call(self) -> Any:
-        return make_call(
-            self.claim, self._running, self._surroundings.queue.result, self.checkpoint
-        )
+        return make_call(self.claim, self._running, self._environment.queue.result, self.checkpoint)
 
     def _prepare_commit(self, value: Any) -> None:
         """The job's commit is a checkpoint: a cancellation it swallowed, it cannot here."""
@@ -251,7 +257,7 @@ class Attempt:
     def _raise_refusal(self) -> None:
         """Raise for what the backend refused: cancelled, or not ours any more."""
         self._running.check()
-        if self._cancelled or self._surroundings.backend.is_cancelled(self.claim):
+        if self._cancelled or self._environment.backend.is_cancelled(self.claim):
             raise JobCancelled
         raise LeaseLost
 
@@ -268,8 +274,8 @@ class Attempt:
             JobCancelled() if self._cancelled else error,
             self.claim,
             self._log_lines(),
-            is_loss=self._surroundings.backend.is_loss,
-            jitter=self._surroundings.jitter(),
+            is_loss=self._environment.backend.is_loss,
+            jitter=self._environment.jitter(),
         )
 
     def stored(self, is_stored: bool) -> None:
@@ -278,11 +284,11 @@ class Attempt:
         assert outcome is not None
         if not is_stored and outcome.status is SUCCESSFUL:  # it had nothing to commit, and then:
             outcome = Outcome(CANCELLED, log=outcome.log)
-            is_stored = self._surroundings.backend.finish(self.claim, outcome)
+            is_stored = self._environment.backend.finish(self.claim, outcome)
         if is_stored:
             self._has_ended(outcome)
-        elif self._surroundings.backend.committed(self.claim):  # by a commit without an answer
-            self._surroundings.backend.finished(self.claim)
+        elif self._environment.backend.committed(self.claim):  # by a commit without an answer
+            self._environment.backend.finished(self.claim)
             self._has_ended(Outcome(SUCCESSFUL))
         else:
             log.warning("job=%s lease lost, outcome dropped", self.uid)
@@ -298,7 +304,7 @@ class Attempt:
     def _log_end(self, outcome: Outcome | None) -> None:
         assert outcome is not None
         if outcome.status is not READY:
-            self._surroundings.tracked.end(self.uid)
+            self._environment.progress_tracker.end(self.uid)
         if log.isEnabledFor(logging.INFO) and outcome.status in (SUCCESSFUL, CANCELLED):
             log.info(
                 "job=%s attempt=%d call=%s %s after %.3fs", self.uid, self.claim.attempt,
@@ -314,7 +320,7 @@ class Attempt:
 
     def _release(self, why: str) -> None:
         try:
-            self._surroundings.backend.release([self.claim])
+            self._environment.backend.release([self.claim])
         except Exception as error:  # noqa: BLE001 - it is the store's, never the job's
             self.outcome = Outcome(READY, crashed=True)  # to be stored when it takes that again
             why = f"{why}, which could not be stored yet ({error})"

@@ -15,7 +15,7 @@ import logging
 from typing import Any
 
 from ..job import Claim, Outcome
-from .environment import Surroundings
+from .environment import AttemptEnvironment
 
 log = logging.getLogger(__name__)
 
@@ -24,13 +24,13 @@ class Completion:
     """Of one attempt, through all of its tries."""
 
     __slots__ = (
-        "_carrier", "_claim", "_connections", "_surroundings", "_tries", "connections",
+        "_carrier", "_claim", "_connections", "_environment", "_tries", "connections",
         "is_fenced", "outcome", "stored",
     )  # fmt: skip
 
-    def __init__(self, claim: Claim, surroundings: Surroundings) -> None:
+    def __init__(self, claim: Claim, environment: AttemptEnvironment) -> None:
         self._claim = claim
-        self._surroundings = surroundings
+        self._environment = environment
         self._tries = 0
         #: by session and engine: what is in use, and whether the job's row can be changed on it
         self._connections: dict[Any, tuple[Any, bool]] = {}
@@ -42,11 +42,11 @@ class Completion:
 
     def track_connection(self, connection: Any, session: Any) -> None:
         """Remember a connection that a session of the job's transaction has begun to use."""
-        marked = self._surroundings.marked
-        is_own = marked is not None and marked.owns(session, connection)
+        job_sessions = self._environment.job_sessions
+        is_own = job_sessions is not None and job_sessions.owns(session, connection)
         self._connections[id(session), connection.engine] = connection, is_own
         self.connections = tuple(connection for connection, _ in self._connections.values())
-        backend = self._surroundings.backend
+        backend = self._environment.backend
         if is_own and self._tries > 1 and backend.has_one_writer:
             # The try before was refused the lock at once, since it had read. This one waits for
             # it now, and others cannot come between.
@@ -55,7 +55,7 @@ class Completion:
     def begin(self) -> bool:
         """Begin a try; False where the job is no longer this attempt's: what has undone the try
         before may be just that."""
-        backend = self._surroundings.backend
+        backend = self._environment.backend
         self.outcome = self.stored = self._carrier = None
         if self.is_fenced:
             backend.unfence(self._claim)
@@ -66,12 +66,12 @@ class Completion:
     def prepare(self, outcome: Outcome) -> bool:
         """Be ready for the commit that ends the attempt; False where it must not come about."""
         self.outcome = outcome
-        sessions = self._surroundings.marked
-        if sessions is not None and (sessions.is_used() or self._surroundings.scope.enqueues):
+        sessions = self._environment.job_sessions
+        if sessions is not None and (sessions.is_used() or self._environment.scope.enqueues):
             # So that it commits even if it has only read, or enqueued.
             self._carrier = sessions.connection()
             return True
-        self.is_fenced = self._surroundings.backend.fence(self._claim)
+        self.is_fenced = self._environment.backend.fence(self._claim)
         return self.is_fenced
 
     def before_commit(self, connection: Any, *, by_statement: bool) -> bool:
@@ -81,9 +81,9 @@ class Completion:
         """
         if self.outcome is not None and not by_statement and self._carries(connection):
             self.stored = self.outcome
-            return self._surroundings.backend.finish(self._claim, self.outcome, connection)
+            return self._environment.backend.finish(self._claim, self.outcome, connection)
         if self.outcome is None:
-            self._surroundings.warn_of_parts(self._claim.job.uid, self._claim.job.call.name)
+            self._environment.warn_of_parts(self._claim.job.uid, self._claim.job.call.name)
         return self._fence(connection)
 
     def _carries(self, connection: Any) -> bool:
@@ -94,7 +94,7 @@ class Completion:
 
     def _fence(self, connection: Any) -> bool:
         """Keep the job this attempt's own until a commit on *connection* has come about."""
-        backend, carrier = self._surroundings.backend, self._carrier
+        backend, carrier = self._environment.backend, self._carrier
         if (connection, True) in self._connections.values():
             return backend.fence(self._claim, connection)
         if carrier is not None and not backend.has_one_writer:
@@ -120,7 +120,7 @@ class Completion:
         if self.stored is None:
             return False
         try:
-            return self._surroundings.backend.committed(self._claim)
+            return self._environment.backend.committed(self._claim)
         except Exception as error:  # noqa: BLE001 - the store is away, say
             uid = self._claim.job.uid
             log.warning("job=%s it is not known whether its commit came about: %s", uid, error)

@@ -1,4 +1,4 @@
-"""What every attempt of one queue works with: handed down by the queue, made of lower rooms."""
+"""What every attempt of one queue works with; the queue makes it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ..backends.base import ClaimingBackend
 from ..current import CurrentQueue
 from ..job import JobId
 from ..transactions.scope import Scope
-from .progress_tracker import Tracked
+from .progress_tracker import GuardedTracker
 
 log = logging.getLogger(__name__)
 
 
-class MarkedSessions(Protocol):
-    """The application's sessions, where they work on the database that the jobs are in."""
+class JobSessions(Protocol):
+    """The application's sessions, if they work on the database of the jobs."""
 
     def is_used(self) -> bool: ...
     def owns(self, session: Any, connection: Any) -> bool: ...
@@ -27,17 +27,17 @@ class MarkedSessions(Protocol):
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class AttemptEnvironment:
     """What every attempt of one queue works with."""
 
     queue: CurrentQueue
     backend: ClaimingBackend
     scope: Scope
     #: a context manager around the call, given what was captured at the enqueue
-    surround: Callable[[dict[str, Any]], AbstractContextManager[Any]] | None = None
+    enter_context: Callable[[dict[str, Any]], AbstractContextManager[Any]] | None = None
     session: Any = None  #: the application's, None where it has none
-    marked: MarkedSessions | None = None  #: whose commit carries the mark; None: no session's
-    tracked: Tracked = field(default_factory=lambda: Tracked(None))
+    job_sessions: JobSessions | None = None  #: whose commit completes a job; None: no session's
+    progress_tracker: GuardedTracker = field(default_factory=lambda: GuardedTracker(None))
     jitter: Callable[[], float] = random.random
     #: where the processes of attempts come from (``apart.Nursery``); None: there are none
     nursery: Any = None

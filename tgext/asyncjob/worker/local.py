@@ -15,7 +15,7 @@ from ..options import Options
 from ..processes.lifecycle import is_reloaded
 from . import job_log
 from .caller_thread import CallerWorker
-from .environment import Surroundings
+from .environment import AttemptEnvironment
 from .worker import Worker
 
 log = logging.getLogger(__name__)
@@ -28,13 +28,13 @@ START_SECONDS = 2.0
 class Runner:
     """At most one worker a process; any thread may ask for it.
 
-    surroundings: asked once, when the worker is started: a queue may learn of its
+    environment: asked once, when the worker is started: a queue may learn of its
     application's session until then.
     """
 
-    def __init__(self, options: Options, surroundings: Callable[[], Surroundings]) -> None:
+    def __init__(self, options: Options, environment: Callable[[], AttemptEnvironment]) -> None:
         self._options = options
-        self._surroundings = surroundings
+        self._environment = environment
         self._warned = False
         self._leave_after: float | None = None
         #: Whether this process is to run jobs; a forked child is if its parent was.
@@ -92,7 +92,7 @@ class Runner:
     def _start(self) -> None:
         worker = Worker(
             self._worker_id,
-            self._surroundings(),
+            self._environment(),
             threads=self._options.threads,
             queues=self._options.queues,
             lease_seconds=self._options.lease,
@@ -118,11 +118,11 @@ class Runner:
         """Run what is due in the calling thread; return how many jobs ran."""
         most = math.inf if limit is None else whole("limit", limit)
         job_log.install()
-        surroundings = self._surroundings()
-        surroundings.backend.rescue()
+        environment = self._environment()
+        environment.backend.rescue()
         worker = CallerWorker(
             new_worker_id(self._options.lease),
-            surroundings,
+            environment,
             threads=0,
             queues=self._options.queues,
             lease_seconds=self._options.lease,

@@ -22,7 +22,7 @@ class Tracker(Protocol):
     def remove(self, uid: str) -> None: ...
 
 
-class Tracked:
+class GuardedTracker:
     """Calls a tracker, None for no tracker, at the moments of a job's life."""
 
     def __init__(self, tracker: Tracker | None) -> None:

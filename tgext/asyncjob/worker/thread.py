@@ -23,7 +23,7 @@ from ..errors import JobTimeout
 from ..job import Claim, WorkerId
 from .attempt import Attempt, LeaseLost, WorkerStopping, store_outcomes
 from .child_process import begin
-from .environment import Surroundings
+from .environment import AttemptEnvironment
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Slot(threading.Thread):
     def __init__(
         self,
         name: str,
-        surroundings: Surroundings,
+        environment: AttemptEnvironment,
         serves: tuple[WorkerId, Collection[str] | None],
         *,
         stopping: threading.Event,
@@ -67,8 +67,8 @@ class Slot(threading.Thread):
     ) -> None:
         super().__init__(name=name, daemon=True)
         self._worker_id, self._queues = serves
-        self._surroundings = surroundings
-        self._backend = surroundings.backend
+        self._environment = environment
+        self._backend = environment.backend
         self._stopping = stopping
         self._look = look
         self._on_end = ended
@@ -91,7 +91,7 @@ class Slot(threading.Thread):
 
     def run(self) -> None:
         try:
-            queue_var.set(self._surroundings.queue)
+            queue_var.set(self._environment.queue)
             self._serve()
         finally:
             self._on_end(self)
@@ -146,7 +146,7 @@ class Slot(threading.Thread):
         return True
 
     def _run(self, claim: Claim) -> bool:
-        self.attempt = attempt = begin(claim, self._surroundings, self._stopping.is_set)
+        self.attempt = attempt = begin(claim, self._environment, self._stopping.is_set)
         if claim.job.options.timeout is not None:
             self._look()
         wanted = attempt.run()

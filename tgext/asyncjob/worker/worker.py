@@ -22,7 +22,7 @@ from typing import Any
 from ..bounded import within
 from ..job import WorkerId
 from . import job_log
-from .environment import Surroundings
+from .environment import AttemptEnvironment
 from .heartbeat import Heart
 from .thread import LONGEST_SLEEP, Slot
 from .timeouts import GRACE_SECONDS, Timeouts
@@ -54,7 +54,7 @@ class Worker:
     def __init__(
         self,
         worker_id: WorkerId,
-        surroundings: Surroundings,
+        environment: AttemptEnvironment,
         *,
         threads: int,
         queues: Collection[str] | None,
@@ -62,8 +62,8 @@ class Worker:
         expendable: bool = False,
     ) -> None:
         self.id = worker_id
-        self._backend = surroundings.backend
-        self._surroundings = surroundings
+        self._backend = environment.backend
+        self._environment = environment
         self._queues = queues
         self._threads = threads
         self._lease_seconds = lease_seconds
@@ -185,7 +185,7 @@ class Worker:
         self._made += 1
         return kind(
             f"asyncjob-{self._made}",
-            self._surroundings,
+            self._environment,
             (self.id, self._queues),
             stopping=self._stopping,
             look=self._look.set,

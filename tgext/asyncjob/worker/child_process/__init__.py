@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from ...job import Claim
 from ..attempt import Attempt
-from ..environment import Surroundings
+from ..environment import AttemptEnvironment
 from .attempt import AttemptApart
 from .child import Line
 from .fork_server import Nursery
@@ -35,12 +35,12 @@ __all__ = [
 
 
 def begin(
-    claim: Claim, surroundings: Surroundings, is_stopping: Callable[[], bool] = lambda: False
+    claim: Claim, environment: AttemptEnvironment, is_stopping: Callable[[], bool] = lambda: False
 ) -> Attempt:
     """Make the attempt of a claimed job, where its task wants it to run.
 
     is_stopping: whether its worker was told to stop.
     """
     if claim.job.options.executor == "process":
-        return AttemptApart(claim, surroundings, is_stopping)
-    return Attempt(claim, surroundings)
+        return AttemptApart(claim, environment, is_stopping)
+    return Attempt(claim, environment)

@@ -16,7 +16,7 @@ from ...errors import JobTimeout, WorkerCrashed
 from ...executors.remote_errors import Failure
 from ...job import BACKOFF_SECONDS, Claim, Outcome
 from ..attempt import Attempt, LeaseLost, WorkerStopping
-from ..environment import Surroundings
+from ..environment import AttemptEnvironment
 from ..retry_policy import after_crash
 from .fork_server import Child
 from .messages import ANSWER, ASK, END, ORDER, STACK, UNREAD, not_kept, pack, unpack
@@ -37,9 +37,9 @@ class AttemptApart(Attempt):
     )  # fmt: skip
 
     def __init__(
-        self, claim: Claim, surroundings: Surroundings, is_stopping: Callable[[], bool]
+        self, claim: Claim, environment: AttemptEnvironment, is_stopping: Callable[[], bool]
     ) -> None:
-        super().__init__(claim, surroundings)
+        super().__init__(claim, environment)
         self._is_stopping = is_stopping
         self._guard = threading.RLock()
         self._child: Child | None = None
@@ -83,16 +83,16 @@ class AttemptApart(Attempt):
 
     # -- in the slot's thread
 
-    def _in_surroundings(self) -> Outcome | None:
+    def _run_job(self) -> Outcome | None:
         """Run the attempt; return what is still to be stored of it, None: nothing."""
         letter = self._letter()
         try:
-            child = self._surroundings.nursery.bear(lambda: self._order is None)
+            child = self._environment.nursery.bear(lambda: self._order is None)
         except WorkerCrashed as error:
             if (ordered := self._as_ordered()) is not None:
                 return ordered
             # At once it would be so again, and of all jobs that wait.
-            delay_seconds = BACKOFF_SECONDS * (1 + self._surroundings.jitter())
+            delay_seconds = BACKOFF_SECONDS * (1 + self._environment.jitter())
             return after_crash(error, self.claim, delay_seconds)
         try:
             with self._guard:
@@ -110,10 +110,10 @@ class AttemptApart(Attempt):
     def _ended_with(self, value: Outcome | None) -> None:
         self.outcome = value
         if value is None:
-            self._surroundings.backend.finished(self.claim)
+            self._environment.backend.finished(self.claim)
 
     def _letter(self) -> bytes:
-        warned = self._surroundings.commits_in_parts.copy()  # other slots add to it
+        warned = self._environment.commits_in_parts.copy()  # other slots add to it
         asks_backoff = callable(self.claim.job.options.backoff)
         return pack((self.claim, asks_backoff, warned), plain=True)
 
@@ -128,7 +128,7 @@ class AttemptApart(Attempt):
                 raise unpack(content).exception()
             elif kind == END:
                 outcome, result, warned = unpack(content)
-                self._surroundings.commits_in_parts.update(warned)
+                self._environment.commits_in_parts.update(warned)
                 return outcome and outcome._replace(result=self._read(result))  # type: ignore[no-any-return]
         return self._after_death(child)
 
@@ -141,7 +141,7 @@ class AttemptApart(Attempt):
     def _after_death(self, child: Child) -> Outcome | None:
         if self._order is LeaseLost:
             raise LeaseLost
-        found = self._surroundings.backend.get(self.uid)
+        found = self._environment.backend.get(self.uid)
         if found is not None and found.status.is_final:  # by its commit, before its last word
             self._has_ended(Outcome(found.status))
             return None
@@ -172,14 +172,14 @@ class AttemptApart(Attempt):
             return pack((number, False, Failure.of(error)))
 
     def _do(self, of_whom: str, method: str, args: Any, kwargs: Any) -> Any:
-        surroundings = self._surroundings
+        environment = self._environment
         if of_whom == "options":
             return getattr(self.claim.job.options, method)(*args)
         if of_whom == "tracker":
-            return getattr(surroundings.tracked.tracker, method)(*args, **kwargs)
+            return getattr(environment.progress_tracker.tracker, method)(*args, **kwargs)
         if of_whom == "commit":
             return self._hear_of_commit(method == "begins")
-        return getattr(surroundings.backend, method)(*args, **kwargs)
+        return getattr(environment.backend, method)(*args, **kwargs)
 
     def _hear_of_commit(self, begins: bool) -> None:
         """Kill no process from here on, or let it be killed once more."""

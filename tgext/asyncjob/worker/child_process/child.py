@@ -29,13 +29,13 @@ from ...job import Claim, Job
 from ...processes.forking import set_title
 from .. import job_log
 from ..attempt import Attempt
-from ..environment import Surroundings
+from ..environment import AttemptEnvironment
 from ..safe_points import stack_of
 from .messages import ANSWER, ASK, END, STACK, UNREAD, check_travels, not_kept, pack, unpack
 
 #: Called in the process of an attempt, with its end of the line; returns what attempts work with
 #: there, and what closes it.
-Adopt = Callable[["Line"], "tuple[Surroundings, Callable[[], None]]"]
+Adopt = Callable[["Line"], "tuple[AttemptEnvironment, Callable[[], None]]"]
 
 log = logging.getLogger(__name__)
 
@@ -152,8 +152,8 @@ class _AttemptHere(Attempt):
 
     __slots__ = ("_line",)
 
-    def __init__(self, claim: Claim, surroundings: Surroundings, line: Line) -> None:
-        super().__init__(claim, surroundings)
+    def __init__(self, claim: Claim, environment: AttemptEnvironment, line: Line) -> None:
+        super().__init__(claim, environment)
         self._line = line
 
     def _prepare_commit(self, value: Any) -> None:
@@ -180,30 +180,30 @@ class _Job:
         """Run the attempt, and say what it came to; in its thread."""
         self._thread = threading.get_ident()
         try:
-            claim, surroundings, close = self._read(letter)
+            claim, environment, close = self._read(letter)
         except Exception as error:  # noqa: BLE001 - reading imports modules of the application
             self._line.say(UNREAD + pack(Failure.of(error)))
             return
         set_title(f"job {claim.job.uid} {claim.job.call.name}")
-        queue_var.set(surroundings.queue)
-        self._attempt = attempt = _AttemptHere(claim, surroundings, self._line)
+        queue_var.set(environment.queue)
+        self._attempt = attempt = _AttemptHere(claim, environment, self._line)
         attempt.run()
         try:
             close()  # writes the last progress, and says goodbye
         except Exception:
             log.exception("job=%s could not close the connections of its process", attempt.uid)
-        self._line.say(END + _packed_end(attempt, surroundings))
+        self._line.say(END + _packed_end(attempt, environment))
 
-    def _read(self, letter: bytes) -> tuple[Claim, Surroundings, Callable[[], None]]:
+    def _read(self, letter: bytes) -> tuple[Claim, AttemptEnvironment, Callable[[], None]]:
         claim, asks_backoff, warned = unpack(letter)
         if asks_backoff:
             backoff = partial(self._line.ask, "options", "backoff")
             options = replace(claim.job.options, backoff=backoff)
             claim = claim._replace(job=claim.job._replace(options=options))
         self._line.claim = claim
-        surroundings, close = self._adopt(self._line)
-        surroundings.commits_in_parts.update(warned)
-        return claim, surroundings, close
+        environment, close = self._adopt(self._line)
+        environment.commits_in_parts.update(warned)
+        return claim, environment, close
 
     def end(self, error: type[BaseException]) -> None:
         """Raise *error* in the job."""
@@ -216,9 +216,9 @@ class _Job:
             attempt.interrupt(error)
 
 
-def _packed_end(attempt: Attempt, surroundings: Surroundings) -> bytes:
+def _packed_end(attempt: Attempt, environment: AttemptEnvironment) -> bytes:
     """Pack the outcome, its result by itself, and the calls that were warned of."""
-    outcome, warned = attempt.outcome, surroundings.commits_in_parts
+    outcome, warned = attempt.outcome, environment.commits_in_parts
     if outcome is None:
         return pack((None, b"", warned))
     try:
