@@ -92,7 +92,7 @@ class Place:
             made = SqlBackend(
                 engine, secret="swordfish", prefix=PREFIX, clock=clock, monotonic=clock
             )
-            queue._binding._backend = made
+            queue._database._backend = made
 
     def written(self) -> list[tuple[str, int]]:
         """The committed effects, sorted, read on a connection of its own."""

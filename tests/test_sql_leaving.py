@@ -88,7 +88,7 @@ def test_run_pending_takes_no_further_job_once_another_thread_has_closed_the_que
 
     def close_elsewhere() -> None:
         closing.start()
-        [worker] = queue.runner._callers
+        [worker] = queue.local_worker._callers
         assert worker._stopping.wait(PATIENCE_SECONDS)
 
     sqlqueues.hooks["close"] = close_elsewhere

@@ -315,14 +315,14 @@ def test_burst_stays_until_it_has_watched_a_silent_worker_for_its_lease(kind, tm
         workers = first.backend.tables.workers
         with first.backend._dialect.side_database.connect() as connection:
             connection.execute(workers.update().values(seen_at=workers.c.seen_at - 3600))
-        burst.runner.arrange(threads=1, leave_after=math.inf)
+        burst.local_worker.arrange(threads=1, leave_after=math.inf)
 
         burst.start_worker()
         until, pause = time.monotonic() + 30, threading.Event()
-        while not burst.runner.has_left and time.monotonic() < until:
+        while not burst.local_worker.has_left and time.monotonic() < until:
             pause.wait(0.02)
 
-        assert burst.runner.has_left
+        assert burst.local_worker.has_left
         assert (first.result(uid).status, first.result(uid).attempts) == ("SUCCESSFUL", 1)
         tables = first.backend.tables.metadata
         engine = create_engine(options["url"])

@@ -638,7 +638,7 @@ def test_a_process_is_not_killed_after_its_commit_to_another_database(door, tmp_
         queue.start_worker()
         result = write_and_ring_after_the_commit.enqueue(door.path)
         visitor = door.visitor()
-        [slot] = queue.runner._last._slots
+        [slot] = queue.local_worker._last._slots
         attempt = slot.attempt
         until(lambda: attempt._killing is not None and not attempt._killing.is_alive())
         visitor.let_in()
@@ -653,7 +653,7 @@ def test_a_timeout_that_came_in_a_commit_ends_the_next_try(door, shop):
     with shop.open(threads=1) as queue, queue.as_current():
         result = ring_in_a_commit_that_fails.enqueue(door.path)
         in_commit = door.visitor()
-        [slot] = queue.runner._last._slots
+        [slot] = queue.local_worker._last._slots
         attempt = slot.attempt
         until(lambda: attempt._killing is not None and not attempt._killing.is_alive())
         in_commit.let_in()
@@ -681,7 +681,7 @@ def test_a_process_that_commits_is_not_killed_where_only_it_knows_how_that_goes(
     with shop.open(threads=1) as queue, queue.as_current():
         result = ring_in_the_commit.enqueue(door.path)
         visitor = door.visitor()
-        [slot] = queue.runner._last._slots
+        [slot] = queue.local_worker._last._slots
         until(lambda: slot.attempt._killing and slot.attempt._killing.finished.is_set())
         visitor.let_in()
         ended(result)
@@ -908,7 +908,7 @@ def test_a_process_killed_after_its_worker_was_told_to_stop_is_no_crash(door, sh
     visitor = door.visitor()
     closing = threading.Thread(target=queue.close)
     closing.start()
-    until(lambda: queue.runner._last._stopping.is_set())
+    until(lambda: queue.local_worker._last._stopping.is_set())
 
     os.kill(visitor.pid, signal.SIGKILL)
 
@@ -1002,8 +1002,8 @@ def test_a_function_that_came_after_the_processes_were_prepared_fails_with_its_n
 def test_no_process_is_forked_while_a_connection_to_sqlite_is_in_use(shop):
     with shop.open(threads=0) as queue:
         with shop.place.engine.connect():
-            during = queue._binding.may_fork()
-        after = queue._binding.may_fork()
+            during = queue._database.may_fork()
+        after = queue._database.may_fork()
 
     assert (during, after) == (False, True)
 
@@ -1014,10 +1014,10 @@ def test_no_process_is_forked_while_jobs_are_written(shop):
     with shop.open(threads=0) as queue:
         dialect = queue.backend._dialect
         with dialect.begin():
-            while_claiming = queue._binding.may_fork()
+            while_claiming = queue._database.may_fork()
         with dialect.side_database.connect():
-            while_beating = queue._binding.may_fork()
-        after = queue._binding.may_fork()
+            while_beating = queue._database.may_fork()
+        after = queue._database.may_fork()
 
     assert (while_claiming, while_beating, after) == (False, False, True)
 
@@ -1071,7 +1071,7 @@ def test_a_queue_that_is_closed_starts_no_process_any_more(shop):
 def test_processes_are_forked_while_the_worker_listens(shop):
     with shop.open(threads=1) as queue:
         until(lambda: queue.backend._wakeup._listener is not None)
-        until(queue._binding.may_fork)
+        until(queue._database.may_fork)
 
 
 @pytest.mark.parametrize("executor", ["proces", "Thread", "", None, 3, object()])

@@ -145,13 +145,13 @@ def test_threads_that_do_not_come_back_are_bounded_and_the_worker_recovers(monke
     with JobQueue(threads=1, drain_timeout=0) as queue, queue.as_current():
         results = [task(timeout=0.01)(hangs).enqueue() for _ in range(6)]
         queue.start_worker()
-        assert until(lambda: queue.runner.is_worn)
+        assert until(lambda: queue.local_worker.is_worn)
         last = results[-1].status
         lost = slots() - before
         lock.release()
         for result in results:
             result.wait(PATIENCE_SECONDS)
-        assert until(lambda: not queue.runner.is_worn)
+        assert until(lambda: not queue.local_worker.is_worn)
         goes_on = queue.result(queue.perform(int)).wait(PATIENCE_SECONDS)
 
     assert last == "READY"  # nobody claims it any more

@@ -1,8 +1,8 @@
-"""The ``asyncjob_*`` functions: each one line, bound to the current queue or attempt.
+"""The ``asyncjob_*`` functions, which act on the current queue or attempt.
 
-Three doors, one room: ``asyncjob_perform(f, ...)`` for any callable, gives the uid;
-``task.enqueue(...)`` for a declared one, gives the TaskResult; ``queue.perform(...)`` where there
-is no current queue. ``asyncjob_result(uid)`` leads from the first to the second.
+There are three ways to enqueue a job: ``asyncjob_perform(f, ...)`` for any callable returns the
+uid; ``task.enqueue(...)`` for a declared task returns the TaskResult; ``queue.perform(...)`` works
+without a current queue. ``asyncjob_result(uid)`` returns the TaskResult of a uid.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def asyncjob_track(iterable: Iterable[Item], total: int | None = None) -> Iterat
 
 
 def asyncjob_session() -> Any:
-    """Return the session of this attempt: the one whose commit carries the job's mark.
+    """Return the session of this attempt: the one whose commit completes the job.
 
     In TurboGears that is the application's DBSession.
     Raises NotInJob outside a job, ConfigError in an application without a session.

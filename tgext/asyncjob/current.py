@@ -1,7 +1,7 @@
-"""Which queue and which attempt this thread of control is in: two ContextVars, nothing else.
+"""The current queue and the current attempt: two ContextVars.
 
-The only way from a running job back up to the machine. Rooms on lower floors know a queue
-and an attempt by the two Protocols below.
+The only way from a running job back to the queue and the worker. Modules of lower layers know a
+queue and an attempt by the Protocols below.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class CurrentQueue(Protocol):
     def is_here(self) -> bool | None: ...
 
 
-class JobLedger(Protocol):
-    """What a TaskResult asks of where its job is written down."""
+class JobResults(Protocol):
+    """What a TaskResult asks of ``results.py``."""
 
     def snapshot(self, uid: str) -> Snapshot: ...
     def wait_for_end(self, uid: str, timeout: float | None) -> Snapshot: ...

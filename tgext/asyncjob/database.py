@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 CLOSE_SECONDS = 3.0
 
 
-class Binding:
-    """Of one queue. made: a backend that was made by hand."""
+class QueueDatabase:
+    """The backend and the sessions of one queue. made: a backend that was made by hand."""
 
     def __init__(self, options: Options, scope: Scope, made: ClaimingBackend | None) -> None:
         self._options = options

@@ -20,17 +20,17 @@ from typing import Any
 from .backends.base import ClaimingBackend
 from .call import Call, check
 from .current import as_current, attempt_var, open_queues, shielded
-from .database import Binding, sessions_module
+from .database import QueueDatabase, sessions_module
 from .errors import QueueClosed, QueueFull
 from .job import DEFAULT_OPTIONS, Job, TaskOptions
 from .options import Options
 from .processes.lifecycle import register
-from .results import Ledger
+from .results import Results
 from .task import Task, TaskResult
 from .transactions.scope import Scope
 from .worker.child_process import Line, Nursery, check_travels
 from .worker.environment import AttemptEnvironment
-from .worker.local import Runner
+from .worker.local import LocalWorker
 from .worker.progress_tracker import GuardedTracker, Tracker
 
 Capture = Callable[[], "dict[str, Any] | None"]
@@ -60,22 +60,22 @@ class JobQueue:
         named = {} if made else {"backend": "None" if backend is None else backend}
         self.options = Options.of({**named, **options})
         self._scope = Scope(lambda error: self.backend.is_conflict(error))
-        self._binding = Binding(self.options, self._scope, made)
+        self._database = QueueDatabase(self.options, self._scope, made)
         self._capture: Capture | None = None
         self._enter_context: EnterContext | None = None
         #: see ``bind``
         self.is_here: Callable[[], bool | None] = lambda: None
         self._progress_tracker = GuardedTracker(progress_tracker)
-        self._runner = Runner(self.options, self._make_environment)
-        self._ledger = Ledger(
+        self._local_worker = LocalWorker(self.options, self._make_environment)
+        self._results = Results(
             lambda: self.backend,
             self._scope,
             self._progress_tracker,
             retention_seconds=self.options.retention,
             announce=self._announce,
-            connection=self._binding.connection,
+            connection=self._database.connection,
         )
-        self._nursery = Nursery(self._binding, self._become_nursery, self._become_child)
+        self._nursery = Nursery(self._database, self._become_nursery, self._become_child)
         self._closed = False
         self._pid = os.getpid()
         self.bind(session)
@@ -97,7 +97,7 @@ class JobQueue:
         application; None: it is in no application's.
         Raises ConfigError for a session whose work nobody commits, MissingExtra.
         """
-        self._binding.bind(session)
+        self._database.bind(session)
         self._capture = capture or self._capture
         self._enter_context = enter_context or self._enter_context
         self.is_here = is_here or self.is_here
@@ -105,13 +105,13 @@ class JobQueue:
     @property
     def backend(self) -> ClaimingBackend:
         """Where the jobs are. Raises ConfigError while there is no database for it."""
-        return self._binding.backend
+        return self._database.backend
 
     @property
     def session(self) -> Any:
         """The application's ``scoped_session``, or one of the queue's own on its database; None
         where jobs need no database."""
-        return self._binding.session
+        return self._database.session
 
     # -- enqueue
 
@@ -134,7 +134,7 @@ class JobQueue:
     ) -> TaskResult:
         """Enqueue a call as its task's options say; raises as ``perform`` does."""
         job = self._enqueue(call, options, run_after)
-        return TaskResult(self._ledger, self._ledger.snapshot_of(job))
+        return TaskResult(self._results, self._results.snapshot_of(job))
 
     def _enqueue(
         self, call: Call, options: TaskOptions, run_after: datetime | timedelta | None
@@ -147,31 +147,32 @@ class JobQueue:
         if options.executor == "process":
             check_travels(call)
         if self.options.max_queued is not None:
-            self._check_room(self.options.max_queued)
+            self._check_length(self.options.max_queued)
         context = self._capture() if self._capture is not None else None
         backend = self.backend
         job = backend.prepare(Job(backend.new_uid(), call, options, run_after, context))
         if not self._scope.is_managed:
-            if not self._binding.joins_commit([job], self._hand_over, self._announce):
+            if not self._database.joins_commit([job], self._hand_over, self._announce):
                 self._hand_over([job])
-        elif self._binding.job_sessions is None:
+        elif self._database.job_sessions is None:
             self._scope.pending(self._hand_over).add(job)
         else:
-            # What a job enqueues is committed with its mark, or under its fence: by its session.
-            sessions, in_job = self._binding.carrier, attempt_var.get() is not None
+            # A job's session commits what the job enqueues, with its completion or under its fence.
+            sessions, in_job = self._database.carrier, attempt_var.get() is not None
             join = sessions and (sessions.connection if in_job else sessions.commit_last)
-            self._scope.pending(self._hand_over, self._binding.store, self._announce).add(job, join)
+            pending = self._scope.pending(self._hand_over, self._database.store, self._announce)
+            pending.add(job, join)
         return job
 
     @shielded  # a job that commits in the middle comes here, where locks are taken; below as well
     def _announce(self, jobs: list[Job]) -> None:
-        """Have jobs run that wait now, stored by somebody else."""
+        """Have jobs run that a commit has stored."""
         self.backend.announced(jobs)
         self._begin(jobs)
 
     @shielded
     def _hand_over(self, jobs: list[Job]) -> None:
-        """Give committed jobs to the backend, and see to it that somebody runs them."""
+        """Give committed jobs to the backend, and have them run."""
         self.backend.enqueue(jobs)
         self._begin(jobs)
 
@@ -179,9 +180,9 @@ class JobQueue:
         if self._progress_tracker.tracker is not None:
             for job in jobs:
                 self._progress_tracker.begin(job.uid)
-        self._runner.announce()
+        self._local_worker.announce()
 
-    def _check_room(self, max_queued: int) -> None:
+    def _check_length(self, max_queued: int) -> None:
         pending = self._scope.pending_or_none()
         own = 0 if pending is None else len(pending.jobs)
         if (waiting := own + self.backend.waiting(max(max_queued - own, 0))) >= max_queued:
@@ -191,12 +192,12 @@ class JobQueue:
 
     def result(self, uid: str) -> TaskResult:
         """Return the TaskResult of a job; raises UnknownJob for a uid that nobody made."""
-        return TaskResult(self._ledger, self._ledger.snapshot(uid))
+        return TaskResult(self._results, self._results.snapshot(uid))
 
     def progress(self, uid: object) -> tuple[int, Any] | None:
         """Return ``(value, data)``, ``(-1, None)`` before the first report, None once the job
         has ended or where nothing is known of it; raises UnknownJob as the backend does."""
-        return self._ledger.progress(uid)
+        return self._results.progress(uid)
 
     def wait_for_row(self, query: Any, looks: float, seconds: float) -> None:
         """See ``asyncjob_timed_query``; inside a job a checkpoint between two looks."""
@@ -204,7 +205,7 @@ class JobQueue:
         pause = threading.Event().wait if attempt is None else attempt.pause
         sessions_module().wait_for_row(
             query,
-            self._binding.sessions,
+            self._database.sessions,
             looks=max(looks, 0) + 1,  # at once, and that often again
             pause=lambda: pause(max(0.0, seconds)),
             end_snapshot=self._scope.end_reading,
@@ -222,18 +223,17 @@ class JobQueue:
 
     def allow_worker(self, yes: bool = True) -> None:
         """Let the first job, or the first ``serve``, start the worker. yes: False forbids it."""
-        self._runner.wanted = yes
+        self._local_worker.wanted = yes
 
     @property
-    def runner(self) -> Runner:
-        """Who runs jobs in this process, for whoever minds a worker process."""
-        return self._runner
+    def local_worker(self) -> LocalWorker:
+        """What runs jobs in this process; for the commands that run a worker process."""
+        return self._local_worker
 
     def serve(self) -> None:
-        """Start the worker if that is allowed, here or before a fork, and it does not run yet;
-        cheap enough for every request."""
+        """Start the worker if that is allowed and it does not run; cheap enough for requests."""
         self._here()
-        self._runner.serve()
+        self._local_worker.serve()
 
     def run_pending(self, limit: int | None = None) -> int:
         """Run what is due in this thread, as a worker would, and return how many jobs ran.
@@ -250,7 +250,7 @@ class JobQueue:
             )
         self._scope.forget()  # one that only read
         with self.as_current():
-            return self._runner.run_pending(limit)
+            return self._local_worker.run_pending(limit)
 
     def _make_environment(self) -> AttemptEnvironment:
         return AttemptEnvironment(
@@ -259,7 +259,7 @@ class JobQueue:
             scope=self._scope,
             enter_context=self._enter_context,
             session=self.session,
-            job_sessions=self._binding.job_sessions,
+            job_sessions=self._database.job_sessions,
             progress_tracker=self._progress_tracker,
             nursery=self._nursery,
         )
@@ -274,14 +274,14 @@ class JobQueue:
         for queue in open_queues:
             if isinstance(queue, JobQueue):
                 queue.allow_worker(False)
-        self._binding.forget_connections()
+        self._database.forget_connections()
 
     def _become_child(self, line: Line) -> tuple[AttemptEnvironment, Callable[[], None]]:
         if not self.backend.is_shared:
-            self._binding.stand_in(line.backend(self.backend))
+            self._database.stand_in(line.backend(self.backend))
         if self._progress_tracker.tracker is not None:
             self._progress_tracker.tracker = line.tracker()
-        return self._make_environment(), self._binding.leave
+        return self._make_environment(), self._database.leave
 
     # -- extents
 
@@ -292,7 +292,7 @@ class JobQueue:
     def in_transaction(
         self, yes: bool = True, *, manager: Any = None
     ) -> AbstractContextManager[None]:
-        """Say that whoever entered the block commits this thread's transaction after it.
+        """Say that the caller commits this thread's transaction after the block.
 
         Neither begins nor commits. Jobs enqueued inside begin to exist with that commit.
         yes: False says the contrary, inside such a block. manager: what commits, where requests
@@ -322,11 +322,11 @@ class JobQueue:
         first, self._closed = not self._closed, True
         open_queues.discard(self)
         self._unregister()
-        self._runner.stop()
+        self._local_worker.stop()
         self._nursery.close()
         self._scope.unbind()
         if first:
-            self._binding.close()
+            self._database.close()
 
     def __enter__(self) -> JobQueue:
         return self
@@ -338,10 +338,10 @@ class JobQueue:
         """Begin anew in a child process; Python calls it there."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
-            self._runner.begin()
+            self._local_worker.begin()
             self._nursery.after_fork()
-            self._binding.after_fork()
-            if attempt_var.get() is not None and self._binding.leave_attempt():
+            self._database.after_fork()
+            if attempt_var.get() is not None and self._database.leave_attempt():
                 self.allow_worker(False)  # one that ends with a job's child would count as a crash
 
     def _here(self) -> None:

@@ -1,4 +1,4 @@
-"""What is known of jobs: those of this thread's transaction, and those that the backend has."""
+"""Read, wait for, cancel and retry jobs: those of this thread's transaction and the backend's."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ LONGEST_LOOK_IN_JOB = 0.05
 TRIES = 3
 
 
-class Ledger:
-    """Answers and changes what stands there; any thread may ask.
+class Results:
+    """Of one queue; any thread may use it.
 
-    backend: asked for with each question. retention_seconds: what to say of jobs that are gone.
+    backend: gives the backend, with each call. retention_seconds: named in the error for a job that
+    is gone.
     announce: called with jobs that wait again. connection: gives the one of this thread's
     transaction, in which a change is to take part, None where there is none.
     """

@@ -1,7 +1,7 @@
 """Task, a declared function, and TaskResult, one request to run it: two tasks, three jobs.
 
-Names and meanings are those of the Django 6 Tasks API where it has them. A result holds its
-job's ledger by Protocol only, and reads it again when told to ``refresh``.
+Names and meanings are those of the Django 6 Tasks API where it has them. A
+``TaskResult`` knows ``results.py`` by Protocol only, and reads its job again in ``refresh``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from types import FunctionType
 from typing import Any, overload
 
 from .call import Call, path_of, why_not_kept
-from .current import JobLedger, current_queue
+from .current import JobResults, current_queue
 from .errors import BadCall, ConfigError, NotSerializable
 from .job import (
     Progress,
@@ -171,10 +171,10 @@ class TaskResult:
     Instants are aware UTC, or None while they have not happened.
     """
 
-    __slots__ = ("_ledger", "_snapshot")
+    __slots__ = ("_results", "_snapshot")
 
-    def __init__(self, ledger: JobLedger, snapshot: Snapshot) -> None:
-        self._ledger = ledger
+    def __init__(self, results: JobResults, snapshot: Snapshot) -> None:
+        self._results = results
         self._snapshot = snapshot
 
     @property
@@ -270,7 +270,7 @@ class TaskResult:
 
     def refresh(self) -> None:
         """Read the job again. Raises UnknownJob if it has been removed since."""
-        self._snapshot = self._ledger.snapshot(self.id)
+        self._snapshot = self._results.snapshot(self.id)
 
     def wait(self, timeout: float | None = None) -> TaskResult:
         """Wait until the job has ended, and return this result, refreshed.
@@ -279,7 +279,7 @@ class TaskResult:
         Raises TimeoutError, NotCommitted if the calling transaction enqueued the job itself
         and has not committed, UnknownJob.
         """
-        self._snapshot = self._ledger.wait_for_end(self.id, timeout)
+        self._snapshot = self._results.wait_for_end(self.id, timeout)
         return self
 
     def cancel(self) -> bool:
@@ -287,14 +287,14 @@ class TaskResult:
 
         Returns True unless it had ended. Does not refresh. Raises UnknownJob.
         """
-        return self._ledger.cancel(self.id)
+        return self._results.cancel(self.id)
 
     def retry(self) -> bool:
         """Enqueue an ended job again, with a fresh budget of attempts and its history kept.
 
         Returns True if it had ended. Does not refresh. Raises UnknownJob.
         """
-        return self._ledger.retry(self.id)
+        return self._results.retry(self.id)
 
     def __json__(self) -> dict[str, Any]:
         """What a page needs, for ``@expose('json')``: never arguments, never a traceback.

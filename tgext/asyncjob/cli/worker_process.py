@@ -65,7 +65,7 @@ def work(load: Load, plan: Plan, heard: Iterable[signal.Signals]) -> int:
         queues = plan.queues or queue.options.queues
         orders = Orders(heard)
         try:
-            queue.runner.arrange(threads=threads, queues=queues, leave_after=plan.leave_after)
+            queue.local_worker.arrange(threads=threads, queues=queues, leave_after=plan.leave_after)
             served = "all" if queues is None else ",".join(queues)
             set_title(f"{number_of(threads, 'thread')}, queues {served}")
             log.info(
@@ -92,24 +92,24 @@ def _shift(queue: JobQueue, plan: Plan, orders: Orders) -> int:
     _drain(queue, orders)
     log.info(
         "worker process %d ends after %.1fs, %s: %s", os.getpid(), time.monotonic() - begun_at,
-        number_of(queue.runner.ran, "job"), why,
+        number_of(queue.local_worker.ran, "job"), why,
     )  # fmt: skip
     return status
 
 
 def _watch(queue: JobQueue, plan: Plan, orders: Orders) -> tuple[int, str]:
     """Return when the process is to end: its exit status, and why."""
-    runner, pause = queue.runner, threading.Event()
+    local_worker, pause = queue.local_worker, threading.Event()
     while True:
         if orders.by is not None:
             return RECYCLED, f"told by {orders.by}"
-        if runner.has_left:
-            is_full = plan.leave_after is not None and plan.leave_after < inf and runner.ran
+        if local_worker.has_left:
+            is_full = plan.leave_after is not None and plan.leave_after < inf and local_worker.ran
             return NOTHING_LEFT, "it was to run one" if is_full else "nothing more is due"
-        if runner.is_worn:
+        if local_worker.is_worn:
             return RECYCLED, "too many of its threads hang in jobs that are over their timeout"
         # Not before its first job: one that is too large from its start would never run any.
-        if runner.ran and plan.recycle_limits.are_reached(runner.ran):
+        if local_worker.ran and plan.recycle_limits.are_reached(local_worker.ran):
             return RECYCLED, "it has run its share"
         pause.wait(LOOK_SECONDS)
 
@@ -125,7 +125,7 @@ def _drain(queue: JobQueue, orders: Orders) -> None:
         if orders.is_urgent:
             log.warning("told a second time: giving back what still runs")
             hurrying = threading.Thread(
-                target=queue.runner.hurry, name="asyncjob-hurrying", daemon=True
+                target=queue.local_worker.hurry, name="asyncjob-hurrying", daemon=True
             )
             hurrying.start()
             hurrying.join(HURRY_SECONDS)

@@ -1,4 +1,4 @@
-"""Who runs a queue's jobs in this process: its worker, once that is wanted, or the caller."""
+"""The worker of a queue in this process, started on demand, and ``run_pending()``."""
 
 from __future__ import annotations
 
@@ -25,16 +25,18 @@ log = logging.getLogger(__name__)
 START_SECONDS = 2.0
 
 
-class Runner:
-    """At most one worker a process; any thread may ask for it.
+class LocalWorker:
+    """Of one queue in one process: at most one worker; for any thread.
 
-    environment: asked once, when the worker is started: a queue may learn of its
-    application's session until then.
+    make_environment: called when the worker is started, since a queue may get its application's
+    session until then.
     """
 
-    def __init__(self, options: Options, environment: Callable[[], AttemptEnvironment]) -> None:
+    def __init__(
+        self, options: Options, make_environment: Callable[[], AttemptEnvironment]
+    ) -> None:
         self._options = options
-        self._environment = environment
+        self._make_environment = make_environment
         self._warned = False
         self._leave_after: float | None = None
         #: Whether this process is to run jobs; a forked child is if its parent was.
@@ -68,7 +70,7 @@ class Runner:
         self._leave_after = leave_after
 
     def announce(self) -> None:
-        """See to it that somebody runs the jobs that wait now."""
+        """Start the worker, if there is to be one, since jobs wait now."""
         if self._worker is not None:
             return
         self.serve()
@@ -92,7 +94,7 @@ class Runner:
     def _start(self) -> None:
         worker = Worker(
             self._worker_id,
-            self._environment(),
+            self._make_environment(),
             threads=self._options.threads,
             queues=self._options.queues,
             lease_seconds=self._options.lease,
@@ -118,7 +120,7 @@ class Runner:
         """Run what is due in the calling thread; return how many jobs ran."""
         most = math.inf if limit is None else whole("limit", limit)
         job_log.install()
-        environment = self._environment()
+        environment = self._make_environment()
         environment.backend.rescue()
         worker = CallerWorker(
             new_worker_id(self._options.lease),
