@@ -27,11 +27,11 @@ from tgext.asyncjob import (
     asyncjob_set_progress,
     task,
 )
-from tgext.asyncjob.worker.thread import Slot
+from tgext.asyncjob.worker.thread import WorkerThread
 
 GOOD = 20
 TIMEOUT = 0.2
-#: What the worker may add to a timeout before the slot is free again.
+#: What the worker may add to a timeout before the thread is free again.
 MARGIN_SECONDS = 1.0
 
 
@@ -210,8 +210,8 @@ def test_a_slot_is_replaced_as_often_as_it_is_lost_and_none_leaks(one, hanging):
 
     assert one.queue.result(one.queue.perform(good, 3)).wait(5).return_value == 9
     one.stop.set()
-    slots = _until(lambda: len(found := _slots()) == 1 and found)
-    assert slots, f"one slot was expected, there are {_slots()}"
+    threads = _until(lambda: len(found := _worker_threads()) == 1 and found)
+    assert threads, f"one worker thread was expected, there are {_worker_threads()}"
 
 
 def test_close_while_a_lost_slot_is_being_replaced_ends_in_peace(database, gate, monkeypatch):
@@ -220,7 +220,9 @@ def test_close_while_a_lost_slot_is_being_replaced_ends_in_peace(database, gate,
     stop = threading.Event()
     queue = JobQueue(threads=1, session=database.Session)
     queue.start_worker()
-    monkeypatch.setattr(Slot, "start", lambda slot: (gate.enter(), threading.Thread.start(slot)))
+    monkeypatch.setattr(
+        WorkerThread, "start", lambda thread: (gate.enter(), threading.Thread.start(thread))
+    )
 
     def close():
         try:
@@ -229,7 +231,7 @@ def test_close_while_a_lost_slot_is_being_replaced_ends_in_peace(database, gate,
             raised.append(str(error))
 
     task(timeout=0.05)(stop.wait).enqueue(30)
-    gate.wait_for()  # the watch is about to start the new slot
+    gate.wait_for()  # the timeout monitor is about to start the new thread
     closing = threading.Thread(target=close)
     closing.start()
     closing.join(0.3)
@@ -265,7 +267,7 @@ def test_a_coroutine_that_hangs_is_ended_by_its_timeout(one):
 
     assert result.status is TaskResultStatus.FAILED
     assert result.errors[0].exception_class_path == "tgext.asyncjob.errors.JobTimeout"
-    assert [thread.name for thread in _slots()] == ["asyncjob-1"]
+    assert [thread.name for thread in _worker_threads()] == ["asyncjob-1"]
 
 
 @pytest.mark.slow
@@ -287,7 +289,7 @@ def test_a_timeout_at_the_very_end_of_a_job_hits_that_job_or_nothing(database):
             result.wait(10)
             timed_out = [error.exception_class is JobTimeout for error in result.errors]
             assert (result.status, timed_out) in (("SUCCESSFUL", []), ("FAILED", [True]))
-        assert _until(lambda: len(_slots()) == 2)
+        assert _until(lambda: len(_worker_threads()) == 2)
         assert queue.result(queue.perform(good, 2)).wait(5).return_value == 4
 
 
@@ -381,11 +383,11 @@ def test_a_zombie_cannot_change_the_result_of_its_next_attempt(one):
     assert len(result.errors) == 1
 
 
-def _slots():
+def _worker_threads():
     return [
         thread
         for thread in threading.enumerate()
-        if thread.name.startswith("asyncjob-") and thread.name != "asyncjob-watch"
+        if thread.name.startswith("asyncjob-") and thread.name != "asyncjob-timeouts"
     ]
 
 

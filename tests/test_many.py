@@ -353,7 +353,7 @@ def test_worker_threads_are_daemons(queue):
     queue.result(queue.perform(nothing)).wait(5)
 
     threads = _threads()
-    assert len(threads) == 3  # two slots and the watch
+    assert len(threads) == 3  # two worker threads and the timeout monitor
     assert all(thread.daemon for thread in threads)
 
 

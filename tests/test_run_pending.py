@@ -11,7 +11,7 @@ import pytest
 
 from sqlqueues import KINDS, PATIENCE_SECONDS, Place, hooks, nothing, place_of
 from tgext.asyncjob import JobQueue, TaskResultStatus, task
-from tgext.asyncjob.worker.caller_thread import CallerSlot
+from tgext.asyncjob.worker.caller_thread import CallerThread
 
 READY, SUCCESSFUL = TaskResultStatus.READY, TaskResultStatus.SUCCESSFUL
 FAILED = TaskResultStatus.FAILED
@@ -104,7 +104,7 @@ def test_keyboard_interrupt_gives_the_job_back(place, monkeypatch, where):
             hooks["middle"] = press
         else:
             patched.setattr(
-                CallerSlot, "_run" if where == "before it" else "_store_outcomes", press
+                CallerThread, "_run" if where == "before it" else "_store_outcomes", press
             )
         with pytest.raises(KeyboardInterrupt):
             queue.run_pending()
@@ -174,7 +174,7 @@ def test_memory_gives_back_what_a_keyboard_interrupt_has_stopped(monkeypatch, tm
     with JobQueue(threads=0) as queue:
         uid = queue.perform(len, "ab")
         with monkeypatch.context() as patched:
-            patched.setattr(CallerSlot, "_run", press)
+            patched.setattr(CallerThread, "_run", press)
             with pytest.raises(KeyboardInterrupt):
                 queue.run_pending()
 

@@ -22,7 +22,7 @@ from sqlqueues import KINDS, PATIENCE_SECONDS, Place, effects, options_of, place
 from tgext.asyncjob import JobQueue, TaskResultStatus, asyncjob_session, task
 from tgext.asyncjob.job import WorkerId
 from tgext.asyncjob.transactions.scope import TRIES
-from tgext.asyncjob.worker.thread import Slot
+from tgext.asyncjob.worker.thread import WorkerThread
 
 SUCCESSFUL, FAILED = TaskResultStatus.SUCCESSFUL, TaskResultStatus.FAILED
 CANCELLED, RUNNING = TaskResultStatus.CANCELLED, TaskResultStatus.RUNNING
@@ -460,15 +460,15 @@ def test_claim_whose_release_was_not_answered_is_looked_at_before_it_is_run(
     backend = queue.backend
     worker = WorkerId("w")
     claims = backend.claim(worker, None, 2)
-    slot = Slot(
-        "slot",
+    thread = WorkerThread(
+        "thread",
         SimpleNamespace(backend=backend, queue=queue),  # type: ignore[arg-type]
         (worker, None),
         stopping=threading.Event(),
-        look=lambda: None,
-        ended=lambda _slot: None,
+        deadline_changed=lambda: None,
+        ended=lambda _thread: None,
     )
-    slot._waiting.extend(claims)
+    thread._prefetched.extend(claims)
     release = backend.release
 
     def release_without_an_answer(some: Any) -> None:
@@ -477,9 +477,9 @@ def test_claim_whose_release_was_not_answered_is_looked_at_before_it_is_run(
 
     monkeypatch.setattr(backend, "release", release_without_an_answer)
     with pytest.raises(OperationalError):
-        slot.relieve()
+        thread.release_prefetched()
 
-    found = slot._next()
+    found = thread._next()
     assert found is not None
     assert found.job.uid == uids[1]  # the other one waits for anybody
-    assert slot._next() is None
+    assert thread._next() is None

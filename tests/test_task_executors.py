@@ -638,8 +638,8 @@ def test_a_process_is_not_killed_after_its_commit_to_another_database(door, tmp_
         queue.start_worker()
         result = write_and_ring_after_the_commit.enqueue(door.path)
         visitor = door.visitor()
-        [slot] = queue.local_worker._last._slots
-        attempt = slot.attempt
+        [thread] = queue.local_worker._last._threads
+        attempt = thread.attempt
         until(lambda: attempt._killing is not None and not attempt._killing.is_alive())
         visitor.let_in()
         ended(result)
@@ -653,8 +653,8 @@ def test_a_timeout_that_came_in_a_commit_ends_the_next_try(door, shop):
     with shop.open(threads=1) as queue, queue.as_current():
         result = ring_in_a_commit_that_fails.enqueue(door.path)
         in_commit = door.visitor()
-        [slot] = queue.local_worker._last._slots
-        attempt = slot.attempt
+        [thread] = queue.local_worker._last._threads
+        attempt = thread.attempt
         until(lambda: attempt._killing is not None and not attempt._killing.is_alive())
         in_commit.let_in()
         again = door.visitor()
@@ -681,8 +681,8 @@ def test_a_process_that_commits_is_not_killed_where_only_it_knows_how_that_goes(
     with shop.open(threads=1) as queue, queue.as_current():
         result = ring_in_the_commit.enqueue(door.path)
         visitor = door.visitor()
-        [slot] = queue.local_worker._last._slots
-        until(lambda: slot.attempt._killing and slot.attempt._killing.finished.is_set())
+        [thread] = queue.local_worker._last._threads
+        until(lambda: thread.attempt._killing and thread.attempt._killing.finished.is_set())
         visitor.let_in()
         ended(result)
 
@@ -1056,9 +1056,9 @@ def test_a_queue_that_is_closed_starts_no_process_any_more(shop):
         closing.join(BOUND_SECONDS)
         is_closed = not closing.is_alive()
     closing.join()
-    slots = [each for each in threading.enumerate() if each.name == "asyncjob-1"]
-    for slot in slots:
-        slot.join(PATIENCE_SECONDS)
+    threads = [each for each in threading.enumerate() if each.name == "asyncjob-1"]
+    for thread in threads:
+        thread.join(PATIENCE_SECONDS)
 
     assert is_closed
     assert _children() <= before

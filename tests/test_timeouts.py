@@ -22,14 +22,14 @@ from clocks import PATIENCE_SECONDS
 from sqlqueues import KINDS, Place, place_of
 from tgext.asyncjob import JobQueue, JobTimeout, asyncjob_session, task
 from tgext.asyncjob.worker import frames, thread, timeouts
-from tgext.asyncjob.worker.thread import Slot
+from tgext.asyncjob.worker.thread import WorkerThread
 
 #: Threads that were given up, and the number of them that is said, in the log.
 GIVEN_UP = "does not stop after its timeout: its thread"
 
 
-def slots() -> set[threading.Thread]:
-    return {thread for thread in threading.enumerate() if isinstance(thread, Slot)}
+def worker_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if isinstance(thread, WorkerThread)}
 
 
 def until(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> bool:
@@ -90,7 +90,7 @@ async def blocks_and_swallows_all(stop: threading.Event) -> None:
 )
 def test_thread_of_a_job_that_swallows_its_timeout_ends_all_the_same(queue, job):
     stop = threading.Event()
-    [lost] = slots()
+    [lost] = worker_threads()
 
     result = task(timeout=0.05)(job).enqueue(stop).wait(PATIENCE_SECONDS)
     has_ended = until(lambda: not lost.is_alive(), 20)
@@ -133,10 +133,10 @@ def test_job_may_catch_its_timeout_and_clean_up(queue):
 
 
 def test_threads_that_do_not_come_back_are_bounded_and_the_worker_recovers(monkeypatch, caplog):
-    monkeypatch.setattr(timeouts, "MOST_LOST", 3)
+    monkeypatch.setattr(timeouts, "MOST_HUNG", 3)
     lock = threading.Lock()
     lock.acquire()
-    before = slots()
+    before = worker_threads()
 
     def hangs() -> None:
         with lock:
@@ -145,13 +145,13 @@ def test_threads_that_do_not_come_back_are_bounded_and_the_worker_recovers(monke
     with JobQueue(threads=1, drain_timeout=0) as queue, queue.as_current():
         results = [task(timeout=0.01)(hangs).enqueue() for _ in range(6)]
         queue.start_worker()
-        assert until(lambda: queue.local_worker.is_worn)
+        assert until(lambda: queue.local_worker.is_degraded)
         last = results[-1].status
-        lost = slots() - before
+        lost = worker_threads() - before
         lock.release()
         for result in results:
             result.wait(PATIENCE_SECONDS)
-        assert until(lambda: not queue.local_worker.is_worn)
+        assert until(lambda: not queue.local_worker.is_degraded)
         goes_on = queue.result(queue.perform(int)).wait(PATIENCE_SECONDS)
 
     assert last == "READY"  # nobody claims it any more
@@ -171,7 +171,7 @@ def test_profiler_of_another_thread_is_not_held_up_after_a_timeout(queue):
         sys.setprofile(None)
 
     task(timeout=0.05)(swallows_exceptions).enqueue(threading.Event()).wait(PATIENCE_SECONDS)
-    assert until(lambda: len(slots()) == 1)
+    assert until(lambda: len(worker_threads()) == 1)
     thread = threading.Thread(target=profiled, daemon=True)
     thread.start()
     thread.join(PATIENCE_SECONDS)
@@ -304,7 +304,7 @@ def _sees(statement: str, begun: threading.Event) -> None:
 def test_jobs_claimed_with_one_that_is_given_up_run_all_the_same(place, monkeypatch):
     """Where a busy machine had not yet given them back, they were nobody's: claimed by a worker
     that lives, and in the hands of a thread that it had given up."""
-    monkeypatch.setattr(thread, "RELIEF_SECONDS", 60.0)
+    monkeypatch.setattr(thread, "RELEASE_SECONDS", 60.0)
     hang = threading.Event()
     sqlqueues.hooks["hang"] = lambda: hang.wait(PATIENCE_SECONDS)
     queue = place.queue(threads=1)

@@ -30,7 +30,7 @@ from zope.sqlalchemy import register
 
 from databases import SERVERS, url_of
 from tgext.asyncjob import JobQueue, asyncjob_session, task
-from tgext.asyncjob.worker.timeouts import MOST_LOST
+from tgext.asyncjob.worker.timeouts import MOST_HUNG
 
 #: Seconds of each job's timeout, and of a sleep in C that outlasts it and the grace after it.
 TIMEOUT_SECONDS, SLEEP_SECONDS = 0.01, 0.35
@@ -157,7 +157,7 @@ class Worker:
     @property
     def bound(self) -> int:
         """Threads that there may be: the worker's, those that hang, and what sees to them."""
-        return self._threads + max(MOST_LOST, 2 * self._threads) + self._threads + 10
+        return self._threads + max(MOST_HUNG, 2 * self._threads) + self._threads + 10
 
     def held(self) -> Held:
         """What there is at this moment."""

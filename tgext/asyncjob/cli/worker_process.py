@@ -36,8 +36,8 @@ LOOK_SECONDS = 0.1
 #: Seconds that a drain may take beyond ``drain_timeout``: to store what became of the jobs.
 MARGIN_SECONDS = 1.4
 
-#: Seconds in which jobs are given back when there is a hurry.
-HURRY_SECONDS = 3.0
+#: Seconds in which running jobs are given back after a second signal.
+STOP_NOW_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _watch(queue: JobQueue, plan: Plan, orders: Orders) -> tuple[int, str]:
         if local_worker.has_left:
             is_full = plan.leave_after is not None and plan.leave_after < inf and local_worker.ran
             return NOTHING_LEFT, "it was to run one" if is_full else "nothing more is due"
-        if local_worker.is_worn:
+        if local_worker.is_degraded:
             return RECYCLED, "too many of its threads hang in jobs that are over their timeout"
         # Not before its first job: one that is too large from its start would never run any.
         if local_worker.ran and plan.recycle_limits.are_reached(local_worker.ran):
@@ -124,10 +124,10 @@ def _drain(queue: JobQueue, orders: Orders) -> None:
         closing.join(LOOK_SECONDS)
         if orders.is_urgent:
             log.warning("told a second time: giving back what still runs")
-            hurrying = threading.Thread(
-                target=queue.local_worker.hurry, name="asyncjob-hurrying", daemon=True
+            stopping = threading.Thread(
+                target=queue.local_worker.stop_now, name="asyncjob-stop-now", daemon=True
             )
-            hurrying.start()
-            hurrying.join(HURRY_SECONDS)
+            stopping.start()
+            stopping.join(STOP_NOW_SECONDS)
             closing.join(LOOK_SECONDS)  # a thread that is stuck is not waited for
             return

@@ -51,7 +51,7 @@ class LeaseLost(BaseException):
 
 
 class Attempt:
-    """One attempt of one job; made, run and dropped by a worker's slot."""
+    """One attempt of one job; made, run and dropped by a worker thread."""
 
     __slots__ = (
         "_cancelled",

@@ -1,10 +1,10 @@
 """The worker of ``run_pending()``: its one thread is the caller's.
 
-    caller    claim, run, store outcomes, until nothing is due  (a slot as others)
-    watch, upkeep, heart: as a worker's, from the first job on until the caller returns
+    caller    claim, run, store outcomes, until nothing is due
+    timeout monitor, maintenance, heartbeat: as a worker's, from the first job until the return
 
 So a job that takes long keeps its claim, a timeout ends it, and one whose claim was lost is
-interrupted. What a worker's slot outlives is raised to the caller: he asked for it.
+interrupted. Errors of the backend, which a worker thread survives, are raised to the caller.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from contextlib import suppress
 from typing import Any
 
 from ..job import Claim
-from .thread import Slot
+from .thread import WorkerThread
 from .worker import Worker
 
 
-class CallerSlot(Slot):
-    """A slot whose thread is the one that calls ``serve``."""
+class CallerThread(WorkerThread):
+    """A worker thread that is no new thread but the one that calls ``serve``."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._host = threading.current_thread()
+        self._caller = threading.current_thread()
         self._left = threading.Event()
 
     @property
-    def is_mine(self) -> bool:
-        return self._host is threading.current_thread()
+    def is_current(self) -> bool:
+        return self._caller is threading.current_thread()
 
     def is_alive(self) -> bool:
         return not self._left.is_set()
@@ -38,7 +38,7 @@ class CallerSlot(Slot):
         self._left.wait(timeout)
 
     def serve(self, most: float, before_first: Callable[[], None]) -> bool:
-        """Run what is due, *most* jobs at the most; False if the slot was given up with one."""
+        """Run what is due, *most* jobs at the most; False if the thread was given up with one."""
         claims: list[Claim] = []
         try:
             while self.ran < most and not self._stopping.is_set():
@@ -70,18 +70,18 @@ class CallerWorker(Worker):
         ran = 0
         try:
             while True:
-                slot = self._host()
-                is_through = slot.serve(limit - ran, self._start_others)
-                ran += slot.ran
+                thread = self._make_caller_thread()
+                is_through = thread.serve(limit - ran, self._start_service_threads)
+                ran += thread.ran
                 if is_through:
                     return ran
         finally:
             self._stopping.set()
-            self._end_others()
+            self._end_service_threads()
             self._try(lambda: self._backend.dismiss(self.id), "say that it has run what was due")
 
-    def _host(self) -> CallerSlot:
-        slot: CallerSlot = self._make_slot(CallerSlot)
+    def _make_caller_thread(self) -> CallerThread:
+        thread: CallerThread = self._make_thread(CallerThread)
         with self._lock:
-            self._slots.add(slot)
-        return slot
+            self._threads.add(thread)
+        return thread

@@ -1,11 +1,11 @@
-"""The heartbeat of a worker, and what it means for what runs that none comes through.
+"""The heartbeat of a worker, and what follows for its attempts when heartbeats fail.
 
-    heart      beats; what others have taken meanwhile is lost
-    watch      sees to it that beats come through, and touches no store itself
-    look       reads whose the claims are, while no beat comes through
+    heartbeat        renews the lease; claims that other workers have taken are lost
+    timeout monitor  checks that heartbeats succeed, and uses no backend itself
+    lease check      reads who has the claims, while heartbeats fail
 
-Where nothing comes through for a lease, others have taken what runs here, and it is stopped. Where
-the database can be read and takes no writes, or lets them wait, what stands there counts.
+If everything fails for the time of a lease, other workers have taken the jobs that run here, and
+these are stopped. If the database can be read but not written to, what it says of claims counts.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 BEATS = 4
 
 
-class Heart:
-    """Of one worker. lose: stops what runs for these claims, for all where it is given None."""
+class Heartbeat:
+    """Of one worker. revoke: interrupts the attempts of these claims; None: of all."""
 
     def __init__(
         self,
@@ -35,16 +35,16 @@ class Heart:
         backend: ClaimingBackend,
         lease_seconds: float,
         *,
-        lose: Callable[[Collection[tuple[str, int]] | None], None],
+        revoke: Callable[[Collection[tuple[str, int]] | None], None],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._worker_id = worker_id
         self._backend = backend
         self._lease_seconds = lease_seconds
-        self._lose = lose
+        self._revoke = revoke
         self._monotonic = monotonic
         self._silent_since: float | None = None  # the first beat that has not come through, yet
-        self._looking: threading.Thread | None = None
+        self._lease_check: threading.Thread | None = None
         self.start()
 
     def start(self) -> None:
@@ -52,8 +52,8 @@ class Heart:
         self._beaten_at = self._monotonic()  # the last beat that came through
         self._held_at = self._beaten_at  # when the claims were last known to be ours
 
-    def beat_until(self, ended: threading.Event) -> None:
-        """Beat until the last slot has ended, and stop what is lost."""
+    def run_until(self, ended: threading.Event) -> None:
+        """Beat until the last worker thread has ended, and interrupt what is lost."""
         pause_seconds = self._lease_seconds / BEATS
         while not ended.wait(pause_seconds * random.uniform(0.9, 1.0)):
             pause_seconds = self._lease_seconds / BEATS
@@ -65,35 +65,39 @@ class Heart:
         begun_at = self._monotonic()  # others may count from here on: its answer may be late
         if self._silent_since is None:
             self._silent_since = begun_at
-        if not self._hear(self._backend.heartbeat, "say that this worker lives"):
+        if not self._ask_backend(self._backend.heartbeat, "say that this worker lives"):
             return False
         self._beaten_at, self._silent_since = begun_at, None
         return True
 
-    def see_to(self) -> float:
+    def check(self) -> float:
         """Stop everything once nothing has come through for a lease, also where a beat hangs:
         others have it by then, and nothing of it can be committed. Return when to look again."""
         now, since = self._monotonic(), self._silent_since
         pause_seconds = max(GRACE_SECONDS, self._lease_seconds / BEATS)
         held_at = max(self._beaten_at, self._held_at)
         if since is not None and now >= max(since, held_at) + pause_seconds:
-            self._begin_look()
-        # After a pause of the whole process the heart comes first.
+            self._start_lease_check()
+        # After a pause of the whole process the heartbeat comes first.
         if since is not None and now >= max(held_at + self._lease_seconds, since + GRACE_SECONDS):
-            self._lose(None)
+            self._revoke(None)
         return now + pause_seconds
 
-    def _begin_look(self) -> None:
-        if self._looking is None or not self._looking.is_alive():
-            self._looking = threading.Thread(target=self._look, name="asyncjob-look", daemon=True)
-            self._looking.start()
+    def _start_lease_check(self) -> None:
+        if self._lease_check is None or not self._lease_check.is_alive():
+            self._lease_check = threading.Thread(
+                target=self._check_leases, name="asyncjob-lease-check", daemon=True
+            )
+            self._lease_check.start()
 
-    def _look(self) -> None:
+    def _check_leases(self) -> None:
         begun_at = self._monotonic()
-        if self._hear(self._backend.lost, "see what this worker holds"):
+        if self._ask_backend(self._backend.lost, "see what this worker holds"):
             self._held_at = begun_at
 
-    def _hear(self, ask: Callable[[WorkerId], Collection[tuple[str, int]]], what: str) -> bool:
+    def _ask_backend(
+        self, ask: Callable[[WorkerId], Collection[tuple[str, int]]], what: str
+    ) -> bool:
         """Stop what *ask* finds to be lost; tell whether it has come through."""
         try:
             lost = ask(self._worker_id)
@@ -104,5 +108,5 @@ class Heart:
                 log.exception("could not %s", what)
             return False
         if lost:
-            self._lose(set(lost))
+            self._revoke(set(lost))
         return True

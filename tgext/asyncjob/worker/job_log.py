@@ -28,7 +28,7 @@ _PACKAGE = __name__.partition(".worker.")[0] + "."
 
 
 class _JobRecords:
-    """The application's record factory, and what it made in a job marked as such."""
+    """The application's record factory, and the uid of the job in what it makes."""
 
     def __init__(self, inner: Callable[..., logging.LogRecord]) -> None:
         self._inner = inner

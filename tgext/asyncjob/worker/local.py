@@ -62,7 +62,7 @@ class LocalWorker:
     ) -> None:
         """Have the worker, which is not started yet, work otherwise than the options say.
 
-        threads, queues: None: as they say. leave_after: see Slot.
+        threads, queues: None: as they say. leave_after: see WorkerThread.
         """
         changed: dict[str, Any] = {"threads": threads, "queues": queues}
         given = {name: value for name, value in changed.items() if value is not None}
@@ -159,11 +159,11 @@ class LocalWorker:
         return self._last is not None and self._last.has_left
 
     @property
-    def is_worn(self) -> bool:
+    def is_degraded(self) -> bool:
         """Whether too many threads of the worker hang in jobs for good."""
-        return self._last is not None and self._last.is_worn
+        return self._last is not None and self._last.is_degraded
 
-    def hurry(self) -> None:
+    def stop_now(self) -> None:
         """Give back what still runs while the worker is being stopped by another thread."""
         if self._last is not None:
-            self._last.hurry()
+            self._last.stop_now()

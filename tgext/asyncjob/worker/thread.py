@@ -1,12 +1,12 @@
-"""A slot: one thread of a worker that claims jobs, runs an attempt of each, and stores the ends.
+"""A worker thread: claims jobs, runs an attempt of each, and stores the outcomes.
 
-    claim --> waiting --> attempt --> ended --> store_outcomes
-                 |                      |
-                 '--- relieve (another thread, when an attempt takes its time) ---'
+    claim --> prefetched --> attempt --> ended --> store_outcomes
+                 |                         |
+                 '--- release_prefetched (another thread, when an attempt takes long) ---'
 
-Jobs that end at once are claimed some at a time, and their ends are stored together: as many as
-have lately fitted into BATCH_SECONDS. One that turns out to be long holds up nothing: what waits
-behind it is given back, and what ended before it is stored, by ``relieve``.
+Short jobs are claimed several at a time, and their outcomes are stored together: as many as have
+lately fitted into BATCH_SECONDS. A long one among them delays none: the claims behind it are
+released, and the outcomes before it are stored, by ``release_prefetched``.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ log = logging.getLogger(__name__)
 BATCH_SECONDS = 0.05
 
 #: Seconds that an attempt may take before those claimed with it are given back.
-RELIEF_SECONDS = 0.1
+RELEASE_SECONDS = 0.1
 
-#: Longest that a slot sleeps, in seconds: a net below the wake-ups, nothing else.
+#: Longest that a thread waits for a wake-up, in seconds: only in case one is missed.
 LONGEST_SLEEP = 300.0
 
 #: How long one that is to leave sleeps while another worker's jobs may come free, in seconds.
 DOUBT_SECONDS = 0.5
 
-#: How long a slot waits after an error of the backend's own, in seconds; doubled up to the last.
+#: How long a thread waits after an error of the backend's own, in seconds; doubled up to the last.
 FAULT_SECONDS = (0.1, 30.0)
 
 
@@ -48,11 +48,11 @@ FAULT_SECONDS = (0.1, 30.0)
 END_SECONDS = 5.0
 
 
-class Slot(threading.Thread):
+class WorkerThread(threading.Thread):
     """Runs until *stopping* is set, or until it was given up with its attempt.
 
     serves: the worker's id, and the queue names; None: all.
-    look: tells the worker's watch that there is a new deadline. ended: called when it ends.
+    deadline_changed: wakes the timeout monitor. ended: called when the thread ends.
     """
 
     def __init__(
@@ -62,31 +62,31 @@ class Slot(threading.Thread):
         serves: tuple[WorkerId, Collection[str] | None],
         *,
         stopping: threading.Event,
-        look: Callable[[], None],
-        ended: Callable[[Slot], None],
+        deadline_changed: Callable[[], None],
+        ended: Callable[[WorkerThread], None],
     ) -> None:
         super().__init__(name=name, daemon=True)
         self._worker_id, self._queues = serves
         self._environment = environment
         self._backend = environment.backend
         self._stopping = stopping
-        self._look = look
+        self._deadline_changed = deadline_changed
         self._on_end = ended
         #: jobs after which it ends by itself, and sooner when nothing is due; None: it stays
         self.leave_after: float | None = None
         self._lock = threading.RLock()
-        self._waiting: deque[Claim] = deque()
-        self._may_be_released = False  # what waits was given back, and the answer was lost
+        self._prefetched: deque[Claim] = deque()
+        self._may_be_released = False  # what is prefetched was released, and the answer was lost
         self._ended: list[Attempt] = []
         self._batch = 1
         self.attempt: Attempt | None = None
-        self._told_of: Attempt | None = None
+        self._warned_of: Attempt | None = None
         #: jobs that it has run
         self.ran = 0
 
     @property
-    def is_mine(self) -> bool:
-        """Whether it is the thread that asks: a job may close its own queue."""
+    def is_current(self) -> bool:
+        """Whether it is the calling thread: a job may close its own queue."""
         return self is threading.current_thread()
 
     def run(self) -> None:
@@ -112,26 +112,26 @@ class Slot(threading.Thread):
                     self._batch = 1
                     self._backend.wait(self._queues, sleep_seconds, self._stopping.is_set)
                 fault_seconds = FAULT_SECONDS[0]
-            except Exception as error:  # noqa: BLE001 - a slot outlives every fault of the store
-                self._complain("cannot claim", error, fault_seconds)
+            except Exception as error:  # noqa: BLE001 - a worker thread survives each fault of the store
+                self._log_fault("cannot claim", error, fault_seconds)
                 self._stopping.wait(fault_seconds)
                 fault_seconds = min(2 * fault_seconds, FAULT_SECONDS[1])
                 continue
             is_sure = is_sure and not claims
             if claims and not self._run_all(claims):
                 return
-            claims.clear()  # an idle slot must not keep the arguments of its last job
+            claims.clear()  # an idle thread must not keep the arguments of its last job
             if self.leave_after is not None and self.ran >= self.leave_after:
                 return
 
     def _run_all(self, claims: list[Claim]) -> bool:
-        """Run what was claimed; False if the slot was given up with one of them."""
+        """Run what was claimed; False if the thread was given up with one of them."""
         begun_at, ran = time.monotonic(), 0
         claim: Claim | None
         if len(claims) > 1:
             with self._lock:
-                self._waiting.extend(claims[1:])
-            self._look()
+                self._prefetched.extend(claims[1:])
+            self._deadline_changed()
         claim = claims[0]
         while claim is not None:
             if not self._run(claim):
@@ -141,14 +141,14 @@ class Slot(threading.Thread):
         self._store_outcomes()
         if self._stopping.is_set():
             with suppress(Exception):  # their worker ends, and they wait again
-                self._give_back()
+                self._release_claims()
         self._adapt(ran, time.monotonic() - begun_at)
         return True
 
     def _run(self, claim: Claim) -> bool:
         self.attempt = attempt = begin(claim, self._environment, self._stopping.is_set)
         if claim.job.options.timeout is not None:
-            self._look()
+            self._deadline_changed()
         wanted = attempt.run()
         self.attempt = None
         self.ran += 1
@@ -157,9 +157,9 @@ class Slot(threading.Thread):
         return wanted
 
     def _next(self) -> Claim | None:
-        while self._waiting and not self._stopping.is_set():
+        while self._prefetched and not self._stopping.is_set():
             with self._lock:
-                claim = self._waiting.popleft() if self._waiting else None
+                claim = self._prefetched.popleft() if self._prefetched else None
             if claim is not None:
                 if not self._may_be_released or self._is_held(claim):
                     return claim
@@ -175,7 +175,7 @@ class Slot(threading.Thread):
             try:
                 return self._backend.holds(claim, fresh=True)
             except Exception as error:  # noqa: BLE001 - as in _store_outcomes
-                self._complain("cannot look at a claim", error, fault_seconds)
+                self._log_fault("cannot look at a claim", error, fault_seconds)
                 if self._stopping.wait(fault_seconds):
                     return False
                 fault_seconds = min(2 * fault_seconds, FAULT_SECONDS[1])
@@ -198,42 +198,42 @@ class Slot(threading.Thread):
             except Exception as error:  # noqa: BLE001 - nothing that has ended may be forgotten
                 with self._lock:
                     self._ended = ended + self._ended
-                self._complain("cannot store what became of jobs", error, fault_seconds)
+                self._log_fault("cannot store what became of jobs", error, fault_seconds)
                 if self._stopping.wait(fault_seconds):
                     return  # their worker ends, and they wait again
                 fault_seconds = min(2 * fault_seconds, FAULT_SECONDS[1])
 
-    def _give_back(self) -> None:
+    def _release_claims(self) -> None:
         with self._lock:
-            claims = list(self._waiting)
-            self._waiting.clear()
+            claims = list(self._prefetched)
+            self._prefetched.clear()
         try:
             if claims:
                 self._backend.release(claims)
         except Exception:
             with self._lock:
                 self._may_be_released = True
-                self._waiting.extendleft(reversed(claims))
+                self._prefetched.extendleft(reversed(claims))
             raise
 
-    def _complain(self, what: str, error: Exception, seconds: float) -> None:
+    def _log_fault(self, what: str, error: Exception, seconds: float) -> None:
         if self._backend.is_passing(error):  # its text says it all
             log.warning("%s, trying again in %.1fs: %s", what, seconds, error)
         else:
             log.exception("%s, trying again in %.1fs", what, seconds)
 
-    # -- what the worker's other threads ask
+    # -- for other threads of the worker
 
-    def relief_due(self) -> float | None:
-        """When to call ``relieve``, by time.monotonic(); None: nothing waits here."""
+    def release_due(self) -> float | None:
+        """When to call ``release_prefetched``, by time.monotonic(); None: not needed."""
         attempt = self.attempt
-        if attempt is None or not (self._waiting or self._ended):
+        if attempt is None or not (self._prefetched or self._ended):
             return None
-        return attempt.started + RELIEF_SECONDS
+        return attempt.started + RELEASE_SECONDS
 
-    def relieve(self) -> None:
-        """Give back what waits behind an attempt, and store what ended before it."""
-        self._give_back()
+    def release_prefetched(self) -> None:
+        """Release the claims behind an attempt, and store the outcomes of those before it."""
+        self._release_claims()
         self._store_outcomes()
 
     def deadline(self) -> float | None:
@@ -254,14 +254,14 @@ class Slot(threading.Thread):
             return None
         if attempt.time_out():
             return attempt
-        self._tell_of_end(attempt)
+        self._warn_of_slow_end(attempt)
         return None
 
-    def _tell_of_end(self, attempt: Attempt) -> None:
+    def _warn_of_slow_end(self, attempt: Attempt) -> None:
         """Say, once, that a job is over its time and ends, which takes long."""
         over = time.monotonic() - attempt.started - (attempt.claim.job.options.timeout or 0)
-        if over >= END_SECONDS and attempt is self.attempt and attempt is not self._told_of:
-            self._told_of = attempt
+        if over >= END_SECONDS and attempt is self.attempt and attempt is not self._warned_of:
+            self._warned_of = attempt
             log.warning(
                 "job=%s is over its timeout by %.0fs and has returned: its commit waits, for a "
                 "lock of the database or its server; that is never interrupted, and keeps its "
@@ -275,8 +275,8 @@ class Slot(threading.Thread):
             attempt.insist()
         return self.is_alive()
 
-    def lose(self, claims: Collection[tuple[str, int]] | None) -> None:
-        """End its attempt if its claim is one of these, which do not hold any more; None: any."""
+    def revoke(self, claims: Collection[tuple[str, int]] | None) -> None:
+        """End its attempt if its claim is one of these, which hold no longer; None: any claim."""
         attempt = self.attempt
         if attempt is not None and (claims is None or (attempt.uid, attempt.claim.lease) in claims):
             attempt.interrupt(LeaseLost)

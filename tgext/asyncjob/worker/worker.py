@@ -1,12 +1,12 @@
-"""The worker: slots that claim and run, and the threads that see to them.
+"""The worker: threads that run jobs, and threads that serve these.
 
-    slots     claim, run, store outcomes                      (thread.py)
-    watch     timeouts; touches no store, which may be slow   wakes upkeep when a slot needs relief
-    upkeep    relief of slots, rescue of dead workers' jobs, pruning
-    heart     says that this worker lives; what it has lost is interrupted
+    worker threads   claim, run, store outcomes (thread.py)
+    timeout monitor  timeouts; uses no backend, which may be slow; wakes maintenance
+    maintenance      release of prefetched claims, rescue of dead workers' jobs, pruning
+    heartbeat        renews the worker's lease; attempts of lost claims are interrupted
 
-All threads are daemons: one that is no daemon would hold up the interpreter's exit until its job
-ends. On a backend that no other process sees there is no heart, and the watch does the upkeep.
+All threads are daemons: others would delay the interpreter's exit until their jobs end. On a
+backend that no other process sees there is no heartbeat, and the timeout monitor prunes.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from ..bounded import within
 from ..job import WorkerId
 from . import job_log
 from .environment import AttemptEnvironment
-from .heartbeat import Heart
-from .thread import LONGEST_SLEEP, Slot
+from .heartbeat import Heartbeat
+from .thread import LONGEST_SLEEP, WorkerThread
 from .timeouts import GRACE_SECONDS, Timeouts
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ LOCK_SECONDS = 0.5
 #: Seconds between prunings.
 PRUNE_SECONDS = 60.0
 
-#: Seconds that a worker which stops waits for each of the things that it has to tell a database.
+#: Seconds that a stopping worker waits for each of its last calls of the backend.
 LEAVE_SECONDS = 2.0
 
 
@@ -47,7 +47,7 @@ class Worker:
     """Runs what the backend has for *queues*, on *threads* threads, until it is stopped.
 
     worker_id: what it claims as. queues: names to serve; None: all. threads: 0: it works in its
-    caller's, and leaves rescue and pruning to others. lease_seconds: how long it may be silent.
+    caller's, and neither rescues nor prunes. lease_seconds: how long it may be silent.
     expendable: whether its death is no crash of what it runs. Started once, stopped once.
     """
 
@@ -65,204 +65,209 @@ class Worker:
         self._backend = environment.backend
         self._environment = environment
         self._queues = queues
-        self._threads = threads
+        self._thread_count = threads
         self._lease_seconds = lease_seconds
         self._expendable = expendable
-        #: of each slot; set before the start
+        #: of each worker thread; set before the start
         self.leave_after: float | None = None
         self._stopping = threading.Event()
-        self._ended = threading.Event()  # after the last slot: until then it lives
-        self._look = threading.Event()  # tells the watch that there is a new deadline
-        self._relief = threading.Event()
+        self._ended = (
+            threading.Event()
+        )  # after the last worker thread: until then its lease is renewed
+        self._deadline_changed = threading.Event()  # wakes the timeout monitor
+        self._maintenance_due = threading.Event()
         self._lock = threading.RLock()
-        self._slots: set[Slot] = set()
+        self._threads: set[WorkerThread] = set()
         self._timeouts = Timeouts(
-            self._backend, threads, forget=self._forget, replace=self._add_slot,
-            relieve=self._relief.set,
+            self._backend, threads, remove=self._remove, replace=self._add_thread,
+            wake_maintenance=self._maintenance_due.set,
         )  # fmt: skip
-        self._heart = Heart(self.id, self._backend, lease_seconds, lose=self._lose)
+        self._heartbeat = Heartbeat(self.id, self._backend, lease_seconds, revoke=self._revoke)
         self._watches_locks = False
         self._made = 0
         self._ran = 0
-        self._others: list[threading.Thread] = []  # that see to the slots
+        self._service_threads: list[threading.Thread] = []
 
     def start(self) -> None:
         """Begin to claim."""
         job_log.install()
         try:
             self._backend.register(
-                self.id, self._queues, self._threads, expendable=self._expendable
+                self.id, self._queues, self._thread_count, expendable=self._expendable
             )
         except Exception:
-            # The slots and the heart come back to it.
+            # The worker threads and the heartbeat try again.
             log.exception("cannot register the worker yet")
         if self.leave_after is not None:  # what a dead worker left is due, too
             self._try(self._backend.rescue, "look for dead workers")
-        for _ in range(self._threads):
-            self._add_slot()
-        self._start_others()
+        for _ in range(self._thread_count):
+            self._add_thread()
+        self._start_service_threads()
 
-    def _start_others(self) -> None:
-        """Start the threads that see to the slots, once."""
-        if self._others:
+    def _start_service_threads(self) -> None:
+        """Start timeout monitor, maintenance and heartbeat, once."""
+        if self._service_threads:
             return
-        self._heart.start()  # it has been registered, which may have taken long
-        loops = {"watch": self._watch}
+        self._heartbeat.start()  # it has been registered, which may have taken long
+        loops: dict[str, Callable[[], None]] = {"timeouts": self._monitor_timeouts}
         if self._backend.is_shared:
-            loops |= {"upkeep": self._upkeep, "heart": lambda: self._heart.beat_until(self._ended)}
-        self._others = [
+            loops["maintenance"] = self._maintain
+            loops["heartbeat"] = lambda: self._heartbeat.run_until(self._ended)
+        self._service_threads = [
             threading.Thread(target=loop, name=f"asyncjob-{name}", daemon=True)
             for name, loop in loops.items()
         ]
-        for thread in self._others:
+        for thread in self._service_threads:
             thread.start()
 
     @property
     def ran(self) -> int:
         """How many jobs it has run."""
         with self._lock:
-            return self._ran + sum(slot.ran for slot in self._slots)
+            return self._ran + sum(thread.ran for thread in self._threads)
 
     @property
     def has_left(self) -> bool:
-        """Whether every slot has ended."""
+        """Whether every worker thread has ended."""
         with self._lock:
-            return self._made > 0 and not self._slots
+            return self._made > 0 and not self._threads
 
     @property
-    def is_worn(self) -> bool:
+    def is_degraded(self) -> bool:
         """Whether too many of its threads hang in jobs for good."""
-        return self._timeouts.is_worn
+        return self._timeouts.is_degraded
 
     def stop(self, drain_seconds: float) -> None:
         """Claim nothing more; give what runs *drain_seconds*, then give it back.
 
-        Returns when every slot has ended or its job has been given back.
+        Returns when every worker thread has ended or its job has been given back.
         """
         self._stopping.set()
-        self._look.set()
-        self._relief.set()
+        self._deadline_changed.set()
+        self._maintenance_due.set()
         self._backend.wake()
         self._leave(GRACE_SECONDS, lambda: self._backend.retire(self.id), "say that it stops")
         if not self._join(drain_seconds):
-            self.hurry()
-        self._end_others()
+            self.stop_now()
+        self._end_service_threads()
 
-    def _end_others(self) -> None:
-        """Let the threads that see to the slots end."""
+    def _end_service_threads(self) -> None:
+        """End timeout monitor, maintenance and heartbeat."""
         self._ended.set()
-        self._look.set()
-        self._relief.set()
+        self._deadline_changed.set()
+        self._maintenance_due.set()
         me = threading.current_thread()
-        for thread in self._others:
+        for thread in self._service_threads:
             if thread is not me and thread.is_alive():
                 thread.join(GRACE_SECONDS)
         self._leave(LEAVE_SECONDS, self._timeouts.store_outcomes, "store that a job has timed out")
 
-    def hurry(self) -> None:
+    def stop_now(self) -> None:
         """Give back what runs, now."""
-        for slot in self._slots_but_mine():
-            slot.stop()
+        for thread in self._other_threads():
+            thread.stop()
         if not self._join(GRACE_SECONDS):
-            left = self._slots_but_mine()
+            left = self._other_threads()
             self._leave(LEAVE_SECONDS, lambda: self._give_back(left), "give back what runs")
         self._join(GRACE_SECONDS)
 
-    def _give_back(self, slots: list[Slot]) -> None:
-        for slot in slots:
-            self._try(slot.give_back, "give back what runs")
+    def _give_back(self, threads: list[WorkerThread]) -> None:
+        for thread in threads:
+            self._try(thread.give_back, "give back what runs")
 
     def _leave(self, seconds: float, act: Callable[[], object], what: str) -> None:
-        """Do what asks the backend on the way out: its server may never answer."""
+        """Call the backend while stopping, with a bound: its server may never answer."""
         if self._backend.is_shared:
             within(seconds, lambda: self._try(act, what), what)
         else:
             self._try(act, what)
 
-    # -- slots
+    # -- worker threads
 
-    def _make_slot(self, kind: type[Slot]) -> Any:
+    def _make_thread(self, kind: type[WorkerThread]) -> Any:
         self._made += 1
         return kind(
             f"asyncjob-{self._made}",
             self._environment,
             (self.id, self._queues),
             stopping=self._stopping,
-            look=self._look.set,
-            ended=self._forget,
+            deadline_changed=self._deadline_changed.set,
+            ended=self._remove,
         )
 
-    def _add_slot(self) -> None:
+    def _add_thread(self) -> None:
         with self._lock:
-            if self._stopping.is_set() or not self._threads:
+            if self._stopping.is_set() or not self._thread_count:
                 return
-            slot = self._make_slot(Slot)
-            slot.leave_after = self.leave_after
-            slot.start()
-            self._slots.add(slot)
+            thread = self._make_thread(WorkerThread)
+            thread.leave_after = self.leave_after
+            thread.start()
+            self._threads.add(thread)
 
-    def _slots_but_mine(self) -> list[Slot]:
-        """The slots, but for the one that asks: a job may close its own queue."""
+    def _other_threads(self) -> list[WorkerThread]:
+        """The worker threads but the current one: a job may close its own queue."""
         with self._lock:
-            return [slot for slot in self._slots if not slot.is_mine]
+            return [thread for thread in self._threads if not thread.is_current]
 
     def _join(self, seconds: float) -> bool:
-        """Wait for the slots to end; True if they all have."""
+        """Wait for the worker threads to end; True if they all have."""
         until = time.monotonic() + seconds
-        for slot in self._slots_but_mine():
-            slot.join(max(0.0, until - time.monotonic()))
-        return not any(slot.is_alive() for slot in self._slots_but_mine())
+        for thread in self._other_threads():
+            thread.join(max(0.0, until - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._other_threads())
 
-    def _forget(self, slot: Slot) -> None:
+    def _remove(self, thread: WorkerThread) -> None:
         with self._lock:
-            if slot in self._slots:
-                self._slots.discard(slot)
-                self._ran += slot.ran
+            if thread in self._threads:
+                self._threads.discard(thread)
+                self._ran += thread.ran
 
-    # -- the watch
+    # -- timeout monitor
 
-    def _watch(self) -> None:
-        due = math.inf if self._backend.is_shared or not self._threads else time.monotonic()
+    def _monitor_timeouts(self) -> None:
+        due = math.inf if self._backend.is_shared or not self._thread_count else time.monotonic()
         while not self._ended.is_set():
-            self._look.clear()
+            self._deadline_changed.clear()
             nearest = time.monotonic() + LONGEST_SLEEP
             try:
                 if time.monotonic() >= due:
                     due = time.monotonic() + PRUNE_SECONDS
                     self._backend.prune()
-                nearest = min(self._timeouts.enforce(self._slots_but_mine()), self._see_to_relief())
+                nearest = min(
+                    self._timeouts.enforce(self._other_threads()), self._check_prefetched()
+                )
                 if self._backend.is_shared:
-                    nearest = min(nearest, self._heart.see_to())
+                    nearest = min(nearest, self._heartbeat.check())
             except Exception:
-                log.exception("the watch could not do its round")
+                log.exception("the timeout monitor could not check the attempts")
             if self._stopping.is_set():
                 self._ended.wait(GRACE_SECONDS)
             else:
-                self._look.wait(max(0.0, min(due, nearest) - time.monotonic()))
+                self._deadline_changed.wait(max(0.0, min(due, nearest) - time.monotonic()))
 
-    def _see_to_relief(self) -> float:
-        """Have slots relieved that need it; return when to look again."""
+    def _check_prefetched(self) -> float:
+        """Wake maintenance if prefetched claims are to be released; return when to look again."""
         now = time.monotonic()
         nearest = now + LONGEST_SLEEP
-        for slot in self._slots_but_mine():
-            due = slot.relief_due()
+        for thread in self._other_threads():
+            due = thread.release_due()
             if due is not None:
                 if due <= now:
-                    self._relief.set()
+                    self._maintenance_due.set()
                     due = now + GRACE_SECONDS
                 nearest = min(nearest, due)
         return nearest
 
-    # -- the upkeep
+    # -- maintenance
 
-    def _upkeep(self) -> None:
-        rescue_at = prune_at = time.monotonic() if self._threads else math.inf
+    def _maintain(self) -> None:
+        rescue_at = prune_at = time.monotonic() if self._thread_count else math.inf
         while not self._ended.is_set():
-            self._relief.clear()
-            for slot in self._slots_but_mine():
-                due = slot.relief_due()
+            self._maintenance_due.clear()
+            for thread in self._other_threads():
+                due = thread.release_due()
                 if due is not None and due <= time.monotonic():
-                    self._try(slot.relieve, "relieve a thread")
+                    self._try(thread.release_prefetched, "give back claimed jobs")
             self._try(self._timeouts.store_outcomes, "store that a job has timed out")
             now = time.monotonic()
             if self._stopping.is_set():
@@ -275,12 +280,14 @@ class Worker:
                 self._try(self._backend.prune, "remove old jobs")
             self._try(self._watch_locks, "look who holds locks")
             look_at = time.monotonic() + (LOCK_SECONDS if self._watches_locks else LONGEST_SLEEP)
-            self._relief.wait(max(0.0, min(rescue_at, prune_at, look_at) - time.monotonic()))
+            self._maintenance_due.wait(
+                max(0.0, min(rescue_at, prune_at, look_at) - time.monotonic())
+            )
 
     def _watch_locks(self) -> None:
-        """Have it said which job keeps others from writing, where one can."""
+        """Log which job keeps others from writing, if the backend can tell."""
         begun_before = time.monotonic() - LOCK_SECONDS
-        attempts = [slot.attempt for slot in self._slots_but_mine()]
+        attempts = [thread.attempt for thread in self._other_threads()]
         running = [
             (attempt.uid, connection)
             for attempt in attempts
@@ -300,6 +307,6 @@ class Worker:
             return False
         return True
 
-    def _lose(self, claims: Collection[tuple[str, int]] | None) -> None:
-        for slot in self._slots_but_mine():
-            slot.lose(claims)
+    def _revoke(self, claims: Collection[tuple[str, int]] | None) -> None:
+        for thread in self._other_threads():
+            thread.revoke(claims)

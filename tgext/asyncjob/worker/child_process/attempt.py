@@ -81,7 +81,7 @@ class AttemptApart(Attempt):
             if self._child is not None and not self._is_committing:
                 self._child.kill()
 
-    # -- in the slot's thread
+    # -- in the worker thread
 
     def _run_job(self) -> Outcome | None:
         """Run the attempt; return what is still to be stored of it, None: nothing."""
@@ -113,7 +113,7 @@ class AttemptApart(Attempt):
             self._environment.backend.finished(self.claim)
 
     def _letter(self) -> bytes:
-        warned = self._environment.commits_in_parts.copy()  # other slots add to it
+        warned = self._environment.commits_in_parts.copy()  # other threads add to it
         asks_backoff = callable(self.claim.job.options.backoff)
         return pack((self.claim, asks_backoff, warned), plain=True)
 

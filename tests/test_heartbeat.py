@@ -10,7 +10,7 @@ import pytest
 from clocks import FakeClock
 from tgext.asyncjob.backends.memory import MemoryBackend
 from tgext.asyncjob.job import JobId, WorkerId
-from tgext.asyncjob.worker.heartbeat import Heart
+from tgext.asyncjob.worker.heartbeat import Heartbeat
 
 LEASE = 20
 
@@ -40,23 +40,23 @@ class Store(MemoryBackend):
 
 
 class Patient:
-    """A heart with its store, its clock, and what it has stopped."""
+    """A heartbeat with its store, its clock, and what it has stopped."""
 
     def __init__(self) -> None:
         self.store, self.clock = Store(), FakeClock()
         self.stopped: list[Collection[Any] | None] = []
-        self.heart = Heart(
-            WorkerId("w"), self.store, LEASE, lose=self.stopped.append, monotonic=self.clock
+        self.heartbeat = Heartbeat(
+            WorkerId("w"), self.store, LEASE, revoke=self.stopped.append, monotonic=self.clock
         )
 
     def live(self, seconds: float) -> None:
-        """Let beats and the watch be at work for so long."""
+        """Let heartbeat and timeout monitor work for so long."""
         for _ in range(int(seconds)):
             self.clock.advance(1)
-            self.heart.beat()
-            self.heart.see_to()
-            if self.heart._looking is not None:
-                self.heart._looking.join()
+            self.heartbeat.beat()
+            self.heartbeat.check()
+            if self.heartbeat._lease_check is not None:
+                self.heartbeat._lease_check.join()
 
 
 @pytest.fixture
