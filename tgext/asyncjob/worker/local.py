@@ -98,7 +98,7 @@ class LocalWorker:
             threads=self._options.threads,
             queues=self._options.queues,
             lease_seconds=self._options.lease,
-            expendable=is_reloaded(),
+            death_is_expected=is_reloaded(),
         )
         worker.leave_after = self._leave_after
         self._last = worker

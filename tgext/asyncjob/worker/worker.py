@@ -48,7 +48,7 @@ class Worker:
 
     worker_id: what it claims as. queues: names to serve; None: all. threads: 0: it works in its
     caller's, and neither rescues nor prunes. lease_seconds: how long it may be silent.
-    expendable: whether its death is no crash of what it runs. Started once, stopped once.
+    death_is_expected: whether its death is no crash of its jobs. Started once, stopped once.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Worker:
         threads: int,
         queues: Collection[str] | None,
         lease_seconds: float = 20.0,
-        expendable: bool = False,
+        death_is_expected: bool = False,
     ) -> None:
         self.id = worker_id
         self._backend = environment.backend
@@ -67,7 +67,7 @@ class Worker:
         self._queues = queues
         self._thread_count = threads
         self._lease_seconds = lease_seconds
-        self._expendable = expendable
+        self._death_is_expected = death_is_expected
         #: of each worker thread; set before the start
         self.leave_after: float | None = None
         self._stopping = threading.Event()
@@ -93,7 +93,7 @@ class Worker:
         job_log.install()
         try:
             self._backend.register(
-                self.id, self._queues, self._thread_count, expendable=self._expendable
+                self.id, self._queues, self._thread_count, expendable=self._death_is_expected
             )
         except Exception:
             # The worker threads and the heartbeat try again.
