@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any
 
 
-class Nursery:
+class ForkServer:
     """Forks children that run a function of a module; *modules* are imported once for all.
 
     variables: more of them for the environment.
@@ -57,7 +57,7 @@ class Nursery:
         assert answer, "the process that forks children has ended"
         return int(answer)
 
-    def __enter__(self) -> Nursery:
+    def __enter__(self) -> ForkServer:
         return self
 
     def __exit__(

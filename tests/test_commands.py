@@ -485,11 +485,11 @@ def test_traceback_of_the_application_is_shown_once_for_all_processes(shop, star
 def test_worker_runs_tasks_in_processes_which_end_with_it(shop, start):
     [uid] = shop.enqueue((shop.jobs.held_apart.func,), executor="process")
     worker = start(shop)
-    _, own, nursery = worker.line(r"^apart (\d+) (\d+)")[0].split()
+    _, own, fork_server = worker.line(r"^apart (\d+) (\d+)")[0].split()
     title = psutil.Process(int(own)).cmdline()[0]
 
     # As a service manager does, to all of them.
-    for pid in (worker.process.pid, int(nursery), int(own)):
+    for pid in (worker.process.pid, int(fork_server), int(own)):
         os.kill(pid, signal.SIGTERM)
     worker.line("was told to end by SIGTERM")
     shop.open_gate()
@@ -512,12 +512,12 @@ def test_worker_of_an_application_with_such_tasks_is_ready_for_them_from_its_sta
     until = time.monotonic() + PATIENCE_SECONDS
     while not own.children() and time.monotonic() < until:
         os.sched_yield()
-    [nursery] = own.children()
+    [fork_server] = own.children()
 
     worker.tell(signal.SIGTERM)
 
     assert worker.ended() == 0
-    assert not nursery.is_running()
+    assert not fork_server.is_running()
 
 
 @pytest.mark.slow

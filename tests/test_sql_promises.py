@@ -27,7 +27,7 @@ from transaction.interfaces import DoomedTransaction
 import sqlqueues
 from clocks import FakeClock, Gate, rescued_meanwhile
 from databases import url_of
-from sqlchildren import Nursery
+from sqlchildren import ForkServer
 from sqlqueues import (
     KINDS,
     PATIENCE_SECONDS,
@@ -1334,8 +1334,8 @@ def test_two_queues_on_one_session_mark_a_job_once(place, queue):
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery("sqlqueues", **{sqlqueues.PREFIX_VARIABLE: sqlqueues.PREFIX}) as made:
+def fork_server() -> Iterator[ForkServer]:
+    with ForkServer("sqlqueues", **{sqlqueues.PREFIX_VARIABLE: sqlqueues.PREFIX}) as made:
         yield made
 
 
@@ -1348,7 +1348,7 @@ def rescue(queue: JobQueue) -> None:
 
 
 def test_job_that_kills_its_workers_fails_in_the_end_and_none_that_were_claimed_with_it(
-    place, nursery
+    place, fork_server
 ):
     queue = place.queue(max_crashes=2)  # whoever rescues counts
     # Claimed are 1, 2, 4, 8 ... at once, as long as they are quick: the tenth is not alone.
@@ -1357,7 +1357,7 @@ def test_job_that_kills_its_workers_fails_in_the_end_and_none_that_were_claimed_
     innocent += [queue.perform(write_nothing_much) for _ in range(10)]
     deaths = 0
 
-    while nursery.run("sqlqueues:work_until_all_have_ended", url=place.url) != 0:
+    while fork_server.run("sqlqueues:work_until_all_have_ended", url=place.url) != 0:
         deaths += 1
         assert deaths < 10
         rescue(queue)
@@ -1376,19 +1376,19 @@ def write_nothing_much() -> None:
     """Ends at once."""
 
 
-def test_deaths_under_a_reloader_and_in_a_drain_are_nobodys_crash(place, nursery):
+def test_deaths_under_a_reloader_and_in_a_drain_are_nobodys_crash(place, fork_server):
     queue = place.queue(max_crashes=1)
     uid = queue.perform(after_hook, "begun")
 
     for _ in range(2):
-        killed = nursery.run("sqlqueues:be_killed_once_told_to_stop", url=place.url)
+        killed = fork_server.run("sqlqueues:be_killed_once_told_to_stop", url=place.url)
         rescue(queue)
         assert killed == -signal.SIGKILL
     in_a_drain = queue.result(uid)
     in_a_drain.cancel()
     uid = queue.perform(kill_own_process)
     for _ in range(2):
-        nursery.run("sqlqueues:work_until_all_have_ended", url=place.url, reloaded=True)
+        fork_server.run("sqlqueues:work_until_all_have_ended", url=place.url, reloaded=True)
         rescue(queue)
     reloaded = queue.result(uid)
 
@@ -1397,10 +1397,10 @@ def test_deaths_under_a_reloader_and_in_a_drain_are_nobodys_crash(place, nursery
     assert [row.crashes for row in place.jobs()] == [0, 0]
 
 
-def test_death_of_a_worker_costs_no_attempt_and_its_job_runs_again(place, queue, nursery):
+def test_death_of_a_worker_costs_no_attempt_and_its_job_runs_again(place, queue, fork_server):
     uid = queue.perform(kill_own_process)
 
-    nursery.run("sqlqueues:work_until_all_have_ended", url=place.url)
+    fork_server.run("sqlqueues:work_until_all_have_ended", url=place.url)
     rescue(queue)
 
     found = queue.result(uid)

@@ -28,7 +28,7 @@ from photoalbum import jobs
 from photoalbum.lib import darkroom, samples, storage
 from photoalbum.model import ContactSheet, DBSession, Picture, init_model
 from photoalbum.model import metadata as album_tables
-from sqlchildren import Nursery
+from sqlchildren import ForkServer
 from sqlqueues import (
     KINDS,
     PATIENCE_SECONDS,
@@ -148,8 +148,8 @@ def end_what_a_dead_worker_held(queue: JobQueue) -> None:
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery("sqlqueues", "test_sql_statements", **{PREFIX_VARIABLE: PREFIX}) as made:
+def fork_server() -> Iterator[ForkServer]:
+    with ForkServer("sqlqueues", "test_sql_statements", **{PREFIX_VARIABLE: PREFIX}) as made:
         yield made
 
 
@@ -160,7 +160,7 @@ def place(request: Any, tmp_path_factory: Any) -> Iterator[Place]:
 
 
 def left_by_deaths(
-    place: Place, nursery: Nursery, job: Callable[..., Any], *, since: str, mutant: str = ""
+    place: Place, fork_server: ForkServer, job: Callable[..., Any], *, since: str, mutant: str = ""
 ) -> Iterator[Any]:
     """What a job has come to: in a clean run, then after a death before its first statement,
     before its second, and so on, and last after a run in which there was none to die at."""
@@ -175,7 +175,7 @@ def left_by_deaths(
         for at in range(1, MOST):
             place.empty()
             queue.perform(job, *arguments)
-            ended = nursery.run(
+            ended = fork_server.run(
                 "test_sql_statements:run_and_be_killed",
                 url=place.url, at=at, since=since, mutant=mutant,
             )  # fmt: skip
@@ -193,10 +193,12 @@ def left_by_deaths(
     "job",
     [nothing, write_one, write_several, write_in_parts, enqueue_two, enqueue_at_commit],
 )
-def test_job_killed_before_any_of_its_statements_ends_as_if_it_had_not_been(place, nursery, job):
+def test_job_killed_before_any_of_its_statements_ends_as_if_it_had_not_been(
+    place, fork_server, job
+):
     since = "start" if job is write_one else "claim"
 
-    clean, *after_deaths, after_none = left_by_deaths(place, nursery, job, since=since)
+    clean, *after_deaths, after_none = left_by_deaths(place, fork_server, job, since=since)
 
     assert after_none == clean
     for statement, each in enumerate(after_deaths, 1):
@@ -205,8 +207,8 @@ def test_job_killed_before_any_of_its_statements_ends_as_if_it_had_not_been(plac
     assert len(after_deaths) >= LEAST - (job is nothing)
 
 
-def test_a_mark_that_is_committed_apart_from_the_work_is_noticed(place, nursery):
-    left = left_by_deaths(place, nursery, write_one, since="job", mutant="split")
+def test_a_mark_that_is_committed_apart_from_the_work_is_noticed(place, fork_server):
+    left = left_by_deaths(place, fork_server, write_one, since="job", mutant="split")
 
     clean, *after_deaths, after_none = left
 
@@ -268,10 +270,10 @@ def album(tmp_path_factory: Any) -> Iterator[AlbumOnDisk]:
     ids=["develop", "add_samples", "paint_in_oil", "read_damaged"],
 )
 def test_job_of_the_sample_application_killed_before_any_of_its_statements(
-    album, nursery, job, arguments
+    album, fork_server, job, arguments
 ):
     def run(at: int) -> int:
-        return nursery.run(
+        return fork_server.run(
             "test_sql_statements:run_album",
             url=album.place.url, media_dir=str(album.media), at=at,
         )  # fmt: skip

@@ -20,7 +20,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import scoped_session, sessionmaker
 
 from own_servers import own_server
-from sqlchildren import Nursery
+from sqlchildren import ForkServer
 from sqlqueues import PREFIX, PREFIX_VARIABLE, Place, write_one
 from tgext.asyncjob import JobQueue
 from tgext.asyncjob.job import READY, RUNNING, SUCCESSFUL
@@ -67,10 +67,10 @@ def be_killed_in_the_second_phase(url: str) -> None:
 
 
 def die(place: Place, **variables: str) -> None:
-    with Nursery("test_sql_two_phases", **{PREFIX_VARIABLE: PREFIX, **variables}) as nursery:
+    with ForkServer("test_sql_two_phases", **{PREFIX_VARIABLE: PREFIX, **variables}) as fork_server:
         arguments = {"url": place.url}
         function = "test_sql_two_phases:be_killed_in_the_second_phase"
-        assert nursery.run(function, **arguments) == -signal.SIGKILL
+        assert fork_server.run(function, **arguments) == -signal.SIGKILL
 
 
 def settle(place: Place, how: str) -> None:

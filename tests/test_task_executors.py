@@ -31,7 +31,7 @@ from sqlalchemy import event, text
 from transaction.interfaces import TransientError
 
 from door import Door, ring
-from sqlchildren import Nursery
+from sqlchildren import ForkServer
 from sqlqueues import PREFIX, PREFIX_VARIABLE, Effect, Place, place_of
 from tgext.asyncjob import (
     JobQueue,
@@ -945,15 +945,17 @@ def work_apart(url: str, path: str) -> None:
 
 @DURABLE
 def test_the_death_of_a_worker_leaves_no_process_and_its_job_to_others(door, shop):
-    with Nursery("test_task_executors", **{PREFIX_VARIABLE: PREFIX}) as nursery:
-        worker = nursery.start("test_task_executors:work_apart", url=shop.place.url, path=door.path)
+    with ForkServer("test_task_executors", **{PREFIX_VARIABLE: PREFIX}) as fork_server:
+        worker = fork_server.start(
+            "test_task_executors:work_apart", url=shop.place.url, path=door.path
+        )
         visitor = door.visitor()
         parent = psutil.Process(psutil.Process(visitor.pid).ppid())
 
         os.kill(worker, signal.SIGKILL)
 
         visitor.wait_for_end()
-        assert nursery.wait(worker) == -signal.SIGKILL
+        assert fork_server.wait(worker) == -signal.SIGKILL
         psutil.wait_procs([parent], timeout=PATIENCE_SECONDS)
         assert not parent.is_running()
     with shop.open():
@@ -1026,14 +1028,14 @@ def test_no_process_is_forked_while_jobs_are_written(shop):
 def test_a_nursery_that_was_forked_while_another_thread_wrote_is_not_kept(shop, monkeypatch):
     """It would find the database locked for ever: SQLite keeps its locks in the process."""
     with shop.open(threads=0) as queue, queue.as_current():
-        fork, tries = queue._nursery._fork, []
+        fork, tries = queue._fork_server._fork, []
 
         def fork_too_late(in_use):
             with queue.backend._dialect.begin() if not tries else nullcontext():
                 tries.append(fork(in_use))
             return tries[-1]
 
-        monkeypatch.setattr(queue._nursery, "_fork", fork_too_late)
+        monkeypatch.setattr(queue._fork_server, "_fork", fork_too_late)
         result = write_apart.enqueue("written")
         queue.run_pending()
         result.refresh()
@@ -1050,7 +1052,7 @@ def test_a_queue_that_is_closed_starts_no_process_any_more(shop):
     with queue.backend._dialect.side_database.connect():
         with queue.as_current():
             result = whereabouts.enqueue()
-        until(queue._nursery._lock.locked)
+        until(queue._fork_server._lock.locked)
         closing = threading.Thread(target=queue.close)
         closing.start()
         closing.join(BOUND_SECONDS)

@@ -28,7 +28,7 @@ from .processes.lifecycle import register
 from .results import Results
 from .task import Task, TaskResult
 from .transactions.scope import Scope
-from .worker.child_process import Line, Nursery, check_travels
+from .worker.child_process import ForkServer, ParentChannel, check_picklable
 from .worker.environment import AttemptEnvironment
 from .worker.local import LocalWorker
 from .worker.progress_tracker import GuardedTracker, Tracker
@@ -75,7 +75,7 @@ class JobQueue:
             announce=self._announce,
             connection=self._database.connection,
         )
-        self._nursery = Nursery(self._database, self._become_nursery, self._become_child)
+        self._fork_server = ForkServer(self._database, self._become_fork_server, self._enter_child)
         self._closed = False
         self._pid = os.getpid()
         self.bind(session)
@@ -145,7 +145,7 @@ class JobQueue:
             raise QueueClosed
         check(call.target, call.args, call.kwargs or {}, implied=int(options.takes_context))
         if options.executor == "process":
-            check_travels(call)
+            check_picklable(call)
         if self.options.max_queued is not None:
             self._check_length(self.options.max_queued)
         context = self._capture() if self._capture is not None else None
@@ -261,26 +261,26 @@ class JobQueue:
             session=self.session,
             job_sessions=self._database.job_sessions,
             progress_tracker=self._progress_tracker,
-            nursery=self._nursery,
+            fork_server=self._fork_server,
         )
 
     # -- processes of attempts
 
-    def open_nursery(self) -> None:
-        """Make what starts the processes of jobs; best before this process has threads."""
-        self._nursery.open()
+    def open_fork_server(self) -> None:
+        """Start the fork server of jobs' processes; best before this process has threads."""
+        self._fork_server.open()
 
-    def _become_nursery(self) -> None:
+    def _become_fork_server(self) -> None:
         for queue in open_queues:
             if isinstance(queue, JobQueue):
                 queue.allow_worker(False)
         self._database.forget_connections()
 
-    def _become_child(self, line: Line) -> tuple[AttemptEnvironment, Callable[[], None]]:
+    def _enter_child(self, channel: ParentChannel) -> tuple[AttemptEnvironment, Callable[[], None]]:
         if not self.backend.is_shared:
-            self._database.stand_in(line.backend(self.backend))
+            self._database.stand_in(channel.backend(self.backend))
         if self._progress_tracker.tracker is not None:
-            self._progress_tracker.tracker = line.tracker()
+            self._progress_tracker.tracker = channel.tracker()
         return self._make_environment(), self._database.leave
 
     # -- extents
@@ -323,7 +323,7 @@ class JobQueue:
         open_queues.discard(self)
         self._unregister()
         self._local_worker.stop()
-        self._nursery.close()
+        self._fork_server.close()
         self._scope.unbind()
         if first:
             self._database.close()
@@ -339,7 +339,7 @@ class JobQueue:
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._local_worker.begin()
-            self._nursery.after_fork()
+            self._fork_server.after_fork()
             self._database.after_fork()
             if attempt_var.get() is not None and self._database.leave_attempt():
                 self.allow_worker(False)  # one that ends with a job's child would count as a crash

@@ -23,7 +23,7 @@ from ..processes.recycling import RecycleLimits
 from ..processes.supervisor import NOTHING_LEFT, RECYCLED
 from ..queue import JobQueue
 from ..worker import job_log
-from ..worker.child_process import declares_processes
+from ..worker.child_process import has_process_tasks
 from .command_result import Load, number_of
 from .durable import overview_of
 from .signals import Orders
@@ -73,8 +73,8 @@ def work(load: Load, plan: Plan, heard: Iterable[signal.Signals]) -> int:
                 os.getpid(), overview.database(), number_of(threads, "thread"), served,
                 overview.notification(),
             )  # fmt: skip
-            if declares_processes():
-                queue.open_nursery()  # there is no thread yet whose locks it would copy
+            if has_process_tasks():
+                queue.open_fork_server()  # there is no thread yet whose locks it would copy
             return _shift(queue, plan, orders)
         finally:
             orders.close()

@@ -39,8 +39,8 @@ class AttemptEnvironment:
     job_sessions: JobSessions | None = None  #: whose commit completes a job; None: no session's
     progress_tracker: GuardedTracker = field(default_factory=lambda: GuardedTracker(None))
     jitter: Callable[[], float] = random.random
-    #: where the processes of attempts come from (``apart.Nursery``); None: there are none
-    nursery: Any = None
+    #: starts the child processes of attempts (a ``ForkServer``); None: there are none
+    fork_server: Any = None
     #: calls that were seen to commit in the middle, each worth one warning
     commits_in_parts: set[str] = field(default_factory=set)
 

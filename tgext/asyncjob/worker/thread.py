@@ -22,7 +22,7 @@ from ..current import queue_var
 from ..errors import JobTimeout
 from ..job import Claim, WorkerId
 from .attempt import Attempt, LeaseLost, WorkerStopping, store_outcomes
-from .child_process import begin
+from .child_process import make_attempt
 from .environment import AttemptEnvironment
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ class WorkerThread(threading.Thread):
         return True
 
     def _run(self, claim: Claim) -> bool:
-        self.attempt = attempt = begin(claim, self._environment, self._stopping.is_set)
+        self.attempt = attempt = make_attempt(claim, self._environment, self._stopping.is_set)
         if claim.job.options.timeout is not None:
             self._deadline_changed()
         wanted = attempt.run()

@@ -1,15 +1,15 @@
 """Attempts in processes of their own: what ``@task(executor="process")`` asks for.
 
-    slot --- AttemptApart ==line==> process of the attempt: scope, call, fenced mark, commit
-                  |                        ^
-                  '-- asks --> nursery --fork, wait, kill--'
+    worker thread --- SubprocessAttempt ==channel==> child: scope, call, completion, commit
+                            |                          ^
+                            '-- requests --> fork server: fork, wait, kill
 
-A process runs one attempt and ends. It is forked from the *nursery*, a process that has one
-thread, the application as it was loaded, and nothing open. So no lock that some thread of the
+A child process runs one attempt and ends. It is forked from the *fork server*, a process that has
+one thread, the application as it was loaded, and nothing open. So no lock that some thread of the
 worker holds is copied, and a process that dies or is killed takes nothing along.
 
-The rooms: ``nursery`` (where processes come from), ``attempt`` (the worker's side of one),
-``child`` (its own side), ``letters`` (what goes over the line between the two).
+``fork_server`` starts the children, ``attempt`` is the worker's side of one, ``child`` the child's,
+``messages`` what the two send each other.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from collections.abc import Callable
 from ...job import Claim
 from ..attempt import Attempt
 from ..environment import AttemptEnvironment
-from .attempt import AttemptApart
-from .child import Line
-from .fork_server import Nursery
-from .messages import check_travels, declares_processes
+from .attempt import SubprocessAttempt
+from .child import ParentChannel
+from .fork_server import ForkServer
+from .messages import check_picklable, has_process_tasks
 
 __all__ = [
-    "AttemptApart",
-    "Line",
-    "Nursery",
-    "begin",
-    "check_travels",
-    "declares_processes",
+    "ForkServer",
+    "ParentChannel",
+    "SubprocessAttempt",
+    "check_picklable",
+    "has_process_tasks",
+    "make_attempt",
 ]
 
 
-def begin(
+def make_attempt(
     claim: Claim, environment: AttemptEnvironment, is_stopping: Callable[[], bool] = lambda: False
 ) -> Attempt:
     """Make the attempt of a claimed job, where its task wants it to run.
@@ -42,5 +42,5 @@ def begin(
     is_stopping: whether its worker was told to stop.
     """
     if claim.job.options.executor == "process":
-        return AttemptApart(claim, environment, is_stopping)
+        return SubprocessAttempt(claim, environment, is_stopping)
     return Attempt(claim, environment)

@@ -1,16 +1,15 @@
-"""Where the processes of attempts come from: one that forks them, and has done nothing else.
+"""The fork server: the process that forks the children that run attempts.
 
 A fork copies the locks that other threads hold, and nothing releases the copies. So the worker
-forks once, a *nursery*, which has one thread and runs nothing of the application; the nursery
-forks a process for each attempt, waits for its end, and kills it on request. A worker process of
-the commands makes it before its first thread, a serving process with the first job that needs it.
+forks once, the *fork server*, which has one thread and runs nothing of the application. It forks a
+child for each attempt, waits for its end, and kills it on request. A worker process of the commands
+starts it before its first thread, a serving process with the first job that needs it.
 
-    worker ==requests==> nursery --fork--> process            BEAR with two descriptors, or a pid
-    worker <==status, a pipe for each== nursery               its pid, then its exit status
-    worker <==line, a socket for each==> process
+    worker ==requests==> fork server --fork--> child      SPAWN with two descriptors, or a pid
+    worker <==status, a pipe for each== fork server       the pid, then the exit status
+    worker <==channel, a socket for each==> child
 
-When the worker dies, however it does, the requests end, and with them the nursery, and with the
-nursery its processes (see ``forking.py``).
+When the worker dies, the requests end, then the fork server, then its children (``forking.py``).
 """
 
 from __future__ import annotations
@@ -40,71 +39,73 @@ from ...processes.forking import (
     set_title,
     signal_name,
 )
-from .child import Adopt, live
+from .child import MakeEnvironment, run_child
 
 log = logging.getLogger(__name__)
 _NUMBER = struct.Struct("<q")
 
 #: The request for a process; any other number is the pid of one that is to be killed.
-BEAR = 0
+SPAWN = 0
 #: Seconds between looks for another parent: a fork of the worker can hold the requests open.
 LOOK_SECONDS = 1.0
 #: How long to wait for a good moment to fork, in seconds, and between two looks.
 QUIET_SECONDS, QUIET_LOOK_SECONDS = 10.0, 0.005
-#: How long a nursery may take to say that it was forked in the right moment.
-RIGHT_SECONDS = 2.0
-#: How long a process may go on that has said what it came to, in seconds.
-EXIT_SECONDS = 1.0
+#: Seconds for a new fork server to report, and for a child to exit that has sent its outcome.
+READY_SECONDS, EXIT_SECONDS = 2.0, 1.0
 
 
 class Child:
-    """The worker's side of one process. Used by one thread, but for ``tell``."""
+    """The worker's side of one process. Used by one thread, but for ``send_nowait``."""
 
-    def __init__(self, line: Connection, status: int, pid: int, kill: Callable[[], object]) -> None:
+    def __init__(
+        self, channel: Connection, status: int, pid: int, kill: Callable[[], object]
+    ) -> None:
         self.pid = pid
-        self._line = line
+        self._channel = channel
         self._status = status
-        self.kill = kill  #: ends it at once; from any thread
+        self.kill = (
+            kill  #: ends it at once, by the fork server, which knows its pid; from any thread
+        )
         self._sending = threading.Lock()
         self._ended = False
         self._exit_code: int | None = None
 
     def send(self, message: bytes) -> None:
-        """Send a message, as far as anybody is there to hear it."""
+        """Send a message, unless the child has ended."""
         with self._sending, suppress(OSError):
-            self._line.send_bytes(message)
+            self._channel.send_bytes(message)
 
-    def tell(self, message: bytes) -> None:
-        """Send a short message, unless the line is just being used; from any thread."""
+    def send_nowait(self, message: bytes) -> None:
+        """Send a short message, unless the channel is being used; from any thread."""
         if self._sending.acquire(blocking=False):
             try:
                 with suppress(OSError):
-                    self._line.send_bytes(message)
+                    self._channel.send_bytes(message)
             finally:
                 self._sending.release()
 
     def receive(self) -> bytes | None:
         """Wait for a message; None: there will be none any more, since the process has ended."""
-        # The end of the line is no sign of that: what the process has forked may hold it open.
-        ready = wait([self._line, self._status])
-        if self._line in ready or self._line.poll():
+        # The end of the channel is no sign of that: what the process has forked may hold it open.
+        ready = wait([self._channel, self._status])
+        if self._channel in ready or self._channel.poll():
             with suppress(EOFError, OSError):
-                return self._line.recv_bytes()
-        self.kill()  # where it has only closed its line
+                return self._channel.recv_bytes()
+        self.kill()  # if it has only closed its channel
         self._read_status(None)
         return None
 
-    def how(self) -> str:
-        """Say how it ended."""
+    def how_it_ended(self) -> str:
+        """Return in words how it ended."""
         code = self._exit_code
         if code is None:
             return "ended, and nobody saw how"
         return f"was ended by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
 
     def close(self) -> None:
-        """Let it end, and see to it that it does."""
+        """Wait for its end, and kill it if that takes too long."""
         with self._sending:
-            self._line.close()
+            self._channel.close()
         if not self._read_status(EXIT_SECONDS):
             self.kill()
             self._read_status(None)
@@ -122,67 +123,66 @@ class Child:
 
 
 class Databases(Protocol):
-    """Those of a queue."""
+    """The databases of a queue."""
 
     def may_fork(self) -> bool: ...
     def in_use(self) -> list[Callable[[], object]]: ...
 
 
-class Nursery:
+class ForkServer:
     """Of one queue; any thread may use it.
 
-    databases: those that must not be copied in use. prepare: called once in the nursery's
-    process, when it begins. adopt: see ``child.py``.
+    databases: not in use at the fork. prepare: called after it. make_environment: ``child.py``.
     """
 
-    def __init__(self, databases: Databases, prepare: Callable[[], None], adopt: Adopt) -> None:
+    def __init__(
+        self, databases: Databases, prepare: Callable[[], None], make_environment: MakeEnvironment
+    ) -> None:
         self._databases = databases
         self._prepare = prepare
-        self._adopt = adopt
+        self._make_environment = make_environment
         self._requests: socket.socket | None = None
         self.after_fork()
 
     def after_fork(self) -> None:
-        """Forget the nursery: it is the parent's."""
+        """Forget the fork server: it is the parent's."""
         self._lock = threading.Lock()
         requests, self._requests = self._requests, None
         self._pid = 0
         if requests is not None:
-            requests.close()  # a copy, which would keep the nursery when the parent has gone
+            requests.close()  # a copy, which would keep the fork server when the parent has gone
 
     def open(self, is_wanted: Callable[[], bool] = lambda: True) -> None:
-        """Make the nursery, if there is none. is_wanted: whether it still is."""
+        """Make the fork server, if there is none. is_wanted: whether it still is."""
         with self._lock:
             self._open(is_wanted)
 
-    def bear(self, is_wanted: Callable[[], bool]) -> Child:
+    def spawn(self, is_wanted: Callable[[], bool]) -> Child:
         """Start a process; raises WorkerCrashed where there can be none, or as soon as it is not
         wanted any more."""
-        child: Child | None = None
-        why = ""
         try:
-            for _ in range(2):  # the nursery may have been killed
+            for _ in range(2):  # the fork server may have been killed
                 self.open(is_wanted)
-                child, why = self._bear()
+                child, why = self._spawn()
                 if child is not None:
                     return child
         except OSError as error:
             why = str(error)
         raise WorkerCrashed(f"no process could be started for it: {why}")
 
-    def _bear(self) -> tuple[Child | None, str]:
+    def _spawn(self) -> tuple[Child | None, str]:
         """Ask for a process; None and the reason if there is none."""
-        # Made after the nursery, which must not have copies of them.
-        line, theirs = Pipe(duplex=True)
+        # Made after the fork server, which must not have copies of them.
+        channel, theirs = Pipe(duplex=True)
         status, status_write = os.pipe()
-        asked = self._ask(BEAR, theirs.fileno(), status_write)
+        asked = self._ask(SPAWN, theirs.fileno(), status_write)
         theirs.close()
         os.close(status_write)
         content = os.read(status, _NUMBER.size)
         pid = _NUMBER.unpack(content)[0] if content else 0
         if pid > 0:
-            return Child(line, status, pid, partial(self._ask, pid)), ""
-        line.close()
+            return Child(channel, status, pid, partial(self._ask, pid)), ""
+        channel.close()
         os.close(status)
         if pid:
             return None, os.strerror(-pid)
@@ -192,13 +192,12 @@ class Nursery:
         return None, "the process that starts them has ended"
 
     def close(self) -> None:
-        """End the nursery, and whatever of it still runs."""
+        """End the fork server, and whatever of it still runs."""
         with self._lock:
             self._close()
 
     def _ask(self, number: int, *descriptors: int) -> socket.socket | None:
-        """Send a request, if there is a nursery; return its socket. The nursery kills too, since
-        it knows whether the pid is still its child's."""
+        """Send a request, if there is a fork server; return its socket."""
         with self._lock:
             if self._requests is not None:
                 with suppress(OSError):  # it is no more, which is seen by what does not come
@@ -224,22 +223,21 @@ class Nursery:
         self._fork([])
 
     def _fork(self, in_use: list[Callable[[], object]]) -> bool:
-        """Fork the nursery; False if its moment was not right. The copy is asked: other threads go
-        on until the fork itself, and what they were at then only the copy can tell."""
+        """Fork the fork server; False if a database was in use, as only the copy can tell."""
         flush_stdio()  # else what is left in the buffers would be written by each process, too
         ours, theirs = socket.socketpair()
-        # A signal for the nursery must not find this process's handlers.
+        # A signal for the fork server must not find this process's handlers.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
         try:
             pid = os.fork()
             if not pid:
                 ours.close()
-                Context().run(self._be, theirs, mask, in_use)
+                Context().run(self._run_server, theirs, mask, in_use)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
         self._requests, self._pid = ours, pid
-        ours.settimeout(RIGHT_SECONDS)  # it may have copied a lock that nobody there lets go of
+        ours.settimeout(READY_SECONDS)  # it may have copied a lock that nobody there lets go of
         with suppress(OSError):
             if ours.recv(1):
                 ours.settimeout(None)
@@ -263,9 +261,9 @@ class Nursery:
                     break
                 time.sleep(0.005)
 
-    # -- in the nursery
+    # -- in the fork server
 
-    def _be(self, requests: socket.socket, mask: Any, in_use: list[Any]) -> NoReturn:
+    def _run_server(self, requests: socket.socket, mask: Any, in_use: list[Any]) -> NoReturn:
         try:
             if any(ask() for ask in in_use):
                 os._exit(0)
@@ -275,21 +273,23 @@ class Nursery:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             set_title("processes of jobs")
             self._prepare()
-            _Ward(requests, children, self._adopt).serve()
+            _Loop(requests, children, self._make_environment).serve()
         except BaseException:
             log.exception("the process that starts the processes of jobs ends")
         finally:
             os._exit(0)
 
 
-class _Ward:
-    """What the nursery does: bear, kill, wait, until the requests end."""
+class _Loop:
+    """The loop of the fork server: spawn, kill, wait, until the requests end."""
 
-    def __init__(self, requests: socket.socket, children: ChildProcesses, adopt: Adopt) -> None:
+    def __init__(
+        self, requests: socket.socket, children: ChildProcesses, make_environment: MakeEnvironment
+    ) -> None:
         requests.setblocking(False)
         self._requests = requests
         self._children = children
-        self._adopt = adopt
+        self._make_environment = make_environment
         self._status_pipes: dict[int, int] = {}  # by pid: where its status goes
 
     def serve(self) -> None:
@@ -297,7 +297,7 @@ class _Ward:
             self._serve()
         finally:
             for pid in self._status_pipes:
-                os.kill(pid, signal.SIGKILL)  # for nobody
+                os.kill(pid, signal.SIGKILL)  # the worker is gone
 
     def _serve(self) -> None:
         parent = os.getppid()
@@ -313,38 +313,38 @@ class _Ward:
             if not content:
                 return
             (number,) = _NUMBER.unpack(content)
-            if number == BEAR:
-                self._bear(*descriptors)
+            if number == SPAWN:
+                self._spawn(*descriptors)
             elif number in self._status_pipes:
                 os.kill(number, signal.SIGKILL)
 
-    def _bear(self, line: int, status: int) -> None:
+    def _spawn(self, channel: int, status: int) -> None:
         try:
-            pid = self._children.fork(partial(self._be_child, line, status))
+            pid = self._children.fork(partial(self._run_child, channel, status))
         except OSError as error:
             _write(status, -(error.errno or 1))
             os.close(status)
         else:
             self._status_pipes[pid] = status
             _write(status, pid)
-        os.close(line)
+        os.close(channel)
 
-    def _be_child(self, line: int, status: int) -> int:
+    def _run_child(self, channel: int, status: int) -> int:
         self._requests.close()
         for each in (status, *self._status_pipes.values()):
             os.close(each)
-        return live(Connection(line), self._adopt)
+        return run_child(Connection(channel), self._make_environment)
 
     def _wait_for_ends(self) -> None:
         while self._status_pipes:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 return
-            told = self._status_pipes.pop(pid)
-            _write(told, os.waitstatus_to_exitcode(status))
-            os.close(told)
+            status_pipe = self._status_pipes.pop(pid)
+            _write(status_pipe, os.waitstatus_to_exitcode(status))
+            os.close(status_pipe)
 
 
 def _write(status: int, number: int) -> None:
-    with suppress(OSError):  # nobody wants to know any more
+    with suppress(OSError):  # the worker is gone
         os.write(status, _NUMBER.pack(number))

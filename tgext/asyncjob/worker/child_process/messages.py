@@ -1,7 +1,7 @@
-"""What goes over the line between a worker and the process of an attempt.
+"""The messages between a worker and the child process of an attempt.
 
-A message is one byte, its kind, and a pickle. Both ends are the same program, and nobody else has
-an end of the line.
+A message is one byte, its kind, and a pickle. Both ends are the same program, and no other process
+has an end of the channel.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from ...task import NotKept, Task, held_at
 
 log = logging.getLogger(__name__)
 
-#: From the worker: the job; an answer; what is to end the job.
-ANSWER, ORDER = b"a", b"o"
-#: From the process: a question; where it was when it was told to end; what it came to; that it
-#: cannot read the job.
+#: From the worker: an answer; what is to end the attempt. Its first message, the job, has no kind.
+ANSWER, INTERRUPT = b"a", b"o"
+#: From the child: a call; the stack where it was interrupted; its outcome; that it cannot read the
+#: job.
 ASK, STACK, END, UNREAD = b"q", b"s", b"e", b"u"
 
 _CLAIM = "claim"
@@ -87,9 +87,8 @@ def not_kept(uid: JobId, what: str, error: Exception) -> NotKept:
     return NotKept(why)
 
 
-def check_travels(call: Call, options: TaskOptions | None = None) -> None:
-    """Refuse a call that cannot be handed to another process, or, where they are given, its
-    options; raises NotSerializable."""
+def check_picklable(call: Call, options: TaskOptions | None = None) -> None:
+    """Raise NotSerializable for a call, or for options, that cannot be pickled."""
     try:
         pack((tuple(call), options))
     except Exception as error:
@@ -100,8 +99,8 @@ def check_travels(call: Call, options: TaskOptions | None = None) -> None:
         ) from error
 
 
-def declares_processes() -> bool:
-    """Whether a module that is loaded here has a task that runs in processes of their own."""
+def has_process_tasks() -> bool:
+    """Whether a loaded module has a task with ``executor="process"``."""
     return any(
         type(value) is Task and value.executor == "process"
         for module in list(sys.modules.values())
