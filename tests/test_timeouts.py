@@ -346,7 +346,7 @@ def test_look_at_a_thread_that_hangs_never_waits_for_what_it_lets_go_of(queue):
         hang.set()
         thread.join(PATIENCE_SECONDS)  # the thread goes on while it is looked at
 
-    frames.look(thread.ident or 0, at)
+    frames.inspect_frame(thread.ident or 0, at)
 
     assert until(lambda: ends_in)
     assert threading.current_thread().name not in ends_in

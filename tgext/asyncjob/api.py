@@ -60,7 +60,7 @@ def asyncjob_running_uid() -> str | None:
 
 
 def asyncjob_result(uid: str) -> TaskResult:
-    """Return the TaskResult of a job; raises UnknownJob for a uid that nobody made."""
+    """Return the TaskResult of a job; raises UnknownJob for an unknown uid."""
     result: TaskResult = current_queue().result(uid)
     return result
 

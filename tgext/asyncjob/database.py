@@ -45,7 +45,7 @@ class QueueDatabase:
         """Take the application's session, None: it has none (yet), and make the backend if it
         is not there and can be.
 
-        Raises ConfigError for a session whose work nobody commits, MissingExtra.
+        Raises ConfigError for a session whose work nothing commits, MissingExtra.
         """
         if session is not None and session is not self.session:
             before = self.job_sessions
@@ -74,7 +74,9 @@ class QueueDatabase:
         if lost:
             log.warning("jobs never run, lost with this process's memory: %d", lost)
         if self._backend.is_shared:
-            within(CLOSE_SECONDS, self._backend.close, "say goodbye to the database of jobs")
+            within(
+                CLOSE_SECONDS, self._backend.close, "close the connections to the database of jobs"
+            )
         else:
             self._backend.close()
         if self._engine is not None:
@@ -147,7 +149,7 @@ class QueueDatabase:
         return not any(ask() for ask in self.in_use())
 
     def in_use(self) -> list[Callable[[], object]]:
-        """What to ask, also in a copy of this process, whether somebody uses those databases."""
+        """Functions that tell, also in a copy of this process, whether a database is in use."""
         both = (self.sessions, self._backend)
         return [ask for each in both if each is not None for ask in each.in_use()]
 
@@ -166,7 +168,7 @@ class QueueDatabase:
         return self._backend is not None and self._backend.is_shared
 
     def leave(self) -> None:
-        """Say goodbye to the databases, at the end of a child process."""
+        """Close the databases, at the end of a child process."""
         if self.sessions is not None:
             self.sessions.dispose()
         self.backend.close()

@@ -95,7 +95,7 @@ class JobQueue:
         capture: what to keep of the caller with each job, or None. enter_context: given that, a
         context manager to run the job in. is_here: whether this thread is in a context of the
         application; None: it is in no application's.
-        Raises ConfigError for a session whose work nobody commits, MissingExtra.
+        Raises ConfigError for a session whose work nothing commits, MissingExtra.
         """
         self._database.bind(session)
         self._capture = capture or self._capture
@@ -191,7 +191,7 @@ class JobQueue:
     # -- ask
 
     def result(self, uid: str) -> TaskResult:
-        """Return the TaskResult of a job; raises UnknownJob for a uid that nobody made."""
+        """Return the TaskResult of a job; raises UnknownJob for an unknown uid."""
         return TaskResult(self._results, self._results.snapshot(uid))
 
     def progress(self, uid: object) -> tuple[int, Any] | None:
@@ -240,7 +240,7 @@ class JobQueue:
 
         limit: how many at the most; None: until nothing is due.
         Raises RuntimeError inside a managed transaction, or where this thread's transaction holds
-        work that nobody has committed: the jobs would commit it, or lose it.
+        uncommitted work: the jobs would commit it, or lose it.
         """
         self._here()
         if self._scope.is_managed or not self._scope.only_reads():
@@ -306,7 +306,7 @@ class JobQueue:
         at its end and aborted where it raises, and the thread's session removed.
 
         Inside a managed transaction the block is a part of that, which is doomed where it raises.
-        Raises RuntimeError where this thread holds uncommitted work of somebody else's.
+        Raises RuntimeError where this thread holds uncommitted work of other code.
         """
         with self.as_current(), self._scope.block():
             yield

@@ -1,7 +1,7 @@
 """A child that a call has forked, and that comes back from the call: it ends there.
 
-An ``exec`` that fails, or a forgotten ``os._exit``, would have the child go on as whoever made the
-call: as a worker that nobody knows of, on the parent's connections. It ends at once instead: no
+An ``exec`` that fails, or a forgotten ``os._exit``, would have the child go on as the caller: as
+a worker that is not registered, on the parent's connections. It ends at once instead: no
 buffer is flushed, no connection closed, no exit function called, all of which are the parent's.
 """
 

@@ -136,12 +136,12 @@ class ChildProcesses:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
         log.warning("the parent process is gone: this one was told to end, as by SIGTERM")
         time.sleep(self._end_seconds)
-        os.kill(os.getpid(), signal.SIGKILL)  # nobody else is left to do it
+        os.kill(os.getpid(), signal.SIGKILL)  # no other process is left to do it
 
 
 def leave_connections(*kept: int) -> None:
     """Leave the connections of the parent to the parent, in a forked child: as long as there is a
-    copy, whoever is at the other end does not hear that the parent has closed its own.
+    copy, the other end does not notice that the parent has closed its own.
 
     In their places stands what is no socket, since the objects that use them are still here. kept:
     descriptors; stdin, stdout and stderr are kept too, which may be connections under systemd.

@@ -48,7 +48,7 @@ class RecycleLimits:
 
 
 def rss_bytes() -> int:
-    """Return the resident memory of this process; raises MissingExtra where nobody knows it."""
+    """Return the resident memory of this process; raises MissingExtra where it is unknown."""
     return _meter()()
 
 

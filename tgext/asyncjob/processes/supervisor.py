@@ -257,7 +257,7 @@ class Supervisor:
         for slot in self._slots:
             slot.start_at = NEVER
             # One that a rolling restart has told is draining already: a second signal of ours
-            # would cut that short, and nobody has asked for it yet.
+            # would cut that short, and was not asked for yet.
             if slot.pid and (again or not slot.stop_sent):
                 self._send_stop(slot)
 

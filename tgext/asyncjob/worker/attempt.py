@@ -121,8 +121,8 @@ class Attempt:
         return self._running.shield()
 
     def log_line(self, line: str) -> None:
-        """Keep a log line; before logging takes a lock is a good moment to end, too."""
-        self._running.check_unsent()
+        """Keep a log line; a checkpoint too, since logging holds no lock yet."""
+        self._running.raise_unsent()
         if self._lines is None:
             self._lines = deque(maxlen=LINES)
         self._lines.append(line)
@@ -148,8 +148,8 @@ class Attempt:
         self._running.insist()
 
     def time_out(self) -> bool:
-        """End the attempt for the world as timed out, whatever its thread goes on to do;
-        ``outcome`` is then to be stored, by ``store_outcomes``.
+        """End the attempt as timed out, whatever its thread does next; ``outcome`` is then to be
+        stored, by ``store_outcomes``.
 
         False if it is too late for that, because the call has returned.
         """
@@ -166,7 +166,7 @@ class Attempt:
         self._running.while_inside(lambda: stop_all(self.connections, for_good=True))
 
     def give_back(self) -> bool:
-        """End the attempt for the world as if it had never begun; False as ``time_out``."""
+        """End the attempt as if it had never begun; False as ``time_out``."""
         if not self._running.abandon():
             return False
         self.kill_connections()
@@ -194,7 +194,7 @@ class Attempt:
                 return False
             except LeaseLost:
                 log.warning("job=%s lease lost, outcome dropped", self.uid)
-                # Nobody has taken it, maybe: the database was away from all of us.
+                # Perhaps no worker has taken it: the database was away from all.
                 self._release("lease lost")
             except BaseException as error:  # a SystemExit ends the job, not the worker
                 if isinstance(error, KeyboardInterrupt) and current_thread() is main_thread():

@@ -17,10 +17,10 @@ from typing import Any
 from ..errors import BadCall
 
 #: How often a coroutine is cancelled, before its loop is left with all that runs on it.
-MOST_CANCELS = 2
+MAX_CANCELS = 2
 
 
-class LeavableLoop:
+class AbandonableLoop:
     """Runs one awaitable on an event loop, until that is done or the loop is left."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class LeavableLoop:
         return await self._task
 
     def _cancel(self) -> None:
-        if self._cancels < MOST_CANCELS and self._task is not None:
+        if self._cancels < MAX_CANCELS and self._task is not None:
             self._cancels += 1
             self._task.cancel()
             return
@@ -72,7 +72,7 @@ def is_awaitable(value: object) -> bool:
     return code is not None and bool(code.co_flags & inspect.CO_ITERABLE_COROUTINE)
 
 
-def beyond(future: asyncio.Future[Any]) -> Future[Any]:
+def as_thread_future(future: asyncio.Future[Any]) -> Future[Any]:
     """Return a future of this thread's for one of an event loop's, which runs in another.
 
     Raises BadCall for one that would never be done: its loop does not run, or is this thread's.

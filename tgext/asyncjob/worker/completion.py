@@ -1,12 +1,11 @@
-"""The completion of a job: its final row, in the commit of the work that it is the end of.
+"""The completion of a job: its final row, written in the commit that ends its work.
 
-Where the job has used the database that the jobs are in, its completion is the last statement
-before that commit, on the same connection: both are there, or neither. Any other commit of the
-attempt is fenced: it comes about only while the job is still this attempt's. Where no connection
-can carry the completion, the job is fenced for good before the commit, and the outcome is stored
-after it.
+If the job has used the database of the jobs, its completion is the last statement before that
+commit, on the same connection: both are there, or neither. Any other commit of the attempt is
+fenced: it succeeds only while the job is still this attempt's. If no connection can carry the
+completion, the job is fenced for good before the commit, and the outcome is stored after it.
 
-Says what the backend says, and raises nothing of its own but for a commit that went by without it.
+Raises what the backend raises, and RuntimeError for a commit that passed without the completion.
 """
 
 from __future__ import annotations
@@ -115,7 +114,7 @@ class Completion:
         return self.stored is not None
 
     def has_come_about(self) -> bool:
-        """Whether that commit has, though it raised; False where nobody knows yet: the outcome of
+        """Whether that commit has, though it raised; False where that is unknown: the outcome of
         the error is then stored as all are, under the fence, if it has not."""
         if self.stored is None:
             return False

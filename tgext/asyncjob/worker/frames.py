@@ -1,10 +1,10 @@
-"""Look at the frames of other threads without becoming the one that lets go of what is in them.
+"""Inspect the frames of other threads without destroying the objects in them.
 
-Whoever has asked for a frame keeps it, and with it its local variables, until he lets go; the
-thread that it is of may have gone on by then. So their end would come in the thread that looked:
-an object's ``__del__``, or the close of a cursor, which waits for the query of its connection. The
-thread that enforces timeouts would wait for the very job that it is to end. Here a thread of its
-own lets go, and ends when there is nothing more.
+A reference to a frame keeps its local variables; its thread may have left the frame before the
+reference is released. The objects would then be destroyed in the thread that inspected: an object's
+``__del__`` runs there, or the close of a cursor, which waits for the query of its connection. The
+timeout monitor would wait for the very job that it is to end. Here a separate thread releases the
+frames, and ends when there are none left.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Result = TypeVar("Result")
 _Frames = list[dict[int, FrameType]]
 
 
-class _LettingGo:
-    """Of the frames that were looked at."""
+class _FrameReleaser:
+    """Releases frames that were inspected, in a thread of its own."""
 
     def __init__(self) -> None:
         self.begin()
@@ -33,14 +33,14 @@ class _LettingGo:
         self._seen: deque[_Frames] = deque()
         self._is_under_way = False
 
-    def of(self, frames: _Frames) -> None:
-        """Let go of what is in a list, which nobody else has any more."""
+    def release(self, frames: _Frames) -> None:
+        """Release the frames in a list to which there is no other reference."""
         with self._lock:
             self._seen.append(frames)
             if self._is_under_way:
                 return
             self._is_under_way = True
-        threading.Thread(target=self._run, name="letting-go-asyncjob", daemon=True).start()
+        threading.Thread(target=self._run, name="frame-release-asyncjob", daemon=True).start()
 
     def _run(self) -> None:
         while True:
@@ -52,11 +52,11 @@ class _LettingGo:
             frames.clear()
 
 
-_letting_go = _LettingGo()
-os.register_at_fork(after_in_child=_letting_go.begin)
+_releaser = _FrameReleaser()
+os.register_at_fork(after_in_child=_releaser.begin)
 
 
-def look(thread: int, at: Callable[[FrameType | None], Result]) -> Result:
+def inspect_frame(thread: int, at: Callable[[FrameType | None], Result]) -> Result:
     """Return what *at* makes of the innermost frame of a thread, None if that has ended.
 
     at: keeps no frame.
@@ -65,4 +65,4 @@ def look(thread: int, at: Callable[[FrameType | None], Result]) -> Result:
     try:
         return at(frames[0].get(thread))
     finally:
-        _letting_go.of(frames)
+        _releaser.release(frames)

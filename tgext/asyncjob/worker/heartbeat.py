@@ -71,8 +71,8 @@ class Heartbeat:
         return True
 
     def check(self) -> float:
-        """Stop everything once nothing has come through for a lease, also where a beat hangs:
-        others have it by then, and nothing of it can be committed. Return when to look again."""
+        """Interrupt all attempts once heartbeats have failed or hung for a lease: other workers
+        have the jobs then, and no commit can succeed. Return when to check again."""
         now, since = self._monotonic(), self._silent_since
         pause_seconds = max(GRACE_SECONDS, self._lease_seconds / BEATS)
         held_at = max(self._beaten_at, self._held_at)

@@ -4,8 +4,8 @@ Three threads may end what runs: its own, the timeout monitor, and one that drai
 changed only under the lock, says who may: until the function has returned, anybody, by
 ``interrupt``, then ``abandon``; from then on only its own thread.
 
-An interruption can hit any line, so one that holds a lock of ours would hold it for ever: what
-the function calls of this package runs under a ``shield``, and is interrupted at its end. Where
+An interruption can hit any line, and a lock held there would never be released: what the function
+calls of this package runs under a ``shield``, and is interrupted at its end. Where
 other code must not be interrupted is in ``safe_points.py``: the interruption waits until it is out.
 
 The first interruption may be caught, to clean up. One that was swallowed is followed by others,
@@ -25,8 +25,8 @@ from types import FrameType
 from typing import Any
 
 from ..call import check_done
-from .awaited import LeavableLoop, beyond, is_awaitable
-from .safe_points import is_good, is_good_at, raise_in, take_back
+from .awaited import AbandonableLoop, as_thread_future, is_awaitable
+from .safe_points import discard_pending, is_safe, is_safe_at, raise_in
 
 #: How often an interruption tries to find a function outside such code, and seconds between two.
 LOOKS, LOOK_SECONDS = 10, 0.001
@@ -46,8 +46,8 @@ _WAITING, _RUNNING, _RETURNED, _ABANDONED = range(4)
 
 
 class Abandoned(BaseException):
-    """Raised in a function's own thread when the world goes on without it, and in one that has
-    swallowed what was to end it."""
+    """Raised in a function's own thread when it was abandoned, or has swallowed what was to end
+    it."""
 
 
 class Relentless(Abandoned):
@@ -59,18 +59,18 @@ class Relentless(Abandoned):
         super().__init__()
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and frame.f_code is not Interruptible.run.__code__:
-            frame.f_trace = _go_on
+            frame.f_trace = _raise_at_each_line
             frame = frame.f_back
         if frame is not None:
-            sys.settrace(_go_on)
+            sys.settrace(_raise_at_each_line)
 
 
-def _go_on(frame: FrameType, event: str, _argument: object) -> Any:
+def _raise_at_each_line(frame: FrameType, event: str, _argument: object) -> Any:
     """A trace function that interrupts its own thread. It raises nothing itself: the interpreter
     would stop tracing then."""
-    if event == "line" and is_good_at(frame, Interruptible.run.__code__, _OWN_END):
+    if event == "line" and is_safe_at(frame, Interruptible.run.__code__, _OWN_END):
         raise_in(threading.get_ident(), Abandoned)
-    return _go_on
+    return _raise_at_each_line
 
 
 class Interruptible:
@@ -99,7 +99,7 @@ class Interruptible:
 
     @property
     def has_returned(self) -> bool:
-        """Whether it has, so that nobody else can end it."""
+        """Whether it has, so that no other thread can end it."""
         return self._phase == _RETURNED
 
     def run(self, function: Callable[[], Any]) -> Any:
@@ -115,9 +115,9 @@ class Interruptible:
                 self._is_inside = True
                 value = function()
             finally:
-                self._leave()
+                self._end_run()
         except BaseException as error:
-            self._leave()  # the interruption may have hit the first one
+            self._end_run()  # the interruption may have hit the first one
             interruption = self._interruption
             if self._phase == _ABANDONED:
                 raise Abandoned from None
@@ -130,18 +130,18 @@ class Interruptible:
         return value
 
     def resolve(self, value: Any, look: Callable[[], None]) -> Any:
-        """Return what *value* comes to, for the function itself, where it stands for work that has
-        not begun or goes on: what can be awaited, or a future.
+        """Return what *value* comes to, for the function itself, if it stands for work that has not
+        begun or goes on: an awaitable or a future.
 
         What is awaited runs on a loop of its own, one that an interruption can wake. look: see
-        ``wait_for``. Raises what that work raises, BadCall for work that nobody would do.
+        ``wait_for``. Raises what that work raises, BadCall for work that would never be done.
         """
         while True:
             kind = type(value)  # not isinstance: a proxy may answer for another object
             if issubclass(kind, Future):
                 value = self.wait_for(value, look)
             elif issubclass(kind, asyncio.Future):
-                value = self.wait_for(beyond(value), look)
+                value = self.wait_for(as_thread_future(value), look)
             elif is_awaitable(value):
                 value = self._run(value)
             else:
@@ -174,7 +174,7 @@ class Interruptible:
                 self._wake = wake
 
         try:
-            return LeavableLoop().run(awaitable, ready)
+            return AbandonableLoop().run(awaitable, ready)
         finally:
             with self._lock:
                 self._wake = None
@@ -188,8 +188,8 @@ class Interruptible:
             self._insist_at = time.monotonic() + self._insist_seconds
             raise self._interruption
 
-    def intend(self, error: type[BaseException]) -> bool:
-        """See to it that the function ends by *error* at last; False if it has ended already."""
+    def set_interruption(self, error: type[BaseException]) -> bool:
+        """Have the function end by *error* in any case; False if it has ended already."""
         with self._lock:
             if self._phase == _RUNNING:
                 self._interruption = self._interruption or error
@@ -200,14 +200,14 @@ class Interruptible:
     ) -> None:
         """Raise *error* in the function at its next bytecode; once, while it runs.
 
-        Later, if that is no good moment: then it may be asked for again.
+        Later, if that is no safe point: then it may be asked for again.
         first: what is to be done before, in a thread of its own, since it may take long; or ().
         """
-        if not self.intend(error) or self._sent:
+        if not self.set_interruption(error) or self._sent:
             return
         if first and self._first is None:
             self._first = threading.Thread(
-                target=self._send_after, args=(first,), name="asyncjob-stop", daemon=True
+                target=self._send_after, args=(first,), name="asyncjob-interrupt", daemon=True
             )
             self._first.start()
         elif self._first is None or not self._first.is_alive():
@@ -229,7 +229,7 @@ class Interruptible:
                     self._sent = True
                 elif self._shields:
                     self._sent = True
-                elif self._is_good():
+                elif self._is_safe():
                     self._raise(self._interruption)
                     self._sent = True
                 if self._sent:
@@ -245,7 +245,7 @@ class Interruptible:
             is_due = self._sent or self._phase == _ABANDONED
             if self._is_inside and is_due and now >= self._insist_at and not self._shields:
                 is_raised = self._wake is None or self._insist_seconds > RAISE_SECONDS
-                if is_raised and not self._is_good():
+                if is_raised and not self._is_safe():
                     return True  # at the next look
                 if is_raised:
                     self._raise(Relentless)
@@ -255,8 +255,8 @@ class Interruptible:
                 self._insist_at = now + self._insist_seconds
             return self._is_inside
 
-    def _is_good(self) -> bool:
-        return is_good(self.thread, Interruptible.run.__code__, _OWN_END)
+    def _is_safe(self) -> bool:
+        return is_safe(self.thread, Interruptible.run.__code__, _OWN_END)
 
     def _raise(self, error: type[BaseException]) -> None:
         self._has_raised = True
@@ -269,8 +269,8 @@ class Interruptible:
             if self._is_inside:
                 act()
 
-    def check_unsent(self) -> None:
-        """Raise the interruption that found no good moment; for its own thread, in one."""
+    def raise_unsent(self) -> None:
+        """Raise an interruption that found no safe point; for its own thread, at one."""
         if self._interruption is not None and not self._sent and not self._shields:
             self.check()
 
@@ -295,18 +295,18 @@ class Interruptible:
                 self._shields -= 1
         self.check()
 
-    def _leave(self) -> None:
-        """No interruption from here on; one that was sent and has not arrived is taken back."""
+    def _end_run(self) -> None:
+        """No interruption from here on; one that was sent and is pending is discarded."""
         with self._guard, self._lock:
             self._is_inside = False
             if self._phase == _RUNNING:
                 self._phase = _RETURNED
-            if sys.gettrace() is _go_on:
+            if sys.gettrace() is _raise_at_each_line:
                 sys.settrace(None)
             if self._has_raised:
                 self._has_raised = False
-                take_back()
+                discard_pending()
 
 
-#: In it no interruption is good any more.
-_OWN_END = Interruptible._leave.__code__
+#: In it no interruption is safe any more.
+_OWN_END = Interruptible._end_run.__code__

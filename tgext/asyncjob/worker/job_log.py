@@ -58,7 +58,7 @@ class _JobRecords:
 
 
 def install() -> None:
-    """Mark the records of jobs from now on, in the whole process, and let the package speak.
+    """Add the uid to the records of jobs from now on, in the whole process; enable our loggers.
 
     To be called once the application is loaded; again does no harm.
     """
@@ -78,10 +78,10 @@ def _argument(value: object) -> object:
 
 
 def _enable() -> None:
-    """Take back what an application's ``fileConfig`` or ``dictConfig`` has done to our loggers.
+    """Enable the loggers that an application's ``fileConfig`` or ``dictConfig`` has disabled.
 
-    Both disable each logger that is there already and that they do not name: a failed job would
-    leave no line anywhere. Whoever wants that sets a level.
+    Both disable each existing logger that they do not name: a failed job would
+    leave no line anywhere. To silence a logger, set its level.
     """
     for name in list(logging.root.manager.loggerDict):
         if f"{name}.".startswith(_PACKAGE):

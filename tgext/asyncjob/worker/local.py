@@ -83,7 +83,7 @@ class LocalWorker:
         """Start the worker if it is wanted and does not run yet."""
         if self._worker is None and self.wanted and self._options.threads > 0:
             with self._lock:
-                # A finalizer that enqueues may cut into the start.
+                # A finalizer that enqueues may run in the middle of the start.
                 if self._worker is None and not self._stopped and not self._is_starting:
                     self._is_starting = True
                     try:
@@ -104,7 +104,7 @@ class LocalWorker:
         self._last = worker
         worker.start()
         if self._stopped:
-            worker.stop(0.0)  # nobody has waited for it
+            worker.stop(0.0)  # the queue was closed meanwhile
         else:
             self._worker = worker
 
@@ -138,7 +138,7 @@ class LocalWorker:
     def stop(self) -> None:
         """Drain the worker, and start no other."""
         self._stopped = True
-        # Whoever starts it may wait for a server that does not answer.
+        # The thread that starts it may wait for a server that does not answer.
         is_locked = self._lock.acquire(timeout=START_SECONDS)
         worker, self._worker = self._worker, None
         if is_locked:

@@ -1,6 +1,6 @@
 """Decide what follows from an attempt: whether a job runs again, and when; here and nowhere else.
 
-Knows no backend: it gives an Outcome, which somebody else stores.
+Knows no backend: it returns an Outcome, which the attempt stores.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""Where a thread is in its code, whether it may be interrupted there, and how that is done.
+"""Points at which a thread may be interrupted, and how to interrupt it there.
 
-What is raised in a thread from outside hits the instruction that it is at. In the middle of code
-that takes something and has yet to note it (a lock, a connection of a pool, the module of an
-import) that thing would be lost for good, to every other thread too. So such code is left alone
-until it is through. It is known by its modules and its functions' names; only the interpreter
-could tell it for sure.
+An exception raised in a thread from outside hits its current instruction. Code that has acquired
+something and not stored it yet (a lock, a connection of a pool, the module of an import) would lose
+it for all threads. So such code is not interrupted. It is recognized by its modules and function
+names; only the interpreter could tell for sure.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import traceback
 from types import CodeType, FrameType
 
 from ..job import is_ours
-from .frames import look
+from .frames import inspect_frame
 
 #: Modules, with all below them, in which nothing is interrupted, nor in what they call.
 _MODULES = (
@@ -37,28 +36,28 @@ _FUNCTIONS = frozenset(
 _TAKING = frozenset({"acquire", "acquire_lock", "__enter__"})
 
 
-def is_good(thread: int, within: CodeType, never: CodeType) -> bool:
+def is_safe(thread: int, within: CodeType, never: CodeType) -> bool:
     """Whether a thread may be interrupted where it is.
 
-    within: of the function that has called what may be; what called that does not count. never: of
-    one in which it may not. Nothing runs in that thread meanwhile: the caller has just got the
-    interpreter.
+    within: code of the function whose callees may be interrupted; its callers do not count. never:
+    code of a function that may not be. That thread stands still meanwhile: the caller has just got
+    the interpreter.
     """
-    return look(thread, lambda frame: is_good_at(frame, within, never))
+    return inspect_frame(thread, lambda frame: is_safe_at(frame, within, never))
 
 
-def is_good_at(frame: FrameType | None, within: CodeType, never: CodeType) -> bool:
-    """Whether that is so of the thread of this innermost frame."""
+def is_safe_at(frame: FrameType | None, within: CodeType, never: CodeType) -> bool:
+    """As ``is_safe``, for the thread of this innermost frame."""
     if frame is None or frame.f_code is within or _is_taking(frame):
         return False
     while frame is not None and frame.f_code is not within:
-        if frame.f_code is never or _leaves_alone(frame):
+        if frame.f_code is never or _is_protected(frame):
             return False
         frame = frame.f_back
     return frame is not None
 
 
-def _leaves_alone(frame: FrameType) -> bool:
+def _is_protected(frame: FrameType) -> bool:
     module = frame.f_globals.get("__name__") or ""
     if frame.f_code.co_name in _FUNCTIONS:
         return True
@@ -88,7 +87,7 @@ def _is_taking(frame: FrameType) -> bool:
 
 def stack_of(thread: int) -> str:
     """Where a thread is, from the first frame below this package's."""
-    return look(thread, _stack_at)
+    return inspect_frame(thread, _stack_at)
 
 
 def _stack_at(frame: FrameType | None) -> str:
@@ -104,20 +103,20 @@ def raise_in(thread: int, error: type[BaseException]) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
 
 
-class _TakenBack(BaseException):
+class _Discard(BaseException):
     """Raised by a thread in itself."""
 
 
-def take_back() -> None:
-    """See to it that nothing which others have raised in this thread arrives any more.
+def discard_pending() -> None:
+    """Discard an exception that another thread has raised in this one and that is still pending.
 
-    By another exception in its place, which is caught here. The interpreter would also take it
-    back, but never forgets then that something was to arrive: all threads would go a slower way
-    at each call, and one with a trace or profile function would never come out of it again.
+    Another exception replaces it, which is caught here. The interpreter could also cancel it, but
+    would go on to take the slow path at each call in all threads, and a thread with a trace or
+    profile function would never leave that.
     """
     try:
-        raise_in(threading.get_ident(), _TakenBack)
+        raise_in(threading.get_ident(), _Discard)
         while True:
             pass
-    except _TakenBack:
+    except _Discard:
         pass

@@ -3,7 +3,7 @@
 A thread that leaves a query does not end it: the server goes on with it, and keeps its locks. The
 driver cannot be used for it by another thread, so the server is asked on a connection of its own,
 made as the connection's pool makes them. A server that does not answer that either is left alone.
-No module of a database is imported here: whoever has a connection has loaded it.
+No module of a database is imported here: it is loaded where there is a connection.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _ask(pool: Any, statement: str) -> None:
         connection = fresh.connect()
         try:
             if is_late.is_set():
-                return  # by now the other connection may be somebody else's
+                return  # by now the other connection may be another thread's
             cursor = connection.cursor()
             cursor.execute(statement)
             cursor.close()

@@ -248,7 +248,7 @@ class WorkerThread(threading.Thread):
         return deadline
 
     def time_out(self) -> Attempt | None:
-        """End its attempt for the world as timed out, and return it; None if it has ended."""
+        """End its attempt as timed out, and return it; None if it has ended."""
         attempt = self.attempt
         if attempt is None:
             return None
@@ -288,7 +288,7 @@ class WorkerThread(threading.Thread):
             attempt.interrupt(WorkerStopping)
 
     def give_back(self) -> None:
-        """End its attempt for the world as if it had not begun."""
+        """End its attempt as if it had not begun."""
         attempt = self.attempt
         if attempt is not None:
             attempt.give_back()
