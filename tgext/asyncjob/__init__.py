@@ -4,7 +4,7 @@
     asyncjob_set_progress(done, total=len(pictures))       # in the job
     asyncjob_result(uid)                                   # in the page that shows the bar
 
-``docs/`` tells the whole; ``ARCHITECTURE.md`` shows the rooms behind these names.
+``docs/`` is the documentation; ``ARCHITECTURE.md`` describes the modules behind these names.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ _TURBOGEARS = ("plugme", "start_async_worker")
 
 
 def __getattr__(name: str) -> Any:
-    """Load the TurboGears floor when it is first asked for: the rest runs without it."""
+    """Load the TurboGears integration on first use: the rest runs without it."""
     if name not in _TURBOGEARS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

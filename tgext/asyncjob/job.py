@@ -1,4 +1,4 @@
-"""The nouns every other room speaks in: a job, its states, a claim on it, its outcome.
+"""The nouns of every other module: a job, its states, a claim on it, its outcome.
 
 Standard library only; nothing here reads a clock, a lock or a database. What was *asked*
 (``Job``) never changes; how it *stands* (``Snapshot``) is read from a backend, which alone
