@@ -1046,4 +1046,4 @@ def test_nothing_of_a_pool_is_left_when_it_was_stopped():
         run(program())
 
     assert psutil.Process().num_fds() <= before
-    assert not [thread for thread in threading.enumerate() if thread.name == "asyncjob-crew"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "asyncjob-pool"]

@@ -64,10 +64,10 @@ def test_none_of_many_messages_is_lost_when_workers_are_killed(caplog):
 
 @pytest.mark.slow
 def test_killed_workers_messages_are_each_done_or_reported():
-    terms = {"when_worker_dies": "report", "start_method": REPLACING_METHOD}
+    options = {"when_worker_dies": "report", "start_method": REPLACING_METHOD}
 
     async def program() -> Gathering:
-        async with Gathering(workers.Echo, 2, **terms) as pool:
+        async with Gathering(workers.Echo, 2, **options) as pool:
             for number in range(MESSAGES // 5):
                 await pool.put(number)
                 if number % 4000 == 2000:

@@ -1,6 +1,6 @@
 """Run calls on a pool of event loops: coroutine functions, a process and a loop for many.
 
-A thin use of ``messages``: a call is a message, and there is one result for each.
+A thin layer on ``worker_pool``: a call is a message, and there is one result for each.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from ..processes.forked import call_here, end_child_of, generation
 from .remote_errors import Failure
-from .worker_pool import Crew, Parcel, Station, Terms, pack, unpack
+from .worker_pool import Envelope, MessagePool, PoolOptions, WorkerEndpoint, pack, unpack
 
 #: Calls that one worker has at a time by default; the others wait where they can be cancelled.
 MOST_RUNNING = 256
@@ -41,8 +41,10 @@ class LoopPoolExecutor(Executor):
         start_method: str | None = None,
     ) -> None:
         size = os.cpu_count() or 1 if max_workers is None else max_workers
-        self._crew = Crew(
-            Terms(size, Caller, size * max_running, redeliver=False, start_method=start_method),
+        self._message_pool = MessagePool(
+            PoolOptions(
+                size, Caller, size * max_running, redeliver=False, start_method=start_method
+            ),
             self,
         )
         self._lock = threading.RLock()
@@ -72,15 +74,17 @@ class LoopPoolExecutor(Executor):
                 future.set_exception(mistake)
                 return future
             if not self._has_started:
-                self._crew.start()
+                self._message_pool.start()
                 self._has_started = True
-                # after the crew's own, so before it: what was submitted is done, as in the
+                # after the message pool's own, so before it: what was submitted is done, as in the
                 # standard library's pools
                 atexit.register(self.shutdown)
             self._futures[number] = future
             is_first = not self._waiting
             self._waiting.append((number, payload))
-            if is_first:  # else the workers are full, and the crew tells when they are not
+            if (
+                is_first
+            ):  # else the workers are full; ``space_available`` is called when they are not
                 self._feed()
         return future
 
@@ -100,12 +104,12 @@ class LoopPoolExecutor(Executor):
                     future.set_running_or_notify_cancel()
             self._stop_if_over()
         if wait and self._has_started:
-            self._crew.join()
+            self._message_pool.join()
 
     def _feed(self) -> None:
         """Give waiting calls to the idlest workers while they take any."""
         while self._waiting:
-            worker = self._crew.idlest()
+            worker = self._message_pool.idlest()
             if worker is None:
                 return
             number, payload = self._waiting.popleft()
@@ -113,15 +117,15 @@ class LoopPoolExecutor(Executor):
                 del self._futures[number]
                 continue
             try:
-                self._crew.put(payload, number=worker, label=number)
+                self._message_pool.put(payload, number=worker, label=number)
             except RuntimeError as error:  # it has given up
                 self._futures.pop(number).set_exception(error)
 
     def _stop_if_over(self) -> None:
         if self._shut_down and self._has_started and not self._waiting:
-            self._crew.stop("cannot schedule new futures after shutdown")
+            self._message_pool.stop("cannot schedule new futures after shutdown")
 
-    # -- the crew's listener
+    # -- the listener of the message pool
 
     def deliver(self, worker: int, results: Sequence[Any]) -> None:
         """Finish the futures of these results."""
@@ -136,13 +140,13 @@ class LoopPoolExecutor(Executor):
             else:
                 future.set_result(value)
 
-    def lose(self, parcels: Sequence[Parcel], error: BaseException) -> None:
+    def report_lost(self, envelopes: Sequence[Envelope], error: BaseException) -> None:
         """Fail the futures of calls that no worker will do."""
-        for parcel in parcels:
-            assert isinstance(parcel.label, int)
-            self._futures.pop(parcel.label).set_exception(error)
+        for envelope in envelopes:
+            assert isinstance(envelope.label, int)
+            self._futures.pop(envelope.label).set_exception(error)
 
-    def make_room(self, worker: int) -> None:
+    def space_available(self, worker: int) -> None:
         """Go on with what waits."""
         with self._lock:
             self._feed()
@@ -150,10 +154,10 @@ class LoopPoolExecutor(Executor):
 
 
 class Caller:
-    """The post of a worker that calls what it is sent."""
+    """The handler of a worker that calls what it is sent."""
 
-    def __init__(self, station: Station) -> None:
-        self._station = station
+    def __init__(self, endpoint: WorkerEndpoint) -> None:
+        self._endpoint = endpoint
 
     def start(self) -> None:
         """Nothing is needed."""
@@ -193,5 +197,5 @@ class Caller:
             answer = pack(value) if error is None else Failure.of(error)
         except Exception as mistake:  # noqa: BLE001 - pickle calls what the result's classes say
             answer = Failure.of(mistake)
-        self._station.put_nowait((number, isinstance(answer, Failure), answer))
-        self._station.task_done()
+        self._endpoint.put_nowait((number, isinstance(answer, Failure), answer))
+        self._endpoint.task_done()

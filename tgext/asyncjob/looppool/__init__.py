@@ -1,8 +1,8 @@
-"""Looppool's face: a pool of processes, each with an event loop, that talk in messages.
+"""The seed package Looppool: a pool of processes, each with an event loop, that talk in messages.
 
 A message is not a call: a worker's method is given it on the worker's loop and says when it is
 done; results are messages too, as many as the worker likes. The processes, their queues and what
-becomes of a dead worker's messages are ``executors/messages``.
+becomes of a dead worker's messages are ``executors/worker_pool``.
 """
 
 from .pool import Pool

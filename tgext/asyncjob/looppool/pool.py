@@ -13,7 +13,15 @@ from typing import Any, Literal
 
 from ..call import check_done
 from ..executors.running_loop import awaitable_of
-from ..executors.worker_pool import Crew, Full, Parcel, Station, Terms, pack, unpack
+from ..executors.worker_pool import (
+    Envelope,
+    Full,
+    MessagePool,
+    PoolOptions,
+    WorkerEndpoint,
+    pack,
+    unpack,
+)
 from .titles import title_process
 from .worker import Worker
 
@@ -52,15 +60,15 @@ class Pool:
             )
         self.pool_size = os.cpu_count() or 1 if pool_size is None else pool_size
         is_tornado = hasattr(ioloop, "asyncio_loop")
-        terms = Terms(
+        options = PoolOptions(
             self.pool_size,
-            functools.partial(_hire, worker_class, is_tornado),
+            functools.partial(_make_handler, worker_class, is_tornado),
             max_tasks,
             max_results,
             redeliver=when_worker_dies == "redeliver",
             start_method=start_method,
         )
-        self._crew = Crew(terms, self)
+        self._message_pool = MessagePool(options, self)
         self._loop: Any = ioloop.asyncio_loop if is_tornado else ioloop
         self._running: set[asyncio.Future[Any]] = set()
         self._drained: asyncio.Future[None] | None = None
@@ -82,7 +90,7 @@ class Pool:
     @property
     def pids(self) -> list[int]:
         """The processes, by the numbers of their workers."""
-        return self._crew.pids
+        return self._message_pool.pids
 
     def start(self) -> None:
         """Start the processes. Raises RuntimeError at a second call, and without a loop."""
@@ -93,7 +101,7 @@ class Pool:
                 raise RuntimeError(
                     "expected a running event loop, there is none; give the pool one: Pool(ioloop)"
                 ) from None
-        self._crew.start()
+        self._message_pool.start()
 
     def stop(self, timeout: float | None = None) -> None:
         """Return when every message that was put is done and the processes have ended.
@@ -103,10 +111,10 @@ class Pool:
         timeout: seconds after which the processes are killed, and what is left is lost; None:
         as long as it takes.
         """
-        self._crew.stop()
-        if not self._crew.join(timeout):
-            self._crew.kill(f"the pool was stopped and not done after {timeout:g} s")
-            self._crew.join()
+        self._message_pool.stop()
+        if not self._message_pool.join(timeout):
+            self._message_pool.kill(f"the pool was stopped and not done after {timeout:g} s")
+            self._message_pool.join()
 
     async def drain(self, timeout: float | None = None) -> None:
         """Stop as ``stop`` does, but let the loop go on, and wait until results are done too.
@@ -137,35 +145,35 @@ class Pool:
         IndexError for a number that no worker has, RuntimeError after ``stop``, WorkerCrashed
         where no worker could be started, and whatever pickle has against the message.
         """
-        self._crew.put(pack(message), number=worker_num)
+        self._message_pool.put(pack(message), number=worker_num)
 
     async def put(self, message: Any, worker_num: int | None = None) -> None:
         """Send a message as soon as the worker whose it is takes one; on the pool's loop."""
         payload = pack(message)
-        number = self._crew.next_in_turn() if worker_num is None else worker_num
+        number = self._message_pool.next_in_turn() if worker_num is None else worker_num
         self._puts += 1
         if self._puts % PUTS_AT_A_STRETCH == 0:
             await asyncio.sleep(0)
         while True:
             try:
-                self._crew.put(payload, number=number)
+                self._message_pool.put(payload, number=number)
                 return
             except Full:
                 turn = asyncio.get_running_loop().create_future()
             self._putters[number].append(turn)
             await turn
 
-    # -- the crew's listener, in its thread
+    # -- the listener of the message pool, in its thread
 
     def deliver(self, number: int, results: Sequence[Any]) -> None:
         """Have the loop deal with results."""
         self._on_loop(self._process, number, results)
 
-    def lose(self, parcels: Sequence[Parcel], error: BaseException) -> None:
-        """Have the loop hear of lost messages."""
-        self._on_loop(self._report, parcels, error)
+    def report_lost(self, envelopes: Sequence[Envelope], error: BaseException) -> None:
+        """Report lost messages on the loop."""
+        self._on_loop(self._report, envelopes, error)
 
-    def make_room(self, number: int) -> None:
+    def space_available(self, number: int) -> None:
         """Have the loop go on with who waits in ``put``."""
         self._on_loop(self._wake, number)
 
@@ -204,12 +212,12 @@ class Pool:
             done.settle()
         self._see_whether_drained()
 
-    def _report(self, parcels: Sequence[Parcel], error: BaseException) -> None:
-        for parcel in parcels:
+    def _report(self, envelopes: Sequence[Envelope], error: BaseException) -> None:
+        for envelope in envelopes:
             try:
-                message = unpack(parcel.payload)
+                message = unpack(envelope.payload)
             except Exception as mistake:  # noqa: BLE001 - the message's classes may raise anything
-                message, error = parcel.payload, mistake
+                message, error = envelope.payload, mistake
             self.message_lost(message, error)
 
     def _wake(self, number: int) -> None:
@@ -220,13 +228,13 @@ class Pool:
                 turn.set_result(None)
 
     def _done_with_result(self, number: int) -> None:
-        self._crew.results_done(number, 1)
+        self._message_pool.results_done(number, 1)
         if self._drained is not None:
             self._on_loop(self._see_whether_drained)
 
     def _see_whether_drained(self) -> None:
         drained = self._drained
-        if drained is None or drained.done() or self._running or self._crew.undone_results:
+        if drained is None or drained.done() or self._running or self._message_pool.undone_results:
             return
         drained.set_result(None)
 
@@ -254,8 +262,8 @@ class ResultDone:
             self._pool._done_with_result(self._number)
 
 
-class _Hired:
-    """A worker at its station; so that the names of its own methods are its own."""
+class _WorkerHandler:
+    """Makes a handler of a worker, so that the names of the worker's methods stay its own."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -264,20 +272,22 @@ class _Hired:
 
     async def start(self) -> None:
         """Start the worker once it is initialised."""
-        await _over(self._worker._initialised)
-        await _over(self._worker.start())
+        await _await_if_awaitable(self._worker._initialised)
+        await _await_if_awaitable(self._worker.start())
 
 
-async def _over(answer: Any) -> None:
+async def _await_if_awaitable(answer: Any) -> None:
     awaited = awaitable_of(answer)
     if awaited is not None:
         await awaited
 
 
-def _hire(worker_class: type[Worker], is_tornado: bool, station: Station) -> _Hired:
+def _make_handler(
+    worker_class: type[Worker], is_tornado: bool, endpoint: WorkerEndpoint
+) -> _WorkerHandler:
     """Make a worker; on the loop of its process."""
     ioloop: Any = asyncio.get_running_loop()
     if is_tornado:
         ioloop = importlib.import_module("tornado.ioloop").IOLoop.current()
-    title_process(f"{worker_class.__qualname__} {station.number}")
-    return _Hired(worker_class(station.number, ioloop, station, station))
+    title_process(f"{worker_class.__qualname__} {endpoint.number}")
+    return _WorkerHandler(worker_class(endpoint.number, ioloop, endpoint, endpoint))

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..call import check_done
 from ..executors.running_loop import awaitable_of
-from ..executors.worker_pool import Station
+from ..executors.worker_pool import WorkerEndpoint
 
 
 class Worker:
@@ -17,12 +17,12 @@ class Worker:
     A message counts until ``_task_done()`` is called, by ``@task_done`` or by hand. ``_ioloop``
     is asyncio's loop, or Tornado's where the pool was given that. All is called on the loop.
 
-    ``_task_queue`` and ``_result_queue`` are its station; they have ``task_done()`` and
+    ``_task_queue`` and ``_result_queue`` are its end of the channel; they have ``task_done()`` and
     ``put_nowait(result)``, and no more of what a queue has.
     """
 
     def __init__(
-        self, number: int, ioloop: Any, task_queue: Station, result_queue: Station
+        self, number: int, ioloop: Any, task_queue: WorkerEndpoint, result_queue: WorkerEndpoint
     ) -> None:
         self._number = number  #: 0 for the first
         self._ioloop = ioloop

@@ -1,26 +1,26 @@
 """Worker processes with an event loop each, and the messages that go to and fro.
 
 What ``looppool.Pool`` and ``LoopPoolExecutor`` have in common. From the bottom: ``channel``
-carries frames; ``slot`` and ``station`` are the two ends of one worker, in the parent and in its
-process; ``lookout`` is what the parent waits for; ``crew`` is all workers together.
+carries frames; ``worker_handle`` and ``worker_loop`` are the two ends of one worker, in the parent
+and in its process; ``monitor`` is what the parent waits for; ``pool`` is all workers together.
 """
 
 from queue import Full
 
-from .pool import Crew
-from .settings import Listener, Terms, pack, unpack
-from .worker_handle import Parcel
-from .worker_loop import Factory, Post, Station
+from .pool import MessagePool
+from .settings import Listener, PoolOptions, pack, unpack
+from .worker_handle import Envelope
+from .worker_loop import Handler, HandlerFactory, WorkerEndpoint
 
 __all__ = [
-    "Crew",
-    "Factory",
+    "Envelope",
     "Full",
+    "Handler",
+    "HandlerFactory",
     "Listener",
-    "Parcel",
-    "Post",
-    "Station",
-    "Terms",
+    "MessagePool",
+    "PoolOptions",
+    "WorkerEndpoint",
     "pack",
     "unpack",
 ]

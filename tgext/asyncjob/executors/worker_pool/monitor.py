@@ -1,4 +1,4 @@
-"""What the thread of a crew waits for: frames, room for frames, deaths, a call to look again."""
+"""Wait for what a pool has to react to: frames, space to write, worker deaths, a wake-up."""
 
 from __future__ import annotations
 
@@ -7,79 +7,80 @@ import os
 import selectors
 import time
 
-from .worker_handle import Slot
+from .worker_handle import WorkerHandle
 
-#: How often to look after workers that nothing is heard of, in seconds. What a worker has forked
-#: itself can hold its channel open and hide its death.
-ROUND_SECONDS = 1.0
+#: How often workers that send nothing are checked, in seconds. A process that a worker has forked
+#: can hold its channel open and hide its death.
+CHECK_SECONDS = 1.0
 
 
-class Lookout:
-    """See the module. Only ``look_again`` is for other threads."""
+class Monitor:
+    """See the module. Only ``add`` and ``wake`` may be called by other threads."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
-        self._ear, self._mouth = os.pipe()
-        os.set_blocking(self._ear, False)
-        os.set_blocking(self._mouth, False)
-        self._selector.register(self._ear, selectors.EVENT_READ)
-        self._slots: dict[int, Slot] = {}
+        self._wake_receiver, self._wake_sender = os.pipe()
+        os.set_blocking(self._wake_receiver, False)
+        os.set_blocking(self._wake_sender, False)
+        self._selector.register(self._wake_receiver, selectors.EVENT_READ)
+        self._workers: dict[int, WorkerHandle] = {}
         self._clogged: set[int] = set()
-        self._next_round = time.monotonic() + ROUND_SECONDS
+        self._next_check = time.monotonic() + CHECK_SECONDS
 
-    def watch(self, slot: Slot) -> None:
-        """Look at the channel of *slot* from now on; from any thread."""
-        assert slot.channel is not None
-        self._slots[slot.channel.fileno()] = slot
-        self._selector.register(slot.channel, selectors.EVENT_READ, slot)
+    def add(self, worker: WorkerHandle) -> None:
+        """Monitor the channel of *worker* from now on."""
+        assert worker.channel is not None
+        self._workers[worker.channel.fileno()] = worker
+        self._selector.register(worker.channel, selectors.EVENT_READ, worker)
 
-    def forget(self, slot: Slot) -> None:
-        """Look at it no more; before its channel is closed."""
-        assert slot.channel is not None
-        del self._slots[slot.channel.fileno()]
-        self._clogged.discard(slot.channel.fileno())
-        self._selector.unregister(slot.channel)
+    def remove(self, worker: WorkerHandle) -> None:
+        """Monitor *worker* no more. To be called before its channel is closed."""
+        assert worker.channel is not None
+        del self._workers[worker.channel.fileno()]
+        self._clogged.discard(worker.channel.fileno())
+        self._selector.unregister(worker.channel)
 
-    def look_again(self) -> None:
-        """Have ``look`` return."""
-        with contextlib.suppress(BlockingIOError, OSError):  # it has been told already, or ended
-            os.write(self._mouth, b"!")
+    def wake(self) -> None:
+        """Make ``wait`` return."""
+        # A wake-up is pending already, or the monitor is closed.
+        with contextlib.suppress(BlockingIOError, OSError):
+            os.write(self._wake_sender, b"!")
 
-    def look(self) -> tuple[list[Slot], list[Slot]]:
-        """Wait for something to happen.
+    def wait(self) -> tuple[list[WorkerHandle], list[WorkerHandle]]:
+        """Wait for an event.
 
-        Returns the slots that there is something to read from or that have room again, and,
-        once in a while, those of which nothing is heard.
+        Returns the workers that can be read or written again, and, once per CHECK_SECONDS, those
+        that sent nothing.
         """
-        self._watch_for_room()
+        self._watch_for_space()
         ready = []
-        for key, _ in self._selector.select(ROUND_SECONDS):
+        for key, _ in self._selector.select(CHECK_SECONDS):
             if key.data is not None:
                 ready.append(key.data)
                 continue
             with contextlib.suppress(BlockingIOError):
-                os.read(self._ear, 4096)
+                os.read(self._wake_receiver, 4096)
         now = time.monotonic()
-        if now < self._next_round:
+        if now < self._next_check:
             return ready, []
-        self._next_round = now + ROUND_SECONDS
-        return ready, [slot for slot in self._slots.values() if slot not in ready]
+        self._next_check = now + CHECK_SECONDS
+        return ready, [worker for worker in self._workers.values() if worker not in ready]
 
-    def _watch_for_room(self) -> None:
-        for fd, slot in self._slots.items():
-            assert slot.channel is not None
-            is_clogged = slot.channel.is_clogged
+    def _watch_for_space(self) -> None:
+        for fd, worker in self._workers.items():
+            assert worker.channel is not None
+            is_clogged = worker.channel.is_clogged
             if is_clogged == (fd in self._clogged):
                 continue
             events = selectors.EVENT_READ | (selectors.EVENT_WRITE if is_clogged else 0)
-            self._selector.modify(fd, events, slot)
+            self._selector.modify(fd, events, worker)
             self._clogged ^= {fd}
 
     def close(self) -> None:
-        """Let go of everything; twice is no error."""
-        if self._ear < 0:
+        """Release the descriptors; a second call does nothing."""
+        if self._wake_receiver < 0:
             return
         self._selector.close()
-        for fd in (self._ear, self._mouth):
+        for fd in (self._wake_receiver, self._wake_sender):
             os.close(fd)
-        self._ear = self._mouth = -1
+        self._wake_receiver = self._wake_sender = -1

@@ -1,10 +1,10 @@
-"""A crew of worker processes: messages go to them, results and news of deaths come back.
+"""A pool of worker processes: it sends them messages, and receives results and worker deaths.
 
-    put() --> Slot --frames--> worker process      any thread, under the crew's lock
-    listener <-- one thread of the crew <--frames-- worker process
+    put() --> WorkerHandle --frames--> worker process      any thread, under the pool's lock
+    listener <-- one thread of the pool <--frames-- worker process
 
-What the listener is told, it is told by the crew's thread and without the lock. A worker that
-dies is replaced; what becomes of the messages that it had is for the crew's terms to say.
+The listener is called by the pool's thread and without the lock. A worker that dies is replaced;
+the pool's options decide what happens to the messages that it had.
 """
 
 from __future__ import annotations
@@ -19,62 +19,63 @@ from typing import Any
 
 from ...errors import WorkerCrashed
 from ..remote_errors import Failure
-from .monitor import Lookout
+from .monitor import Monitor
 from .processes import end_process, start_process
 from .results import BOUNDLESS, ResultBound
-from .settings import Listener, Terms, unpack
-from .worker_handle import Slot
+from .settings import Listener, PoolOptions, unpack
+from .worker_handle import WorkerHandle
 
 log = logging.getLogger(__name__)
 
-#: How long a crew that nobody stopped is given at the interpreter's exit, in seconds.
+#: How long a pool that was not stopped may take at the interpreter's exit, in seconds.
 EXIT_SECONDS = 8.0
 
-#: Workers that may die in a row before they are ready; then the crew gives up.
+#: Workers that may die in a row before they are ready; then the pool gives up.
 MOST_FALSE_STARTS = 3
 
 
-class Crew:
+class MessagePool:
     """See the module. Any thread may call any method."""
 
-    def __init__(self, terms: Terms, listener: Listener) -> None:
-        self._terms = terms
+    def __init__(self, options: PoolOptions, listener: Listener) -> None:
+        self._options = options
         self._listener = listener
-        self._context: Any = multiprocessing.get_context(terms.start_method)
+        self._context: Any = multiprocessing.get_context(options.start_method)
         self._lock = threading.RLock()
-        tasks = BOUNDLESS if terms.max_tasks is None else max(1, terms.max_tasks // terms.size)
-        self._slots = [Slot(number, tasks) for number in range(terms.size)]
-        self._bound = ResultBound(self._context, terms.size, terms.max_results)
+        size, most = options.size, options.max_tasks
+        tasks = BOUNDLESS if most is None else max(1, most // size)
+        self._workers = [WorkerHandle(number, tasks) for number in range(size)]
+        self._bound = ResultBound(self._context, size, options.max_results)
         self._turn = 0
         self._false_starts = 0
         self._failure: BaseException | None = None  #: why the last worker could not start
         self._refusal: str | None = None  #: why no message is taken any more
-        self._is_given_up = False
+        self._has_given_up = False
         self._thread: threading.Thread | None = None
-        self._lookout: Lookout | None = None
-        _crews.add(self)
+        self._monitor: Monitor | None = None
+        _pools.add(self)
 
     @property
     def pids(self) -> list[int]:
         """The processes, by the numbers of their workers."""
-        return [slot.pid for slot in self._slots]
+        return [worker.pid for worker in self._workers]
 
     @property
     def undone_results(self) -> int:
         """Results of all workers that nobody has said are dealt with."""
         with self._lock:
-            return sum(slot.undone_results for slot in self._slots)
+            return sum(worker.undone_results for worker in self._workers)
 
     def start(self) -> None:
         """Start processes and thread. Raises RuntimeError at a second call."""
         with self._lock:
             if self._thread is not None or self._refusal is not None:
                 raise RuntimeError("expected a pool that was not started; make another one")
-            self._lookout = Lookout()
-            self._thread = threading.Thread(target=self._serve, name="asyncjob-crew", daemon=True)
+            self._monitor = Monitor()
+            self._thread = threading.Thread(target=self._serve, name="asyncjob-pool", daemon=True)
             try:
-                for slot in self._slots:
-                    self._staff(slot)
+                for worker in self._workers:
+                    self._start_worker(worker)
             except BaseException:
                 self._give_up("the pool could not be started")
                 self._thread.start()
@@ -89,64 +90,64 @@ class Crew:
 
         label: comes back with a message that is lost.
         Raises queue.Full, IndexError for a number that no worker has, WorkerCrashed after the
-        crew has given up, RuntimeError after ``stop``.
+        pool has given up, RuntimeError after ``stop``.
         """
         with self._lock:
             if self._refusal is not None:
-                raise (WorkerCrashed if self._is_given_up else RuntimeError)(self._refusal)
-            slot = self._slots[self._turn] if number is None else self._slot(number)
-            slot.accept(payload, label)
+                raise (WorkerCrashed if self._has_given_up else RuntimeError)(self._refusal)
+            worker = self._workers[self._turn] if number is None else self._worker(number)
+            worker.accept(payload, label)
             if number is None:
-                self._turn = (self._turn + 1) % len(self._slots)
-            if not slot.begin():
-                self._look_again()
+                self._turn = (self._turn + 1) % len(self._workers)
+            if not worker.send_if_idle():
+                self._wake_monitor()
 
     def next_in_turn(self) -> int:
         """Return the number that a message is for, and go on to the next."""
         with self._lock:
             turn = self._turn
-            self._turn = (turn + 1) % len(self._slots)
+            self._turn = (turn + 1) % len(self._workers)
             return turn
 
     def idlest(self) -> int | None:
         """Return the worker with the fewest messages; None where all are full.
 
-        For a crew with one sender: only what is put in between makes the answer wrong.
+        For a pool with one sender: only what is put in between makes the answer wrong.
         """
-        slot = min(self._slots, key=len)
-        if len(slot) < slot.most_tasks:  # none that would wait
-            return slot.number
+        worker = min(self._workers, key=len)
+        if len(worker) < worker.most_tasks:  # none that would wait
+            return worker.number
         with self._lock:
-            for full in self._slots:
-                full.is_awaited = True
-            slot = min(self._slots, key=len)  # what was done before that told nobody
-            return slot.number if len(slot) < slot.most_tasks else None
+            for full in self._workers:
+                full.was_found_full = True
+            worker = min(self._workers, key=len)  # what was done before that notified nobody
+            return worker.number if len(worker) < worker.most_tasks else None
 
     def results_done(self, number: int, results: int) -> None:
         """Count results of a worker as dealt with, and let workers send as many more."""
         with self._lock:
-            self._slots[number].undone_results -= results
+            self._workers[number].undone_results -= results
             self._bound.done(number, results)
-            self._call_waiting()
+            self._notify_waiting()
 
-    def _call_waiting(self) -> None:
-        """Tell workers that wait with a result that there is room; under the lock."""
+    def _notify_waiting(self) -> None:
+        """Notify workers that wait with a result that there is space; under the lock."""
         for number in self._bound.answered():
-            self._slots[number].call()
-            self._push(self._slots[number])
+            self._workers[number].request_frame()
+            self._send(self._workers[number])
 
-    def _slot(self, number: int) -> Slot:
-        if not 0 <= number < len(self._slots):
-            raise IndexError(f"expected a worker of 0 to {len(self._slots) - 1}, got {number!r}")
-        return self._slots[number]
+    def _worker(self, number: int) -> WorkerHandle:
+        if not 0 <= number < len(self._workers):
+            raise IndexError(f"expected a worker of 0 to {len(self._workers) - 1}, got {number!r}")
+        return self._workers[number]
 
-    def _push(self, slot: Slot) -> None:
-        if not slot.push():
-            self._look_again()  # for a moment when the stream takes more
+    def _send(self, worker: WorkerHandle) -> None:
+        if not worker.send():
+            self._wake_monitor()  # for a moment when the stream takes more
 
-    def _look_again(self) -> None:
-        if self._lookout is not None:
-            self._lookout.look_again()
+    def _wake_monitor(self) -> None:
+        if self._monitor is not None:
+            self._monitor.wake()
 
     # -- the end
 
@@ -155,12 +156,12 @@ class Crew:
         with self._lock:
             self._refusal = self._refusal or reason
             self._bound.lift()  # the worker's last messages may have results that nobody deals with
-            self._call_waiting()
-            for slot in self._slots:
-                slot.close()
-                self._push(slot)
+            self._notify_waiting()
+            for worker in self._workers:
+                worker.close()
+                self._send(worker)
         if self._thread is None:
-            self._lose_the_rest()
+            self._lose_remaining()
 
     def kill(self, reason: str) -> None:
         """Kill the workers; what they have not done is lost."""
@@ -168,20 +169,20 @@ class Crew:
             self._give_up(reason)
 
     def _give_up(self, reason: str) -> None:
-        self._is_given_up = True
+        self._has_given_up = True
         self._refusal = reason
-        for slot in self._slots:
-            if slot.process is not None and not slot.is_gone:
-                slot.process.kill()
-            elif slot.process is None:
-                slot.is_gone = True
-        self._look_again()
+        for worker in self._workers:
+            if worker.process is not None and not worker.is_gone:
+                worker.process.kill()
+            elif worker.process is None:
+                worker.is_gone = True
+        self._wake_monitor()
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until the last process has ended and the listener has heard everything.
+        """Wait until the last process has ended and the listener was called with everything.
 
         timeout: seconds; None: as long as it takes. Returns whether it has. False at once
-        where the listener itself asks, in the crew's thread.
+        where the listener itself asks, in the pool's thread.
         """
         thread = self._thread
         if thread is None:
@@ -201,150 +202,149 @@ class Crew:
             self.join()
 
     def after_fork(self) -> None:
-        """Let go of what belongs to the parent, in a child that somebody has forked."""
+        """Release what belongs to the parent, in a forked child."""
         self._lock = threading.RLock()
         self._refusal = "the pool belongs to the process that this one was forked from"
         self._thread = None
-        for slot in self._slots:
-            if slot.channel is not None:
-                slot.channel.close()
-                slot.channel = None
-        if self._lookout is not None:
-            self._lookout.close()
-            self._lookout = None
+        for worker in self._workers:
+            if worker.channel is not None:
+                worker.channel.close()
+                worker.channel = None
+        if self._monitor is not None:
+            self._monitor.close()
+            self._monitor = None
 
-    # -- the crew's thread
+    # -- the pool's thread
 
-    def _staff(self, slot: Slot) -> None:
-        """Start a process for *slot*; under the lock."""
-        start_process(self._context, slot, self._bound, self._terms.factory)
-        assert self._lookout is not None
-        self._lookout.watch(slot)
-        self._push(slot)
+    def _start_worker(self, worker: WorkerHandle) -> None:
+        """Start a process for *worker*; under the lock."""
+        start_process(self._context, worker, self._bound, self._options.factory)
+        assert self._monitor is not None
+        self._monitor.add(worker)
+        self._send(worker)
 
     def _serve(self) -> None:
-        assert self._lookout is not None
-        while not all(slot.is_gone for slot in self._slots):
-            ready, quiet = self._lookout.look()
-            for slot in ready:
-                self._listen(slot)
-            for slot in quiet:
-                self._look_after(slot)
-        self._lose_the_rest()
-        self._lookout.close()
+        assert self._monitor is not None
+        while not all(worker.is_gone for worker in self._workers):
+            ready, quiet = self._monitor.wait()
+            for worker in ready:
+                self._receive(worker)
+            for worker in quiet:
+                self._check_alive(worker)
+        self._lose_remaining()
+        self._monitor.close()
         atexit.unregister(self._end_with_interpreter)
 
-    def _listen(self, slot: Slot) -> None:
-        """Read what a worker has sent, send what it can take, and see whether it lives."""
-        assert slot.channel is not None
-        frames = slot.channel.receive()
+    def _receive(self, worker: WorkerHandle) -> None:
+        """Read what a worker has sent, send what it can take, and reap it if it has died."""
+        assert worker.channel is not None
+        frames = worker.channel.receive()
         if frames is None:
-            self._bury(slot)
+            self._reap(worker)
             return
-        if slot.channel.is_clogged:
+        if worker.channel.is_clogged:
             with self._lock:
-                slot.resume()
+                worker.resume()
         for receipts, done, results, refused in frames:
             with self._lock:
-                slot.undone_results += len(results)
-                slot.note(receipts, done)
-                has_room = slot.greets()
-                if not slot.has_started and not refused:
-                    slot.has_started = True
+                worker.undone_results += len(results)
+                worker.acknowledge(receipts, done)
+                has_space = worker.clear_found_full()
+                if not worker.has_started and not refused:
+                    worker.has_started = True
                     self._false_starts = 0
             if results:
-                self._deliver(slot, results)
+                self._deliver(worker, results)
             for number, failure in refused:
-                self._refuse(slot, number, failure)
-            if has_room:
-                self._listener.make_room(slot.number)
+                self._report_unreadable(worker, number, failure)
+            if has_space:
+                self._listener.space_available(worker.number)
 
-    def _look_after(self, slot: Slot) -> None:
-        """See whether a worker died although its end of the channel is open.
+    def _check_alive(self, worker: WorkerHandle) -> None:
+        """Reap a worker that has died. A process that it has forked may hold its channel open."""
+        if worker.process is not None and not worker.process.is_alive():
+            self._receive(worker)
+            if worker.process is not None:
+                self._reap(worker)
 
-        A process that it has forked itself may hold it.
-        """
-        if slot.process is not None and not slot.process.is_alive():
-            self._listen(slot)
-            if slot.process is not None:
-                self._bury(slot)
-
-    def _deliver(self, slot: Slot, payloads: list[bytes]) -> None:
+    def _deliver(self, worker: WorkerHandle, payloads: list[bytes]) -> None:
         results = []
         for payload in payloads:
             try:
                 results.append(unpack(payload))
             except Exception:
-                log.exception("worker %s: a result cannot be unpickled here", slot.number)
-                self.results_done(slot.number, 1)
+                log.exception("worker %s: a result cannot be unpickled here", worker.number)
+                self.results_done(worker.number, 1)
         if results:
-            self._listener.deliver(slot.number, results)
+            self._listener.deliver(worker.number, results)
 
-    def _refuse(self, slot: Slot, number: int, failure: tuple[Any, ...]) -> None:
+    def _report_unreadable(
+        self, worker: WorkerHandle, number: int, failure: tuple[Any, ...]
+    ) -> None:
         error = Failure(*failure).exception()
         if number < 0:
             self._failure = error
             return
         with self._lock:
-            parcel = slot.refuse(number)
-        if parcel is not None:
-            self._listener.lose([parcel], error)
+            envelope = worker.take_back(number)
+        if envelope is not None:
+            self._listener.report_lost([envelope], error)
 
-    def _bury(self, slot: Slot) -> None:
+    def _reap(self, worker: WorkerHandle) -> None:
         """Deal with a worker whose end of the channel is closed, and replace it."""
-        assert self._lookout is not None
-        assert slot.process is not None
-        assert slot.channel is not None
-        self._lookout.forget(slot)
-        status = end_process(slot.process)
+        assert self._monitor is not None
+        assert worker.process is not None
+        assert worker.channel is not None
+        self._monitor.remove(worker)
+        status = end_process(worker.process)
         with self._lock:
-            slot.channel.close()
-            slot.channel = slot.process = None
-            self._bound.settle(slot.number, slot.undone_results)
-            self._call_waiting()
-            if slot.has_ended_well:
-                slot.is_gone = True
+            worker.channel.close()
+            worker.channel = worker.process = None
+            self._bound.settle(worker.number, worker.undone_results)
+            self._notify_waiting()
+            if worker.ended_cleanly:
+                worker.is_gone = True
                 return
-            lost = slot.inherit(self._terms.redeliver)
-            self._false_starts += not slot.has_started
+            lost = worker.requeue(self._options.redeliver)
+            self._false_starts += not worker.has_started
             if self._false_starts >= MOST_FALSE_STARTS:
                 self._give_up(f"{self._false_starts} workers in a row died before they were ready")
-            waiting = len(slot)
-            slot.is_gone = self._is_given_up or (self._refusal is not None and not waiting)
-        obituary = f"worker {slot.number} (pid {slot.pid}) died, {status}"
-        log.error("%s; %s messages lost, %s wait for another", obituary, len(lost), waiting)
+            waiting = len(worker)
+            worker.is_gone = self._has_given_up or (self._refusal is not None and not waiting)
+        report = f"worker {worker.number} (pid {worker.pid}) died, {status}"
+        log.error("%s; %s messages lost, %s wait for another", report, len(lost), waiting)
         if lost:
-            self._listener.lose(lost, WorkerCrashed(obituary))
-        if slot.is_gone:
+            self._listener.report_lost(lost, WorkerCrashed(report))
+        if worker.is_gone:
             return
         try:
             with self._lock:
-                self._staff(slot)
+                self._start_worker(worker)
         except Exception as error:
-            log.exception("worker %s cannot be replaced", slot.number)
+            log.exception("worker %s cannot be replaced", worker.number)
             self._failure = error
-            self.kill(f"worker {slot.number} cannot be replaced: {error}")
-        self._listener.make_room(slot.number)
+            self.kill(f"worker {worker.number} cannot be replaced: {error}")
+        self._listener.space_available(worker.number)
 
-    def _lose_the_rest(self) -> None:
+    def _lose_remaining(self) -> None:
         with self._lock:
-            left = [parcel for slot in self._slots for parcel in slot.clear()]
+            left = [envelope for worker in self._workers for envelope in worker.clear()]
             error = WorkerCrashed(self._refusal or "the pool was stopped")
         error.__cause__ = self._failure
-        if self._is_given_up:
+        if self._has_given_up:
             log.error("%s; %s messages lost", error, len(left), exc_info=self._failure)
         if left:
-            self._listener.lose(left, error)
-        for slot in self._slots:
-            self._listener.make_room(slot.number)
+            self._listener.report_lost(left, error)
+        for worker in self._workers:
+            self._listener.space_available(worker.number)
 
 
-_crews: weakref.WeakSet[Crew] = weakref.WeakSet()
+_pools: weakref.WeakSet[MessagePool] = weakref.WeakSet()
 
 
-def _forked() -> None:
-    for crew in list(_crews):
-        crew.after_fork()
+def _after_fork() -> None:
+    for pool in list(_pools):
+        pool.after_fork()
 
 
-os.register_at_fork(after_in_child=_forked)
+os.register_at_fork(after_in_child=_after_fork)

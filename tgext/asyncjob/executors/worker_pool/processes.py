@@ -1,4 +1,4 @@
-"""How the process of a slot begins and ends."""
+"""Start and end the process of a worker."""
 
 from __future__ import annotations
 
@@ -9,40 +9,42 @@ from typing import Any
 
 from .channel import Channel
 from .results import ResultBound
-from .worker_handle import Slot
-from .worker_loop import Factory, run_station
+from .worker_handle import WorkerHandle
+from .worker_loop import HandlerFactory, run_worker
 
 #: How long a process may go on whose end of the channel is closed, in seconds.
 EXIT_SECONDS = 1.0
 
 
-def start_process(context: Any, slot: Slot, bound: ResultBound, factory: Factory) -> None:
-    """Start a process and give it the slot. Raises what multiprocessing does.
+def start_process(
+    context: Any, worker: WorkerHandle, bound: ResultBound, factory: HandlerFactory
+) -> None:
+    """Start a process for *worker*. Raises what multiprocessing does.
 
     context: multiprocessing's, of some start method.
     """
     ours, theirs = context.Pipe(duplex=True)
-    arguments = (theirs, slot.number, bound, factory)
-    name = f"asyncjob-worker-{slot.number}"
-    process = context.Process(target=run_station, args=arguments, name=name)
-    # Before the start: a forked child closes its parent's ends of all that slots have.
-    slot.occupy(process, Channel(ours))
+    arguments = (theirs, worker.number, bound, factory)
+    name = f"asyncjob-worker-{worker.number}"
+    process = context.Process(target=run_worker, args=arguments, name=name)
+    # Before the start: a forked child closes its parent's ends of all channels.
+    worker.attach(process, Channel(ours))
     try:
         process.start()
     except BaseException:
-        slot.process = slot.channel = None
+        worker.process = worker.channel = None
         ours.close()
         raise
     finally:
         theirs.close()
-    slot.pid = process.pid or 0
+    worker.pid = process.pid or 0
 
 
 def end_process(process: BaseProcess) -> str:
     """Wait for the end of a process that has closed its channel; say how it was."""
     process.join(EXIT_SECONDS)
-    # Where somebody else has waited for the child, as a program may for all that it has, its status
-    # is lost and it counts as alive; its pid may be another's by then.
+    # If other code has waited for the child, as a program may for all its children, its status is
+    # lost and it counts as alive; its pid may be another's by then.
     if process.is_alive() and not wait([process.sentinel], 0):
         process.kill()  # its loop is gone, so nothing is to come from it
         process.join()

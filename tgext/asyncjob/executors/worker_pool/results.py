@@ -4,7 +4,7 @@
 
 Each number has one writer, a worker or the parent: nothing is locked, a process that is killed
 leaves no lock behind, and its number is settled by the parent. A worker counts a result first, and
-takes it back where there turns out to be no room; so two that count at once may both take it back,
+takes it back where there turns out to be no space; so two that count at once may both take it back,
 and look again, but never are there too many.
 """
 
@@ -37,21 +37,21 @@ class ResultBound:
     # -- in a worker
 
     def take(self, number: int) -> bool:
-        """Count a result of worker *number*; False, and not counted, where there is no room."""
+        """Count a result of worker *number*; False, and not counted, where there is no space."""
         numbers = self._numbers
         if numbers[2 * self._size] == BOUNDLESS:
             return True
         for _ in range(_TRIES):
             numbers[number] += 1
-            if self._room() >= 0:
+            if self._space() >= 0:
                 return True
             numbers[number] -= 1
-            if self._room() < 1:
+            if self._space() < 1:
                 return False
         return False
 
     def ask(self, number: int) -> None:
-        """Have worker *number* be sent a frame when there is room; look again after this."""
+        """Request a frame for *number* when there is space; call ``take`` again after this."""
         self._asking[number] = 1
 
     # -- in the parent, one thread at a time
@@ -70,16 +70,17 @@ class ResultBound:
         self._numbers[2 * self._size] = BOUNDLESS
 
     def answered(self) -> list[int]:
-        """Return the workers that have asked, if there is room for more than a few results."""
+        """Return the workers that have asked, if there is space for more than a few results."""
         asking = self._asking[:]
-        if not any(asking) or self._room() < max(1, self.most // 8):
+        if not any(asking) or self._space() < max(1, self.most // 8):
             return []
         found = [number for number, asks in enumerate(asking) if asks]
         for number in found:
             self._asking[number] = 0
         return found
 
-    def _room(self) -> int:
-        # In this order: what is done after it was read was sent before, so room is never made up.
+    def _space(self) -> int:
+        # In this order: what is done after it was read was sent before, so the space is never too
+        # large.
         *numbers, most = self._numbers[:]
         return int(most - sum(numbers[: self._size]) + sum(numbers[self._size :]))

@@ -1,4 +1,4 @@
-"""What the two sides of a crew agree on: its terms, who hears of it, how messages are pickled."""
+"""What the two sides of a pool share: its options, its listener, how messages are pickled."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from .worker_handle import Parcel
-from .worker_loop import PICKLE_PROTOCOL, Factory
+from .worker_handle import Envelope
+from .worker_loop import PICKLE_PROTOCOL, HandlerFactory
 
 
 class Listener(Protocol):
-    """Who has a crew."""
+    """Owner of a pool; called by the pool's thread."""
 
     def deliver(self, number: int, results: Sequence[Any]) -> None:
-        """Take results of a worker; ``results_done`` says when they are dealt with."""
+        """Take results of a worker; call ``results_done`` when they are dealt with."""
 
-    def lose(self, parcels: Sequence[Parcel], error: BaseException) -> None:
-        """Hear that these messages will not be done."""
+    def report_lost(self, envelopes: Sequence[Envelope], error: BaseException) -> None:
+        """These messages will not be done."""
 
-    def make_room(self, number: int) -> None:
-        """Hear that a slot that was full takes messages again."""
+    def space_available(self, number: int) -> None:
+        """A worker that was full takes messages again."""
 
 
 @dataclass(frozen=True)
-class Terms:
-    """What a crew is asked to be.
+class PoolOptions:
+    """Options of a pool.
 
-    factory: makes the post in each process; has to be picklable but for the method ``fork``.
+    factory: makes the handler in each process; has to be picklable but for the method ``fork``.
     max_tasks: messages that wait, and as many again that are under way, over all workers, of
     which each has an equal share; None: no bound.
     max_results: results of all workers that are not dealt with; None: no bound.
@@ -37,7 +37,7 @@ class Terms:
     """
 
     size: int
-    factory: Factory
+    factory: HandlerFactory
     max_tasks: int | None = None
     max_results: int | None = None
     redeliver: bool = True

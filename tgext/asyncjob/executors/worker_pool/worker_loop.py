@@ -1,8 +1,8 @@
-"""A worker process: one event loop, its end of the channel, and the post that is held there.
+"""A worker process: one event loop, its end of the channel, and the handler of its messages.
 
-The post is given each message and says itself when it is done with it. Messages are unpickled
-and handled on the loop, a few milliseconds at a time, so that coroutines come in between; what
-has gathered meanwhile (results, messages done, frames read) goes back in one frame.
+The handler is called with each message and calls ``task_done`` when it is done with it. Messages
+are unpickled and handled on the loop, a few milliseconds at a time, so that coroutines run in
+between; results, messages done and frames read meanwhile go back in one frame.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ PICKLE_PROTOCOL = 5
 #: How long messages are handled at a stretch, in seconds.
 STRETCH_SECONDS = 0.005
 
-#: How often a worker looks whether its parent is another one now, and whether there is room for a
+#: How often a worker checks whether its parent is still the same, and whether there is space for a
 #: result that waits, in seconds.
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 
 #: The message that the running code handles; inherited by tasks and callbacks that it makes.
 _handled: contextvars.ContextVar[int | None] = contextvars.ContextVar("handled", default=None)
 
 
-class Post(Protocol):
-    """What a process of a crew does. Called on the running loop of its station."""
+class Handler(Protocol):
+    """What a worker process does with messages. Called on the running loop of its endpoint."""
 
     def start(self) -> Awaitable[None] | None: ...
     def handle(self, message: Any) -> Awaitable[object] | object: ...
     def join(self) -> None: ...
 
 
-Factory = Callable[["Station"], Post]
+HandlerFactory = Callable[["WorkerEndpoint"], Handler]
 
 
-class Station:
-    """See the module. Everything but ``man`` is for the post, on the station's loop.
+class WorkerEndpoint:
+    """See the module. Everything but ``serve`` is for the handler, on the endpoint's loop.
 
     bound: how many results of all workers the parent takes before it has dealt with one of them.
     """
@@ -81,7 +81,7 @@ class Station:
         self._results: list[bytes] = []
         self._refused: list[tuple[int, tuple[Any, ...]]] = []  # marshal knows no Failure
 
-    # -- for the post
+    # -- for the handler
 
     def put_nowait(self, result: object) -> None:
         """Send a result. Raises queue.Full, and whatever pickle has against the result."""
@@ -99,12 +99,12 @@ class Station:
         payload = pickle.dumps(result, PICKLE_PROTOCOL)
         while not self._bound.take(self.number):
             self._bound.ask(self.number)
-            if self._bound.take(self.number):  # what was done meanwhile has told nobody
+            if self._bound.take(self.number):  # what was done meanwhile notified nobody
                 break
             turn = asyncio.get_running_loop().create_future()
             self._putters.add(turn)
             try:
-                await asyncio.wait([turn], timeout=LOOK_SECONDS)
+                await asyncio.wait([turn], timeout=CHECK_SECONDS)
             finally:
                 self._putters.discard(turn)
         self._results.append(payload)
@@ -120,35 +120,35 @@ class Station:
             number = next(iter(self._open), None)
         if number not in self._open:
             raise ValueError("task_done() called more often than there were messages")
-        self._settle(number)
+        self._complete(number)
 
-    def _settle(self, number: int) -> None:
+    def _complete(self, number: int) -> None:
         del self._open[number]
         self._done.append(number)
         self._flush_soon()
 
-    # -- the process's life
+    # -- the life of the process
 
-    async def man(self, factory: Factory) -> None:
-        """Hold the post until the last message is done."""
+    async def serve(self, factory: HandlerFactory) -> None:
+        """Handle messages until the last one is done."""
         loop = asyncio.get_running_loop()
         self._loop = loop
-        self._over = asyncio.Event()
+        self._finished = asyncio.Event()
         try:
-            post = factory(self)
-            started = post.start()
+            handler = factory(self)
+            started = handler.start()
             if started is not None:
                 await started
         except Exception as error:
             self._refused.append((-1, tuple(Failure.of(error))))
             self._finish()
             raise
-        self._handle = post.handle
+        self._handle = handler.handle
         loop.add_reader(self._channel, self._read)
         self._flush()  # says that it is ready
-        await self._over.wait()
+        await self._finished.wait()
         loop.remove_reader(self._channel)
-        post.join()
+        handler.join()
         self._finish()
 
     def _finish(self) -> None:
@@ -160,23 +160,23 @@ class Station:
     def _read(self) -> None:
         frames = self._channel.receive()
         if frames is None:
-            os._exit(1)  # nobody is left to send results to
+            os._exit(1)  # there is no process left to send results to
         for first, payloads, is_last in frames:
             self._frames.append(zip(count(first), payloads))
             self._is_last = self._is_last or is_last
         for turn in self._putters:
             if not turn.done():
                 turn.set_result(None)
-        self._work()
+        self._handle_frames()
 
-    def _work(self) -> None:
+    def _handle_frames(self) -> None:
         """Handle messages for a while, then let the loop do what else there is."""
         until = time.monotonic() + STRETCH_SECONDS
         while self._frames:
             for number, payload in self._frames[0]:
-                self._take(number, payload)
+                self._handle_message(number, payload)
                 if time.monotonic() > until:
-                    self._loop.call_soon(self._work)
+                    self._loop.call_soon(self._handle_frames)
                     self._flush_soon()
                     return
             self._frames.popleft()
@@ -184,7 +184,7 @@ class Station:
         _handled.set(None)
         self._flush_soon()
 
-    def _take(self, number: int, payload: bytes) -> None:
+    def _handle_message(self, number: int, payload: bytes) -> None:
         try:
             message = pickle.loads(payload)
         except Exception as error:  # noqa: BLE001 - the user's classes may raise anything here
@@ -203,9 +203,9 @@ class Station:
         end_child_of(self._generation)
         awaited = awaitable_of(answer)
         if awaited is not None:
-            self._running[number] = self._loop.create_task(self._attend(number, awaited))
+            self._running[number] = self._loop.create_task(self._await_handler(number, awaited))
 
-    async def _attend(self, number: int, answer: Awaitable[object]) -> None:
+    async def _await_handler(self, number: int, answer: Awaitable[object]) -> None:
         try:
             await answer
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - as above
@@ -217,10 +217,10 @@ class Station:
             self._flush_soon()
 
     def _fail(self, number: int, error: BaseException) -> None:
-        """Log what a handler raised. It will not say any more that its message is done."""
+        """Log what a handler raised, and complete its message."""
         log.error("worker %s: a message handler failed", self.number, exc_info=error)
         if number in self._open:
-            self._settle(number)
+            self._complete(number)
 
     # -- going out
 
@@ -236,7 +236,7 @@ class Station:
         if not self._channel.is_clogged and not self._channel.send(self._outgoing()):
             self._loop.add_writer(self._channel, self._resume)
         if self._is_last and not (self._frames or self._open or self._running):
-            self._over.set()
+            self._finished.set()
 
     def _resume(self) -> None:
         if self._channel.resume():
@@ -249,15 +249,17 @@ class Station:
         return content
 
 
-def run_station(connection: Connection, number: int, bound: ResultBound, factory: Factory) -> None:
-    """Be a worker process: what a crew's processes run."""
+def run_worker(
+    connection: Connection, number: int, bound: ResultBound, factory: HandlerFactory
+) -> None:
+    """Run a worker process of a pool."""
     # A forked child shares the parent's wake-up socket: its signals would be the parent's.
     signal.set_wakeup_fd(-1)
     # They reach the whole process group; a worker ends when its parent tells it to.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, name="asyncjob-lifeline", daemon=True).start()
-    asyncio.run(Station(Channel(connection), number, bound).man(factory))
+    threading.Thread(target=_end_with_parent, name="asyncjob-parent-monitor", daemon=True).start()
+    asyncio.run(WorkerEndpoint(Channel(connection), number, bound).serve(factory))
 
 
 def _end_with_parent() -> None:
@@ -268,7 +270,7 @@ def _end_with_parent() -> None:
     # A sibling forked later holds the parent's end of this pipe too, and so may any other child
     # of the parent. Then the pipe does not break, but the parent is another one.
     is_child = os.getppid() == parent.pid
-    while not wait([parent.sentinel], LOOK_SECONDS):
+    while not wait([parent.sentinel], CHECK_SECONDS):
         if is_child and os.getppid() != parent.pid:
             break
     os._exit(1)
