@@ -32,12 +32,12 @@ from sqlalchemy import create_engine, update
 from databases import url_of
 from needs import need
 from tgext.asyncjob import JobQueue, task
-from tgext.asyncjob import __main__ as doors
+from tgext.asyncjob import __main__ as entry_point
 from tgext.asyncjob.__main__ import main
 from tgext.asyncjob.backends.sql.tables import make_tables
 from tgext.asyncjob.cli import COMMANDS, actions
 from tgext.asyncjob.cli.command_result import lasting, table
-from tgext.asyncjob.cli.signals import Orders
+from tgext.asyncjob.cli.signals import StopSignals
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -547,15 +547,15 @@ def test_worker_on_postgresql_listens_and_masks_the_password(make_shop, start, c
     assert re.search(r"^connections to the server, by all programs: \d+ of \d+$", shown, re.M)
 
 
-def test_order_that_comes_twice_within_a_second_is_one_order():
-    orders = Orders([signal.SIGUSR1])
+def test_signal_that_comes_twice_within_a_second_is_one_signal():
+    stop_signals = StopSignals([signal.SIGUSR1])
     try:
         signal.raise_signal(signal.SIGUSR1)
         signal.raise_signal(signal.SIGUSR1)
 
-        assert (orders.by, orders.is_urgent) == ("SIGUSR1", False)
+        assert (stop_signals.by, stop_signals.is_urgent) == ("SIGUSR1", False)
     finally:
-        orders.close()
+        stop_signals.close()
 
 
 # -- status of one job
@@ -786,7 +786,7 @@ def test_purge_without_a_filter_is_refused(shop, command):
 )
 def test_age_is_in_seconds_or_in_a_unit(text, seconds):
     parser = ArgumentParser()
-    actions.add_choice(parser)
+    actions.add_filters(parser)
 
     assert parser.parse_args(["--older-than", text]).older_than == seconds
 
@@ -1028,7 +1028,7 @@ def test_every_command_line_of_the_docs_is_one() -> None:
         name, *arguments = line.replace(" -c ", " --app ").split()
         named.add(name)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(doors, "perform", lambda *_: 0)
+            patch.setattr(entry_point, "run_command", lambda *_: 0)
             assert main([name, *arguments]) == 0, line
 
     assert named == {command.name for command in COMMANDS}

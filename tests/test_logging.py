@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tgext.asyncjob import JobQueue
-from tgext.asyncjob.cli.worker_process import log as shift_log
+from tgext.asyncjob.cli.worker_process import log as process_log
 from tgext.asyncjob.worker import job_log
 
 pytestmark = pytest.mark.timeout(60)
@@ -109,17 +109,17 @@ def test_worker_says_that_a_job_failed_whatever_the_logging_of_its_application(
 
 
 def test_disabled_loggers_of_the_package_speak_once_the_worker_starts() -> None:
-    shift_log.disabled = True
+    process_log.disabled = True
     other = logging.getLogger("tgext.asyncjobs_of_others")
     other.disabled = True
     try:
         with JobQueue() as queue:
             queue.start_worker()
 
-            assert not shift_log.disabled
+            assert not process_log.disabled
             assert other.disabled
     finally:
-        shift_log.disabled = other.disabled = False
+        process_log.disabled = other.disabled = False
 
 
 def test_level_of_an_operator_is_kept() -> None:

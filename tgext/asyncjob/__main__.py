@@ -13,7 +13,7 @@ import os
 import sys
 from functools import partial
 
-from .cli import COMMANDS, perform
+from .cli import COMMANDS, run_command
 from .errors import ConfigError
 from .queue import JobQueue
 
@@ -29,20 +29,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tgext.asyncjob", description="Background jobs of any application."
     )
-    doors = parser.add_subparsers(dest="command", required=True, metavar="command")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
     for command in COMMANDS:
-        door = doors.add_parser(
+        subparser = subparsers.add_parser(
             command.name, help=command.summary, description=command.summary.capitalize() + "."
         )
-        _add_address(door)
-        command.add_arguments(door)
+        _add_address(subparser)
+        command.add_arguments(subparser)
     wanted = parser.parse_args(arguments)
     [command] = [each for each in COMMANDS if each.name == wanted.command]
     if command.is_service:
         logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     else:
         logging.basicConfig(level=logging.ERROR)
-    return perform(command, partial(load, wanted), wanted)
+    return run_command(command, partial(load, wanted), wanted)
 
 
 def _add_address(parser: argparse.ArgumentParser) -> None:

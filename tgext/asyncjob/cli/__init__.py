@@ -1,7 +1,7 @@
-"""The commands of both doors, ``python -m tgext.asyncjob`` and gearbox.
+"""The commands of both entry points, ``python -m tgext.asyncjob`` and gearbox.
 
-A door knows how to come to a queue (a URL, a module, an .ini file) and what to call the commands;
-all else is here.
+An entry point loads a queue (from a URL, a module or an .ini file) and names the commands. The
+rest is here.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from .command_result import (
     NOT_LOADED,
     NOT_WRITTEN,
     NOTHING_FOUND,
-    Answer,
+    CommandResult,
     Load,
-    answer_to,
+    result_of_error,
 )
 from .output import write
 
@@ -36,19 +36,19 @@ class Command(NamedTuple):
     name: str
     summary: str
     add_arguments: Callable[[ArgumentParser], None]
-    run: Callable[[Load, Namespace], Answer]
+    run: Callable[[Load, Namespace], CommandResult]
     is_service: bool = False
 
 
-def perform(command: Command, load: Load, wanted: Namespace) -> int:
-    """Do what a command line wants, write what there is to say, and return the exit code."""
+def run_command(command: Command, load: Load, wanted: Namespace) -> int:
+    """Run a command, write its result, and return the exit code."""
     try:
         text, code = command.run(partial(_loaded, load), wanted)
     except Exception as error:
-        answer = answer_to(error)
-        if answer is None:
+        result = result_of_error(error)
+        if result is None:
             raise
-        text, code = answer
+        text, code = result
     except KeyboardInterrupt:
         return INTERRUPTED
     if not text:
@@ -66,33 +66,33 @@ def _loaded(load: Load) -> Any:
     try:
         return load()
     except Exception as error:
-        if answer_to(error) is not None:
+        if result_of_error(error) is not None:
             raise
         traceback.print_exc()
         raise ConfigError(NOT_LOADED) from None
 
 
-Act = Callable[[JobQueue, Namespace], Answer]
+Action = Callable[[JobQueue, Namespace], CommandResult]
 
 
-def _on_queue(act: Act) -> Callable[[Load, Namespace], Answer]:
-    """Make a command of what is done with a queue, in a process that runs no jobs."""
+def _on_queue(action: Action) -> Callable[[Load, Namespace], CommandResult]:
+    """Make a command of an action on a queue, in a process that runs no jobs."""
 
-    def run(load: Load, wanted: Namespace) -> Answer:
+    def run(load: Load, wanted: Namespace) -> CommandResult:
         # What --sql prints may be what is to make the file.
         may_make = getattr(wanted, "create", False) or getattr(wanted, "sql", False)
         with only_present(not may_make), load() as queue:
             queue.allow_worker(False)  # TurboGears has allowed it: there is an application
-            return act(queue, wanted)
+            return action(queue, wanted)
 
     return run
 
 
-def _on_unopened(act: Act) -> Callable[[Load, Namespace], Answer]:
+def _on_unopened(action: Action) -> Callable[[Load, Namespace], CommandResult]:
     """The same for what looks at a database before it has, or though it has other, tables."""
-    on_queue = _on_queue(act)
+    on_queue = _on_queue(action)
 
-    def run(load: Load, wanted: Namespace) -> Answer:
+    def run(load: Load, wanted: Namespace) -> CommandResult:
         with left_unopened():
             return on_queue(load, wanted)
 
@@ -109,7 +109,7 @@ COMMANDS = (
     ),
     Command("retry", "enqueue ended jobs again", actions.add_uids, _on_queue(actions.retry)),
     Command("cancel", "take jobs back", actions.add_uids, _on_queue(actions.cancel)),
-    Command("purge", "remove ended jobs", actions.add_choice, _on_queue(actions.purge)),
+    Command("purge", "remove ended jobs", actions.add_filters, _on_queue(actions.purge)),
     Command(
         "schema",
         "show the version of the tables, make or upgrade them",

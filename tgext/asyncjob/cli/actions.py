@@ -1,4 +1,4 @@
-"""``retry``, ``cancel`` and ``purge``: they change jobs, and ask nothing back."""
+"""``retry``, ``cancel`` and ``purge``: they change jobs without a confirmation."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ..errors import ConfigError, UnknownJob
 from ..job import TaskResultStatus
 from ..queue import JobQueue
 from ..task import TaskResult
-from .command_result import FINE, NOTHING_FOUND, Answer, number_of
-from .durable import durable
+from .command_result import FINE, NOTHING_FOUND, CommandResult, number_of
 from .output import one_line
+from .shared_backend import shared_backend
 
 #: The statuses of ended jobs, in their order.
 ENDS = [status for status in TaskResultStatus if status.is_final]
@@ -22,21 +22,21 @@ def add_uids(parser: ArgumentParser) -> None:
     parser.add_argument("uid", nargs="+", help="the jobs")
 
 
-def retry(queue: JobQueue, wanted: Namespace) -> Answer:
+def retry(queue: JobQueue, wanted: Namespace) -> CommandResult:
     """Enqueue ended jobs again."""
-    durable(queue)
+    shared_backend(queue)
     return _each(queue, wanted.uid, TaskResult.retry, "waits again", "has not ended yet")
 
 
-def cancel(queue: JobQueue, wanted: Namespace) -> Answer:
+def cancel(queue: JobQueue, wanted: Namespace) -> CommandResult:
     """Take jobs back: waiting ones at once, running ones at their next checkpoint."""
-    durable(queue)
+    shared_backend(queue)
     return _each(queue, wanted.uid, TaskResult.cancel, "is cancelled", "had ended already")
 
 
 def _each(
     queue: JobQueue, uids: list[str], change: Callable[[TaskResult], bool], done: str, not_done: str
-) -> Answer:
+) -> CommandResult:
     lines, code = [], FINE
     for uid in dict.fromkeys(uids):
         try:
@@ -53,7 +53,7 @@ def _each(
         if is_done and change is TaskResult.cancel and not found.is_finished:
             text = "runs, and is cancelled at its next checkpoint"
         lines.append(one_line(f"{uid} {text}"))
-    return Answer("\n".join(lines), code)
+    return CommandResult("\n".join(lines), code)
 
 
 # -- purge
@@ -62,7 +62,7 @@ def _each(
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
-def add_choice(parser: ArgumentParser) -> None:
+def add_filters(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--older-than",
@@ -80,9 +80,9 @@ def add_choice(parser: ArgumentParser) -> None:
     add("--dry-run", action="store_true", help="only say how many jobs that would remove")
 
 
-def purge(queue: JobQueue, wanted: Namespace) -> Answer:
+def purge(queue: JobQueue, wanted: Namespace) -> CommandResult:
     """Remove ended jobs, at once and for ever: those that are named by a filter, or all."""
-    backend = durable(queue)
+    backend = shared_backend(queue)
     has_filter = wanted.older_than is not None or wanted.status is not None
     if wanted.all and has_filter:
         raise ConfigError("purge: --all goes with no filter; leave it out, or the filter")
@@ -93,8 +93,8 @@ def purge(queue: JobQueue, wanted: Namespace) -> Answer:
         )
     statuses, seconds = wanted.status or ENDS, wanted.older_than or 0.0
     if wanted.dry_run:
-        return Answer(f"would remove {number_of(backend.ended(statuses, seconds), 'job')}")
-    return Answer(f"removed {number_of(backend.purge(statuses, seconds), 'job')}")
+        return CommandResult(f"would remove {number_of(backend.ended(statuses, seconds), 'job')}")
+    return CommandResult(f"removed {number_of(backend.purge(statuses, seconds), 'job')}")
 
 
 def _seconds(text: str) -> float:

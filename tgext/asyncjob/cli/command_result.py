@@ -1,4 +1,4 @@
-"""What a command has to say, as text for people or JSON for programs, and its exit code."""
+"""The result of a command: text for people or JSON for programs, and an exit code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FINE = 0
 NOTHING_FOUND = 1  #: no such job, or none that the command could do it to
 USAGE = 2  #: options, or a configuration, that make no sense
 NO_DATABASE = 3  #: the database cannot be asked
-NOT_WRITTEN = 4  #: there was no room for what there is to say
+NOT_WRITTEN = 4  #: the result could not be written
 INTERRUPTED = 130  #: as a shell has it for SIGINT
 
 #: Said below the traceback of an application.
@@ -26,27 +26,29 @@ NOT_LOADED = "the application cannot be loaded; the lines above say why"
 LEAST_WIDTH = 8
 
 
-class Answer(NamedTuple):
+class CommandResult(NamedTuple):
     """text: without the last newline; "" for nothing."""
 
     text: str
     code: int = FINE
 
 
-def answer_to(error: Exception) -> Answer | None:
-    """Return what there is to say of an error; None for one that nobody has foreseen."""
+def result_of_error(error: Exception) -> CommandResult | None:
+    """Return the result for an error; None for an unexpected one."""
     if isinstance(error, AsyncJobError):
-        return Answer(str(error), USAGE)
+        return CommandResult(str(error), USAGE)
     # By name: SQLAlchemy need not be installed.
     if any(kind.__module__ == "sqlalchemy.exc" for kind in type(error).__mro__):
-        return Answer(f"the database cannot be asked: {error}".expandtabs(4), NO_DATABASE)
+        return CommandResult(f"the database cannot be asked: {error}".expandtabs(4), NO_DATABASE)
     return None
 
 
-def as_json(content: Any, code: int = FINE) -> Answer:
-    """Answer with JSON; instants in ISO format."""
+def as_json(content: Any, code: int = FINE) -> CommandResult:
+    """CommandResult with JSON; instants in ISO format."""
     text = json.dumps(content, indent=2, default=_plain, allow_nan=False)
-    return Answer(text.replace("\x7f", "\\u007f"), code)  # the one control that JSON lets stand
+    return CommandResult(
+        text.replace("\x7f", "\\u007f"), code
+    )  # the one control that JSON lets stand
 
 
 def _plain(value: object) -> Any:

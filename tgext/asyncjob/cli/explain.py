@@ -9,30 +9,30 @@ from ..errors import AsyncJobError, ModuleMissing
 from ..job import READY, Snapshot, WorkerInfo
 from ..queue import JobQueue
 from .command_result import lasting, number_of
-from .durable import overview_of
+from .shared_backend import overview_of
 
 
-def reasons_of(queue: JobQueue, uid: str) -> list[str]:
+def explain(queue: JobQueue, uid: str) -> list[str]:
     """Return one sentence or more for a READY job; [] for any other."""
     overview, found = overview_of(queue), queue.backend.get(uid)
     position = overview.position(uid)
     if found is None or found.status is not READY or position is None:
         return []
-    reasons = [*_delay(found, position, overview.now()), *_module(found)]
+    reasons = [*_delay(found, position, overview.now()), *_missing_module(found)]
     workers = overview.workers()
     queue_name = found.job.options.queue_name
     serving = [each for each in workers if each.queues is None or queue_name in each.queues]
-    reasons += _nobody(workers, serving, queue_name)
+    reasons += _no_worker(workers, serving, queue_name)
     if position.before:
         are = "job of its queue is" if position.before == 1 else "jobs of its queue are"
         reasons.append(f"{position.before} {are} before it")
     if not reasons:
-        reasons = [*locks_of(overview, overview.now()), *_busy(serving, overview)]
+        reasons = [*write_lock_holders(overview, overview.now()), *_busy_threads(serving, overview)]
     return reasons or ["it is next, and a worker should have it at any moment"]
 
 
-def locks_of(overview: Overview, now: datetime) -> list[str]:
-    """Return a sentence for each running job that keeps everybody else from writing."""
+def write_lock_holders(overview: Overview, now: datetime) -> list[str]:
+    """Return a sentence for each running job that holds the write lock."""
     return [
         f"{each.uid} holds SQLite's write lock for {lasting(now - each.locks_since)}: whoever else "
         "writes, enqueues or claims a job waits until it commits"
@@ -58,8 +58,8 @@ def _delay(found: Snapshot, position: QueuePosition, now: datetime) -> list[str]
     return reasons
 
 
-def _module(found: Snapshot) -> list[str]:
-    """Try whether the call is to be had in this process, which a worker may or may not be like."""
+def _missing_module(found: Snapshot) -> list[str]:
+    """Try to load the call in this process; in a worker the outcome may differ."""
     try:
         _ = found.job.call.args
     except ModuleMissing as error:
@@ -69,7 +69,7 @@ def _module(found: Snapshot) -> list[str]:
     return []
 
 
-def _nobody(workers: list[WorkerInfo], serving: list[WorkerInfo], queue_name: str) -> list[str]:
+def _no_worker(workers: list[WorkerInfo], serving: list[WorkerInfo], queue_name: str) -> list[str]:
     if not workers:
         return ["no worker is alive; start one: python -m tgext.asyncjob worker, or a process that "
                 "serves with asyncjob.threads"]  # fmt: skip
@@ -81,7 +81,7 @@ def _nobody(workers: list[WorkerInfo], serving: list[WorkerInfo], queue_name: st
     return []
 
 
-def _busy(serving: list[WorkerInfo], overview: Overview) -> list[str]:
+def _busy_threads(serving: list[WorkerInfo], overview: Overview) -> list[str]:
     ids = {each.worker_id for each in serving}
     threads = sum(each.threads for each in serving)
     running = sum(each.worker_id in ids for each in overview.running())

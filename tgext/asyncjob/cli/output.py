@@ -1,6 +1,6 @@
-"""How a command writes: to an output of any encoding, or one that nobody reads any more.
+"""Write the output of a command: in any encoding, or to a pipe that was closed.
 
-Nothing is written by the commands but here. The text of an application's users is escaped.
+Commands write nowhere else. The text of an application's users is escaped.
 """
 
 from __future__ import annotations

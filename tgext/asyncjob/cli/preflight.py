@@ -1,7 +1,7 @@
-"""Load the application once in a child, before any worker process is started.
+"""Preflight check: load the application once in a child, before any worker process is started.
 
-So what is wrong with it is said once and at once, its tables are made by one process, and the
-supervisor, which loads nothing itself, learns how long a drain may take.
+So an error of the application is shown once and at once, its tables are made by one process, and
+the supervisor, which loads nothing itself, knows how long a drain may take.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import signal
 
 from ..processes.forking import ChildProcesses
 from ..queue import JobQueue
-from .command_result import NOT_LOADED, USAGE, Answer, Load, answer_to
-from .durable import durable
+from .command_result import NOT_LOADED, USAGE, CommandResult, Load, result_of_error
+from .shared_backend import shared_backend
 
 #: What the child may take to end after this process has died, in seconds.
 END_SECONDS = 1.0
 
 
-def drain_seconds_of(load: Load) -> float | Answer:
-    """Return the application's ``drain_timeout``, or what there is to say instead: this process
+def drain_seconds_of(load: Load) -> float | CommandResult:
+    """Return the application's ``drain_timeout``, or the result of the command: this process
     was told to end, the application cannot be loaded, or worker processes cannot see its jobs.
 
     Called in the main thread of a process that has no other thread.
@@ -29,13 +29,13 @@ def drain_seconds_of(load: Load) -> float | Answer:
     children = ChildProcesses(END_SECONDS)
     try:
 
-        def live() -> int:
+        def check() -> int:
             os.close(read)
             with os.fdopen(write, "w") as pipe:
-                json.dump(_seen(load), pipe)
+                json.dump(_drain_seconds_or_error(load), pipe)
             return 0
 
-        pid = children.fork(live)
+        pid = children.fork(check)
         os.close(write)
         was_told = _wait_for(pid, children)
         with os.fdopen(read) as pipe:
@@ -43,22 +43,22 @@ def drain_seconds_of(load: Load) -> float | Answer:
     finally:
         children.close()
     if was_told:
-        return Answer("")
-    found = json.loads(text) if text else Answer(NOT_LOADED, USAGE)
-    return found if isinstance(found, float) else Answer(*found)
+        return CommandResult("")
+    found = json.loads(text) if text else CommandResult(NOT_LOADED, USAGE)
+    return found if isinstance(found, float) else CommandResult(*found)
 
 
-def _seen(load: Load) -> float | Answer:
+def _drain_seconds_or_error(load: Load) -> float | CommandResult:
     try:
         queue: JobQueue = load()
         with queue:
-            durable(queue)
+            shared_backend(queue)
             return queue.options.drain_timeout
     except Exception as error:
-        answer = answer_to(error)
-        if answer is None:
+        result = result_of_error(error)
+        if result is None:
             raise
-        return answer
+        return result
 
 
 def _wait_for(pid: int, children: ChildProcesses) -> bool:

@@ -6,24 +6,24 @@ from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from ..queue import JobQueue
-from .command_result import FINE, NOTHING_FOUND, USAGE, Answer, as_json
-from .durable import durable
+from .command_result import FINE, NOTHING_FOUND, USAGE, CommandResult, as_json
 from .output import one_line
+from .shared_backend import shared_backend
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    acts = parser.add_mutually_exclusive_group()
-    acts.add_argument("--sql", action="store_true", help="print the SQL that makes the tables")
-    acts.add_argument("--create", action="store_true", help="make the tables, if there are none")
-    acts.add_argument("--upgrade", action="store_true", help="lead older tables to this version")
-    acts.add_argument("--json", action="store_true", help="the versions as JSON")
+    options = parser.add_mutually_exclusive_group()
+    options.add_argument("--sql", action="store_true", help="print the SQL that makes the tables")
+    options.add_argument("--create", action="store_true", help="make the tables, if there are none")
+    options.add_argument("--upgrade", action="store_true", help="lead older tables to this version")
+    options.add_argument("--json", action="store_true", help="the versions as JSON")
 
 
-def run(queue: JobQueue, wanted: Namespace) -> Answer:
-    """Tell the versions, or do what is wanted. The queue's tables were not looked at yet."""
-    schema = durable(queue).schema
+def run(queue: JobQueue, wanted: Namespace) -> CommandResult:
+    """Show the versions, or make or upgrade the tables. The queue has not checked them yet."""
+    schema = shared_backend(queue).schema
     if wanted.sql:
-        return Answer(_sql(schema).expandtabs(4))  # a tab would be an escape
+        return CommandResult(_sql(schema).expandtabs(4))  # a tab would be an escape
     found, expected = schema.version(), schema.expected
     if wanted.create or wanted.upgrade:
         return _make(schema, found, create=wanted.create)
@@ -38,7 +38,7 @@ def run(queue: JobQueue, wanted: Namespace) -> Answer:
         lines.append("lead them to this version: --upgrade")
     elif found > expected:
         lines.append("a newer tgext.asyncjob made them: install that one here too")
-    return Answer("\n".join(lines), code)
+    return CommandResult("\n".join(lines), code)
 
 
 def _sql(schema: Any) -> str:
@@ -49,13 +49,17 @@ def _sql(schema: Any) -> str:
     return "\n\n".join(parts)
 
 
-def _make(schema: Any, found: int | None, *, create: bool) -> Answer:
+def _make(schema: Any, found: int | None, *, create: bool) -> CommandResult:
     expected = schema.expected
     if found is None and not create:
-        return Answer("there are no tables to upgrade; make them: --create", USAGE)
+        return CommandResult("there are no tables to upgrade; make them: --create", USAGE)
     if found is not None and found < expected and create:
-        return Answer(f"the tables are there, in version {found}; lead them on: --upgrade", USAGE)
+        return CommandResult(
+            f"the tables are there, in version {found}; lead them on: --upgrade", USAGE
+        )
     schema.check(create=True)  # refuses newer ones, and makes what is missing of present ones
     if found == expected:
-        return Answer(f"the tables were there, in version {expected}")
-    return Answer(f"{'made the tables in' if create else 'led the tables to'} version {expected}")
+        return CommandResult(f"the tables were there, in version {expected}")
+    return CommandResult(
+        f"{'made the tables in' if create else 'led the tables to'} version {expected}"
+    )

@@ -1,4 +1,4 @@
-"""``status``: how many jobs there are, what runs and waits, who works; or how one job stands."""
+"""``status``: counts of jobs, running and waiting jobs, workers; or the state of one job."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ..errors import UnknownJob
 from ..job import WorkerInfo
 from ..queue import JobQueue
 from ..task import TaskResult
-from .command_result import FINE, NOTHING_FOUND, Answer, ago, as_json, lasting, table
-from .durable import overview_of
-from .explain import locks_of, reasons_of
+from .command_result import FINE, NOTHING_FOUND, CommandResult, ago, as_json, lasting, table
+from .explain import explain, write_lock_holders
 from .output import one_line
+from .shared_backend import overview_of
 
 #: Running jobs that a page of text shows; --json shows all.
 MOST_SHOWN = 50
@@ -25,19 +25,19 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON, for programs")
 
 
-def run(queue: JobQueue, wanted: Namespace) -> Answer:
-    """Tell of the whole queue, or of some jobs."""
+def run(queue: JobQueue, wanted: Namespace) -> CommandResult:
+    """Show the whole queue, or some jobs."""
     overview = overview_of(queue)
     if not wanted.uid:
         return _whole_as_json(queue, overview) if wanted.json else _whole(queue, overview)
-    found = [_found(queue, uid) for uid in dict.fromkeys(wanted.uid)]
+    found = [_result(queue, uid) for uid in dict.fromkeys(wanted.uid)]
     code = NOTHING_FOUND if any(isinstance(each, UnknownJob) for each in found) else FINE
     if wanted.json:
         return as_json([_job_as_json(each, queue) for each in found], code)
-    return Answer("\n\n".join(_job(each, queue) for each in found), code)
+    return CommandResult("\n\n".join(_job(each, queue) for each in found), code)
 
 
-def _found(queue: JobQueue, uid: str) -> TaskResult | UnknownJob:
+def _result(queue: JobQueue, uid: str) -> TaskResult | UnknownJob:
     try:
         return queue.result(uid)
     except UnknownJob as error:
@@ -47,7 +47,7 @@ def _found(queue: JobQueue, uid: str) -> TaskResult | UnknownJob:
 # -- the whole queue
 
 
-def _whole_as_json(queue: JobQueue, overview: Overview) -> Answer:
+def _whole_as_json(queue: JobQueue, overview: Overview) -> CommandResult:
     connections = overview.connections()
     return as_json(
         {
@@ -61,7 +61,7 @@ def _whole_as_json(queue: JobQueue, overview: Overview) -> Answer:
     )
 
 
-def _whole(queue: JobQueue, overview: Overview) -> Answer:
+def _whole(queue: JobQueue, overview: Overview) -> CommandResult:
     now = overview.now()
     counts = queue.backend.counts()
     parts = [
@@ -72,7 +72,7 @@ def _whole(queue: JobQueue, overview: Overview) -> Answer:
         _workers(overview.workers(), now),
         _connections(overview),
     ]
-    return Answer("\n\n".join(part for part in parts if part))
+    return CommandResult("\n\n".join(part for part in parts if part))
 
 
 def _waiting(overview: Overview, now: datetime) -> str:
@@ -106,7 +106,7 @@ def _running(overview: Overview, now: datetime) -> str:
     shown = [table(["RUNNING", "CALL", "SINCE", "PROGRESS", "ATTEMPT", "WORKER"], rows)]
     if len(found) > MOST_SHOWN:
         shown.append(f"(the oldest {MOST_SHOWN})")
-    return "\n".join([*shown, *map(one_line, locks_of(overview, now))])
+    return "\n".join([*shown, *map(one_line, write_lock_holders(overview, now))])
 
 
 def _progress(job: RunningJob) -> str:
@@ -153,7 +153,7 @@ def _connections(overview: Overview) -> str:
 def _job_as_json(found: TaskResult | UnknownJob, queue: JobQueue) -> dict[str, Any]:
     if isinstance(found, UnknownJob):
         return {"id": found.uid, "status": None, "error": str(found)}
-    why = reasons_of(queue, found.id)
+    why = explain(queue, found.id)
     return {**found.__json__(), "attempts": found.attempts, "why_not_running": why}
 
 
@@ -179,7 +179,7 @@ def _job(found: TaskResult | UnknownJob, queue: JobQueue) -> str:
         error = found.errors[-1]
         first, *_ = error.message.splitlines() or [""]
         lines.append(f"  last error: {one_line(f'{error.exception_class_path}: {first}')}")
-    lines += [f"  why not yet: {one_line(reason)}" for reason in reasons_of(queue, found.id)]
+    lines += [f"  why not yet: {one_line(reason)}" for reason in explain(queue, found.id)]
     return "\n".join(lines)
 
 

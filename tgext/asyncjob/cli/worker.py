@@ -12,10 +12,10 @@ from ..options import Options
 from ..processes.recycling import RecycleLimits
 from ..processes.supervisor import NOTHING_LEFT, Supervisor
 from ..queue_name import MADE_OF
-from .command_result import FINE, Answer, Load
-from .durable import reached
+from .command_result import FINE, CommandResult, Load
 from .preflight import drain_seconds_of
-from .worker_process import Plan, work
+from .shared_backend import load_reachable
+from .worker_process import WorkerArguments, run_worker
 
 #: What --max-rss counts in.
 MEGABYTE = 1024 * 1024
@@ -53,32 +53,32 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def run(load: Load, wanted: Namespace) -> Answer:
-    """Work until told to end, or nothing is left to do."""
+def run(load: Load, wanted: Namespace) -> CommandResult:
+    """Run jobs until told to end, or until nothing is left to do."""
     if wanted.once and (wanted.processes > 1 or (wanted.threads or 1) > 1):
         raise ConfigError("--once runs one job: it goes with one process and one thread")
     max_rss_bytes = None if wanted.max_rss is None else wanted.max_rss * MEGABYTE
-    plan = Plan(
+    arguments = WorkerArguments(
         threads=1 if wanted.once else wanted.threads,
         queues=wanted.queues,
         leave_after=1 if wanted.once else inf if wanted.burst else None,
         recycle_limits=RecycleLimits(wanted.max_jobs, max_rss_bytes),
     )
-    if plan.leave_after is not None:
-        load = partial(reached, load)
-    if wanted.processes == 1 and plan.recycle_limits == RecycleLimits():
-        status = work(load, plan, [signal.SIGTERM, signal.SIGINT])
-        return Answer("", FINE if status == NOTHING_LEFT else status)
+    if arguments.leave_after is not None:
+        load = partial(load_reachable, load)
+    if wanted.processes == 1 and arguments.recycle_limits == RecycleLimits():
+        status = run_worker(load, arguments, [signal.SIGTERM, signal.SIGINT])
+        return CommandResult("", FINE if status == NOTHING_LEFT else status)
     drain_seconds = drain_seconds_of(load)
-    if isinstance(drain_seconds, Answer):
+    if isinstance(drain_seconds, CommandResult):
         return drain_seconds
     supervisor = Supervisor(
         # The supervisor alone answers a terminal's SIGINT, which all processes get.
-        partial(work, load, plan, [signal.SIGTERM]),
+        partial(run_worker, load, arguments, [signal.SIGTERM]),
         processes=wanted.processes,
         drain_seconds=drain_seconds,
     )
-    return Answer("", supervisor.run())
+    return CommandResult("", supervisor.run())
 
 
 def _number(text: str) -> int:

@@ -1,10 +1,10 @@
 """One worker process, from the loaded application to the last line of its log.
 
-    orders (signals) ---.
-    nothing is due -----+--> the watch of the main thread --> drain --> exit status
+    stop signals -------.
+    nothing is due -----+--> polled by the main thread --> drain --> exit status
     share of jobs, RSS -'
 
-The main thread only watches, and each of its waits has a bound, so that a signal is heard at once.
+The main thread only polls, and each of its waits has a bound: a signal takes effect at once.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from ..queue import JobQueue
 from ..worker import job_log
 from ..worker.child_process import has_process_tasks
 from .command_result import Load, number_of
-from .durable import overview_of
-from .signals import Orders
+from .shared_backend import overview_of
+from .signals import StopSignals
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks of the main thread.
-LOOK_SECONDS = 0.1
+#: Seconds between two checks of the main thread.
+POLL_SECONDS = 0.1
 
 #: Seconds that a drain may take beyond ``drain_timeout``: to store what became of the jobs.
 MARGIN_SECONDS = 1.4
@@ -41,7 +41,7 @@ STOP_NOW_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class WorkerArguments:
     """How worker processes are to work; None: as the application's options say."""
 
     threads: int | None = None
@@ -50,10 +50,10 @@ class Plan:
     recycle_limits: RecycleLimits = field(default_factory=RecycleLimits)
 
 
-def work(load: Load, plan: Plan, heard: Iterable[signal.Signals]) -> int:
-    """Load the application and work for it until told to end; return the exit status.
+def run_worker(load: Load, arguments: WorkerArguments, handled: Iterable[signal.Signals]) -> int:
+    """Load the application and run its jobs until told to end; return the exit status.
 
-    heard: the signals that tell it. Before they are heard they end the process at once, and
+    handled: the stop signals. Before they are handled they end the process at once, and
     nothing runs yet. Raises ConfigError for an application whose jobs only it can see, and what
     loading it raises. In the main thread.
     """
@@ -61,11 +61,13 @@ def work(load: Load, plan: Plan, heard: Iterable[signal.Signals]) -> int:
     job_log.install()  # the first line comes before any thread that would do so
     with queue:
         overview = overview_of(queue)
-        threads = plan.threads or queue.options.threads or 1
-        queues = plan.queues or queue.options.queues
-        orders = Orders(heard)
+        threads = arguments.threads or queue.options.threads or 1
+        queues = arguments.queues or queue.options.queues
+        stop_signals = StopSignals(handled)
         try:
-            queue.local_worker.arrange(threads=threads, queues=queues, leave_after=plan.leave_after)
+            queue.local_worker.arrange(
+                threads=threads, queues=queues, leave_after=arguments.leave_after
+            )
             served = "all" if queues is None else ",".join(queues)
             set_title(f"{number_of(threads, 'thread')}, queues {served}")
             log.info(
@@ -75,21 +77,21 @@ def work(load: Load, plan: Plan, heard: Iterable[signal.Signals]) -> int:
             )  # fmt: skip
             if has_process_tasks():
                 queue.open_fork_server()  # there is no thread yet whose locks it would copy
-            return _shift(queue, plan, orders)
+            return _run(queue, arguments, stop_signals)
         finally:
-            orders.close()
+            stop_signals.close()
 
 
-def _shift(queue: JobQueue, plan: Plan, orders: Orders) -> int:
+def _run(queue: JobQueue, arguments: WorkerArguments, stop_signals: StopSignals) -> int:
     begun_at = time.monotonic()
     queue.start_worker()
-    status, why = _watch(queue, plan, orders)
-    if orders.by is not None:
+    status, why = _wait_for_end(queue, arguments, stop_signals)
+    if stop_signals.by is not None:
         log.info(
             "worker process %d was told to end by %s: it takes no more jobs, and gives what runs "
-            "%gs", os.getpid(), orders.by, queue.options.drain_timeout,
+            "%gs", os.getpid(), stop_signals.by, queue.options.drain_timeout,
         )  # fmt: skip
-    _drain(queue, orders)
+    _drain(queue, stop_signals)
     log.info(
         "worker process %d ends after %.1fs, %s: %s", os.getpid(), time.monotonic() - begun_at,
         number_of(queue.local_worker.ran, "job"), why,
@@ -97,37 +99,43 @@ def _shift(queue: JobQueue, plan: Plan, orders: Orders) -> int:
     return status
 
 
-def _watch(queue: JobQueue, plan: Plan, orders: Orders) -> tuple[int, str]:
+def _wait_for_end(
+    queue: JobQueue, arguments: WorkerArguments, stop_signals: StopSignals
+) -> tuple[int, str]:
     """Return when the process is to end: its exit status, and why."""
     local_worker, pause = queue.local_worker, threading.Event()
     while True:
-        if orders.by is not None:
-            return RECYCLED, f"told by {orders.by}"
+        if stop_signals.by is not None:
+            return RECYCLED, f"told by {stop_signals.by}"
         if local_worker.has_left:
-            is_full = plan.leave_after is not None and plan.leave_after < inf and local_worker.ran
+            is_full = (
+                arguments.leave_after is not None
+                and arguments.leave_after < inf
+                and local_worker.ran
+            )
             return NOTHING_LEFT, "it was to run one" if is_full else "nothing more is due"
         if local_worker.is_degraded:
             return RECYCLED, "too many of its threads hang in jobs that are over their timeout"
         # Not before its first job: one that is too large from its start would never run any.
-        if local_worker.ran and plan.recycle_limits.are_reached(local_worker.ran):
+        if local_worker.ran and arguments.recycle_limits.are_reached(local_worker.ran):
             return RECYCLED, "it has run its share"
-        pause.wait(LOOK_SECONDS)
+        pause.wait(POLL_SECONDS)
 
 
-def _drain(queue: JobQueue, orders: Orders) -> None:
-    """Let what runs end within ``drain_timeout``, or give it back at a second order."""
-    # Not in this thread: it has to hear the second order.
+def _drain(queue: JobQueue, stop_signals: StopSignals) -> None:
+    """Let what runs end within ``drain_timeout``, or give it back at a second signal."""
+    # Not in this thread: it has to handle the second signal.
     closing = threading.Thread(target=queue.close, name="asyncjob-closing", daemon=True)
     closing.start()
     until = time.monotonic() + queue.options.drain_timeout + MARGIN_SECONDS
     while closing.is_alive() and time.monotonic() < until:
-        closing.join(LOOK_SECONDS)
-        if orders.is_urgent:
+        closing.join(POLL_SECONDS)
+        if stop_signals.is_urgent:
             log.warning("told a second time: giving back what still runs")
             stopping = threading.Thread(
                 target=queue.local_worker.stop_now, name="asyncjob-stop-now", daemon=True
             )
             stopping.start()
             stopping.join(STOP_NOW_SECONDS)
-            closing.join(LOOK_SECONDS)  # a thread that is stuck is not waited for
+            closing.join(POLL_SECONDS)  # a thread that is stuck is not waited for
             return

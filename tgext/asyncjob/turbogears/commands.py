@@ -18,7 +18,7 @@ from gearbox.command import Command as GearboxCommand
 from gearbox.utils.log import setup_logging
 from paste.deploy import loadapp  # type: ignore[import-untyped]
 
-from ..cli import COMMANDS, Command, perform
+from ..cli import COMMANDS, Command, run_command
 from ..errors import ConfigError
 from ..queue import JobQueue
 
@@ -50,7 +50,7 @@ class _AsyncJobCommand(GearboxCommand):  # type: ignore[misc]
         else:
             # What the application says while it is loaded is not what was asked for.
             logging.getLogger().setLevel(logging.ERROR)
-        return perform(self.command, partial(load, wanted.config_file), wanted)
+        return run_command(self.command, partial(load, wanted.config_file), wanted)
 
 
 def load(config_file: str) -> JobQueue:

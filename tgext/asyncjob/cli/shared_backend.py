@@ -1,4 +1,4 @@
-"""What only a backend can do that other processes work on; any other is refused with the reason."""
+"""The backend of a queue, if other processes see its jobs; any other is refused with the reason."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..queue import JobQueue
 from .command_result import Load
 
 
-def durable(queue: JobQueue) -> Any:
+def shared_backend(queue: JobQueue) -> Any:
     """Return the backend of *queue*; raises ConfigError if no other process can see its jobs."""
     backend = queue.backend
     if not backend.is_shared:
@@ -23,14 +23,16 @@ def durable(queue: JobQueue) -> Any:
 
 
 def overview_of(queue: JobQueue) -> Overview:
-    """Return what can be asked of its backend; raises ConfigError as ``durable`` does."""
-    overview: Overview = durable(queue).overview
+    """Return what can be asked of its backend; raises ConfigError as ``shared_backend`` does."""
+    overview: Overview = shared_backend(queue).overview
     return overview
 
 
-def reached(load: Load) -> JobQueue:
-    """Load the application for a process that is not to wait until its database can be reached;
-    raises what that says."""
+def load_reachable(load: Load) -> JobQueue:
+    """Load the application, and raise at once if its database cannot be reached.
+
+    Other worker processes wait until it can be.
+    """
     queue: JobQueue = load()
     try:
         overview_of(queue).now()
