@@ -30,7 +30,7 @@ __all__ = [
     "StoreExecutor",
 ]
 
-_ROOMS = {
+_MODULES = {
     "CoroutineExecutor": ".coroutine",
     "InlineExecutor": ".inline",
     "LoopPoolExecutor": ".looppool",
@@ -40,17 +40,17 @@ _ROOMS = {
 }
 
 #: Not in ``__all__``: a star import must not need the packages of the extra.
-_HTTP = {"HttpExecutor": ".http", "HttpHook": ".hook"}
+_HTTP_MODULES = {"HttpExecutor": ".http", "HttpHook": ".hook"}
 
 
 def __getattr__(name: str) -> Any:
-    room = _ROOMS.get(name) or _HTTP.get(name)
-    if room is None:
+    module = _MODULES.get(name) or _HTTP_MODULES.get(name)
+    if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        found = getattr(importlib.import_module(room, __name__), name)
+        found = getattr(importlib.import_module(module, __name__), name)
     except ModuleNotFoundError as error:
-        if name not in _HTTP or error.name not in ("urllib3", "itsdangerous"):
+        if name not in _HTTP_MODULES or error.name not in ("urllib3", "itsdangerous"):
             raise
         raise MissingExtra(f"tgext.asyncjob.executors.{name}", "http") from error
     globals()[name] = found

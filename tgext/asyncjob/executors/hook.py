@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 Scope = Callable[[], AbstractContextManager[Any]]
 
 #: Is given the number of a call and for how many seconds it could be sent again; tells whether
-#: it is new, once to whoever asks first.
+#: it is new, only to the first that asks.
 Claim = Callable[[str, float], bool]
 
 #: Status, content type and body.
@@ -44,7 +44,7 @@ Answer = tuple[HTTPStatus, str, bytes]
 
 
 class _Refused(Exception):
-    """Raised inside this room; its arguments are a status and a reason to be shown."""
+    """Raised inside this module; its arguments are a status and a reason to be shown."""
 
 
 class HttpHook:
@@ -152,7 +152,7 @@ class HttpHook:
             )
         if not self._allows(head.target):
             raise _not_allowed(head.target)
-        # Last, so that what is refused for another reason takes no room.
+        # Last, so that no file is made for a call that is refused for another reason.
         if not self._is_new(head, now):
             raise _Refused(HTTPStatus.CONFLICT, "expected a new call, got one that was made before")
         return head

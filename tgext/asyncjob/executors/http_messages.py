@@ -1,9 +1,9 @@
-"""How a call and its answer look on the way between two servers; both ends read it here.
+"""The format of a call and its answer between two servers; both ends use this module.
 
     call     head: at, number, name, path, attributes   body: object (where it has no path), steps
     answer   head: to, failed                           body: result, or a Failure
 
-What is called stands in the head, in clear: it is held against the allow-list before the body is
+The head names what is called, in clear: it is compared with the allow-list before the body is
 opened. The body only says what comes after, beginning with the first call or item.
 """
 
@@ -32,7 +32,7 @@ Allows = Callable[[str], bool]
 
 
 class NotAllowed(Exception):
-    """Raised inside this room for a target that is not on the list of a hook."""
+    """Raised inside this module for a target that is not on the list of a hook."""
 
 
 class CallHead(NamedTuple):
@@ -97,7 +97,7 @@ def open_call(head: CallHead, body: bytes, allows: Allows) -> Chain:
 
 
 def _check_way(found: Any, attributes: list[str], allows: Allows) -> None:
-    # Whoever allows photoalbum does not mean photoalbum.os.system.
+    # To allow photoalbum is not to allow photoalbum.os.system.
     for name in attributes:
         try:
             found = get(found, name)

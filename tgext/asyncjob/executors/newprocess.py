@@ -2,10 +2,10 @@
 
 The standard library's process pool hands calls to processes that are there already, by a queue:
 what is only inherited (a ``multiprocessing.Queue``, an ``Event``) cannot be an argument, and one
-process that dies breaks the calls of all others. MultiprocessTaskrunner needs both; who calls
-often and wants neither has ``processes.py``. Here a call has its process for itself::
+process that dies breaks the calls of all others. MultiprocessTaskrunner needs both; for
+many calls that need neither there is ``processes.py``. Here each call has its own process::
 
-    submit --start--> process: call, then one message (ok, value) --pipe--> watch thread --> future
+    submit --start--> process: call, then one message (ok, value) --pipe--> monitor --> future
                       no message, and it has ended: WorkerCrashed
 """
 
@@ -57,7 +57,7 @@ class NewProcessExecutor(Executor):
     def __init__(self, start_method: str | None = None) -> None:
         self._start_method = start_method
         self._lock = threading.RLock()
-        self._watches: set[threading.Thread] = set()
+        self._monitors: set[threading.Thread] = set()
         self._shut_down = False
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
@@ -74,8 +74,8 @@ class NewProcessExecutor(Executor):
             target=_answer, args=(sender, fn, args, kwargs), name=f"asyncjob-{path_of(fn)}"
         )
         future: Future[Result] = Future()
-        watch = threading.Thread(
-            target=self._watch, args=(process, receiver, future), name="asyncjob-process-watch"
+        monitor = threading.Thread(
+            target=self._monitor, args=(process, receiver, future), name="asyncjob-process-monitor"
         )
         with self._lock:
             try:
@@ -88,20 +88,22 @@ class NewProcessExecutor(Executor):
             finally:
                 sender.close()
             future.set_running_or_notify_cancel()
-            self._watches.add(watch)
-            watch.start()
+            self._monitors.add(monitor)
+            monitor.start()
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse further calls. wait: until the processes have ended; none is cancelled."""
         with self._lock:
             self._shut_down = True
-            watches = [watch for watch in self._watches if watch is not threading.current_thread()]
+            monitors = [
+                monitor for monitor in self._monitors if monitor is not threading.current_thread()
+            ]
         if wait:
-            for watch in watches:
-                watch.join()
+            for monitor in monitors:
+                monitor.join()
 
-    def _watch(self, process: Any, receiver: Connection, future: Future[Any]) -> None:
+    def _monitor(self, process: Any, receiver: Connection, future: Future[Any]) -> None:
         try:
             succeeded, value = _receive(process, receiver)
             process.join()
@@ -113,7 +115,7 @@ class NewProcessExecutor(Executor):
             receiver.close()
             process.close()
             with self._lock:
-                self._watches.discard(threading.current_thread())
+                self._monitors.discard(threading.current_thread())
 
 
 def _expect_guard() -> None:

@@ -1,6 +1,6 @@
 """An executor whose calls wait in a store until a reader, here or elsewhere, runs them.
 
-A thread looks for the ends of what was submitted, as long as there is any::
+A thread polls for the ends of what was submitted, as long as there is any::
 
     submit --entry--> store <--take-- reader (here, another process)
     future <--thread-- store <--result or error-- reader
@@ -21,7 +21,7 @@ from ..call import path_of
 from ..errors import NoReader, Unreadable
 from .bounds import check_bound
 from .store_entries import COMPLETE, ERROR, NEW, Entries, Entry
-from .store_reader import PAUSE_AFTER_ERROR_SECONDS, Shared, Store, StoreReader, shared
+from .store_reader import PAUSE_AFTER_ERROR_SECONDS, SharedStore, Store, StoreReader, shared_store
 
 log = logging.getLogger(__name__)
 
@@ -35,16 +35,16 @@ class _Pending:
     written_at: float = field(default_factory=time.monotonic)
 
 
-class Watch:
-    """Gives futures of entries, and sees to it that they end as their entries do.
+class EntryMonitor:
+    """Gives futures of entries, and completes them when their entries end.
 
-    removes: whether an entry is taken out of the store once its future knows.
-    claim_timeout: seconds after which an entry that nobody took ends with NoReader; None: never.
+    removes: whether an entry is removed from the store once its future is done.
+    claim_timeout: seconds after which an entry that no reader took ends with NoReader; None: never.
     """
 
     def __init__(
         self,
-        store: Shared,
+        store: SharedStore,
         entries: Entries,
         *,
         poll_seconds: float = 0.05,
@@ -78,21 +78,21 @@ class Watch:
         with self._lock:
             self._pending[key] = pending
             if self._thread is None:
-                # A daemon: who waits for a future waits in a thread of his own, and nobody else
-                # shall wait for a reader that may never come.
+                # A daemon: the exit of the program does not wait for a reader that may never
+                # come; a thread that waits for a future does.
                 self._thread = threading.Thread(
-                    target=self._loop, name="asyncjob-store-watch", daemon=True
+                    target=self._loop, name="asyncjob-store-monitor", daemon=True
                 )
                 self._thread.start()
             self.on_busy()
         return pending.future
 
     def wake(self) -> None:
-        """Look now, not when the pause is over."""
+        """Check now, not when the pause is over."""
         self._woken.set()
 
     def cancel(self) -> None:
-        """Cancel every future whose entry nobody has taken."""
+        """Cancel every future whose entry no reader has taken."""
         with self._lock:
             waiting = list(self._pending.items())
         for key, pending in waiting:
@@ -119,7 +119,7 @@ class Watch:
                     return
             for key, pending in waiting:
                 try:
-                    ended = self._look(key, pending)
+                    ended = self._check(key, pending)
                 except Exception:  # a store may fail in any way, and be there again later
                     log.exception("task %s: its store cannot be used", key)
                     self._woken.wait(PAUSE_AFTER_ERROR_SECONDS)
@@ -129,8 +129,8 @@ class Watch:
                         self._pending.pop(key, None)
             self._woken.wait(self._poll_seconds)
 
-    def _look(self, key: str, pending: _Pending) -> bool:
-        """Bring a future up to date; return whether there is nothing more to wait for."""
+    def _check(self, key: str, pending: _Pending) -> bool:
+        """Update a future from its entry; return whether there is nothing more to wait for."""
         future = pending.future
         with self._shared.lock:
             entry = self._shared.get(key)
@@ -156,10 +156,10 @@ class Watch:
                 Unreadable(f"expected task {key!r} in its store, but somebody has removed it")
             )
         elif has_ended:
-            self._settle(key, entry, future)
+            self._complete(key, entry, future)
         return future.done()
 
-    def _settle(self, key: str, entry: Entry, future: Future[Any]) -> None:
+    def _complete(self, key: str, entry: Entry, future: Future[Any]) -> None:
         try:
             value = self._entries.outcome(key, entry)
         except BaseException as error:  # noqa: BLE001 - it is the caller's, whatever it is
@@ -190,11 +190,11 @@ class StoreExecutor(Executor):
         claim_timeout: float | None = None,
         poll_seconds: float = 0.05,
     ) -> None:
-        self._shared = shared(store)
+        self._shared = shared_store(store)
         self._entries = Entries(secret)
         self._lock = threading.RLock()
         self._shut_down = False
-        self._watch = Watch(
+        self._monitor = EntryMonitor(
             self._shared,
             self._entries,
             poll_seconds=poll_seconds,
@@ -204,9 +204,9 @@ class StoreExecutor(Executor):
         self._reader: StoreReader | None = None
         if readers:
             reader = StoreReader(store, self._entries, poll_seconds=poll_seconds, threads=readers)
-            reader.on_ended = self._watch.wake
-            self._watch.on_busy = reader.listen
-            self._watch.on_idle = lambda: reader.stop(timeout=0)
+            reader.on_ended = self._monitor.wake
+            self._monitor.on_busy = reader.listen
+            self._monitor.on_idle = lambda: reader.stop(timeout=0)
             self._reader = reader
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
@@ -219,10 +219,10 @@ class StoreExecutor(Executor):
         with self._lock:
             if self._shut_down:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            if self._shared.is_read_by_nobody():
+            if self._shared.has_no_reader():
                 raise NoReader(path_of(fn), "it is a dict, and nothing in this process reads it")
             entry = self._entries.write(key, path_of(fn), fn, ((), args, {}, kwargs))
-            future = self._watch.write(key, entry)
+            future = self._monitor.write(key, entry)
             if self._reader is not None:
                 self._reader.wake()
         return future
@@ -232,8 +232,8 @@ class StoreExecutor(Executor):
         with self._lock:
             self._shut_down = True
         if cancel_futures:
-            self._watch.cancel()
+            self._monitor.cancel()
         if wait:
-            self._watch.join()
+            self._monitor.join()
             if self._reader is not None:
                 self._reader.stop()

@@ -1,9 +1,9 @@
-"""Run what stands in a store, on threads that look into it.
+"""Run the entries of a store, on threads that poll it.
 
-Any mapping will do, so nothing can be asked of it but to get, to set and to list. Who uses a store
-in this process shares one ``Shared``: its lock makes taking an entry one act for all readers here,
-and lets threads use a mapping that knows of none (``shelve``). Between processes a mapping has no
-such act: give each process a store of its own, or a ``claim`` that the store's server decides on.
+Any mapping will do, so it is only read, set and listed. All users of a store in this process share
+one ``SharedStore``: its lock makes taking an entry atomic for all readers here, and lets threads
+use a mapping that is not thread-safe (``shelve``). Between processes nothing is atomic: give each
+process a store of its own, or a ``claim`` that the store's server decides on.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ log = logging.getLogger(__name__)
 
 Store = MutableMapping[str, Any]
 
-#: A look at a large or slow store takes a tenth of a reader's time at most.
-_PAUSES_PER_LOOK = 10
+#: A scan of a large or slow store takes a tenth of a reader's time at most.
+_PAUSES_PER_SCAN = 10
 
-#: Between two looks at a store that raised: its server may be starting again.
+#: Between two scans of a store that raised: its server may be starting again.
 PAUSE_AFTER_ERROR_SECONDS = 1.0
 
 
-class Shared:
-    """One store, with what everybody who uses it in this process has in common."""
+class SharedStore:
+    """One store, and what all its users in this process share."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -50,17 +50,17 @@ class Shared:
             return None
         return entry if isinstance(entry, dict) else None
 
-    def is_read_by_nobody(self) -> bool:
-        """Tell whether no other process can see the store and this one has no reader for it."""
+    def has_no_reader(self) -> bool:
+        """Whether no other process can see the store and this one has no reader for it."""
         return type(self.store) is dict and not self.readers
 
 
-# By the identity of the store, which lives as long as its Shared does.
-_shared: WeakValueDictionary[int, Shared] = WeakValueDictionary()
+# By the identity of the store, which lives as long as its SharedStore does.
+_shared: WeakValueDictionary[int, SharedStore] = WeakValueDictionary()
 _shared_lock = threading.Lock()
 
 
-def shared(store: Any) -> Shared:
+def shared_store(store: Any) -> SharedStore:
     """Return what all users of *store* share. Raises ConfigError for what is no mapping."""
     needed = ("__getitem__", "__setitem__", "__delitem__", "__iter__", "keys")
     if not all(hasattr(store, name) for name in needed):
@@ -71,7 +71,7 @@ def shared(store: Any) -> Shared:
     with _shared_lock:
         found = _shared.get(id(store))
         if found is None:
-            found = _shared[id(store)] = Shared(store)
+            found = _shared[id(store)] = SharedStore(store)
         return found
 
 
@@ -79,7 +79,7 @@ class StoreReader:
     """Takes new entries of a store, oldest first, and runs them.
 
     claim: asked with key and entry whether a new one is ours; None: every one is.
-    poll_seconds: between two looks. threads: how many entries run at once under ``listen``.
+    poll_seconds: between two scans. threads: how many entries run at once under ``listen``.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class StoreReader:
     ) -> None:
         check_bound("poll_seconds", poll_seconds)
         check_bound("threads", threads)
-        self._shared = shared(store)
+        self._shared = shared_store(store)
         self._shared.readers.add(self)
         self._entries = entries
         self._get_task_func = get_task_func
@@ -104,7 +104,7 @@ class StoreReader:
         self.on_ended: Callable[[], object] = bool  #: called after each entry that ended
         self._lock = threading.RLock()
         self._found: deque[str] = deque()  #: keys of new entries, under the lock of the store
-        self._complained: set[Any] = set()
+        self._warned_of: set[Any] = set()
         self._woken = threading.Event()
         self._stopping = threading.Event()
         self._listeners: list[threading.Thread] = []
@@ -138,7 +138,7 @@ class StoreReader:
                 thread.start()
 
     def wake(self) -> None:
-        """Look now, not when the pause is over."""
+        """Scan now, not when the pause is over."""
         self._woken.set()
 
     def stop(self, timeout: float | None = None) -> bool:
@@ -160,13 +160,13 @@ class StoreReader:
 
     def _loop(self, stopping: threading.Event) -> None:
         while not stopping.is_set():
-            self._woken.clear()  # before the look: what comes during it is not missed
+            self._woken.clear()  # before the scan: what comes during it is not missed
             began = time.monotonic()
             try:
                 if self._run_next():
                     continue
                 took = time.monotonic() - began
-                pause = max(self._poll_seconds, took * _PAUSES_PER_LOOK)
+                pause = max(self._poll_seconds, took * _PAUSES_PER_SCAN)
             except Exception:  # a store may fail in any way, and be there again later
                 pause = max(self._poll_seconds, PAUSE_AFTER_ERROR_SECONDS)
                 log.exception("a store cannot be used; the next look is in %g s", pause)
@@ -207,7 +207,7 @@ class StoreReader:
         """Return a new entry that is now ours, and marked as running; None if there is none."""
         with self._shared.lock:
             if not self._found:
-                self._found.extend(self._look())
+                self._found.extend(self._scan())
             while self._found:
                 key = self._found.popleft()
                 entry = self._new_entry(key)
@@ -217,7 +217,7 @@ class StoreReader:
                     return key, entry
         return None
 
-    def _look(self) -> list[str]:
+    def _scan(self) -> list[str]:
         """Return the keys of all new entries, oldest first."""
         found = []
         for number, key in enumerate(list(self._shared.store)):
@@ -235,15 +235,15 @@ class StoreReader:
         except KeyError:
             return None
         except Exception as error:  # noqa: BLE001 - one that is damaged says nothing of the others
-            self._complain(key, f"reading it raised {type(error).__name__}: {error}")
+            self._warn_once(key, f"reading it raised {type(error).__name__}: {error}")
             return None
         if not isinstance(entry, dict) or not ({"func", "name"} & set(entry)):
-            self._complain(key, f"it is no task but a {type(entry).__name__}")
+            self._warn_once(key, f"it is no task but a {type(entry).__name__}")
             return None
         # An entry without a status is one that somebody wrote by hand.
         return dict(entry) if entry.get("task_status", NEW) == NEW else None
 
-    def _complain(self, key: str, why: str) -> None:
-        if key not in self._complained:
-            self._complained.add(key)
+    def _warn_once(self, key: str, why: str) -> None:
+        if key not in self._warned_of:
+            self._warned_of.add(key)
             log.warning("entry %r of a store is left alone: %s", key, why)

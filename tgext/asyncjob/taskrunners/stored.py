@@ -3,7 +3,7 @@
 **A store that holds pickled functions must be one that only its owner can write**: reading such an
 entry runs whatever is in it. Where others can write it too, give writer and reader the same
 ``secret``: then entries are JSON and signed, and one that was not written with the secret is
-marked as an error, unopened. Entries are described in ``executors/entries.py``.
+marked as an error, unopened. Entries are described in ``executors/store_entries.py``.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 
 from ..call import path_of
 from ..errors import ConfigError
-from ..executors.store import Watch
+from ..executors.store import EntryMonitor
 from ..executors.store_entries import COMPLETE, ERROR, Entries, Entry
-from ..executors.store_reader import StoreReader, shared
+from ..executors.store_reader import StoreReader, shared_store
 from .runners import Callback, Callbacks, Taskrunner, call_back, tell_and_raise
 
 log = logging.getLogger(__name__)
@@ -36,11 +36,11 @@ class StoreTaskReader:
     unpickle: how to read a function of bytes (``dill.loads``); None for ``pickle.loads``.
     claim: asked with key and entry whether this reader is to run it; needed where several
     processes read one store, since a mapping cannot decide that.
-    poll_seconds: between two looks. threads: entries that run at once.
+    poll_seconds: between two scans. threads: entries that run at once.
 
     An entry becomes ``running``, then ``complete`` with a ``result`` or ``error`` with the
     traceback as ``error``; one that was running when its reader died stays so. Entries stay in
-    the store until somebody removes them. What is no entry is left alone.
+    the store until they are removed. What is no entry is left alone.
     """
 
     def __init__(  # noqa: PLR0913 - a reader has as many sides
@@ -122,9 +122,9 @@ class StoreTaskWriter(Taskrunner):
                 f"expected store= for the task {path_of(func)}, got none: give the mapping that "
                 "its reader reads"
             )
-        self._shared = shared(store)
+        self._shared = shared_store(store)
         self._entries = Entries(secret)
-        self._watch = Watch(self._shared, self._entries)
+        self._monitor = EntryMonitor(self._shared, self._entries)
         self._pickle_func = pickle_func
         self._get_result = get_result
         self._has_warned = False
@@ -152,13 +152,13 @@ class StoreTaskWriter(Taskrunner):
         key = self(*args, **kwargs) or self.task_id  # a subclass may return nothing, as strand's
         if key is None:
             raise RuntimeError(f"expected {type(self).__name__} to write a task, got none")
-        return self._watch.follow(key, self._name)
+        return self._monitor.follow(key, self._name)
 
     @property
     def status(self) -> str | None:
         """``new``, ``running``, ``complete`` or ``error``, of what was written last.
 
-        None before, and for what somebody has removed.
+        None before, and for what was removed.
         """
         entry = self._last()
         return None if entry is None else entry.get("task_status")
@@ -191,7 +191,7 @@ class StoreTaskWriter(Taskrunner):
             func = self.stored_function()
             if callable(self._pickle_func):
                 func = self._pickle_func(func)
-        if self._shared.is_read_by_nobody() and not self._has_warned:
+        if self._shared.has_no_reader() and not self._has_warned:
             self._has_warned = True
             log.warning(
                 "task %s: %s waits in a dict that nothing in this process reads yet; "
