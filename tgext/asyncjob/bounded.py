@@ -1,4 +1,4 @@
-"""What asks a server that may never answer, where nobody can wait for that.
+"""A bound on calls to a server that may never answer.
 
 A connection whose packets are dropped waits for an answer as long as the kernel does, a quarter
 of an hour or more, and no exception reaches the thread that waits.

@@ -15,7 +15,7 @@ from typing import Any
 from .errors import ConfigError
 from .queue_name import MADE_OF, check_queue_name
 
-#: What stands before the names in the .ini file.
+#: The prefix of the names in the .ini file.
 PREFIX = "asyncjob."
 
 #: What an option in seconds may be: a hundred years. No clock of a system waits for ever.
@@ -121,7 +121,7 @@ def _option(default: Any, convert: Callable[[Any], Any], *, repr: bool = True) -
 
 @dataclass(frozen=True)
 class Options:
-    """How a queue works. Options of the durable backends are accepted by ``memory`` too and
+    """The options of a queue. Options of the durable backends are accepted by ``memory`` too and
     mean nothing there, so that a test.ini may inherit a development.ini.
 
     Raises ConfigError from ``Options.of``, which is how one is made.
@@ -129,7 +129,7 @@ class Options:
 
     #: where jobs wait
     backend: str = _option("memory", _one_of("memory", "sql"))
-    #: who carries them to a process
+    #: what delivers them to a process
     engine: str = _option("own", _one_of("own"))
     #: worker threads in a process that serves; 0: only separate workers run jobs
     threads: int = _option(1, _at_least(0, _whole))
@@ -139,7 +139,7 @@ class Options:
     url: str | None = _option(None, _text, repr=False)
     #: whether missing tables are made at start
     create_tables: bool = _option(True, _switch)
-    #: what begins the names of the tables
+    #: the prefix of the names of the tables
     table_prefix: str = _option("asyncjob_", _prefix)
     #: the schema of the tables (on MariaDB: the database); None: where they are found at start
     schema: str | None = _option(None, _schema)

@@ -1,6 +1,6 @@
-"""The TurboGears floor: how a queue gets into an application, and a request into a job.
+"""The TurboGears integration: a queue for an application, and the request's context for a job.
 
-Below it nothing imports ``tg``.
+No module of a lower layer imports ``tg``.
 """
 
 from .plug import plugme, start_async_worker

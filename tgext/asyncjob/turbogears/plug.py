@@ -7,7 +7,7 @@
 Nothing starts a thread here. ``Globals()`` is made by ``gearbox setup-app`` and by a parent that
 will fork as well; the worker starts with the first request or the first job.
 
-What the .ini file says wins over keywords: the one who deploys comes after the one who codes.
+Values in the .ini file override keyword arguments.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ def _on_new_app(app: Any) -> None:
 
 
 def _bind(queue: JobQueue, config: dict[str, Any]) -> None:
-    """Tell *queue* of the application's session; say loudly where nobody commits it."""
+    """Bind *queue* to the application's session; warn if nothing commits it."""
     session = config.get("SQLASession")
     if session is None:  # not `or`: a Ming session refuses to be asked for its truth
         session = config.get("DBSession")

@@ -1,4 +1,4 @@
-"""Options that stand in a section of the .ini file from which the application gets nothing."""
+"""Warn of options in a section of the .ini file that the application does not read."""
 
 from __future__ import annotations
 
