@@ -73,9 +73,17 @@ LATE = {
     "__init__": {"turbogears"},  # the rest runs without TurboGears
 }
 
-#: The faces of the other seeds are thin: what these modules are for, executors have already.
-FACES = {"slackers", "taskrunners", "looppool"}
-NOT_FOR_FACES = {"threading", "multiprocessing", "queue", "socket", "select", "selectors", "pickle"}
+#: The packages of the other seeds are thin: what these modules are for, executors have already.
+SEED_PACKAGES = {"slackers", "taskrunners", "looppool"}
+NOT_FOR_SEED_PACKAGES = {
+    "threading",
+    "multiprocessing",
+    "queue",
+    "socket",
+    "select",
+    "selectors",
+    "pickle",
+}
 
 MOST_LINES = 350
 
@@ -252,12 +260,12 @@ def wrong_times(source: Path) -> list[str]:
     ]
 
 
-def fat_faces(source: Path) -> list[str]:
+def thick_seed_packages(source: Path) -> list[str]:
     return [
-        f"{found.importer} must not import {found.target} (line {found.line}): it is a face"
+        f"{found.importer} must not import {found.target} (line {found.line}): it is a seed package"
         for found in imports_of(source)
-        if found.importer.partition(".")[0] in FACES
-        if not found.ours and found.target.partition(".")[0] in NOT_FOR_FACES
+        if found.importer.partition(".")[0] in SEED_PACKAGES
+        if not found.ours and found.target.partition(".")[0] in NOT_FOR_SEED_PACKAGES
     ]
 
 
@@ -307,8 +315,8 @@ def test_nothing_is_imported_late_but_what_may_be():
     assert wrong_times(SOURCE) == []
 
 
-def test_faces_have_no_queue_pool_or_thread_code():
-    assert fat_faces(SOURCE) == []
+def test_seed_packages_have_no_queue_pool_or_thread_code():
+    assert thick_seed_packages(SOURCE) == []
 
 
 def test_no_modules_import_each_other():
@@ -319,7 +327,7 @@ def test_modules_are_named_for_what_they_are_and_short_enough_to_read():
     assert wrong_modules(SOURCE) == []
 
 
-def test_plan_has_no_room_that_is_not_built():
+def test_layers_have_no_part_that_does_not_exist():
     assert set(LAYERS.split()) - set(modules_of(SOURCE)) == set()
 
 
@@ -376,7 +384,7 @@ def all_complaints(source: Path) -> list[str]:
         *wrong_layers(source, layers),
         *wrong_strangers(source),
         *wrong_times(source),
-        *fat_faces(source),
+        *thick_seed_packages(source),
         *circles(source),
         *wrong_modules(source),
     ]
@@ -503,17 +511,17 @@ def test_right_package_gives_no_complaint(package):
         (
             "slackers/workers",
             "import multiprocessing.pool",
-            "slackers.workers must not import multiprocessing.pool (line 1): it is a face",
+            "slackers.workers must not import multiprocessing.pool (line 1): it is a seed package",
         ),
         (
             "looppool",
             "def f():\n    from queue import Queue",
-            "looppool must not import queue (line 2): it is a face",
+            "looppool must not import queue (line 2): it is a seed package",
         ),
         (
             "taskrunners",
             "from concurrent import futures\nimport pickle",
-            "taskrunners must not import pickle (line 2): it is a face",
+            "taskrunners must not import pickle (line 2): it is a seed package",
         ),
         ("schedule", "", "schedule is in no layer"),
         (

@@ -1,4 +1,4 @@
-"""The pool as the parent holds it: messages in, results on the parent's event loop."""
+"""The pool in the parent process: messages in, results on the parent's event loop."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from .worker import Worker
 
 log = logging.getLogger(__name__)
 
-#: ``put`` lets the loop go round after so many messages, or no result would be dealt with.
-PUTS_AT_A_STRETCH = 32
+#: ``put`` lets the loop run after so many messages, or no result would be dealt with.
+PUTS_PER_TURN = 32
 
 
 class Pool:
@@ -82,7 +82,7 @@ class Pool:
         raise NotImplementedError("expected a pool with a process_message(result, result_done)")
 
     def message_lost(self, message: Any, error: BaseException) -> None:
-        """Hear of a message that no worker has done or will do; it is logged by default."""
+        """Override it to learn of a message that no worker will do; logged by default."""
         log.error("a message is lost: %s", error)
 
     # -- life
@@ -125,7 +125,7 @@ class Pool:
         loop = asyncio.get_running_loop()
         self._drained = loop.create_future()
         await loop.run_in_executor(None, self.stop, timeout)
-        self._see_whether_drained()
+        self._check_drained()
         await asyncio.wait_for(self._drained, timeout)
 
     async def __aenter__(self) -> Pool:
@@ -152,7 +152,7 @@ class Pool:
         payload = pack(message)
         number = self._message_pool.next_in_turn() if worker_num is None else worker_num
         self._puts += 1
-        if self._puts % PUTS_AT_A_STRETCH == 0:
+        if self._puts % PUTS_PER_TURN == 0:
             await asyncio.sleep(0)
         while True:
             try:
@@ -174,7 +174,7 @@ class Pool:
         self._on_loop(self._report, envelopes, error)
 
     def space_available(self, number: int) -> None:
-        """Have the loop go on with who waits in ``put``."""
+        """Have the loop resume what waits in ``put``."""
         self._on_loop(self._wake, number)
 
     def _on_loop(self, function: Callable[..., None], *args: Any) -> None:
@@ -210,7 +210,7 @@ class Pool:
         if not running.cancelled() and (error := running.exception()) is not None:
             log.error("process_message failed", exc_info=error)
             done.settle()
-        self._see_whether_drained()
+        self._check_drained()
 
     def _report(self, envelopes: Sequence[Envelope], error: BaseException) -> None:
         for envelope in envelopes:
@@ -230,9 +230,9 @@ class Pool:
     def _done_with_result(self, number: int) -> None:
         self._message_pool.results_done(number, 1)
         if self._drained is not None:
-            self._on_loop(self._see_whether_drained)
+            self._on_loop(self._check_drained)
 
-    def _see_whether_drained(self) -> None:
+    def _check_drained(self) -> None:
         drained = self._drained
         if drained is None or drained.done() or self._running or self._message_pool.undone_results:
             return

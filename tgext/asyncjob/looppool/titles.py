@@ -1,4 +1,4 @@
-"""What a worker is called in a list of processes, where setproctitle is installed."""
+"""The title of a worker in a list of processes, if setproctitle is installed."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Record what is to be done to an object, and have it done somewhere else.
+"""The seed package Slacker: record what is to be done to an object, and run it elsewhere.
 
     Slacker(shutil, ThreadWorker()).copy("a", "b")    -> a Postponed: nothing has happened yet
     await postponed   (or yield it in a @process, or .fetch(), or .proceed(callback))
 
-A worker is any ``concurrent.futures.Executor``. Here is only what records and who hears of the
-outcome; a chain itself is in ``chain.py``, and where it runs is in ``executors/``.
+A worker is any ``concurrent.futures.Executor``. This package records and reports the outcome; a
+chain itself is in ``executors/chain.py``, and where it runs is in ``executors/``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What comes of a chain or a process: a future that can be awaited, and who is told of it.
+"""The outcome of a chain or a process: a future that can be awaited, and the callback.
 
 A callback is called on the event loop of the thread that gave it, as ``executors/loops.py`` has
 it; without one, in the thread where the work ended.
@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 class Fetched(Future[Any]):
     """A future that can also be awaited, and yielded under Tornado.
 
-    A failure that nobody ever asks for is logged when the future is forgotten.
-    ``cancel()`` hands the wish on to the worker; what it cannot stop runs on unheard.
+    A failure that is never asked for is logged when the future is forgotten.
+    ``cancel()`` cancels the work of the worker; what it cannot stop runs on, without an outcome.
 
     calls: where what leads to its outcome is called; None: nothing is.
     """
@@ -68,11 +68,11 @@ class Fetched(Future[Any]):
 
     def __del__(self) -> None:
         if self.done() and not self._asked and not self.cancelled():
-            report(super().exception())
+            log_failure(super().exception())
 
 
-def report(error: BaseException | None) -> None:
-    """Log a failure that nobody will hear of."""
+def log_failure(error: BaseException | None) -> None:
+    """Log a failure that is not reported in another way."""
     if error is not None:
         log.error("a chain failed, and nobody asked for its outcome", exc_info=error)
 
@@ -101,7 +101,7 @@ def value_and_error(done: Future[Any]) -> tuple[Any, BaseException | None]:
     return (None, error) if error is not None else (done.result(), None)
 
 
-def tell(work: Future[Any], callback: Callable[[Any], Any] | None) -> None:
+def call_back(work: Future[Any], callback: Callable[[Any], Any] | None) -> None:
     """Call back with the result, or with the exception as a value; None: only log a failure."""
     calls = LoopCalls()
 
@@ -110,6 +110,6 @@ def tell(work: Future[Any], callback: Callable[[Any], Any] | None) -> None:
         if callback is not None:
             calls.call(callback, value if error is None else error)
         elif not done.cancelled():
-            report(error)
+            log_failure(error)
 
     work.add_done_callback(ended)

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..call import Call
 from ..executors.chain import Chain
-from .outcome import Fetched, fetched, tell
+from .outcome import Fetched, call_back, fetched
 from .workers import DummyWorker
 
 
@@ -98,7 +98,7 @@ class Postponed(_Recorder):
         a loop where the work ended. Without a callback a failure is logged. worker, and what is
         raised: as in ``fetch``.
         """
-        tell(self.__submit(worker), callback)
+        call_back(self.__submit(worker), callback)
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self.fetch().__await__()

@@ -60,10 +60,10 @@ class _Process:
 
     def begin(self) -> Fetched:
         outcome = self._outcome  # whoever ends it lets go of it
-        self._go()
+        self._take_steps()
         return outcome
 
-    def _go(self) -> None:
+    def _take_steps(self) -> None:
         """Take steps until one has to wait."""
         while True:
             waited_for = next((part for part in self._parts if not part.done()), None)
@@ -77,16 +77,16 @@ class _Process:
                 return self._outcome.settle(end.value, None)
             except BaseException as error:
                 self._outcome.settle(None, error)
-                if self._is_to_leave(error):
+                if self._ends_program(error):
                     raise
                 return None
 
-    def _is_to_leave(self, error: BaseException) -> bool:
-        """Whether *error* is to end the program; a thread of a worker it would only break."""
+    def _ends_program(self, error: BaseException) -> bool:
+        """Whether *error* ends the program; in a thread of a worker it would only break that."""
         return self._calls.is_here and isinstance(error, (KeyboardInterrupt, SystemExit))
 
     def _wake(self, _done: Future[Any]) -> None:
-        self._calls.call(self._go)
+        self._calls.call(self._take_steps)
 
     def _step(self) -> Any:
         ended = [value_and_error(part) for part in self._parts]

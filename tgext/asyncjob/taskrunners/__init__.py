@@ -1,7 +1,7 @@
-"""Taskrunners: a function that runs elsewhere when it is called, as strand has them.
+"""The seed package strand: taskrunners, functions that run elsewhere when they are called.
 
-Where it runs (a thread, a process, an event loop, whoever reads a store) is an executor's affair;
-here are the names, the callbacks and what is given when.
+An executor runs it (in a thread, a process, on an event loop, in a reader of a store). This package
+has the public names, the callbacks and their order.
 """
 
 from .coroutines import CoroutineTaskrunner

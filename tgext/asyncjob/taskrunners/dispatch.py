@@ -1,4 +1,4 @@
-"""Run several tasks at once, and keep account of how each ended."""
+"""Run several tasks at once, and record how each ended."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .runners import Callback, Taskrunner, tell_and_raise
 from .stored import StoreTaskWriter
 from .targets import Target, runner_class
 
-#: Between two looks where only ``check_complete`` says when all is done.
-_LOOK_SECONDS = 0.01
+#: Between two checks where only ``check_complete`` decides when all is done.
+_POLL_SECONDS = 0.01
 
 CheckComplete = Callable[[list[Any], list[str | None], list[BaseException | None]], bool]
 
@@ -33,7 +33,7 @@ class TaskDispatcher:
     target: where a task runs that says nothing else. check_complete: is given results, status
     and errors, and tells whether all is done; None: when every task has ended.
 
-    ``results``, ``status`` (None, ``success`` or ``error``) and ``errors`` have one place for each
+    ``results``, ``status`` (None, ``success`` or ``error``) and ``errors`` have one item for each
     task, in the order in which the tasks were given, None while it runs.
     """
 
@@ -62,11 +62,11 @@ class TaskDispatcher:
         rest is passed to *func*. Raises what the making of its runner raises.
         """
         runner = self._runner(func, init_args, target, options)
-        place = len(self._tasks)
+        position = len(self._tasks)
         self._tasks.append(None)
 
         def start() -> Future[Any]:
-            self._tasks[place] = future = runner.submit(*(args or ()), **(kwargs or {}))
+            self._tasks[position] = future = runner.submit(*(args or ()), **(kwargs or {}))
             return future
 
         self._queued.append(start)
@@ -89,7 +89,7 @@ class TaskDispatcher:
         """Run what was enqueued, in that order; return True when all tasks have ended.
 
         timeout: seconds, for all together. Raises TimeoutError after them, NoReader if tasks were
-        then still waiting in a store for someone to take them; inside a running event loop
+        then still waiting in a store for a reader; inside a running event loop
         RuntimeError, before anything is run.
         """
         if running_loop() is not None:
@@ -102,12 +102,12 @@ class TaskDispatcher:
         while not self.complete:
             left = until - time.monotonic()
             if left <= 0:
-                raise self._too_late(timeout)
+                raise self._timeout_error(timeout)
             running = [task for task in self._tasks if task is not None and not task.done()]
             if running:
                 wait(running, left, return_when=FIRST_COMPLETED)
             else:
-                time.sleep(min(left, _LOOK_SECONDS))
+                time.sleep(min(left, _POLL_SECONDS))
         return True
 
     async def arun(self, timeout: float = 10) -> bool:
@@ -116,12 +116,12 @@ class TaskDispatcher:
         self._start()
         while not self.complete:
             if until <= time.monotonic():
-                raise self._too_late(timeout)
-            await asyncio.sleep(_LOOK_SECONDS)
+                raise self._timeout_error(timeout)
+            await asyncio.sleep(_POLL_SECONDS)
         return True
 
     def reset(self) -> None:
-        """Forget all tasks; what runs goes on, unheard of."""
+        """Forget all tasks; what runs goes on, and its end is not recorded."""
         self._queued, self._tasks, self._writers = [], [], []
 
     @property
@@ -169,7 +169,7 @@ class TaskDispatcher:
     def _ends(self) -> list[_End]:
         return [_end_of(task) for task in self._tasks]
 
-    def _too_late(self, timeout: float) -> TimeoutError:
+    def _timeout_error(self, timeout: float) -> TimeoutError:
         unread = [writer for writer in self._writers if writer.status == "new"]
         if unread:
             return NoReader(f"{len(unread)} tasks", f"nobody did within {timeout:g} s")

@@ -122,7 +122,7 @@ def is_async(function: object) -> bool:
 
 
 def tell_and_raise(on_error: Callback, error: Exception) -> None:
-    """Call *on_error*, and raise the error all the same: for who keeps account of errors."""
+    """Call *on_error*, and raise the error all the same, so that it is recorded."""
     finish(on_error(error))
     raise error
 
@@ -137,7 +137,7 @@ class Taskrunner:
     A subclass that runs elsewhere overrides ``__call__`` and ends in ``Taskrunner.__call__``.
     """
 
-    _heard: Future[Any] | None = None  #: of a copy that ``submit`` has made: who hears of the end
+    _heard: Future[Any] | None = None  #: of a copy that ``submit`` has made: its outcome goes there
     _original: Taskrunner | None = None  #: what it is a copy of
 
     def __init__(
@@ -175,7 +175,7 @@ class Taskrunner:
         except BaseException as error:
             heard.set_exception(error)
             if isinstance(error, Exception):
-                return None  # it is heard of, as by an on_error
+                return None  # it is in the future, as if an on_error had it
             raise
         heard.set_result(result)
         return result
@@ -257,7 +257,7 @@ class ThreadTaskrunner(Taskrunner):
         """Start the thread; return a ``concurrent.futures.Future`` of what ``run`` returns."""
         future = self._start(args, kwargs)
         if self._heard is None and self._on_error is None:
-            future.add_done_callback(self._tell)
+            future.add_done_callback(self._log_error)
         return future
 
     def _start(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
@@ -266,7 +266,7 @@ class ThreadTaskrunner(Taskrunner):
         pool.shutdown(wait=False)  # it ends with its only call
         return future
 
-    def _tell(self, future: Future[Any]) -> None:
+    def _log_error(self, future: Future[Any]) -> None:
         if future.cancelled() or (error := future.exception()) is None:
             return
         log.error("%s failed, and has no on_error", path_of(self._func), exc_info=error)
@@ -304,7 +304,7 @@ class MultiprocessTaskrunner(ThreadTaskrunner):
             executor.shutdown(wait=False)
 
     def _run_there(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._heard = None  # it is in the other process, which hears what is raised here
+        self._heard = None  # it is in the other process, which gets what is raised here
         result = self.run(*args, **kwargs)
         check_done(result)
         return None if isinstance(result, (Iterator, AsyncIterable)) else result

@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 
 PICKLE_PROTOCOL = 5
 
-#: How long messages are handled at a stretch, in seconds.
-STRETCH_SECONDS = 0.005
+#: How long messages are handled before other callbacks of the loop run, in seconds.
+HANDLING_SECONDS = 0.005
 
 #: How often a worker checks whether its parent is still the same, and whether there is space for a
 #: result that waits, in seconds.
@@ -171,7 +171,7 @@ class WorkerEndpoint:
 
     def _handle_frames(self) -> None:
         """Handle messages for a while, then let the loop do what else there is."""
-        until = time.monotonic() + STRETCH_SECONDS
+        until = time.monotonic() + HANDLING_SECONDS
         while self._frames:
             for number, payload in self._frames[0]:
                 self._handle_message(number, payload)
