@@ -487,8 +487,8 @@ def test_calling_leaves_an_exception_that_can_be_pickled_as_it_is():
 def test_the_package_loads_no_executor_that_nobody_asked_for():
     code = (
         "import sys, tgext.asyncjob.executors as executors\n"
-        "rooms = [name for name in sys.modules if name.startswith(executors.__name__ + '.')]\n"
-        "print(*rooms, 'then', executors.InlineExecutor.__name__)"
+        "modules = [name for name in sys.modules if name.startswith(executors.__name__ + '.')]\n"
+        "print(*modules, 'then', executors.InlineExecutor.__name__)"
     )
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

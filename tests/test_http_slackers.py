@@ -306,9 +306,9 @@ import math
 from tgext.asyncjob import MissingExtra, executors, slackers
 with slackers.ThreadWorker() as worker:
     print(slackers.Slacker(math, worker).sqrt(16).fetch().result())
-for room, name in [(executors, "HttpExecutor"), (slackers, "HttpWorker"), (slackers, "HttpHook")]:
+for module, name in [(executors, "HttpExecutor"), (slackers, "HttpWorker"), (slackers, "HttpHook")]:
     try:
-        getattr(room, name)
+        getattr(module, name)
     except MissingExtra as error:
         print(error.extra)
 """
@@ -339,10 +339,10 @@ def test_what_stands_in_a_script_is_refused_before_it_travels(tmp_path):
     assert (done.stdout, done.stderr) == ("NotSerializable True\n" * 3, "")
 
 
-@pytest.mark.parametrize("room", [executors, adisp])
-def test_name_that_is_not_there_is_an_attribute_error(room):
+@pytest.mark.parametrize("module", [executors, adisp])
+def test_name_that_is_not_there_is_an_attribute_error(module):
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
-        _ = room.Nothing
+        _ = module.Nothing
 
 
 def test_server_in_another_process_is_killed_and_its_caller_hears_of_it(tmp_path):

@@ -58,7 +58,7 @@ class Savepoint:
     """Something to hang a weak reference on."""
 
 
-# -- what we rely on in other people's house
+# -- what we rely on in other packages
 
 
 def test_the_transaction_package_still_lets_us_see_whether_one_is_open():

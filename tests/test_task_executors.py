@@ -1,6 +1,6 @@
 """Where the attempts of a task run: ``@task(executor=...)``.
 
-The processes are real ones. They are met at a door (``door.py``), killed by their pid, and
+The processes are real ones. They are met at a barrier (``barrier.py``), killed by their pid, and
 nothing of them may be left when a test ends.
 """
 
@@ -30,7 +30,7 @@ import pytest
 from sqlalchemy import event, text
 from transaction.interfaces import TransientError
 
-from door import Door, ring
+from barrier import Barrier, wait_at
 from sqlchildren import ForkServer
 from sqlqueues import PREFIX, PREFIX_VARIABLE, Effect, Place, place_of
 from tgext.asyncjob import (
@@ -128,49 +128,49 @@ def write_and_die_after_the_commit(text: str) -> None:
 
 
 @task(executor="process")
-def report_and_ring(path: str) -> None:
+def report_and_wait(path: str) -> None:
     asyncjob_set_progress(3, {"of": "apples"}, total=9)
-    ring(path)
+    wait_at(path)
     write("went on")
     asyncjob_set_progress(4)
 
 
 @task(executor="process")
-def track_and_ring(path: str) -> None:
+def track_and_wait(path: str) -> None:
     for number in asyncjob_track(range(5)):
         if number == 2:
-            ring(path)
+            wait_at(path)
 
 
 @task(executor="process")
-def ring_once(path: str) -> int:
-    ring(path)
+def wait_once(path: str) -> int:
+    wait_at(path)
     return os.getpid()
 
 
 @task(executor="process", timeout=0.5)
-def ring_too_long(path: str) -> None:
-    write("before the bell")
-    ring(path)
+def wait_too_long(path: str) -> None:
+    write("before the barrier")
+    wait_at(path)
 
 
 @task(executor="process")
-def write_and_ring(path: str) -> None:
+def write_and_wait(path: str) -> None:
     write("too late")
     asyncjob_session().flush()
-    ring(path)
+    wait_at(path)
 
 
 @task(executor="process", timeout=0.5)
-def ring_and_keep_the_interpreter(path: str) -> None:
-    ring(path)
+def wait_and_keep_the_interpreter(path: str) -> None:
+    wait_at(path)
     ctypes.PyDLL(None).sleep(60)  # as a loop in C that never lets go of it
 
 
 @task(executor="process", timeout=0.5)
-def ring_in_the_commit(path: str) -> None:
+def wait_in_the_commit(path: str) -> None:
     write("nearly")
-    event.listen(asyncjob_session()(), "before_commit", lambda _session: ring(path))
+    event.listen(asyncjob_session()(), "before_commit", lambda _session: wait_at(path))
 
 
 MOMENTS = ("at once", "after the work", "in the commit", "after the commit")
@@ -197,25 +197,25 @@ def write_and_be_killed(text: str, moment: str, folder: str) -> None:
 
 
 @task(executor="process", timeout=0.2)
-def write_and_ring_after_the_commit(path: str) -> None:
+def write_and_wait_after_the_commit(path: str) -> None:
     write("work")
-    event.listen(asyncjob_session()(), "after_commit", lambda _session: ring(path))
+    event.listen(asyncjob_session()(), "after_commit", lambda _session: wait_at(path))
 
 
 _tries: list[str] = []
 
 
 @task(executor="process", timeout=0.5)
-def ring_in_a_commit_that_fails(path: str) -> None:
+def wait_in_a_commit_that_fails(path: str) -> None:
     """And once more when it is tried again."""
 
     def refuse(_session: Any) -> None:
-        ring(path)
+        wait_at(path)
         raise TransientError("a deadlock, say")
 
     _tries.append(path)
     if len(_tries) == 2:
-        ring(path)
+        wait_at(path)
     write("work")
     event.listen(asyncjob_session()(), "before_commit", refuse)
 
@@ -354,9 +354,9 @@ def _children() -> set[int]:
 
 
 @pytest.fixture
-def door(tmp_path: Path) -> Iterator[Door]:
+def barrier(tmp_path: Path) -> Iterator[Barrier]:
     """Ask for it before the queue."""
-    made = Door(tmp_path)
+    made = Barrier(tmp_path)
     yield made
     made.close()
 
@@ -512,38 +512,38 @@ def test_a_program_that_a_process_starts_hears_sigterm(shop):
 # -- in a process: progress and cancellation
 
 
-def test_progress_of_a_process_is_seen_while_it_runs(door, shop):
+def test_progress_of_a_process_is_seen_while_it_runs(barrier, shop):
     with shop.open() as queue, queue.as_current():
-        result = report_and_ring.enqueue(door.path)
-        visitor = door.visitor()
+        result = report_and_wait.enqueue(barrier.path)
+        waiting = barrier.arrival()
         until(lambda: queue.progress(result.id) == (3, {"of": "apples"}))
         result.refresh()
         assert result.status == "RUNNING"
         assert result.progress.total == 9
-        visitor.let_in()
+        waiting.release()
         ended(result)
 
     assert result.progress.value == 4
     assert shop.written() == ["went on"]
 
 
-def test_tracked_loop_in_a_process_reports_each_item(door, shop):
+def test_tracked_loop_in_a_process_reports_each_item(barrier, shop):
     with shop.open() as queue, queue.as_current():
-        result = track_and_ring.enqueue(door.path)
-        visitor = door.visitor()
+        result = track_and_wait.enqueue(barrier.path)
+        waiting = barrier.arrival()
         until(lambda: queue.progress(result.id) == (2, None))
-        visitor.let_in()
+        waiting.release()
         ended(result)
 
     assert tuple(result.progress) == (5, None, 5)
 
 
-def test_cancellation_ends_a_process_at_its_checkpoint(door, shop):
+def test_cancellation_ends_a_process_at_its_checkpoint(barrier, shop):
     with shop.open() as queue, queue.as_current():
-        result = report_and_ring.enqueue(door.path)
-        visitor = door.visitor()
+        result = report_and_wait.enqueue(barrier.path)
+        waiting = barrier.arrival()
         assert result.cancel()
-        visitor.let_in()
+        waiting.release()
         ended(result)
 
     assert result.status == "CANCELLED"
@@ -569,7 +569,7 @@ class Recording:
         self.heard.append("remove")
 
 
-def test_progress_tracker_hears_of_a_process_in_the_workers_own(door, shop):
+def test_progress_tracker_hears_of_a_process_in_the_workers_own(barrier, shop):
     tracker = Recording()
     with (
         shop.open(progress_tracker=tracker)
@@ -580,8 +580,8 @@ def test_progress_tracker_hears_of_a_process_in_the_workers_own(door, shop):
         queue.as_current(),
     ):
         queue.start_worker()
-        result = report_and_ring.enqueue(door.path)
-        door.visitor().let_in()
+        result = report_and_wait.enqueue(barrier.path)
+        barrier.arrival().release()
         ended(result)
         until(lambda: "remove" in tracker.heard)
 
@@ -591,11 +591,11 @@ def test_progress_tracker_hears_of_a_process_in_the_workers_own(door, shop):
 # -- in a process: timeouts
 
 
-def test_a_process_that_hangs_is_killed_by_its_timeout_and_its_slot_goes_on(door, shop):
+def test_a_process_that_hangs_is_killed_by_its_timeout_and_its_slot_goes_on(barrier, shop):
     with shop.open(threads=1) as queue, queue.as_current():
-        result = ring_too_long.enqueue(door.path)
-        visitor = door.visitor()
-        visitor.wait_for_end()
+        result = wait_too_long.enqueue(barrier.path)
+        waiting = barrier.arrival()
+        waiting.wait_for_end()
         killed_at = time.monotonic()
         ended(result)
         after = ended(write_apart.enqueue("next"))
@@ -603,19 +603,19 @@ def test_a_process_that_hangs_is_killed_by_its_timeout_and_its_slot_goes_on(door
     assert time.monotonic() - killed_at < BOUND_SECONDS
     assert result.status == "FAILED"
     assert result.errors[-1].exception_class is JobTimeout
-    assert "in ring_too_long" in result.errors[-1].traceback
+    assert "in wait_too_long" in result.errors[-1].traceback
     assert after.status == "SUCCESSFUL"
     assert shop.written() == ["next"]
 
 
-def test_a_timeout_disturbs_no_other_process(door, shop):
+def test_a_timeout_disturbs_no_other_process(barrier, shop):
     with shop.open(threads=2) as queue, queue.as_current():
-        other = ring_once.enqueue(door.path)
-        patient = door.visitor()
-        hanging = ring_too_long.enqueue(door.path)
-        door.visitor().wait_for_end()
+        other = wait_once.enqueue(barrier.path)
+        patient = barrier.arrival()
+        hanging = wait_too_long.enqueue(barrier.path)
+        barrier.arrival().wait_for_end()
         ended(hanging)
-        patient.let_in()
+        patient.release()
         ended(other)
 
     assert other.return_value == patient.pid
@@ -631,17 +631,17 @@ def test_a_process_that_hears_of_its_timeout_may_tidy_up(tmp_path, shop):
 
 
 @IN_MEMORY
-def test_a_process_is_not_killed_after_its_commit_to_another_database(door, tmp_path, shop):
+def test_a_process_is_not_killed_after_its_commit_to_another_database(barrier, tmp_path, shop):
     """Than that of the jobs, whose commit carries no mark."""
     url = f"sqlite:///{tmp_path}/jobs.db"
     with JobQueue("sql", shop.place.Session, url=url, threads=1) as queue, queue.as_current():
         queue.start_worker()
-        result = write_and_ring_after_the_commit.enqueue(door.path)
-        visitor = door.visitor()
+        result = write_and_wait_after_the_commit.enqueue(barrier.path)
+        waiting = barrier.arrival()
         [thread] = queue.local_worker._last._threads
         attempt = thread.attempt
         until(lambda: attempt._killing is not None and not attempt._killing.is_alive())
-        visitor.let_in()
+        waiting.release()
         ended(result)
 
     assert (result.status, result.errors) == ("SUCCESSFUL", [])
@@ -649,15 +649,15 @@ def test_a_process_is_not_killed_after_its_commit_to_another_database(door, tmp_
 
 
 @IN_MEMORY
-def test_a_timeout_that_came_in_a_commit_ends_the_next_try(door, shop):
+def test_a_timeout_that_came_in_a_commit_ends_the_next_try(barrier, shop):
     with shop.open(threads=1) as queue, queue.as_current():
-        result = ring_in_a_commit_that_fails.enqueue(door.path)
-        in_commit = door.visitor()
+        result = wait_in_a_commit_that_fails.enqueue(barrier.path)
+        in_commit = barrier.arrival()
         [thread] = queue.local_worker._last._threads
         attempt = thread.attempt
         until(lambda: attempt._killing is not None and not attempt._killing.is_alive())
-        in_commit.let_in()
-        again = door.visitor()
+        in_commit.release()
+        again = barrier.arrival()
         again.wait_for_end()
         ended(result)
 
@@ -665,25 +665,25 @@ def test_a_timeout_that_came_in_a_commit_ends_the_next_try(door, shop):
     assert shop.written() == []
 
 
-def test_a_process_that_keeps_the_interpreter_is_killed_by_its_timeout(door, shop):
+def test_a_process_that_keeps_the_interpreter_is_killed_by_its_timeout(barrier, shop):
     with shop.open() as queue, queue.as_current():
-        result = ring_and_keep_the_interpreter.enqueue(door.path)
-        visitor = door.visitor()
-        visitor.let_in()
-        visitor.wait_for_end()
+        result = wait_and_keep_the_interpreter.enqueue(barrier.path)
+        waiting = barrier.arrival()
+        waiting.release()
+        waiting.wait_for_end()
         ended(result)
 
     assert result.errors[-1].exception_class is JobTimeout
 
 
 @IN_MEMORY
-def test_a_process_that_commits_is_not_killed_where_only_it_knows_how_that_goes(door, shop):
+def test_a_process_that_commits_is_not_killed_where_only_it_knows_how_that_goes(barrier, shop):
     with shop.open(threads=1) as queue, queue.as_current():
-        result = ring_in_the_commit.enqueue(door.path)
-        visitor = door.visitor()
+        result = wait_in_the_commit.enqueue(barrier.path)
+        waiting = barrier.arrival()
         [thread] = queue.local_worker._last._threads
         until(lambda: thread.attempt._killing and thread.attempt._killing.finished.is_set())
-        visitor.let_in()
+        waiting.release()
         ended(result)
 
     assert result.status == "SUCCESSFUL"
@@ -691,10 +691,10 @@ def test_a_process_that_commits_is_not_killed_where_only_it_knows_how_that_goes(
 
 
 @DURABLE
-def test_a_process_that_hangs_in_its_commit_is_killed_by_its_timeout(door, shop):
+def test_a_process_that_hangs_in_its_commit_is_killed_by_its_timeout(barrier, shop):
     with shop.open() as queue, queue.as_current():
-        result = ring_in_the_commit.enqueue(door.path)
-        door.visitor().wait_for_end()
+        result = wait_in_the_commit.enqueue(barrier.path)
+        barrier.arrival().wait_for_end()
         ended(result)
 
     assert result.errors[-1].exception_class is JobTimeout
@@ -712,13 +712,13 @@ def test_a_timeout_lets_go_of_what_the_process_has_locked_on_the_server(shop):
     assert result.errors[-1].exception_class is JobTimeout
 
 
-def test_a_timeout_kills_a_process_of_run_pending_too(door, shop):
+def test_a_timeout_kills_a_process_of_run_pending_too(barrier, shop):
     with shop.open(threads=0) as queue, queue.as_current():
-        result = ring_too_long.enqueue(door.path)
+        result = wait_too_long.enqueue(barrier.path)
         queue.run_pending()
         result.refresh()
 
-    door.visitor().wait_for_end()
+    barrier.arrival().wait_for_end()
     assert result.errors[-1].exception_class is JobTimeout
     assert shop.written() == []
 
@@ -754,12 +754,12 @@ def test_a_crash_costs_no_attempt(tmp_path, shop):
     assert [error.exception_class for error in result.errors] == [WorkerCrashed]
 
 
-def test_a_crash_disturbs_no_other_process(door, shop):
+def test_a_crash_disturbs_no_other_process(barrier, shop):
     with shop.open(max_crashes=1) as queue, queue.as_current():
-        other = ring_once.enqueue(door.path)
-        patient = door.visitor()
+        other = wait_once.enqueue(barrier.path)
+        patient = barrier.arrival()
         ended(die.enqueue("kill"))
-        patient.let_in()
+        patient.release()
 
         assert ended(other).return_value == patient.pid
 
@@ -782,27 +782,27 @@ def test_processes_killed_at_any_moment_leave_the_work_of_each_job_once(tmp_path
 
 
 @on("postgresql", "mariadb")  # on SQLite nobody can take over from one that has written
-def test_a_process_whose_job_is_another_worker_s_by_now_commits_nothing(door, shop):
+def test_a_process_whose_job_is_another_worker_s_by_now_commits_nothing(barrier, shop):
     jobs = shop.place.tables.jobs
     with shop.open(threads=1) as queue, queue.as_current():
-        write_and_ring.enqueue(door.path)
-        visitor = door.visitor()
+        write_and_wait.enqueue(barrier.path)
+        waiting = barrier.arrival()
         with shop.place.engine.begin() as connection:
             connection.execute(jobs.update().values(lease=jobs.c.lease + 1))
-        visitor.let_in()
-        visitor.wait_for_end()
+        waiting.release()
+        waiting.wait_for_end()
 
     assert shop.written() == []
 
 
-def test_jobs_go_on_after_the_death_of_what_starts_their_processes(door, shop):
+def test_jobs_go_on_after_the_death_of_what_starts_their_processes(barrier, shop):
     with shop.open() as queue, queue.as_current():
-        result = ring_once.enqueue(door.path)
-        visitor = door.visitor()
-        os.kill(psutil.Process(visitor.pid).ppid(), signal.SIGKILL)
-        visitor.wait_for_end()
-        again = door.visitor()
-        again.let_in()
+        result = wait_once.enqueue(barrier.path)
+        waiting = barrier.arrival()
+        os.kill(psutil.Process(waiting.pid).ppid(), signal.SIGKILL)
+        waiting.wait_for_end()
+        again = barrier.arrival()
+        again.release()
         ended(result)
 
     assert result.return_value == again.pid
@@ -865,52 +865,52 @@ def test_a_job_waits_where_no_process_can_be_started_for_it(shop):
 # -- in a process: the worker's end
 
 
-def test_a_process_that_does_not_end_within_the_drain_is_killed_and_its_job_waits(door, shop):
+def test_a_process_that_does_not_end_within_the_drain_is_killed_and_its_job_waits(barrier, shop):
     queue = shop.open(threads=1, drain_timeout=0)
     with queue.as_current():
-        result = ring_once.enqueue(door.path)
-    visitor = door.visitor()
+        result = wait_once.enqueue(barrier.path)
+    waiting = barrier.arrival()
 
     queue.close()
 
-    visitor.wait_for_end()
+    waiting.wait_for_end()
     if shop.place.is_durable:
         with shop.open(threads=0) as other:
             found = other.result(result.id)
             assert (found.status, found.attempts, found.errors) == ("READY", 0, [])
 
 
-def test_a_process_may_end_within_the_drain(door, shop):
+def test_a_process_may_end_within_the_drain(barrier, shop):
     queue = shop.open(threads=1)
     with queue.as_current():
-        result = ring_once.enqueue(door.path)
-    visitor = door.visitor()
+        result = wait_once.enqueue(barrier.path)
+    waiting = barrier.arrival()
     closing = threading.Thread(target=queue.close)
     closing.start()
 
     # As to the whole group of processes, by a terminal or a service manager.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        os.kill(visitor.pid, number)
-        os.kill(psutil.Process(visitor.pid).ppid(), number)
-    visitor.let_in()
+        os.kill(waiting.pid, number)
+        os.kill(psutil.Process(waiting.pid).ppid(), number)
+    waiting.release()
 
     closing.join(PATIENCE_SECONDS)
     if shop.place.is_durable:
         with shop.open(threads=0) as other:
-            assert other.result(result.id).return_value == visitor.pid
+            assert other.result(result.id).return_value == waiting.pid
 
 
 @DURABLE
-def test_a_process_killed_after_its_worker_was_told_to_stop_is_no_crash(door, shop):
+def test_a_process_killed_after_its_worker_was_told_to_stop_is_no_crash(barrier, shop):
     queue = shop.open(threads=1, drain_timeout=60)
     with queue.as_current():
-        result = ring_once.enqueue(door.path)
-    visitor = door.visitor()
+        result = wait_once.enqueue(barrier.path)
+    waiting = barrier.arrival()
     closing = threading.Thread(target=queue.close)
     closing.start()
     until(lambda: queue.local_worker._last._stopping.is_set())
 
-    os.kill(visitor.pid, signal.SIGKILL)
+    os.kill(waiting.pid, signal.SIGKILL)
 
     closing.join(PATIENCE_SECONDS)
     with shop.open(threads=0) as other:
@@ -919,18 +919,18 @@ def test_a_process_killed_after_its_worker_was_told_to_stop_is_no_crash(door, sh
 
 
 @DURABLE
-def test_the_worker_speaks_for_its_processes(door, shop):
+def test_the_worker_speaks_for_its_processes(barrier, shop):
     lease = 1
     with shop.open(threads=1, lease=lease) as queue, queue.as_current():
-        result = ring_once.enqueue(door.path)
-        visitor = door.visitor()
+        result = wait_once.enqueue(barrier.path)
+        waiting = barrier.arrival()
         other = shop.place.other_queue(lease=lease)
         over = time.monotonic() + 1.5 * lease
         until(lambda: other.backend.rescue() or time.monotonic() > over)
-        visitor.let_in()
+        waiting.release()
         ended(result)
 
-    assert result.return_value == visitor.pid
+    assert result.return_value == waiting.pid
     assert result.errors == []
 
 
@@ -938,29 +938,29 @@ def work_apart(url: str, path: str) -> None:
     """Be a worker process whose one job runs in a process."""
     options = {"table_prefix": PREFIX, "secret": "swordfish"}
     with JobQueue("sql", url=url, **options) as queue, queue.as_current():
-        ring_once.enqueue(path)
+        wait_once.enqueue(path)
         queue.start_worker()
         threading.Event().wait(PATIENCE_SECONDS)
 
 
 @DURABLE
-def test_the_death_of_a_worker_leaves_no_process_and_its_job_to_others(door, shop):
+def test_the_death_of_a_worker_leaves_no_process_and_its_job_to_others(barrier, shop):
     with ForkServer("test_task_executors", **{PREFIX_VARIABLE: PREFIX}) as fork_server:
         worker = fork_server.start(
-            "test_task_executors:work_apart", url=shop.place.url, path=door.path
+            "test_task_executors:work_apart", url=shop.place.url, path=barrier.path
         )
-        visitor = door.visitor()
-        parent = psutil.Process(psutil.Process(visitor.pid).ppid())
+        waiting = barrier.arrival()
+        parent = psutil.Process(psutil.Process(waiting.pid).ppid())
 
         os.kill(worker, signal.SIGKILL)
 
-        visitor.wait_for_end()
+        waiting.wait_for_end()
         assert fork_server.wait(worker) == -signal.SIGKILL
         psutil.wait_procs([parent], timeout=PATIENCE_SECONDS)
         assert not parent.is_running()
     with shop.open():
-        again = door.visitor()
-        again.let_in()
+        again = barrier.arrival()
+        again.release()
         until(lambda: [row.crashes for row in shop.place.jobs()] == [1])
 
 

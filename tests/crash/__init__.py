@@ -7,7 +7,7 @@
 At the end each job must have had its effects exactly once. In the processes: ``place`` (where the
 run takes place), ``worker``, ``enqueuer``, ``jobs``, ``kinds`` (what each must leave), ``field``
 (the tables), ``journal`` (what a kill does not take back), ``points`` (where a process may strike
-itself), ``mutants`` (the library broken on purpose). In the coordinator: ``schedule``, ``crew``
-(the processes), ``servers`` (the database of the run, and what it does), ``proxy`` (answers of
+itself), ``mutants`` (the library broken on purpose). In the coordinator: ``schedule``,
+``processes``, ``servers`` (the database of the run, and what it does), ``proxy`` (answers of
 commits that are lost on the way), ``soak`` (one run), ``verdict``, ``rescue``, ``report``.
 """

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from signal import SIGKILL
 
-from .crew import Child, Crew
 from .jobs import endless
 from .journal import BEGAN, Line, read_all
 from .place import Place
+from .processes import Child, Processes
 from .schedule import WORKER
 from .soak import tables
 
@@ -61,33 +61,33 @@ class Rescues:
 
 def measure(place: Place, times: int) -> Rescues:
     """Kill the worker of one running job so often; raises RuntimeError if it never runs again."""
-    chance, crew = random.Random(place.seed), Crew(place, WORKERS)
+    chance, processes = random.Random(place.seed), Processes(place, WORKERS)
     with tables(place):
         try:
-            crew.fill()
-            _wait(lambda: len(crew.free(WORKER)) == WORKERS)
+            processes.fill()
+            _wait(lambda: len(processes.free(WORKER)) == WORKERS)
             with place.queue(threads=0) as queue:
                 queue.perform(endless)
             last, _ = _next_attempt(place, after=0.0)
             found, overslept = [], []
             for _ in range(times):
-                _wait(lambda: len(crew.free(WORKER)) >= WORKERS - 1)
+                _wait(lambda: len(processes.free(WORKER)) >= WORKERS - 1)
                 time.sleep(chance.random() * PAUSE_SECONDS)
-                busy = _named(crew, last.child)
+                busy = _named(processes, last.child)
                 busy.send(SIGKILL)
                 last, late = _next_attempt(place, after=busy.struck_at)
                 found.append(last.seconds - busy.struck_at)
                 overslept.append(late)
                 busy.process.wait()
-                crew.reap()
-                crew.fill()
+                processes.reap()
+                processes.fill()
         finally:
-            crew.kill()
+            processes.kill()
     return Rescues(place.database, found, overslept)
 
 
-def _named(crew: Crew, name: str) -> Child:
-    return next(child for child in crew.children if child.name == name)
+def _named(processes: Processes, name: str) -> Child:
+    return next(child for child in processes.children if child.name == name)
 
 
 def _next_attempt(place: Place, *, after: float) -> tuple[Line, float]:

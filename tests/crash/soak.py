@@ -15,11 +15,11 @@ from sqlalchemy import Engine, NullPool, create_engine, func, select
 
 from tgext.asyncjob.backends.sql import states
 
-from .crew import Child, Crew
 from .field import Field, field_of
 from .journal import BEGAN, Line, read_all
 from .place import Place
 from .points import BEFORE_WORK
+from .processes import Child, Processes
 from .report import Report
 from .schedule import CUT, CUT_IDLE, RESTART, WORKER, Blow
 from .servers import Database
@@ -79,7 +79,7 @@ class Soak:
         self._place = place
         self._database = database
         self._blows = list(blows)
-        self._crew = Crew(place, size)
+        self._processes = Processes(place, size)
         self._stopped: list[Stop] = []
         self._stops: list[tuple[float, float]] = []  # from when to when
         self._struck: Counter[str] = Counter()
@@ -94,9 +94,9 @@ class Soak:
                 self._begin()
                 self._strike_all()
                 self._wait_for_end()
-                self._crew.stop()
+                self._processes.stop()
             finally:
-                self._crew.kill()
+                self._processes.kill()
             return self._report(time.monotonic() - begun_at)
 
     # -- the blows
@@ -104,16 +104,16 @@ class Soak:
     def _begin(self) -> None:
         """Wait until all processes are up."""
         until = time.monotonic() + PATIENCE_SECONDS
-        self._crew.fill()
-        while not all(child.look() for child in self._crew.children):
-            if time.monotonic() > until or self._crew.reap():
+        self._processes.fill()
+        while not all(child.look() for child in self._processes.children):
+            if time.monotonic() > until or self._processes.reap():
                 raise RuntimeError(f"a process does not come up, see {self._place.folder}")
             time.sleep(LOOK_SECONDS)
 
     def _strike_all(self) -> None:
         """Deal the blows; jobs come until the last has hit."""
         begun_at = time.monotonic()
-        while self._blows or self._is_under_way() or not self._crew.is_enqueued:
+        while self._blows or self._is_under_way() or not self._processes.is_enqueued:
             self._look()
             self._end_read_only()
             if self._blows and time.monotonic() >= begun_at + self._blows[0].seconds:
@@ -123,12 +123,12 @@ class Soak:
             time.sleep(LOOK_SECONDS)
 
     def _is_under_way(self) -> bool:
-        struck = any(child.struck is not None for child in self._crew.children)
+        struck = any(child.struck is not None for child in self._processes.children)
         return struck or self._read_only_until is not None
 
     def _strike(self, blow: Blow) -> None:
         """Strike whom it may be; the blow waits while there would be no worker left."""
-        free = self._crew.free(blow.role)
+        free = self._processes.free(blow.role)
         if len(free) <= (blow.role == WORKER):
             return
         if isinstance(blow.which, str):
@@ -163,14 +163,14 @@ class Soak:
 
     def _look(self) -> None:
         """See what has become of those that were struck, and replace those that are gone."""
-        for child in self._crew.reap():
+        for child in self._processes.reap():
             if child.role == WORKER and child.struck is SIGKILL:
                 struck = child.own_strike()
                 killed_at = child.struck_at if struck is None else struck.seconds
                 self._held.append((killed_at, self._held_by(child)))
-        self._crew.fill()
+        self._processes.fill()
         stopped = [stop.child for stop in self._stopped if not stop.is_over]
-        for child in self._crew.children:
+        for child in self._processes.children:
             if child.struck is SIGSTOP and child not in stopped and child.is_stopped():
                 self._stopped.append(Stop(child, time.monotonic(), self._held_by(child)))
             elif child.struck in (SIGKILL, SIGSTOP):
@@ -181,7 +181,7 @@ class Soak:
     def _insist(self, child: Child) -> None:
         """Say so where a blow does not come about, and make an end."""
         if time.monotonic() - child.struck_at > PATIENCE_SECONDS:
-            self._crew.complaints.append(f"{child.name} did not come to {child.point!r}")
+            self._processes.complaints.append(f"{child.name} did not come to {child.point!r}")
             child.send(SIGKILL)
 
     def _wake(self, stop: Stop) -> None:
@@ -251,7 +251,7 @@ class Soak:
                 connection, self._field, self._place.jobs, journal, log,
                 lossy=bool(self._struck[RESTART]),
             )  # fmt: skip
-        verdict.notes += self._crew.complaints
+        verdict.notes += self._processes.complaints
         given_up = self._given_up(log)
         verdict.notes += [f"given up while it lived: {line}" for line in given_up]
         free, beside = self._slowest(journal)
@@ -272,7 +272,7 @@ class Soak:
 
     def _given_up(self, log: list[str]) -> list[str]:
         """The lines by which a worker took a job from one that lived and was not stopped."""
-        children = {child.process.pid: child for child in self._crew.all}
+        children = {child.process.pid: child for child in self._processes.all}
         found = []
         for line in log:
             taken = _TAKEN.match(line)

@@ -1,4 +1,4 @@
-"""A worker process: serves until SIGTERM, then drains and ends. Started by ``crew``."""
+"""A worker process: serves until SIGTERM, then drains and ends. Started by ``processes``."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ SECONDS = 20  #: the longest wait for anything; a miss is a failure
 
 @dataclass(frozen=True)
 class Album:
-    """A running photo album and the doors that tests need."""
+    """A running photo album and the means that tests need."""
 
     wsgi: Any
     web: Any  #: a webtest.TestApp

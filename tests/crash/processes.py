@@ -72,7 +72,7 @@ class Child:
         return words[-1:] != [STRUCK]
 
 
-class Crew:
+class Processes:
     """size: how many workers there are always to be."""
 
     def __init__(self, place: Place, size: int) -> None:
