@@ -93,7 +93,7 @@ def _generates(target: object) -> bool:
 
 
 def check_done(value: object) -> None:
-    """Refuse what a call returned where that is its work, and nobody would do it.
+    """Refuse a returned value that is work which was not done.
 
     That is a generator that has not ended, as a decorated generator function returns it, also one
     for a ``with`` block. A generator expression is a value, though none that can be kept.

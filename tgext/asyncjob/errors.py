@@ -15,7 +15,7 @@
     +-- JobTimeout       TimeoutError                        raised inside a job
     +-- WorkerCrashed    RuntimeError    the process that ran the job died
     +-- RemoteError      RuntimeError    stands for an exception that could not travel
-    +-- NoReader         TimeoutError    nobody reads the store that a task was written to
+    +-- NoReader         TimeoutError    no reader takes a task from its store
     +-- ModuleMissing    ImportError     a stored call names a module that is not here
     +-- CallableMissing  LookupError     a stored call names what its module no longer has
     +-- OtherPython      RuntimeError    another version of Python compiled a stored closure
@@ -135,7 +135,7 @@ class QueueFull(AsyncJobError, queue.Full):
 
 
 class JobCancelled(AsyncJobError, concurrent.futures.CancelledError):
-    """Raised inside a job at its next checkpoint after somebody cancelled it."""
+    """Raised inside a job at its next checkpoint after it was cancelled."""
 
     def __str__(self) -> str:
         return "the job was cancelled"
@@ -180,7 +180,7 @@ class RemoteError(AsyncJobError, RuntimeError):
 
 
 class NoReader(AsyncJobError, TimeoutError):
-    """Raised when nobody takes a task from the store that it was written to."""
+    """Raised when no reader takes a task from the store that it was written to."""
 
     def __init__(self, task: str, reason: str) -> None:
         super().__init__(task, reason)

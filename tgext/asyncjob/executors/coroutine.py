@@ -30,7 +30,7 @@ class CoroutineExecutor(Executor):
     loop: one that runs, in whatever thread; it goes on after ``shutdown``. None: one of its own.
         Call ``shutdown`` before that loop is closed: on a closed loop nothing ends.
     A plain function runs on the loop, too, and holds it up meanwhile. Where it returns something
-    that can be awaited, it is awaited. A call sees the context variables of whoever submits it.
+    that can be awaited, it is awaited. A call sees the context variables of its submitter.
     What has not ended when the program does is cancelled.
     """
 
@@ -138,12 +138,12 @@ async def _settle(
 
 
 class _OwnLoop:
-    """An event loop in a thread that ends when it is told to, or when nobody holds *owner*."""
+    """An event loop in a thread. It ends when asked to, or when *owner* is garbage collected."""
 
     def __init__(self, owner: CoroutineExecutor) -> None:
         ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
         # A daemon, or a program that forgets a shutdown would never end. It may not hold the
-        # owner, or nobody would ever find that forgotten.
+        # owner, which would then never be collected.
         self._thread = threading.Thread(
             target=lambda: asyncio.run(_until_ended(ready)), name="asyncjob-coroutines", daemon=True
         )
@@ -175,6 +175,6 @@ _own_loops: weakref.WeakSet[_OwnLoop] = weakref.WeakSet()
 
 @atexit.register
 def _end_all() -> None:
-    # What nobody has shut down, as long as threads can still run.
+    # Executors that were not shut down, as long as threads can still run.
     for own in list(_own_loops):
         own.end_with_the_program()

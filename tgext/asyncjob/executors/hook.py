@@ -3,8 +3,8 @@
     body -> length -> signature -> age -> allow-list -> number -> [opened] -> scope -> call
 
 Each arrow may refuse, with a status of its own and before anything of the body is unpickled.
-Whoever knows the secret can run code here: the allow-list keeps honest callers to what the hook is
-for, and is no wall against somebody who can sign.
+A caller that knows the secret can run code here: the allow-list limits honest callers to what the
+hook is for, and does not protect against one that can sign.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Run a call here and now: the executor for tests, and for whoever asked for no other."""
+"""Run a call in the calling thread: the executor for tests, and the default of a Slacker."""
 
 from __future__ import annotations
 

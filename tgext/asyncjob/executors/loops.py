@@ -24,7 +24,7 @@ from .running_loop import running_loop
 log = logging.getLogger(__name__)
 
 #: How long a call waits for its event loop to be started, in seconds: longer than a program takes
-#: from its first process to its loop, shorter than anybody takes for a hanging program.
+#: from its first process to its loop, shorter than a program that seems to hang.
 START_SECONDS = 5.0
 
 #: The loop that was set here, if one was.

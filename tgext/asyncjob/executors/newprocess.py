@@ -51,7 +51,7 @@ class NewProcessExecutor(Executor):
     """Starts a process for each call, at once, however many there are.
 
     start_method: None for the one that the program has set or used, else ``forkserver`` where
-    there is one: to fork a process that has threads copies locks that nobody lets go.
+    there is one: to fork a process that has threads copies locks that are never released.
     """
 
     def __init__(self, start_method: str | None = None) -> None:

@@ -1,7 +1,7 @@
 """Which event loop runs in this thread; and a coroutine run to its end where none does.
 
-For who is to have the result in the very thread that asks: a task of a store, a taskrunner
-outside a loop. A CoroutineExecutor would run it in a thread of its own.
+For callers that need the result in their own thread: a task of a store, a taskrunner outside a
+loop. A CoroutineExecutor would run it in a thread of its own.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def finish(value: Any) -> Any:
         return value
     if running_loop() is not None:
         if inspect.iscoroutine(value):
-            value.close()  # else Python warns that nobody awaited it
+            value.close()  # else Python warns that it was never awaited
         raise RuntimeError(
             "expected a plain function inside a running event loop, got a coroutine, which "
             "waiting here would never let run; await it, as CoroutineTaskrunner does, or use "

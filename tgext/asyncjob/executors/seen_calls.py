@@ -59,7 +59,7 @@ class SeenCalls:
 
 
 def _own_folder() -> Path:
-    """Return the folder of this user, in which nobody else can make or remove anything."""
+    """Return the folder of this user, in which no other user can make or remove anything."""
     user = os.geteuid() if hasattr(os, "geteuid") else None
     folder = Path(tempfile.gettempdir()) / f"asyncjob-{'files' if user is None else user}"
     try:

@@ -172,8 +172,8 @@ class StoreExecutor(Executor):
     """Runs each call where a reader takes it from *store*.
 
     readers: threads of this process that read it while calls are pending; 0: others read it.
-    secret: signs what is written; without one the store holds pickles, and **whoever can write it
-    can run code here and in every reader**: it must be one that only its owner can write.
+    secret: signs what is written; without one the store holds pickles, and **every process that
+    can write it can run code here and in every reader**: only its owner may be able to write it.
     claim_timeout: seconds after which a call that no reader took ends with NoReader; None: never.
     poll_seconds: between two looks into the store.
 

@@ -3,7 +3,7 @@
 An entry is a dictionary: ``name``, ``func``, ``args``, ``kwargs``, ``init_args``,
 ``init_kwargs``, ``start_time``, ``task_status``, then ``result`` or ``error``. Without a secret
 its values are what they are, and ``func`` is None or a pickle: reading one runs whatever is in
-it, so **nobody but its owner may be able to write such a store**. With a secret the values are
+it, so **only its owner may be able to write such a store**. With a secret the values are
 JSON (see ``serialization``) under a signature that names their key; what does not fit is never
 opened. It says who wrote a call, not how often it runs: a signed one can be put there again.
 """
@@ -42,7 +42,7 @@ _END = ("task_status", "result", "error", "exception", "unstorable")
 
 
 class Entries:
-    """The hand in which entries are written. secret: None for unsigned ones.
+    """Writes and reads entries. secret: None for unsigned ones.
 
     unpickle: how to read a ``func`` of bytes; None for ``pickle.loads``.
     """
@@ -62,9 +62,9 @@ class Entries:
         func: Callable[..., Any] | bytes | None,
         given: tuple[Any, Any, Any, Any],
     ) -> Entry:
-        """Return the entry of a call that nobody has run.
+        """Return the entry of a call that was not run.
 
-        func: bytes that whoever reads it can make a function of; None to find it by *name*.
+        func: bytes that a reader can make a function of; None to find it by *name*.
         given: init_args, args, init_kwargs, kwargs.
         Raises NotSerializable.
         """

@@ -240,7 +240,7 @@ class StoreReader:
         if not isinstance(entry, dict) or not ({"func", "name"} & set(entry)):
             self._warn_once(key, f"it is no task but a {type(entry).__name__}")
             return None
-        # An entry without a status is one that somebody wrote by hand.
+        # An entry without a status was written by hand.
         return dict(entry) if entry.get("task_status", NEW) == NEW else None
 
     def _warn_once(self, key: str, why: str) -> None:

@@ -1,4 +1,4 @@
-"""How a process and its event loop are doing, told to a statsd server every some seconds."""
+"""Report the resources of a process and its event loop to a statsd server periodically."""
 
 from __future__ import annotations
 

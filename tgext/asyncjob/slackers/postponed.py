@@ -45,7 +45,7 @@ class _Recorder:
     __contains__ = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Without its worker: there it is run by whoever has it.
+        # Without its worker: it is run where it is unpickled.
         return _recorder_of, (type(self), self.__asyncjob_chain__)
 
     def __repr__(self) -> str:

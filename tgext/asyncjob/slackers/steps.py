@@ -59,7 +59,7 @@ class _Process:
         self._shape: Callable[[list[Any]], Any] = _nothing
 
     def begin(self) -> Fetched:
-        outcome = self._outcome  # whoever ends it lets go of it
+        outcome = self._outcome  # whatever ends it drops the reference
         self._take_steps()
         return outcome
 
@@ -123,7 +123,7 @@ class _Process:
         except BaseException as error:  # noqa: BLE001 - raised at the yield, as that of any call
             return _failed(error)
         if isinstance(part, Coroutine):
-            part.close()  # else Python warns that nobody awaited it
+            part.close()  # else Python warns that it was never awaited
         return _failed(
             TypeError(
                 f"expected a Postponed, a future, or several in a list, tuple or dict, got "

@@ -71,7 +71,7 @@ class CoroutineTaskrunner(Taskrunner):
 
     def _start(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(self.acall(*args, **kwargs))
-        # A loop only has weak references: a task that nobody holds may vanish half done.
+        # A loop only has weak references: a task without another may be collected half done.
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return task

@@ -278,7 +278,7 @@ class MultiprocessTaskrunner(ThreadTaskrunner):
     check_func: whether to refuse a function or callback that a new process could not find; where
     processes are forked, False lets them be anything. The future gives what the function
     returned, if it can be pickled; None for an iterator, which ``on_iter`` has used up. A generator
-    that nobody has used up is a BadCall there. Raises NotSerializable.
+    that was not used up is a BadCall there. Raises NotSerializable.
     """
 
     #: ``fork``, ``spawn``, ``forkserver``; None: what the program has set or used, else the last.

@@ -96,8 +96,8 @@ class StoreTaskWriter(Taskrunner):
     function by its name.
     pickle_func: store the function, not only its name; or what makes bytes of it (``dill.dumps``).
     **Without a secret the store must then be one that only its owner can write.** The callbacks
-    are stored with it and called by whoever runs it; where only the name is stored, only the
-    reader of ``read_store`` knows them.
+    are stored with it and called by its reader; where only the name is stored, only the reader of
+    ``read_store`` knows them.
     get_result: is given a key and gives the ``result``, from wherever it may be.
     secret: signs what is written.
     """

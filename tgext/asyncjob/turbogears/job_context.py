@@ -2,7 +2,7 @@
 
 In a job ``tg.config``, ``tg.app_globals``, ``tg.url``, translations and templates work as in the
 request that enqueued it, in its language and under its address. Who asked is kept as
-``TaskResult.enqueued_by``; nobody is logged in.
+``TaskResult.enqueued_by``; no user is logged in.
 """
 
 from __future__ import annotations

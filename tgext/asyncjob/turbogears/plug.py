@@ -192,7 +192,7 @@ def _on_config_setup(_configurator: Any, config: dict[str, Any]) -> None:
 
 
 def _refuse_early_queues() -> None:
-    """Refuse to make an application without a queue where one was made that is nobody's."""
+    """Refuse to make an application without a queue if a queue was made for no application."""
     for queue in _early & set(open_queues):
         queue.close()
         raise ConfigError(

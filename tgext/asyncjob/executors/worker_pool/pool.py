@@ -62,7 +62,7 @@ class MessagePool:
 
     @property
     def undone_results(self) -> int:
-        """Results of all workers that nobody has said are dealt with."""
+        """Results of all workers that are not dealt with."""
         with self._lock:
             return sum(worker.undone_results for worker in self._workers)
 
@@ -120,7 +120,7 @@ class MessagePool:
         with self._lock:
             for full in self._workers:
                 full.was_found_full = True
-            worker = min(self._workers, key=len)  # what was done before that notified nobody
+            worker = min(self._workers, key=len)  # space freed before the flag is not notified
             return worker.number if len(worker) < worker.most_tasks else None
 
     def results_done(self, number: int, results: int) -> None:
@@ -155,7 +155,7 @@ class MessagePool:
         """Take no more messages, and have each worker end when it has done what it has."""
         with self._lock:
             self._refusal = self._refusal or reason
-            self._bound.lift()  # the worker's last messages may have results that nobody deals with
+            self._bound.lift()  # results of its last messages may not be dealt with
             self._notify_waiting()
             for worker in self._workers:
                 worker.close()

@@ -99,7 +99,7 @@ class WorkerEndpoint:
         payload = pickle.dumps(result, PICKLE_PROTOCOL)
         while not self._bound.take(self.number):
             self._bound.ask(self.number)
-            if self._bound.take(self.number):  # what was done meanwhile notified nobody
+            if self._bound.take(self.number):  # space freed before ``ask`` is not notified
                 break
             turn = asyncio.get_running_loop().create_future()
             self._putters.add(turn)
