@@ -280,9 +280,9 @@ def main() -> None:
     size = QUICK if told.quick else WHOLE
     # whoever is told to stop removes the schemas first, as after Ctrl-C
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    with contextlib.ExitStack() as rooms:
-        places = rooms.enter_context(Places(told.postgresql))
-        hall = Hall(places, rooms)
+    with contextlib.ExitStack() as stack:
+        places = stack.enter_context(Places(told.postgresql))
+        hall = Hall(places, stack)
         for database in introduce(places, size):
             if told.on not in (None, database):
                 continue

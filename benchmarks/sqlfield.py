@@ -70,14 +70,14 @@ if sys.version_info >= (3, 11):  # chancy is written with what that brought
 class Hall:
     """The processes of a run, started when they are first needed, and where they work."""
 
-    def __init__(self, places: Places, rooms: contextlib.ExitStack) -> None:
+    def __init__(self, places: Places, stack: contextlib.ExitStack) -> None:
         self._places = places
-        self._rooms = rooms
+        self._stack = stack
         self._stands: dict[tuple[Contestant, str], Stand] = {}
 
     def stand(self, one: Contestant, role: str = "") -> Stand:
         if (one, role) not in self._stands:
-            self._stands[one, role] = self._rooms.enter_context(Stand(one.python))
+            self._stands[one, role] = self._stack.enter_context(Stand(one.python))
         return self._stands[one, role]
 
     @contextlib.contextmanager
