@@ -171,7 +171,8 @@ class Worker:
 
     def time_out(self, name: str, number: int) -> Line:
         """Let so many jobs of a kind be over their time."""
-        self._run(name, self._threads * 4)  # so that pools are filled
+        self._run(name, self._threads * 4)
+        self._fill_pool()
         before = self._rest(None)
         failed, began = self._counts()["FAILED"], time.monotonic()
         most = self._run(name, number)
@@ -180,6 +181,12 @@ class Worker:
         # On a machine that is too busy a short job may end before anybody looks at it.
         number = self._counts()["FAILED"] - failed
         return Line(name, self.kind, number, before, after, most, seconds, self.bound)
+
+    def _fill_pool(self) -> None:
+        """Open as many connections as the pool keeps, so that it opens no more of them later."""
+        connections = [self._engine.connect() for _ in range(self._threads)]
+        for connection in connections:
+            connection.close()
 
     def _run(self, name: str, number: int) -> int:
         """Run them; return how many threads there were at the most."""
