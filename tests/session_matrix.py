@@ -210,7 +210,7 @@ class Tenant(Cell):
             self._say(f"CREATE SCHEMA {name}")
             cascade = " CASCADE" if place.kind == "postgresql" else ""
             self.exits.callback(self._say, f"DROP SCHEMA {name}{cascade}")
-        for table in place.tables.lasting if place.kind != "sqlite" else ():
+        for table in place.tables.main_tables if place.kind != "sqlite" else ():
             self._say(f"CREATE TABLE {name}.{table.name} (uid varchar(64))")
         self._move = self.MOVES[place.kind].format(name)
         return super().make()

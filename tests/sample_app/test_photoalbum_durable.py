@@ -126,10 +126,10 @@ def test_job_whose_process_is_killed_goes_on_in_the_other_one_under_the_reader_s
     server, chromium
 ):
     before = sheets(server)
-    uid = server.start_job("/upload", *[picture((3000, 2000))] * 5)
+    uid = server.start_job("/upload", *[picture((3000, 2000))] * 8)
     chromium.get(f"{server.address}/job/{uid}")
     wait_for_state(chromium, "running")
-    wait_until(chromium, lambda _: bar_value(chromium) >= 3)
+    wait_until(chromium, lambda _: bar_value(chromium) >= 2)
     killed = server.runner_of(uid)
 
     os.kill(killed, signal.SIGKILL)
