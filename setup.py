@@ -81,7 +81,7 @@ EXTRAS["uwsgi"] = ["uWSGI>=2.0.26; sys_platform != 'win32'"]
 
 setup(
     name="tgext.asyncjob",
-    version="1.0.0.dev0",
+    version="1.0.0rc1",
     description="Background jobs with progress for TurboGears2 and any other WSGI application",
     long_description=text_of("README.txt"),
     long_description_content_type="text/x-rst",
@@ -90,7 +90,7 @@ setup(
     license_files=["LICENSE"],
     keywords=["turbogears2.extension", "TurboGears2", "background", "job", "queue", "progress"],
     classifiers=[
-        "Development Status :: 3 - Alpha",
+        "Development Status :: 4 - Beta",
         "Environment :: Web Environment",
         "Framework :: TurboGears",
         "Intended Audience :: Developers",

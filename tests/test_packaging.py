@@ -183,7 +183,7 @@ def test_metadata_names_the_project(built: Built) -> None:
     metadata = built.metadata()
 
     assert metadata["Name"] == "tgext.asyncjob"
-    assert metadata["Version"] == "1.0.0.dev0"
+    assert metadata["Version"] == "1.0.0rc1"
     assert metadata["License"] == "MIT"
     assert metadata["Requires-Python"] == ">=3.10"
     assert "turbogears2.extension" in metadata["Keywords"].split(",")
