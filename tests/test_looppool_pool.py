@@ -929,13 +929,17 @@ def test_message_that_kills_every_worker_is_given_up():
 
 
 def test_worker_that_exits_is_replaced(caplog):
-    async def program() -> Gathering:
+    async def program() -> tuple[Gathering, int]:
         async with Gathering(workers.Moody, 1, start_method=REPLACING_METHOD) as pool:
+            first = pool.pids[0]
             pool.put_nowait("exit")
             pool.put_nowait("good")
-        return pool
+        return pool, first
 
-    assert [task for task, _ in run(program()).results] == ["good"]
+    pool, first = run(program())
+
+    [(task, by)] = pool.results
+    assert (task, by != first) == ("good", True)
     assert "exit code 3" in caplog.text
 
 

@@ -6,7 +6,7 @@ import logging
 import select
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -121,8 +121,12 @@ def wait_too_long_for_a_lock() -> None:
 
 
 def ask_sqlite_for_no_table() -> None:
-    with closing(create_engine("sqlite://").connect()) as connection:
-        connection.execute(text("SELECT * FROM no_such_table"))
+    engine = create_engine("sqlite://")
+    try:
+        with engine.connect() as connection:
+            connection.execute(text("SELECT * FROM no_such_table"))
+    finally:
+        engine.dispose()
 
 
 def meet_a_deadlock_elsewhere() -> None:

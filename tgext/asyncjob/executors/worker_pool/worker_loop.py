@@ -146,8 +146,10 @@ class WorkerEndpoint:
         self._handle = handler.handle
         loop.add_reader(self._channel, self._read)
         self._flush()  # says that it is ready
-        await self._finished.wait()
-        loop.remove_reader(self._channel)
+        try:
+            await self._finished.wait()
+        finally:  # a handler may have raised SystemExit: what comes now is for another process
+            loop.remove_reader(self._channel)
         handler.join()
         self._finish()
 
