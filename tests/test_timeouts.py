@@ -204,8 +204,9 @@ def test_timeout_while_a_job_waits_for_a_lock_does_not_take_it_for_ever(queue):
     assert is_free
 
 
-@pytest.mark.parametrize("function", ["_do_get", "get", "_checkout"])
+@pytest.mark.parametrize("function", ["_do_get", "get", "_checkout", "raw_connection"])
 def test_timeout_in_a_pools_hand_over_loses_no_connection(queue, tmp_path, function):
+    """Not even while its log record is kept, with its traceback, as pytest keeps it."""
     engine = sa.create_engine(f"sqlite:///{tmp_path}/some.db", poolclass=QueuePool, pool_size=2)
     engine.connect().close()
 

@@ -20,6 +20,7 @@ from contextlib import AbstractContextManager, suppress
 from contextvars import copy_context
 from functools import partial
 from threading import current_thread, main_thread
+from traceback import clear_frames
 from typing import Any
 
 from ..backends.base import ClaimingBackend
@@ -205,6 +206,7 @@ class Attempt:
                     self._ended_with(None)
                 else:
                     self.outcome = self._after_error(error)
+                    clear_frames(error.__traceback__)  # a kept log record holds no connection
             else:
                 self._ended_with(value)
         except Exception as mistake:  # noqa: BLE001 - see fail
