@@ -84,8 +84,8 @@ class AnswerProxy:
     def _questions(self, link: _Link) -> None:
         while data := link.client.recv(_CHUNK_BYTES):
             loses, at_once = self._chooses(data)
-            if loses and not at_once:
-                link.loses.set()
+            if loses:
+                link.loses.set()  # before: the answer may be there sooner than this thread is
             link.server.sendall(data)
             if loses and at_once:
                 return

@@ -126,7 +126,8 @@ def test_job_whose_process_is_killed_goes_on_in_the_other_one_under_the_reader_s
     server, chromium
 ):
     before = sheets(server)
-    uid = server.start_job("/upload", *[picture((3000, 2000))] * 8)
+    # Many: a busy machine's browser is slow to see the bar.
+    uid = server.start_job("/upload", *[picture((3000, 2000))] * 24)
     chromium.get(f"{server.address}/job/{uid}")
     wait_for_state(chromium, "running")
     wait_until(chromium, lambda _: bar_value(chromium) >= 2)
