@@ -42,7 +42,8 @@ def test_no_job_is_lost_and_no_effect_doubled_under_kills(database, tmp_path):
     assert "rescue: p50" in ended.stdout
 
 
-@pytest.mark.parametrize(("database", "mutant"), [("sqlite", "split"), ("postgresql", "fence")])
+@pytest.mark.parametrize("mutant", ["fence", "split"])
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_soak_notices_a_library_that_is_broken(database, mutant, tmp_path):
     url_of(database, tmp_path)  # needs its server
 
