@@ -21,7 +21,7 @@ import sqlqueues
 from clocks import PATIENCE_SECONDS
 from sqlqueues import KINDS, Place, place_of
 from tgext.asyncjob import JobQueue, JobTimeout, asyncjob_session, task
-from tgext.asyncjob.worker import frames, thread, timeouts
+from tgext.asyncjob.worker import frames, safe_points, thread, timeouts
 from tgext.asyncjob.worker.thread import WorkerThread
 
 #: Threads that were given up, and the number of them that is said, in the log.
@@ -297,6 +297,85 @@ def test_statement_of_a_job_ends_in_the_server_when_the_worker_drains(place):
 def _sees(statement: str, begun: threading.Event) -> None:
     if statement in SLOW.values():
         begun.set()
+
+
+# -- where a thread is interrupted
+
+
+class StartsLate(threading.Thread):
+    """Has not begun when the one that starts it waits for that."""
+
+    def __init__(self, begin: threading.Event) -> None:
+        super().__init__(daemon=True)
+        self.begin = begin
+        self.interrupted_by: list[BaseException] = []
+
+    def _bootstrap_inner(self) -> None:
+        try:
+            self.begin.wait(PATIENCE_SECONDS)
+        except BaseException as error:  # noqa: BLE001 - what is looked for
+            self.interrupted_by.append(error)
+        super()._bootstrap_inner()  # type: ignore[misc]
+
+
+def test_thread_that_a_job_is_starting_does_not_get_its_interruption(queue):
+    begin = threading.Event()
+    started = StartsLate(begin)
+    result = task(timeout=0.1)(started.start).enqueue()
+    attempt = _attempt_in_start()
+
+    attempt.interrupt(JobTimeout)
+    is_sent_while_it_starts = attempt._running._sent
+    begin.set()
+
+    assert not is_sent_while_it_starts
+    assert result.wait(PATIENCE_SECONDS).errors[-1].exception_class is JobTimeout
+    assert not started.interrupted_by
+
+
+def _attempt_in_start() -> Any:
+    [worker_thread] = worker_threads()
+
+    def starts() -> bool:
+        return frames.inspect_frame(worker_thread.ident or 0, _is_in_start)
+
+    assert until(starts)
+    return worker_thread.attempt
+
+
+def _is_in_start(frame: Any) -> bool:
+    names = []
+    while frame is not None:
+        names.append((frame.f_globals.get("__name__"), frame.f_code.co_name))
+        frame = frame.f_back
+    return ("threading", "start") in names and ("tgext.asyncjob.worker.attempt", "_call") in names
+
+
+def test_thread_is_interrupted_where_it_was_looked_at(monkeypatch):
+    """Letting go of the frames can start a thread, and lets the one that was looked at go on."""
+    done: list[str] = []
+    release = frames._releaser.release
+    monkeypatch.setattr(
+        frames._releaser, "release", lambda seen: (done.append("let go"), release(seen))
+    )
+    monkeypatch.setattr(safe_points, "raise_in", lambda *given: done.append("raised"))
+    begun, stop = threading.Event(), threading.Event()
+
+    def run() -> None:
+        begun.set()
+        while not stop.is_set():
+            pass
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert begun.wait(PATIENCE_SECONDS)
+    where = (threading.Thread.run.__code__, until.__code__)
+    is_raised = until(lambda: safe_points.raise_if_safe(thread.ident or 0, JobTimeout, *where))
+    stop.set()
+    thread.join(PATIENCE_SECONDS)
+
+    assert is_raised
+    assert done[-2:] == ["raised", "let go"]
 
 
 # -- what is claimed with a job that hangs

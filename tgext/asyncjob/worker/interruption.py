@@ -26,7 +26,7 @@ from typing import Any
 
 from ..call import check_done
 from .awaited import AbandonableLoop, as_thread_future, is_awaitable
-from .safe_points import discard_pending, is_safe, is_safe_at, raise_in
+from .safe_points import discard_pending, is_safe_at, raise_if_safe, raise_in
 
 #: How often an interruption tries to find a function outside such code, and seconds between two.
 LOOKS, LOOK_SECONDS = 10, 0.001
@@ -229,9 +229,8 @@ class Interruptible:
                     self._sent = True
                 elif self._shields:
                     self._sent = True
-                elif self._is_safe():
-                    self._raise(self._interruption)
-                    self._sent = True
+                else:
+                    self._sent = self._raise_if_safe(self._interruption)
                 if self._sent:
                     self._insist_at = time.monotonic() + self._insist_seconds
                     return
@@ -245,22 +244,18 @@ class Interruptible:
             is_due = self._sent or self._phase == _ABANDONED
             if self._is_inside and is_due and now >= self._insist_at and not self._shields:
                 is_raised = self._wake is None or self._insist_seconds > RAISE_SECONDS
-                if is_raised and not self._is_safe():
+                if is_raised and not self._raise_if_safe(Relentless):
                     return True  # at the next look
-                if is_raised:
-                    self._raise(Relentless)
                 if self._wake is not None:
                     self._wake()
                 self._insist_seconds = min(2 * self._insist_seconds, INSIST_SECONDS[1])
                 self._insist_at = now + self._insist_seconds
             return self._is_inside
 
-    def _is_safe(self) -> bool:
-        return is_safe(self.thread, Interruptible.run.__code__, _OWN_END)
-
-    def _raise(self, error: type[BaseException]) -> None:
-        self._has_raised = True
-        raise_in(self.thread, error)
+    def _raise_if_safe(self, error: type[BaseException]) -> bool:
+        is_raised = raise_if_safe(self.thread, error, Interruptible.run.__code__, _OWN_END)
+        self._has_raised = self._has_raised or is_raised
+        return is_raised
 
     def while_inside(self, act: Callable[[], object]) -> None:
         """Let another thread act on what the function works with; not if it has left that: its

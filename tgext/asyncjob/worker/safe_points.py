@@ -32,22 +32,36 @@ _FUNCTIONS = frozenset(
     }
 )  # fmt: skip
 
+#: Up to Python 3.11 a thread that is starting has the identifier of the one that starts it, and
+#: would get what is raised in that.
+_STARTING = ("threading", "start")
+
 #: Methods from whose call what they have taken has yet to come back.
 _TAKING = frozenset({"acquire", "acquire_lock", "__enter__"})
 
 
-def is_safe(thread: int, within: CodeType, never: CodeType) -> bool:
-    """Whether a thread may be interrupted where it is.
+def raise_if_safe(
+    thread: int, error: type[BaseException], within: CodeType, never: CodeType
+) -> bool:
+    """Raise *error* in a thread at its next bytecode if it may be interrupted where it is; return
+    whether it may.
 
     within: code of the function whose callees may be interrupted; its callers do not count. never:
     code of a function that may not be. That thread stands still meanwhile: the caller has just got
-    the interpreter.
+    the interpreter, and keeps it between the look and the exception.
     """
-    return inspect_frame(thread, lambda frame: is_safe_at(frame, within, never))
+
+    def look(frame: FrameType | None) -> bool:
+        is_safe = is_safe_at(frame, within, never)
+        if is_safe:
+            raise_in(thread, error)
+        return is_safe
+
+    return inspect_frame(thread, look)
 
 
 def is_safe_at(frame: FrameType | None, within: CodeType, never: CodeType) -> bool:
-    """As ``is_safe``, for the thread of this innermost frame."""
+    """Whether the thread of this innermost frame may be interrupted, as in ``raise_if_safe``."""
     if frame is None or frame.f_code is within or _is_taking(frame):
         return False
     while frame is not None and frame.f_code is not within:
@@ -59,7 +73,7 @@ def is_safe_at(frame: FrameType | None, within: CodeType, never: CodeType) -> bo
 
 def _is_protected(frame: FrameType) -> bool:
     module = frame.f_globals.get("__name__") or ""
-    if frame.f_code.co_name in _FUNCTIONS:
+    if frame.f_code.co_name in _FUNCTIONS or (module, frame.f_code.co_name) == _STARTING:
         return True
     parts = module.split(".")
     return "pool" in parts or any(
