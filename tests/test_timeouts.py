@@ -21,6 +21,7 @@ import sqlqueues
 from clocks import PATIENCE_SECONDS
 from sqlqueues import KINDS, Place, place_of
 from tgext.asyncjob import JobQueue, JobTimeout, asyncjob_session, task
+from tgext.asyncjob.transactions import server_cancel
 from tgext.asyncjob.worker import frames, safe_points, thread, timeouts
 from tgext.asyncjob.worker.thread import WorkerThread
 
@@ -297,6 +298,66 @@ def test_statement_of_a_job_ends_in_the_server_when_the_worker_drains(place):
 def _sees(statement: str, begun: threading.Event) -> None:
     if statement in SLOW.values():
         begun.set()
+
+
+def _send_only(cursor: Any, statement: str) -> bool:
+    """Send it, and be interrupted before the driver waits for what comes back."""
+    if statement not in SLOW.values():
+        return False
+    driver = cursor.connection
+    if hasattr(driver, "pgconn"):
+        driver.pgconn.send_query(statement.encode())
+        driver.pgconn.flush()
+    else:
+        driver._execute_command(COM_QUERY, statement)
+    raise JobTimeout(0.2)
+
+
+COM_QUERY = 3  # of MariaDB's protocol
+
+in_a_server = pytest.mark.parametrize("place", KINDS[1:], indirect=True)
+
+
+@in_a_server
+def test_statement_that_was_sent_when_its_job_was_interrupted_ends_in_the_server(place):
+    """The driver closes such a connection, and the server does not look at that: the cancellation
+    came before the statement, the interruption after it."""
+    sa.event.listen(place.engine, "do_execute", lambda *given: _send_only(given[0], given[1]))
+    queue = place.queue(threads=1)
+    with queue, queue.as_current():
+        queue.start_worker()
+        result = task()(ask_slowly).enqueue(SLOW[place.kind]).wait(PATIENCE_SECONDS)
+
+    assert (result.status, result.errors[-1].exception_class) == ("FAILED", JobTimeout)
+    with place.engine.connect() as connection:  # MariaDB's sleep looks for its client after 5 s
+        assert until(lambda: not connection.execute(sa.text(RUNNING[place.kind])).scalar(), 3)
+
+
+@in_a_server
+def test_connections_of_a_job_that_was_given_up_are_killed_again(place, monkeypatch, caplog):
+    """A kill that came too late, or to a server that was busy, was the last one."""
+    lost = []
+    how = server_cancel._STOPS[place.engine.dialect.name]
+
+    def lose_some(*given: Any) -> None:
+        lost.append(given)
+        if len(lost) > 2:  # its timeout's, and that of giving it up
+            how(*given)
+
+    monkeypatch.setitem(server_cancel._STOPS, place.engine.dialect.name, lose_some)
+    [before] = [worker_threads()]
+    queue = place.queue(threads=1)
+    with queue, queue.as_current(), caplog.at_level(logging.WARNING):
+        queue.start_worker()
+        [lost_thread] = worker_threads() - before
+        result = task(timeout=0.2)(ask_slowly).enqueue(SLOW[place.kind]).wait(PATIENCE_SECONDS)
+        assert result.status == "FAILED"
+        assert GIVEN_UP in caplog.text
+        assert until(lambda: not lost_thread.is_alive())
+
+    with place.engine.connect() as connection:
+        assert until(lambda: not connection.execute(sa.text(RUNNING[place.kind])).scalar())
+    assert len(lost) > 2
 
 
 # -- where a thread is interrupted

@@ -49,8 +49,12 @@ QUERIES = {
     "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
     " SELECT max(i) FROM n",
     "postgresql": "SELECT pg_sleep(60)",
-    "mariadb": "SELECT sleep(60)",
+    # not sleep(): all of those share a lock of the server, for which a KILL of one waits
+    "mariadb": f"SELECT get_lock('{NAME}', 60)",
 }
+
+#: What is held on another connection, so that the query waits for it.
+HOLDS = {"mariadb": f"SELECT get_lock('{NAME}', 0)"}
 
 CONNECTIONS = {
     "postgresql": "SELECT count(*) FROM pg_stat_activity"
@@ -147,6 +151,9 @@ class Worker:
             self._url = self._url.update_query_dict({"application_name": NAME})
         self._engine = create_engine(self._url, pool_size=threads, max_overflow=threads)
         self._look: Engine = create_engine(self._url, poolclass=NullPool)
+        self._holder = self._look.connect()
+        if kind in HOLDS:
+            self._holder.execute(text(HOLDS[kind]))
         session = scoped_session(sessionmaker(bind=self._engine))
         register(session)
         self.queue = JobQueue(
@@ -221,6 +228,7 @@ class Worker:
         """End it, and drop its tables."""
         tables = self.queue.backend.tables  # type: ignore[attr-defined]
         self.queue.close()
+        self._holder.close()
         tables.metadata.drop_all(self._look)
         self._engine.dispose()
 

@@ -4,6 +4,7 @@
     a statement that needs one         SQLite gets its BEGIN, so that no savepoint's end commits
     COMMIT, and what commits like it   the attempt is asked before; what it raises prevents it
     an error                           keeps which database it came from; the attempt knows it
+    a connection closed in the midst   the statement that was interrupted on it ends in the server
 
 These are events of SQLAlchemy's engines, so no way to commit passes them by: the transaction
 package, ``Connection.commit()``, COMMIT as text, a savepoint that was still open. What a job does
@@ -16,9 +17,10 @@ import logging
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 from sqlalchemy import Connection, Engine, TwoPhaseTransaction, event
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
@@ -26,6 +28,7 @@ from sqlalchemy.orm import Session
 from zope.sqlalchemy import ZopeTransactionEvents
 
 from ..current import attempt_var
+from .server_cancel import stop_for_good
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,12 @@ _NEEDS_NO_BEGIN = _begins_with(
 
 #: Where an execution keeps whether a transaction was open before it.
 _WAS_OPEN = "asyncjob_was_open"
+
+#: Stands for that of an execution which is no job's.
+_UNKNOWN = object()
+
+#: Where a connection keeps that a statement of a job has begun on it and has not come back.
+_IN_STATEMENT = "asyncjob_in_statement"
 
 #: Where an error keeps its origin.
 _ORIGIN = "asyncjob_origin"
@@ -120,6 +129,7 @@ def listen(engine: Engine) -> None:
     event.listen(engine, "prepare_twophase", _commits)
     event.listen(engine, "before_cursor_execute", _executes)
     event.listen(engine, "after_cursor_execute", _has_executed)
+    event.listen(engine, "close", partial(_closes, ref(engine)))
     note_errors(engine)
 
 
@@ -200,14 +210,20 @@ def _executes(
     pattern = _COMMITTING.get(connection.dialect.name)
     if pattern is not None and pattern.match(statement):
         attempt.before_commit(connection, by_statement=True)
-    elif context is not None:
+        is_open = False  # it may end the transaction
+    if context is not None:
         setattr(context, _WAS_OPEN, is_open)
+        connection.info[_IN_STATEMENT] = True
 
 
 def _has_executed(
     connection: Connection, _cursor: Any, statement: str, _values: Any, context: Any, _many: bool
 ) -> None:
-    if not getattr(context, _WAS_OPEN, False):
+    was_open = getattr(context, _WAS_OPEN, _UNKNOWN)
+    if was_open is _UNKNOWN:
+        return
+    connection.info.pop(_IN_STATEMENT, None)
+    if not was_open:
         return
     if _is_open(connection.connection.dbapi_connection) is not False or _UNDOING.match(statement):
         return
@@ -251,6 +267,16 @@ def _fails(context: Any) -> None:
         was_open = getattr(context.execution_context, _WAS_OPEN, None)
         origin = Origin(context.engine, context.connection is None, bool(was_open))
         setattr(error, _ORIGIN, origin)
+        if context.connection is not None and not context.connection.invalidated:
+            context.connection.info.pop(_IN_STATEMENT, None)  # the server has ended it
         attempt = attempt_var.get()
         if attempt is not None:
             attempt.database_error = error
+
+
+def _closes(engine_ref: ref[Engine], driver: Any, record: Any) -> None:
+    """End what an interrupted job has left running: a server does not see that its client is gone
+    before the statement ends, and keeps its locks."""
+    engine = engine_ref()
+    if engine is not None and record.info.pop(_IN_STATEMENT, False):
+        stop_for_good(engine, driver)

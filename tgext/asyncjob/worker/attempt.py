@@ -28,6 +28,7 @@ from ..current import attempt_var
 from ..errors import JobCancelled, JobTimeout
 from ..job import CANCELLED, FAILED, READY, SUCCESSFUL, Claim, JobId, Outcome, Progress, TaskError
 from ..processes.forked import end_child_of, generation, only_here
+from ..transactions.server_cancel import stop_all
 from .calling import make_call
 from .completion import Completion
 from .environment import AttemptEnvironment
@@ -35,7 +36,6 @@ from .interruption import Abandoned, Interruptible
 from .job_log import LINES
 from .retry_policy import after_error, after_return
 from .safe_points import stack_of
-from .server_cancel import stop_all
 
 log = logging.getLogger(__name__)
 
@@ -145,8 +145,9 @@ class Attempt:
         self._running.interrupt(error, self.connections and partial(stop_all, self.connections))
 
     def insist(self) -> None:
-        """Interrupt it once more, where it has swallowed that."""
-        self._running.insist()
+        """Interrupt it once more, where it has swallowed that, and kill its connections again."""
+        stop = partial(stop_all, self.connections, for_good=True)
+        self._running.insist(self.connections and stop)
 
     def time_out(self) -> bool:
         """End the attempt as timed out, whatever its thread does next; ``outcome`` is then to be
@@ -164,7 +165,7 @@ class Attempt:
 
     def kill_connections(self) -> None:
         """Kill its connections, which may hold locks; not once it has returned and commits."""
-        self._running.while_inside(lambda: stop_all(self.connections, for_good=True))
+        self._running.while_inside(partial(stop_all, self.connections, for_good=True))
 
     def give_back(self) -> bool:
         """End the attempt as if it had never begun; False as ``time_out``."""

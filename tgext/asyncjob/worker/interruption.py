@@ -86,7 +86,7 @@ class Interruptible:
         self._lock = threading.RLock()
         self._guard = threading.RLock()  # held while others act on what the function works with
         self._phase = _WAITING
-        #: what does something before the interruption, in a thread; also when it has ended
+        #: what does something before the interruption, or kills; also when it has ended
         self._first: threading.Thread | None = None
         self._is_inside = False  # whether its thread is in the function, whatever the phase
         self._has_raised = False  # whether anything was by the interpreter, arrived or not
@@ -206,12 +206,15 @@ class Interruptible:
         if not self.set_interruption(error) or self._sent:
             return
         if first and self._first is None:
-            self._first = threading.Thread(
-                target=self._send_after, args=(first,), name="asyncjob-interrupt", daemon=True
-            )
-            self._first.start()
+            self._start(self._send_after, first)
         elif self._first is None or not self._first.is_alive():
             self._send()
+
+    def _start(self, act: Callable[[Any], object], argument: object) -> None:
+        self._first = threading.Thread(
+            target=act, args=(argument,), name="asyncjob-interrupt", daemon=True
+        )
+        self._first.start()
 
     def _send_after(self, first: Callable[[], object]) -> None:
         try:
@@ -236,9 +239,13 @@ class Interruptible:
                     return
             time.sleep(LOOK_SECONDS)
 
-    def insist(self) -> bool:
+    def insist(self, kill: Callable[[], object] | tuple[()] = ()) -> bool:
         """Raise again in a function that should have ended, what only a bare ``except`` catches,
-        if it is time for that; False if its thread has left it."""
+        if it is time for that; False if its thread has left it.
+
+        kill: what ends what the thread of an abandoned function waits for, in a thread of its own,
+        since it may take long; or (). Nothing tells whether it took effect, so it is called again.
+        """
         with self._lock:
             now = time.monotonic()
             is_due = self._sent or self._phase == _ABANDONED
@@ -250,6 +257,9 @@ class Interruptible:
                     self._wake()
                 self._insist_seconds = min(2 * self._insist_seconds, INSIST_SECONDS[1])
                 self._insist_at = now + self._insist_seconds
+                is_busy = self._first is not None and self._first.is_alive()
+                if kill and self._phase == _ABANDONED and not is_busy:
+                    self._start(self.while_inside, kill)
             return self._is_inside
 
     def _raise_if_safe(self, error: type[BaseException]) -> bool:

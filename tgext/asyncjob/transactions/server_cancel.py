@@ -28,14 +28,19 @@ def stop_all(connections: Iterable[Any], *, for_good: bool = False) -> None:
     """
     for connection in connections:
         with suppress(Exception):  # it may have ended by itself in this moment
-            _stop(connection, for_good=for_good)
+            _stop(connection.engine, connection.connection.dbapi_connection, for_good)
 
 
-def _stop(connection: Any, *, for_good: bool) -> None:
-    driver = connection.connection.dbapi_connection
-    how = _STOPS.get(connection.engine.dialect.name)
+def stop_for_good(engine: Any, driver: Any) -> None:
+    """End what runs on a connection of the driver's, and that connection, in the server."""
+    with suppress(Exception):
+        _stop(engine, driver, True)
+
+
+def _stop(engine: Any, driver: Any, for_good: bool) -> None:
+    how = _STOPS.get(engine.dialect.name)
     if driver is not None and how is not None:
-        how(connection.engine.pool, driver, for_good)
+        how(engine.pool, driver, for_good)
 
 
 def _on_sqlite(_pool: Any, driver: Any, for_good: bool) -> None:
@@ -45,18 +50,20 @@ def _on_sqlite(_pool: Any, driver: Any, for_good: bool) -> None:
 
 
 def _on_postgresql(pool: Any, driver: Any, for_good: bool) -> None:
-    if for_good:
+    with suppress(Exception):  # a cancellation passes a pooler, a termination does not
+        if hasattr(driver, "cancel_safe"):
+            driver.cancel_safe(timeout=CANCEL_SECONDS)
+        else:
+            driver.cancel()
+    pid = int(driver.info.backend_pid) if for_good else 0  # and 0 of a connection that is broken
+    if pid:
+        # A cancellation that comes before its statement has begun is lost, a termination is not.
         # A pooler's number may be another's in the server.
         whose = "datname = current_database() AND usename = session_user"
-        pid = int(driver.info.backend_pid)
         _ask(
             pool,
             f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = {pid} AND {whose}",
         )
-    elif hasattr(driver, "cancel_safe"):
-        driver.cancel_safe(timeout=CANCEL_SECONDS)
-    else:
-        driver.cancel()
 
 
 def _on_mariadb(pool: Any, driver: Any, for_good: bool) -> None:
@@ -73,7 +80,8 @@ def _ask(pool: Any, statement: str) -> None:
             if is_late.is_set():
                 return  # by now the other connection may be another thread's
             cursor = connection.cursor()
-            cursor.execute(statement)
+            with suppress(Exception):  # it may have ended by itself in this moment
+                cursor.execute(statement)
             cursor.close()
         finally:
             connection.close()
