@@ -25,6 +25,9 @@ DEMO_OPTIONS = $(DEMO_ONCE_$(ONCE))
 CRASH_OPTIONS = $(if $(DB),--db $(DB)) $(if $(LONG),--long) $(if $(ANSWERS),--answers) $(if $(MUTANT),--mutant $(MUTANT)) \
   $(if $(SEED),--seed $(SEED))
 
+# Hundreds of processes import the package: compiled each time, that is most of what they do.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL = help
 .PHONY: help demo dist test fast check lint types docs crash clocks bench bench-sql clean browser
 .DELETE_ON_ERROR:
