@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import sys
 import threading
@@ -361,6 +362,26 @@ def test_connections_of_a_job_that_was_given_up_are_killed_again(place, monkeypa
 
 
 # -- where a thread is interrupted
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_garbage_is_not_collected_while_the_frames_are_read(monkeypatch, is_enabled):
+    """It could let another thread run, which waits for the lock that this one holds, and keeps
+    the interpreter: the process stood still."""
+    seen: list[bool] = []
+    read = sys._current_frames
+    monkeypatch.setattr(sys, "_current_frames", lambda: (seen.append(gc.isenabled()), read())[1])
+    if not is_enabled:
+        gc.disable()
+    try:
+        found = frames.inspect_frame(threading.get_ident(), lambda frame: frame is not None)
+        is_enabled_afterwards = gc.isenabled()
+    finally:
+        gc.enable()
+
+    assert found
+    assert seen == [False]
+    assert is_enabled_afterwards is is_enabled
 
 
 class StartsLate(threading.Thread):

@@ -9,6 +9,7 @@ frames, and ends when there are none left.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -30,6 +31,7 @@ class _FrameReleaser:
 
     def begin(self) -> None:
         self._lock = threading.RLock()
+        self.looking = threading.RLock()  # held while the garbage collector is disabled
         self._seen: deque[_Frames] = deque()
         self._is_under_way = False
 
@@ -61,8 +63,25 @@ def inspect_frame(thread: int, at: Callable[[FrameType | None], Result]) -> Resu
 
     at: keeps no frame.
     """
-    frames = [sys._current_frames()]
+    frames = [_all_frames()]
     try:
         return at(frames[0].get(thread))
     finally:
         _releaser.release(frames)
+
+
+def _all_frames() -> dict[int, FrameType]:
+    """The innermost frame of each thread, with the garbage collector disabled.
+
+    Up to 3.11.8 the interpreter holds a lock of its own while it makes that dict, and may collect
+    garbage. That can run Python code, and let a thread have the interpreter that waits for the same
+    lock, to start another thread say: then no thread ever runs again (CPython issue 106883).
+    """
+    with _releaser.looking:
+        was_enabled = gc.isenabled()
+        gc.disable()
+        try:
+            return sys._current_frames()
+        finally:
+            if was_enabled:
+                gc.enable()
