@@ -167,13 +167,11 @@ class Attempt:
         """Kill its connections, which may hold locks; not once it has returned and commits."""
         self._running.while_inside(partial(stop_all, self.connections, for_good=True))
 
-    def give_back(self) -> bool:
-        """End the attempt as if it had never begun; False as ``time_out``."""
-        if not self._running.abandon():
-            return False
-        self.kill_connections()
-        self._release("drained")
-        return True
+    def give_back(self) -> None:
+        """End the attempt as if it had never begun, unless the call has returned."""
+        if self._running.abandon():
+            self.kill_connections()
+            self._release("drained")
 
     # -- the worker's own
 

@@ -97,11 +97,6 @@ class Interruptible:
         #: ends what its thread waits for, where that is a coroutine or a future
         self._wake: Callable[[], Any] | None = None
 
-    @property
-    def has_returned(self) -> bool:
-        """Whether it has, so that no other thread can end it."""
-        return self._phase == _RETURNED
-
     def run(self, function: Callable[[], Any]) -> Any:
         """Return what *function* returns.
 
@@ -188,13 +183,6 @@ class Interruptible:
             self._insist_at = time.monotonic() + self._insist_seconds
             raise self._interruption
 
-    def set_interruption(self, error: type[BaseException]) -> bool:
-        """Have the function end by *error* in any case; False if it has ended already."""
-        with self._lock:
-            if self._phase == _RUNNING:
-                self._interruption = self._interruption or error
-            return self._phase == _RUNNING
-
     def interrupt(
         self, error: type[BaseException], first: Callable[[], object] | tuple[()] = ()
     ) -> None:
@@ -203,7 +191,11 @@ class Interruptible:
         Later, if that is no safe point: then it may be asked for again.
         first: what is to be done before, in a thread of its own, since it may take long; or ().
         """
-        if not self.set_interruption(error) or self._sent:
+        with self._lock:
+            if self._phase != _RUNNING:
+                return
+            self._interruption = self._interruption or error
+        if self._sent:
             return
         if first and self._first is None:
             self._start(self._send_after, first)
@@ -239,9 +231,9 @@ class Interruptible:
                     return
             time.sleep(LOOK_SECONDS)
 
-    def insist(self, kill: Callable[[], object] | tuple[()] = ()) -> bool:
+    def insist(self, kill: Callable[[], object] | tuple[()] = ()) -> None:
         """Raise again in a function that should have ended, what only a bare ``except`` catches,
-        if it is time for that; False if its thread has left it.
+        if it is time for that.
 
         kill: what ends what the thread of an abandoned function waits for, in a thread of its own,
         since it may take long; or (). Nothing tells whether it took effect, so it is called again.
@@ -252,7 +244,7 @@ class Interruptible:
             if self._is_inside and is_due and now >= self._insist_at and not self._shields:
                 is_raised = self._wake is None or self._insist_seconds > RAISE_SECONDS
                 if is_raised and not self._raise_if_safe(Relentless):
-                    return True  # at the next look
+                    return  # at the next look
                 if self._wake is not None:
                     self._wake()
                 self._insist_seconds = min(2 * self._insist_seconds, INSIST_SECONDS[1])
@@ -260,7 +252,6 @@ class Interruptible:
                 is_busy = self._first is not None and self._first.is_alive()
                 if kill and self._phase == _ABANDONED and not is_busy:
                     self._start(self.while_inside, kill)
-            return self._is_inside
 
     def _raise_if_safe(self, error: type[BaseException]) -> bool:
         is_raised = raise_if_safe(self.thread, error, Interruptible.run.__code__, _OWN_END)

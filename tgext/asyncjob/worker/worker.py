@@ -296,7 +296,7 @@ class Worker:
         ]
         self._watches_locks = self._backend.watch_locks(self.id, running) and any(attempts)
 
-    def _try(self, act: Callable[[], object], what: str) -> bool:
+    def _try(self, act: Callable[[], object], what: str) -> None:
         try:
             act()
         except Exception as error:
@@ -304,8 +304,6 @@ class Worker:
                 log.warning("could not %s: %s", what, error)
             else:
                 log.exception("could not %s", what)
-            return False
-        return True
 
     def _revoke(self, claims: Collection[tuple[str, int]] | None) -> None:
         for thread in self._other_threads():

@@ -159,15 +159,12 @@ class WorkerHandle:
 
     # -- from the worker
 
-    def acknowledge(self, receipts: int, done: list[int]) -> bool:
-        """Count frames that were read and messages that are done, and send more.
-
-        Returns whether the stream took all of that.
-        """
+    def acknowledge(self, receipts: int, done: list[int]) -> None:
+        """Count frames that were read and messages that are done, and send more."""
         self._frames_in_flight -= receipts
         for number in done:
             self._sent.pop(number, None)
-        return self.send()
+        self.send()
 
     def clear_found_full(self) -> bool:
         """Whether there is space again after a sender found none; True once."""

@@ -61,10 +61,9 @@ class SubprocessAttempt(Attempt):
         """Nothing to do: the child is killed, and the worker thread reads its exit status."""
         return False
 
-    def give_back(self) -> bool:
+    def give_back(self) -> None:
         self.interrupt(WorkerStopping)
         self._kill()
-        return False
 
     def _send_interruption(self) -> None:
         with self._guard:
