@@ -52,7 +52,7 @@ THIRD_PARTY = {
     "executors": {"urllib3"},
     "backends.sql": {"sqlalchemy"},
     "slackers": {"django"},
-    "looppool": {"psutil", "setproctitle", "tornado"},
+    "looppool": {"psutil", "tornado"},
     "turbogears": {"tg", "webob", "gearbox", "paste.deploy"},
 }
 

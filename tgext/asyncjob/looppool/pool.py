@@ -7,6 +7,7 @@ import functools
 import importlib
 import logging
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -22,7 +23,7 @@ from ..executors.worker_pool import (
     pack,
     unpack,
 )
-from .titles import title_process
+from ..processes.forking import set_title
 from .worker import Worker
 
 log = logging.getLogger(__name__)
@@ -289,5 +290,6 @@ def _make_handler(
     ioloop: Any = asyncio.get_running_loop()
     if is_tornado:
         ioloop = importlib.import_module("tornado.ioloop").IOLoop.current()
-    title_process(f"{worker_class.__qualname__} {endpoint.number}")
+    program = os.path.basename(sys.argv[0]) or "python"
+    set_title(f"{worker_class.__qualname__} {endpoint.number}", program)
     return _WorkerHandler(worker_class(endpoint.number, ioloop, endpoint, endpoint))

@@ -25,7 +25,7 @@ from typing import NoReturn
 
 try:
     from setproctitle import setproctitle
-except ImportError:  # without the extra `worker` a process keeps the name of its command
+except ImportError:  # without the extras `worker` and `looppool`: the name of its command stays
 
     def setproctitle(title: str) -> None:
         """Do nothing."""
@@ -175,9 +175,9 @@ def _is_connection(descriptor: int) -> bool:
         return False
 
 
-def set_title(text: str) -> None:
-    """Show this process as ``asyncjob-worker: text`` to ps and top, with the extra `worker`."""
-    setproctitle(f"asyncjob-worker: {text}")
+def set_title(text: str, program: str = "asyncjob-worker") -> None:
+    """Show this process as ``program: text`` to ps and top, if setproctitle is installed."""
+    setproctitle(f"{program}: {text}")
 
 
 def signal_name(number: int) -> str:
