@@ -17,6 +17,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import partial
+from typing import TypeVar
 
 from ..current import queue_var
 from ..errors import JobTimeout
@@ -26,6 +28,8 @@ from .child_process import make_attempt
 from .environment import AttemptEnvironment
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 #: Work that is claimed at once, in seconds, as far as the last jobs tell: what a crash may make
 #: run again of jobs that touched no database, and what a more urgent job may have to wait.
@@ -74,6 +78,7 @@ class WorkerThread(threading.Thread):
         self._on_end = ended
         #: jobs after which it ends by itself, and sooner when nothing is due; None: it stays
         self.leave_after: float | None = None
+        self._is_sure = False  # nothing is due, and no other worker's jobs may come free
         self._lock = threading.RLock()
         self._prefetched: deque[Claim] = deque()
         self._may_be_released = False  # what is prefetched was released, and the answer was lost
@@ -97,32 +102,45 @@ class WorkerThread(threading.Thread):
             self._on_end(self)
 
     def _serve(self) -> None:
-        fault_seconds, is_sure = FAULT_SECONDS[0], False
         while not self._stopping.is_set():
-            try:
-                claims = self._backend.claim(self._worker_id, self._queues, self._batch)
-                if not claims:
-                    if is_sure:
-                        return
-                    sleep_seconds = LONGEST_SLEEP
-                    if self.leave_after is not None:
-                        # Before the next look, which finds what comes free in between.
-                        is_sure = not self._backend.is_in_doubt()
-                        sleep_seconds = 0.0 if is_sure else DOUBT_SECONDS
-                    self._batch = 1
-                    self._backend.wait(self._queues, sleep_seconds, self._stopping.is_set)
-                fault_seconds = FAULT_SECONDS[0]
-            except Exception as error:  # noqa: BLE001 - a worker thread survives each fault of the store
-                self._log_fault("cannot claim", error, fault_seconds)
-                self._stopping.wait(fault_seconds)
-                fault_seconds = min(2 * fault_seconds, FAULT_SECONDS[1])
-                continue
-            is_sure = is_sure and not claims
-            if claims and not self._run_all(claims):
+            claims = self._keep_trying(self._claim, "cannot claim")
+            if claims is None or (claims and not self._run_all(claims)):
                 return
             claims.clear()  # an idle thread must not keep the arguments of its last job
             if self.leave_after is not None and self.ran >= self.leave_after:
                 return
+
+    def _claim(self) -> list[Claim] | None:
+        """Claim jobs; if there are none, wait for a wake-up. None: the thread is to leave."""
+        claims = self._backend.claim(self._worker_id, self._queues, self._batch)
+        if claims:
+            self._is_sure = False
+            return claims
+        if self._is_sure:
+            return None
+        sleep_seconds = LONGEST_SLEEP
+        if self.leave_after is not None:
+            # Before the next look, which finds what comes free in between.
+            self._is_sure = not self._backend.is_in_doubt()
+            sleep_seconds = 0.0 if self._is_sure else DOUBT_SECONDS
+        self._batch = 1
+        self._backend.wait(self._queues, sleep_seconds, self._stopping.is_set)
+        return claims
+
+    def _keep_trying(self, act: Callable[[], Result], what: str) -> Result | None:
+        """Return what *act* asks the backend for, however long that takes to be there again.
+
+        what: what is not possible meanwhile. None once the worker stops: its jobs wait again.
+        """
+        seconds = FAULT_SECONDS[0]
+        while True:
+            try:
+                return act()
+            except Exception as error:  # noqa: BLE001 - a worker thread survives each fault of it
+                self._log_fault(what, error, seconds)
+            if self._stopping.wait(seconds):
+                return None
+            seconds = min(2 * seconds, FAULT_SECONDS[1])
 
     def _run_all(self, claims: list[Claim]) -> bool:
         """Run what was claimed; False if the thread was given up with one of them."""
@@ -168,17 +186,9 @@ class WorkerThread(threading.Thread):
         return None
 
     def _is_held(self, claim: Claim) -> bool:
-        """Whether a claim still holds that was given back without an answer, however long the
-        backend takes to be there again."""
-        fault_seconds = FAULT_SECONDS[0]
-        while True:
-            try:
-                return self._backend.holds(claim, fresh=True)
-            except Exception as error:  # noqa: BLE001 - as in _store_outcomes
-                self._log_fault("cannot look at a claim", error, fault_seconds)
-                if self._stopping.wait(fault_seconds):
-                    return False
-                fault_seconds = min(2 * fault_seconds, FAULT_SECONDS[1])
+        """Whether a claim still holds that was given back without an answer."""
+        ask = partial(self._backend.holds, claim, fresh=True)
+        return bool(self._keep_trying(ask, "cannot look at a claim"))
 
     def _adapt(self, ran: int, seconds: float) -> None:
         """Claim as many the next time as would have fitted, twice as many at the most."""
@@ -186,8 +196,9 @@ class WorkerThread(threading.Thread):
         self._batch = max(1, min(fitting, 2 * self._batch, self._backend.most_at_once))
 
     def _store_outcomes(self) -> None:
-        """Store what has ended, however long the backend takes to be there again."""
-        fault_seconds = FAULT_SECONDS[0]
+        self._keep_trying(self._store_ended, "cannot store what became of jobs")
+
+    def _store_ended(self) -> None:
         while True:
             with self._lock:
                 ended, self._ended = self._ended, []
@@ -195,13 +206,10 @@ class WorkerThread(threading.Thread):
                 return
             try:
                 store_outcomes(ended, self._backend)
-            except Exception as error:  # noqa: BLE001 - nothing that has ended may be forgotten
+            except Exception:
                 with self._lock:
-                    self._ended = ended + self._ended
-                self._log_fault("cannot store what became of jobs", error, fault_seconds)
-                if self._stopping.wait(fault_seconds):
-                    return  # their worker ends, and they wait again
-                fault_seconds = min(2 * fault_seconds, FAULT_SECONDS[1])
+                    self._ended = ended + self._ended  # nothing that has ended may be forgotten
+                raise
 
     def _release_claims(self) -> None:
         with self._lock:
