@@ -10,7 +10,6 @@ these are stopped. If the database can be read but not written to, what it says 
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 import time
@@ -18,9 +17,8 @@ from collections.abc import Callable, Collection
 
 from ..backends.base import ClaimingBackend
 from ..job import WorkerId
+from .thread import log_fault
 from .timeouts import GRACE_SECONDS
-
-log = logging.getLogger(__name__)
 
 #: Heartbeats in the time of one lease: three may get lost.
 BEATS = 4
@@ -101,11 +99,8 @@ class Heartbeat:
         """Stop what *ask* finds to be lost; tell whether it has come through."""
         try:
             lost = ask(self._worker_id)
-        except Exception as error:
-            if self._backend.is_passing(error):
-                log.warning("could not %s: %s", what, error)
-            else:
-                log.exception("could not %s", what)
+        except Exception as error:  # noqa: BLE001 - the worker survives each fault of the store
+            log_fault(self._backend, f"could not {what}", error)
             return False
         if lost:
             self._revoke(set(lost))

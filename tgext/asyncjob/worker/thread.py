@@ -20,6 +20,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
+from ..backends.base import ClaimingBackend
 from ..current import queue_var
 from ..errors import JobTimeout
 from ..job import Claim, WorkerId
@@ -50,6 +51,14 @@ FAULT_SECONDS = (0.1, 30.0)
 
 #: How long an attempt may be over its timeout and end, before that is said, in seconds.
 END_SECONDS = 5.0
+
+
+def log_fault(backend: ClaimingBackend, what: str, error: Exception) -> None:
+    """Log an error of the backend: its text says it all if it passes, else with its traceback."""
+    if backend.is_passing(error):
+        log.warning("%s: %s", what, error)
+    else:
+        log.error("%s", what, exc_info=error)
 
 
 class WorkerThread(threading.Thread):
@@ -137,7 +146,7 @@ class WorkerThread(threading.Thread):
             try:
                 return act()
             except Exception as error:  # noqa: BLE001 - a worker thread survives each fault of it
-                self._log_fault(what, error, seconds)
+                log_fault(self._backend, f"{what}, trying again in {seconds:.1f}s", error)
             if self._stopping.wait(seconds):
                 return None
             seconds = min(2 * seconds, FAULT_SECONDS[1])
@@ -223,12 +232,6 @@ class WorkerThread(threading.Thread):
                 self._may_be_released = True
                 self._prefetched.extendleft(reversed(claims))
             raise
-
-    def _log_fault(self, what: str, error: Exception, seconds: float) -> None:
-        if self._backend.is_passing(error):  # its text says it all
-            log.warning("%s, trying again in %.1fs: %s", what, seconds, error)
-        else:
-            log.exception("%s, trying again in %.1fs", what, seconds)
 
     # -- for other threads of the worker
 

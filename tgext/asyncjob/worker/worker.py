@@ -24,7 +24,7 @@ from ..job import WorkerId
 from . import job_log
 from .environment import AttemptEnvironment
 from .heartbeat import Heartbeat
-from .thread import LONGEST_SLEEP, WorkerThread
+from .thread import LONGEST_SLEEP, WorkerThread, log_fault
 from .timeouts import GRACE_SECONDS, Timeouts
 
 log = logging.getLogger(__name__)
@@ -299,11 +299,8 @@ class Worker:
     def _try(self, act: Callable[[], object], what: str) -> None:
         try:
             act()
-        except Exception as error:
-            if self._backend.is_passing(error):
-                log.warning("could not %s: %s", what, error)
-            else:
-                log.exception("could not %s", what)
+        except Exception as error:  # noqa: BLE001 - the worker survives each fault of the store
+            log_fault(self._backend, f"could not {what}", error)
 
     def _revoke(self, claims: Collection[tuple[str, int]] | None) -> None:
         for thread in self._other_threads():
