@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ..backends.base import ClaimingBackend
 from ..current import CurrentQueue
@@ -15,15 +15,10 @@ from ..job import JobId
 from ..transactions.scope import Scope
 from .progress_tracker import GuardedTracker
 
+if TYPE_CHECKING:  # it needs SQLAlchemy
+    from ..transactions.sessions import Sessions
+
 log = logging.getLogger(__name__)
-
-
-class JobSessions(Protocol):
-    """The application's sessions, if they work on the database of the jobs."""
-
-    def is_used(self) -> bool: ...
-    def owns(self, session: Any, connection: Any) -> bool: ...
-    def connection(self) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -36,7 +31,7 @@ class AttemptEnvironment:
     #: a context manager around the call, given what was captured at the enqueue
     enter_context: Callable[[dict[str, Any]], AbstractContextManager[Any]] | None = None
     session: Any = None  #: the application's, None where it has none
-    job_sessions: JobSessions | None = None  #: whose commit completes a job; None: no session's
+    job_sessions: Sessions | None = None  #: whose commit completes a job; None: no session's
     progress_tracker: GuardedTracker = field(default_factory=lambda: GuardedTracker(None))
     jitter: Callable[[], float] = random.random
     #: starts the child processes of attempts (a ``ForkServer``); None: there are none
