@@ -6,7 +6,7 @@ import asyncio
 import logging
 import resource
 import sys
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import MissingExtra
 
@@ -32,15 +32,10 @@ def peak_memory() -> int:
     return peak // 1024 if sys.platform == "darwin" else peak
 
 
-class Statsd(Protocol):
-    """What is asked of a client of the ``statsd`` package."""
-
-    def pipeline(self) -> Any: ...
-
-
 class ResourceReporter:
     """Sends gauges under *prefix*: ``cpu``, ``maxrss``, ``rss``, and of the loop its backlog.
 
+    statsd: a client of the ``statsd`` package; only its ``pipeline()`` is used.
     cpu: a share of one CPU, from the second report on. maxrss, rss: in KiB.
     ioloop.handler: file descriptors that it watches; ioloop.callback: callbacks that are ready;
     ioloop.timeout: timers; ioloop.lag: milliseconds that this report is late.
@@ -49,7 +44,7 @@ class ResourceReporter:
 
     sleep_time: float = 10  #: seconds from one report to the next
 
-    def __init__(self, ioloop: Any, statsd: Statsd, prefix: str = "process") -> None:
+    def __init__(self, ioloop: Any, statsd: Any, prefix: str = "process") -> None:
         loop = getattr(ioloop, "asyncio_loop", ioloop)  # Tornado's has asyncio's inside
         self._loop: asyncio.AbstractEventLoop = loop
         self._statsd = statsd
