@@ -6,6 +6,7 @@ It may be slow, or raise: neither changes what becomes of a job.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..job import Progress
@@ -30,24 +31,20 @@ class GuardedTracker:
 
     def begin(self, uid: str) -> None:
         """Tell of a job that waits from now on."""
-        if self.tracker is not None:
-            try:
-                self.tracker.track(uid)
-            except Exception:
-                log.exception("job=%s the progress tracker could not begin to track it", uid)
+        self._guard(lambda tracker: tracker.track(uid), uid, "begin to track it")
 
     def report(self, uid: str, progress: Progress) -> None:
         """Hand on what a job reports."""
-        if self.tracker is not None:
-            try:
-                self.tracker.set_progress(uid, progress.value, progress.data)
-            except Exception:
-                log.exception("job=%s the progress tracker could not set its progress", uid)
+        value, data = progress.value, progress.data
+        self._guard(lambda tracker: tracker.set_progress(uid, value, data), uid, "set its progress")
 
     def end(self, uid: str) -> None:
         """Tell of a job that has ended."""
+        self._guard(lambda tracker: tracker.remove(uid), uid, "remove it")
+
+    def _guard(self, call: Callable[[Tracker], object], uid: str, what: str) -> None:
         if self.tracker is not None:
             try:
-                self.tracker.remove(uid)
+                call(self.tracker)
             except Exception:
-                log.exception("job=%s the progress tracker could not remove it", uid)
+                log.exception("job=%s the progress tracker could not %s", uid, what)
