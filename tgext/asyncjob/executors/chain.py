@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from ..call import Call, path_of
+from ..call import path_of
 
 #: What is done, and with what; plain tuples, so that they can be stored as JSON where the
 #: arguments can: ("get", name), ("call", args, kwargs), ("item", key), ("slice", 1, 5, None).
@@ -47,11 +47,6 @@ class Chain:
     def __call__(self) -> Any:
         """Do what was recorded and return what comes of it; raises what that raises."""
         return replay(self.base, self.steps)
-
-    @property
-    def as_call(self) -> Call:
-        """The same as a call of this module's ``replay``, whose parts can be looked into."""
-        return Call(replay, (self.base, self.steps), None)
 
     @property
     def attributes(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from concurrent.futures import Executor
 from typing import Any
 
 from ..call import Call
-from ..executors.chain import Chain
+from ..executors.chain import Chain, replay
 from .outcome import Fetched, call_back, fetched
 from .workers import DummyWorker
 
@@ -108,8 +108,9 @@ class Postponed(_Recorder):
         return (DummyWorker() if chosen is None else chosen).submit(self.__asyncjob_chain__)
 
     def __asyncjob_call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        call = self.__asyncjob_chain__.as_call
-        return call._replace(args=call.args + args, kwargs=kwargs or None)
+        # Not the chain itself: a store of jobs looks into the parts of a call.
+        chain = self.__asyncjob_chain__
+        return Call(replay, (chain.base, chain.steps, *args), kwargs or None)
 
 
 def _recorder_of(kind: type[_Recorder], chain: Chain) -> _Recorder:
