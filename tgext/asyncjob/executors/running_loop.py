@@ -46,8 +46,9 @@ def finish(value: Any) -> Any:
             "waiting here would never let run; await it, as CoroutineTaskrunner does, or use "
             "a thread"
         )
-    return asyncio.run(_await(value))
+    return asyncio.run(settled(value))
 
 
-async def _await(value: Awaitable[Any]) -> Any:
-    return await value
+async def settled(value: Any) -> Any:
+    """Return *value*; what it comes to, if it is awaitable."""
+    return await value if inspect.isawaitable(value) else value

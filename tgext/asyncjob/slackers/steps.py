@@ -17,6 +17,7 @@ from typing import Any, ParamSpec
 
 from ..call import check_done
 from ..executors.loops import LoopCalls
+from ..executors.running_loop import settled
 from .outcome import Fetched, value_and_error
 from .postponed import Postponed
 
@@ -119,7 +120,7 @@ class _Process:
             if isinstance(part, Future):
                 return part
             if isinstance(part, Awaitable) and self._calls.loop is not None:
-                return asyncio.run_coroutine_threadsafe(_awaited(part), self._calls.loop)
+                return asyncio.run_coroutine_threadsafe(settled(part), self._calls.loop)
         except BaseException as error:  # noqa: BLE001 - raised at the yield, as that of any call
             return _failed(error)
         if isinstance(part, Coroutine):
@@ -136,10 +137,6 @@ def _failed(error: BaseException) -> Future[Any]:
     failed: Future[Any] = Future()
     failed.set_exception(error)
     return failed
-
-
-async def _awaited(part: Awaitable[Any]) -> Any:
-    return await part
 
 
 def _waiting_for(part: Awaitable[Any]) -> Generator[Any, Any, Any]:

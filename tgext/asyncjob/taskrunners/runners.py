@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from ..call import check_done, path_of
 from ..errors import BadCall, NotSerializable
 from ..executors.newprocess import NewProcessExecutor, why_not_found
-from ..executors.running_loop import finish
+from ..executors.running_loop import finish, settled
 
 log = logging.getLogger(__name__)
 
@@ -69,22 +69,22 @@ async def call_back_async(
     """Do as ``call_back``, and await what is awaitable. yields: to the loop after each item."""
     on_iter, on_end, on_error = callbacks
     try:
-        result = await _settled(func(*args, **kwargs))
+        result = await settled(func(*args, **kwargs))
         if on_iter is not None:
             await _give_items(result, on_iter, yields=yields)
         if on_end is not None:
-            await _settled(on_end(result))
+            await settled(on_end(result))
     except Exception as error:
         if on_error is None:
             raise
-        await _settled(on_error(error))
+        await settled(on_error(error))
         return None
     return result
 
 
 async def _give_items(result: Any, on_iter: Callback, *, yields: bool) -> None:
     async for item in _items_async(result):
-        await _settled(on_iter(item))
+        await settled(on_iter(item))
         if yields:
             await asyncio.sleep(0)
 
@@ -106,10 +106,6 @@ def _items(result: Any) -> Iterator[Any]:
         if isinstance(result, Iterable):
             raise
         return iter(())
-
-
-async def _settled(value: Any) -> Any:
-    return await value if inspect.isawaitable(value) else value
 
 
 def is_async(function: object) -> bool:
