@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
@@ -14,7 +13,6 @@ class InlineExecutor(Executor):
     """Runs each call in the thread that submits it, before ``submit`` returns."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
         self._shut_down = False
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
@@ -23,9 +21,8 @@ class InlineExecutor(Executor):
         Raises RuntimeError after ``shutdown``. What the call raises is in the future; a
         KeyboardInterrupt or SystemExit is raised here as well, as in any call.
         """
-        with self._lock:
-            if self._shut_down:
-                raise RuntimeError("cannot schedule new futures after shutdown")
+        if self._shut_down:
+            raise RuntimeError("cannot schedule new futures after shutdown")
         future: Future[Result] = Future()
         future.set_running_or_notify_cancel()
         try:
@@ -38,5 +35,4 @@ class InlineExecutor(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse further calls; nothing can be under way in another thread's name."""
-        with self._lock:
-            self._shut_down = True
+        self._shut_down = True
