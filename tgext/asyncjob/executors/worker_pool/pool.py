@@ -98,7 +98,7 @@ class MessagePool:
             worker = self._workers[self._turn] if number is None else self._worker(number)
             worker.accept(payload, label)
             if number is None:
-                self._turn = (self._turn + 1) % len(self._workers)
+                self.next_in_turn()
             if not worker.send_if_idle():
                 self._wake_monitor()
 
