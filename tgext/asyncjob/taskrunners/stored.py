@@ -13,7 +13,6 @@ import logging
 import uuid
 from collections.abc import Callable, MutableMapping
 from concurrent.futures import Future
-from types import TracebackType
 from typing import Any
 
 from ..call import path_of
@@ -79,12 +78,7 @@ class StoreTaskReader:
         self.listen()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.stop()
 
 
