@@ -8,16 +8,13 @@ and in its process; ``monitor`` is what the parent waits for; ``pool`` is all wo
 from queue import Full
 
 from .pool import MessagePool
-from .settings import Listener, PoolOptions, pack, unpack
+from .settings import PoolOptions, pack, unpack
 from .worker_handle import Envelope
-from .worker_loop import Handler, HandlerFactory, WorkerEndpoint
+from .worker_loop import WorkerEndpoint
 
 __all__ = [
     "Envelope",
     "Full",
-    "Handler",
-    "HandlerFactory",
-    "Listener",
     "MessagePool",
     "PoolOptions",
     "WorkerEndpoint",

@@ -24,18 +24,11 @@ from .child import ParentChannel
 from .fork_server import ForkServer
 from .messages import check_picklable, has_process_tasks
 
-__all__ = [
-    "ForkServer",
-    "ParentChannel",
-    "SubprocessAttempt",
-    "check_picklable",
-    "has_process_tasks",
-    "make_attempt",
-]
+__all__ = ["ForkServer", "ParentChannel", "check_picklable", "has_process_tasks", "make_attempt"]
 
 
 def make_attempt(
-    claim: Claim, environment: AttemptEnvironment, is_stopping: Callable[[], bool] = lambda: False
+    claim: Claim, environment: AttemptEnvironment, is_stopping: Callable[[], bool]
 ) -> Attempt:
     """Make the attempt of a claimed job, where its task wants it to run.
 
