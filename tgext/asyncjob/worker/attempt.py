@@ -13,6 +13,7 @@ an attempt is decided in ``retry_policy.py``.
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -276,7 +277,7 @@ class Attempt:
             self.claim,
             self._log_lines(),
             is_loss=self._environment.backend.is_loss,
-            jitter=self._environment.jitter(),
+            jitter=random.random(),
         )
 
     def stored(self, is_stored: bool) -> None:

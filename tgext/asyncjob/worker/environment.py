@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -33,7 +32,6 @@ class AttemptEnvironment:
     session: Any = None  #: the application's, None where it has none
     job_sessions: Sessions | None = None  #: whose commit completes a job; None: no session's
     progress_tracker: GuardedTracker = field(default_factory=lambda: GuardedTracker(None))
-    jitter: Callable[[], float] = random.random
     #: starts the child processes of attempts (a ``ForkServer``); None: there are none
     fork_server: Any = None
     #: calls that were seen to commit in the middle, each worth one warning

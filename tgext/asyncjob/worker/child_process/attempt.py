@@ -8,6 +8,7 @@ decided here.
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -91,7 +92,7 @@ class SubprocessAttempt(Attempt):
             if (interrupted := self._after_interruption()) is not None:
                 return interrupted
             # At once it would be so again, and of all jobs that wait.
-            delay_seconds = BACKOFF_SECONDS * (1 + self._environment.jitter())
+            delay_seconds = BACKOFF_SECONDS * (1 + random.random())
             return after_crash(error, self.claim, delay_seconds)
         try:
             with self._guard:
