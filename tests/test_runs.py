@@ -395,7 +395,7 @@ def test_commit_that_cannot_be_looked_up_is_settled_by_the_fence(
     assert (result.status, len(runs), len(looks)) == (SUCCESSFUL, 1, 2)
     assert place.written() == [("work", 1)]
     assert place.jobs()[0].crashes == 0
-    assert "it is not known whether its commit came about" in caplog.text
+    assert "it is not known whether its commit succeeded" in caplog.text
     assert "successful after" in caplog.text
 
 

@@ -813,4 +813,4 @@ def test_job_that_comes_to_a_closed_queue_is_told_of(database, caplog):
         result.refresh()
     assert result.retry()
 
-    assert "nobody in this process runs it" in caplog.text
+    assert "this process does not run it" in caplog.text

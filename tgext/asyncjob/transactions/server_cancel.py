@@ -1,9 +1,9 @@
-"""End what runs on a connection that another thread works with, in its server.
+"""Cancel the statement that runs on another thread's connection, in the database server.
 
-A thread that leaves a query does not end it: the server goes on with it, and keeps its locks. The
-driver cannot be used for it by another thread, so the server is asked on a connection of its own,
-made as the connection's pool makes them. A server that does not answer that either is left alone.
-No module of a database is imported here: it is loaded where there is a connection.
+An exception in the thread that waits for a query does not end the query: the server continues it
+and keeps its locks. A driver's connection cannot be used by two threads, so the cancellation is
+sent on a new connection, made as the connection's pool makes them. A server that does not answer is
+left alone. No database driver is imported here: one is loaded where there is a connection.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Any
 
 from ..bounded import within
 
-#: Seconds in which a server has to take a cancellation. The thread in whose statement it hangs is
-#: interrupted only then.
+#: Seconds that a server has for a cancellation. The thread that waits for the statement is
+#: interrupted only after it.
 CANCEL_SECONDS = 2.0
 
 
 def stop_all(connections: Iterable[Any], *, for_good: bool = False) -> None:
-    """End the statements that run on connections of SQLAlchemy's.
+    """Cancel the statements that run on SQLAlchemy connections.
 
     for_good: end the connections too, so that their transactions are rolled back and their locks
-    are let go.
+    are released.
     """
     for connection in connections:
-        with suppress(Exception):  # it may have ended by itself in this moment
+        with suppress(Exception):  # the statement may have ended just now
             _stop(connection.engine, connection.connection.dbapi_connection, for_good)
 
 
@@ -55,10 +55,10 @@ def _on_postgresql(pool: Any, driver: Any, for_good: bool) -> None:
             driver.cancel_safe(timeout=CANCEL_SECONDS)
         else:
             driver.cancel()
-    pid = int(driver.info.backend_pid) if for_good else 0  # and 0 of a connection that is broken
+    pid = int(driver.info.backend_pid) if for_good else 0  # 0 also if the connection is broken
     if pid:
-        # A cancellation that comes before its statement has begun is lost, a termination is not.
-        # A pooler's number may be another's in the server.
+        # A cancellation that arrives before its statement has begun is lost, a termination is not.
+        # Behind a pooler the number may be that of another user's connection in the server.
         whose = "datname = current_database() AND usename = session_user"
         _ask(
             pool,
@@ -71,14 +71,14 @@ def _on_mariadb(pool: Any, driver: Any, for_good: bool) -> None:
 
 
 def _ask(pool: Any, statement: str) -> None:
-    """Run a statement on a new connection, which no other thread waits for."""
+    """Run a statement on a new connection; do not wait longer than CANCEL_SECONDS."""
     fresh, is_late = pool.recreate(), threading.Event()
 
     def ask() -> None:
         connection = fresh.connect()
         try:
             if is_late.is_set():
-                return  # by now the other connection may be another thread's
+                return  # by now the pool may have given the connection to another thread
             cursor = connection.cursor()
             with suppress(Exception):  # it may have ended by itself in this moment
                 cursor.execute(statement)

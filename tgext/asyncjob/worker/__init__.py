@@ -1,1 +1,1 @@
-"""What runs jobs: the worker and its threads, the attempt, and what follows from it."""
+"""The worker of a process: its threads, the attempt of a job, and the outcome of an attempt."""

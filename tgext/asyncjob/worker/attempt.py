@@ -3,11 +3,11 @@
     claim -> [ job context: [ scope: call -> completion -> commit ] ] -> Outcome -> store_outcomes
 
 If the job has used the database of the jobs, its completion is the last statement of its own
-transaction: both are there, or neither. Otherwise the outcome is stored after that transaction, by
-``store_outcomes``, which may store many in one commit.
+transaction: both are committed, or neither. Otherwise the outcome is stored after that transaction,
+by ``store_outcomes``, which may store many in one commit.
 
-Nothing that a job raises leaves this module, and nothing that ending it raises. What follows from
-an attempt is decided in ``retry_policy.py``.
+No exception of a job leaves this module, and none that is raised while an attempt ends. The outcome
+of an attempt is decided in ``retry_policy.py``.
 """
 
 from __future__ import annotations
@@ -40,32 +40,24 @@ from .safe_points import stack_of
 
 log = logging.getLogger(__name__)
 
-#: Longest that a pause in a job sleeps before it looks whether it was cancelled, in seconds.
+#: Longest time between two checks whether a job that pauses was cancelled, in seconds.
 LONGEST_PAUSE = 0.1
 
 
 class WorkerStopping(BaseException):
-    """Raised in a job whose worker stops; no Exception, so that a job does not swallow it."""
+    """Raised in a job whose worker stops; ``except Exception`` in a job does not catch it."""
 
 
 class LeaseLost(BaseException):
-    """Raised in an attempt whose job is no longer its own; nothing of it may be committed."""
+    """Raised in an attempt that no longer holds its job; nothing of it may be committed."""
 
 
 class Attempt:
     """One attempt of one job; made, run and dropped by a worker thread."""
 
     __slots__ = (
-        "_cancelled",
-        "_completion",
-        "_environment",
-        "_generation",
-        "_lines",
-        "_running",
-        "claim",
-        "database_error",
-        "outcome",
-        "started",
+        "_cancelled", "_completion", "_environment", "_generation", "_lines", "_running", "claim",
+        "database_error", "outcome", "started",
     )  # fmt: skip
 
     def __init__(self, claim: Claim, environment: AttemptEnvironment) -> None:
@@ -74,14 +66,14 @@ class Attempt:
         self._environment = environment
         self._running = Interruptible()
         self._generation = generation()
-        #: what is to be stored of it; None: nothing, or nothing more
+        #: what ``store_outcomes`` has to store; None: nothing, or it has been stored
         self.outcome: Outcome | None = None
         self.database_error: BaseException | None = None
         self._completion = Completion(claim, environment)
-        self._cancelled = False  # by itself
+        self._cancelled = False  # by the job itself
         self._lines: deque[str] | None = None
 
-    # -- what the job's own code asks, by way of current.py
+    # -- called by the job's own code, through current.py
 
     @property
     def uid(self) -> JobId:
@@ -92,25 +84,25 @@ class Attempt:
         return self._environment.session
 
     def report(self, progress: Progress) -> None:
-        """Store a progress; a checkpoint too."""
+        """Store a progress. It is a checkpoint, and raises what ``checkpoint`` raises."""
         with self._running.shield():
             if self._cancelled or not self._environment.backend.report(self.claim, progress):
                 self._raise_refusal()
             self._environment.progress_tracker.report(self.uid, progress)
 
     def checkpoint(self) -> None:
-        """Raise whatever is to end the attempt; return if nothing is."""
+        """Raise what is to end the attempt: JobCancelled, LeaseLost, or an interruption."""
         with self._running.shield():
             if self._cancelled or not self._environment.backend.holds(self.claim):
                 self._raise_refusal()
 
     def cancel(self) -> bool:
-        """Let the job end at its next checkpoint, as it asks itself; False where it is too late."""
+        """Cancel the job at its own request, at its next checkpoint; False if that is too late."""
         self._cancelled = not self._completion.is_fenced
         return self._cancelled
 
     def pause(self, seconds: float) -> None:
-        """Do nothing for some seconds, and stop where a checkpoint would."""
+        """Wait for *seconds*; raises what ``checkpoint`` raises, as soon as that is due."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             self.checkpoint()
@@ -119,11 +111,11 @@ class Attempt:
         self.checkpoint()
 
     def shield(self) -> AbstractContextManager[None]:
-        """Let no interruption cut the block in two."""
+        """Delay interruptions until the end of the block."""
         return self._running.shield()
 
     def log_line(self, line: str) -> None:
-        """Keep a log line; a checkpoint too, since logging holds no lock yet."""
+        """Keep a log line. Raises an interruption that is due: logging holds no lock here yet."""
         self._running.raise_unsent()
         if self._lines is None:
             self._lines = deque(maxlen=LINES)
@@ -133,28 +125,30 @@ class Attempt:
         """Remember a connection that a session of the job's transaction has begun to use."""
         self._completion.track_connection(connection, session)
 
-    # -- what the timeout monitor and a drain ask, from other threads
+    # -- called by other threads: the timeout monitor, a drain
 
     @property
     def connections(self) -> tuple[Any, ...]:
-        """What its sessions work on."""
+        """The database connections that its sessions use."""
         return self._completion.connections
 
     def interrupt(self, error: type[BaseException]) -> None:
-        """Raise *error* in the job as soon as may be, once, unless it has returned; end the
-        statement that it waits for before, with which the server would go on."""
+        """Raise *error* in the job as soon as possible, once, unless its call has returned.
+
+        A statement that it waits for is cancelled first: the server would go on with it.
+        """
         self._running.interrupt(error, self.connections and partial(stop_all, self.connections))
 
     def insist(self) -> None:
-        """Interrupt it once more, where it has swallowed that, and kill its connections again."""
+        """Interrupt the job again if it has caught the interruption and goes on. If the attempt
+        was given up, kill its connections again."""
         stop = partial(stop_all, self.connections, for_good=True)
         self._running.insist(self.connections and stop)
 
     def time_out(self) -> bool:
-        """End the attempt as timed out, whatever its thread does next; ``outcome`` is then to be
-        stored, by ``store_outcomes``.
+        """End the attempt as timed out, whatever its thread does next; False if it has returned.
 
-        False if it is too late for that, because the call has returned.
+        ``store_outcomes`` then has to store its ``outcome``.
         """
         if not self._running.abandon():
             return False
@@ -165,22 +159,23 @@ class Attempt:
         return True
 
     def kill_connections(self) -> None:
-        """Kill its connections, which may hold locks; not once it has returned and commits."""
+        """Kill its connections, which may hold locks, unless its call has returned."""
         self._running.while_inside(partial(stop_all, self.connections, for_good=True))
 
     def give_back(self) -> None:
-        """End the attempt as if it had never begun, unless the call has returned."""
+        """Release the job as if the attempt had not begun, unless its call has returned."""
         if self._running.abandon():
             self.kill_connections()
             self._release("drained")
 
-    # -- the worker's own
+    # -- called by the worker thread
 
     def run(self) -> bool:
-        """Run the job; ``outcome`` is then what is still to be stored of it, by ``store_outcomes``.
+        """Run the job; ``store_outcomes`` then has to store its ``outcome``, if there is one.
 
-        False if the attempt was abandoned. Raises nothing but KeyboardInterrupt, which no job is
-        blamed for: the claim is released first. What the job sets in its context is gone with it.
+        Returns False if the attempt was abandoned. Raises nothing but KeyboardInterrupt, after the
+        claim is released: it is no failure of the job. Context variables that the job sets are
+        discarded.
         """
         return copy_context().run(self._run)
 
@@ -195,7 +190,7 @@ class Attempt:
                 return False
             except LeaseLost:
                 log.warning("job=%s lease lost, outcome dropped", self.uid)
-                # Perhaps no worker has taken it: the database was away from all.
+                # Perhaps no other worker has it: no worker may have reached the database.
                 self._release("lease lost")
             except BaseException as error:  # a SystemExit ends the job, not the worker
                 if isinstance(error, KeyboardInterrupt) and current_thread() is main_thread():
@@ -211,7 +206,7 @@ class Attempt:
                 self._ended_with(value)
         except Exception as mistake:  # noqa: BLE001 - see fail
             if self._environment.backend.is_passing(mistake):
-                self.outcome = Outcome(READY, crashed=True)  # to be stored when it is back
+                self.outcome = Outcome(READY, crashed=True)  # stored when the backend is back
             else:
                 self.fail(mistake)
         return True
@@ -232,7 +227,7 @@ class Attempt:
             return scope.run(self._run_call, self._prepare_commit)
 
     def _run_call(self) -> Any:
-        end_child_of(self._generation)  # forked on the way here, by the job context
+        end_child_of(self._generation)  # forked by the job context
         if not self._completion.begin():
             self._raise_refusal()
         value = self._running.run(self._call)
@@ -244,27 +239,30 @@ class Attempt:
         return make_call(self.claim, self._running, self._environment.queue.result, self.checkpoint)
 
     def _prepare_commit(self, value: Any) -> None:
-        """The job's commit is a checkpoint: a cancellation it swallowed, it cannot here."""
+        """Prepare the commit. It is a checkpoint too: a cancelled job does not commit."""
         if not self._completion.prepare(self._after_return(value)):
             self._raise_refusal()
 
     def before_commit(self, connection: Any, *, by_statement: bool = False) -> None:
-        """Complete the job in the commit that ends it; refuse any other one, too, if the job is
-        no longer this attempt's."""
+        """Complete the job in the commit that ends it, and fence it in any other.
+
+        Raises JobCancelled or LeaseLost, which stop the commit, if the job is no longer this
+        attempt's. by_statement: whether a statement of the job's own commits.
+        """
         end_child_of(self._generation)  # forked by a hook of this commit
         held = self._completion.before_commit(connection, by_statement=by_statement)
         if self._cancelled or not held:
             self._raise_refusal()
 
     def _raise_refusal(self) -> None:
-        """Raise for what the backend refused: cancelled, or not ours any more."""
+        """Raise why the attempt must end: an interruption, JobCancelled, or LeaseLost."""
         self._running.check()
         if self._cancelled or self._environment.backend.is_cancelled(self.claim):
             raise JobCancelled
         raise LeaseLost
 
     def _timed_out(self, stack: str) -> Outcome:
-        """What follows where it did not stop by itself. stack: where it was."""
+        """Return the outcome of a job that did not stop. stack: where it was, as text."""
         outcome = self._after_error(JobTimeout(self.claim.job.options.timeout))
         if outcome.error is None:
             return outcome
@@ -281,15 +279,18 @@ class Attempt:
         )
 
     def stored(self, is_stored: bool) -> None:
-        """Finish what depends on whether the outcome was stored."""
+        """Take note that the backend was given the outcome.
+
+        is_stored: False: it did not store it, since the job is no longer this attempt's.
+        """
         outcome = self.outcome
         assert outcome is not None
-        if not is_stored and outcome.status is SUCCESSFUL:  # it had nothing to commit, and then:
+        if not is_stored and outcome.status is SUCCESSFUL:  # cancelled, with nothing to commit
             outcome = Outcome(CANCELLED, log=outcome.log)
             is_stored = self._environment.backend.finish(self.claim, outcome)
         if is_stored:
             self._has_ended(outcome)
-        elif self._environment.backend.committed(self.claim):  # by a commit without an answer
+        elif self._environment.backend.committed(self.claim):  # the answer of its commit was lost
             self._environment.backend.finished(self.claim)
             self._has_ended(Outcome(SUCCESSFUL))
         else:
@@ -299,9 +300,9 @@ class Attempt:
     def _has_ended(self, outcome: Outcome | None) -> None:
         try:
             self._log_end(outcome)
-        except Exception:  # a filter of the application's logging: what is stored is stored
+        except Exception:  # of a filter of the application's logging; the outcome is stored
             with suppress(Exception):
-                log.exception("job=%s ended, which could not be told", self.uid)
+                log.exception("job=%s ended, which could not be logged", self.uid)
 
     def _log_end(self, outcome: Outcome | None) -> None:
         assert outcome is not None
@@ -314,8 +315,8 @@ class Attempt:
             )  # fmt: skip
 
     def fail(self, mistake: Exception) -> None:
-        """End the attempt as failed if ending it raised, as by a filter of the application's
-        logging. The thread goes on with other jobs; ``store_outcomes`` stores this outcome too."""
+        """End the attempt as FAILED because ending it raised *mistake*, for example in a filter of
+        the application's logging. The thread continues with other jobs."""
         self.outcome = Outcome(FAILED, error=TaskError.of(mistake), log=self._log_lines())
         with suppress(Exception):
             log.exception("job=%s could not be ended as it should", self.uid)
@@ -323,8 +324,8 @@ class Attempt:
     def _release(self, why: str) -> None:
         try:
             self._environment.backend.release([self.claim])
-        except Exception as error:  # noqa: BLE001 - it is the store's, never the job's
-            self.outcome = Outcome(READY, crashed=True)  # to be stored when it takes that again
+        except Exception as error:  # noqa: BLE001 - it is the backend's, never the job's
+            self.outcome = Outcome(READY, crashed=True)  # stored when the backend is back
             why = f"{why}, which could not be stored yet ({error})"
         log.info("job=%s %s, waits again", self.uid, why)
 
@@ -336,9 +337,9 @@ class Attempt:
 
 
 def store_outcomes(attempts: Sequence[Attempt], backend: ClaimingBackend) -> None:
-    """Store what is still to be stored of attempts that have ended, together.
+    """Store the outcomes of attempts that have ended, all in one call of the backend.
 
-    Raises what the backend raises; nothing of it is forgotten then.
+    Raises what the backend raises; the attempts then keep their outcomes.
     """
     open_ones = [attempt for attempt in attempts if attempt.outcome is not None]
     ends = [(attempt.claim, attempt.outcome) for attempt in open_ones if attempt.outcome]

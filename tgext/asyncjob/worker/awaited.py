@@ -1,7 +1,7 @@
-"""Work that a call has left to an event loop: a coroutine, or another loop's future.
+"""Wait for a call that returned a coroutine, or a future of another thread's event loop.
 
-A coroutine runs on a loop of its own, which another thread can end, whatever the coroutine does
-when it is cancelled.
+A coroutine runs on an event loop of its own. Another thread can end that loop, even if the
+coroutine ignores its cancellation.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 
 from ..errors import BadCall
 
-#: How often a coroutine is cancelled, before its loop is left with all that runs on it.
+#: How often a coroutine is cancelled before its loop is stopped with all that runs on it.
 MAX_CANCELS = 2
 
 
 class AbandonableLoop:
-    """Runs one awaitable on an event loop, until that is done or the loop is left."""
+    """Runs one awaitable on an event loop, until it is done or the loop is stopped."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -29,15 +29,18 @@ class AbandonableLoop:
         self._cancels = 0
 
     def run(self, awaitable: Awaitable[Any], ready: Callable[[Callable[[], None]], None]) -> Any:
-        """Return what *awaitable* comes to; raises what it raises, RuntimeError once it is left.
+        """Return the result of *awaitable*.
 
-        ready: called with ``wake`` before it begins.
+        ready: called with ``wake`` before it begins. Raises what *awaitable* raises, and
+        RuntimeError if the loop was stopped before it was done.
         """
         return asyncio.run(self._await(awaitable, ready))
 
     def wake(self) -> None:
-        """Cancel what is awaited, or leave a loop whose coroutine goes on all the same; for other
-        threads. Has no effect when it has ended."""
+        """Cancel what is awaited; after MAX_CANCELS calls, stop the loop.
+
+        For other threads. Does nothing once it has ended.
+        """
         if self._loop is not None:
             with suppress(RuntimeError):  # it has been closed
                 self._loop.call_soon_threadsafe(self._cancel)
@@ -63,19 +66,19 @@ class AbandonableLoop:
 
 
 def is_awaitable(value: object) -> bool:
-    """Whether *value* is to be awaited; not what only says so, as a proxy of another does."""
+    """Whether *value* is to be awaited, by its type: a proxy answers for another object."""
     kind = type(value)
     if kind is CoroutineType or hasattr(kind, "__await__"):
         return True
-    # A generator that types.coroutine has made one to be awaited.
+    # A generator that types.coroutine has made awaitable.
     code = value.gi_code if type(value) is GeneratorType else None
     return code is not None and bool(code.co_flags & inspect.CO_ITERABLE_COROUTINE)
 
 
 def as_thread_future(future: asyncio.Future[Any]) -> Future[Any]:
-    """Return a future of this thread's for one of an event loop's, which runs in another.
+    """Return a future to wait for in this thread, for a future of another thread's event loop.
 
-    Raises BadCall for one that would never be done: its loop does not run, or is this thread's.
+    Raises BadCall if it would never be done: its loop does not run, or runs in this thread.
     """
     loop = future.get_loop()
     if future.done():

@@ -1,10 +1,10 @@
-"""The worker of ``run_pending()``: its one thread is the caller's.
+"""The worker of ``run_pending()``, whose one worker thread is the calling thread.
 
-    caller    claim, run, store outcomes, until nothing is due
-    timeout monitor, maintenance, heartbeat: as a worker's, from the first job until the return
+    calling thread                           claim, run, store outcomes, until nothing is due
+    timeout monitor, maintenance, heartbeat  as in any worker, from the first job until the return
 
-So a job that takes long keeps its claim, a timeout ends it, and one whose claim was lost is
-interrupted. Errors of the backend, which a worker thread survives, are raised to the caller.
+So a long job keeps its claim, a timeout ends it, and a job whose claim is lost is interrupted.
+Errors of the backend are raised to the caller; a worker thread would try again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .worker import Worker
 
 
 class CallerThread(WorkerThread):
-    """A worker thread that is no new thread but the one that calls ``serve``."""
+    """A worker thread that is not started: it is the thread that makes it and calls ``serve``."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -38,7 +38,11 @@ class CallerThread(WorkerThread):
         self._left.wait(timeout)
 
     def serve(self, most: float, before_first: Callable[[], None]) -> bool:
-        """Run what is due, *most* jobs at the most; False if the thread was given up with one."""
+        """Run what is due, at most *most* jobs.
+
+        before_first: called before each job. Returns False if an attempt was abandoned, after its
+        timeout or by a drain: this object then runs no more jobs.
+        """
         claims: list[Claim] = []
         try:
             while self.ran < most and not self._stopping.is_set():
@@ -50,9 +54,9 @@ class CallerThread(WorkerThread):
                     return False
                 self._store_outcomes()
             return True
-        except BaseException:  # from the keyboard, at any line
+        except BaseException:  # a KeyboardInterrupt may come at any line
             with suppress(Exception):
-                self._backend.release(claims)  # but for what has ended
+                self._backend.release(claims)  # has no effect on a job that has ended
             raise
         finally:
             self._left.set()
@@ -60,12 +64,12 @@ class CallerThread(WorkerThread):
 
 
 class CallerWorker(Worker):
-    """Made for one call of ``run``, in the thread that makes it."""
+    """A worker for one call of ``run``, in the thread that makes it."""
 
     def run(self, limit: float) -> int:
-        """Run what is due, *limit* jobs at the most; return how many.
+        """Run what is due, at most *limit* jobs; return how many ran.
 
-        Raises what the backend raises. Whatever ends it, nothing is held by this worker then.
+        Raises what the backend raises. However it ends, this worker then holds no claim.
         """
         ran = 0
         try:

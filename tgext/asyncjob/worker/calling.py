@@ -1,4 +1,4 @@
-"""Make the call of an attempt, here or by the executor of its task, and wait for its work."""
+"""Make the call of an attempt, in this thread or by its task's executor, and wait for it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..processes.forked import call_here, only_here
 from ..task import TaskContext, TaskResult
 from .interruption import Interruptible
 
-#: How the standard library's pools take a call. Theirs do not look at it, and a child that it
-#: forks would go on as a thread or process of the pool.
+#: ``submit`` of the standard library's pools. They do not check for forks: a child that a call
+#: forks would continue as a thread or process of the pool.
 _OF_POOLS = (ThreadPoolExecutor.submit, ProcessPoolExecutor.submit)
 
 
@@ -25,10 +25,10 @@ def make_call(
     result_of: Callable[[str], TaskResult],
     checkpoint: Callable[[], None],
 ) -> Any:
-    """Return what the call of *claim* comes to, or raise what it raises.
+    """Return the result of the call of *claim*, or raise what it raises.
 
-    running: what runs this. result_of: gives the job's TaskResult. checkpoint: raises what is to
-    end the attempt while it waits.
+    running: the Interruptible that runs this function. result_of: returns the TaskResult of a uid.
+    checkpoint: called while it waits; raises what is to end the attempt.
     """
     _, call, options, *_ = claim.job
     args = call.args
@@ -42,7 +42,7 @@ def make_call(
 
 
 def _submitted(executor: Executor, call: Call, args: tuple[Any, ...]) -> Future[Any]:
-    """Hand the call to an executor. Nothing of the job goes along: its session belongs to this
+    """Submit the call to an executor, without the context of the job: its session belongs to this
     thread."""
     submit: Any = executor.submit
     kwargs = call.kwargs or {}

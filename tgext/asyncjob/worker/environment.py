@@ -1,4 +1,4 @@
-"""What every attempt of one queue works with; the queue makes it."""
+"""The parts that all attempts of one queue share; the queue makes them."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class AttemptEnvironment:
-    """What every attempt of one queue works with."""
+    """The parts that all attempts of one queue share."""
 
     queue: CurrentQueue
     backend: ClaimingBackend
     scope: Scope
-    #: a context manager around the call, given what was captured at the enqueue
+    #: returns a context manager around the call, of the context captured at the enqueue
     enter_context: Callable[[dict[str, Any]], AbstractContextManager[Any]] | None = None
-    session: Any = None  #: the application's, None where it has none
+    session: Any = None  #: the application's scoped_session; None: it has none
     job_sessions: Sessions | None = None  #: whose commit completes a job; None: no session's
     progress_tracker: GuardedTracker = field(default_factory=lambda: GuardedTracker(None))
     #: starts the child processes of attempts (a ``ForkServer``); None: there are none
     fork_server: Any = None
-    #: calls that were seen to commit in the middle, each worth one warning
+    #: names of calls that have committed before their end; each is warned of once
     commits_in_parts: set[str] = field(default_factory=set)
 
     def warn_of_parts(self, uid: JobId, name: str) -> None:
-        """Say, once for each call, that the job *uid* has committed before its end."""
+        """Warn, once for each call, that the job *uid* has committed before its end."""
         if name not in self.commits_in_parts:
             self.commits_in_parts.add(name)
             log.warning(

@@ -59,9 +59,9 @@ os.register_at_fork(after_in_child=_releaser.begin)
 
 
 def inspect_frame(thread: int, at: Callable[[FrameType | None], Result]) -> Result:
-    """Return what *at* makes of the innermost frame of a thread, None if that has ended.
+    """Return what *at* returns for the innermost frame of a thread; None: it has ended.
 
-    at: keeps no frame.
+    at: must keep no reference to a frame.
     """
     frames = [_all_frames()]
     try:

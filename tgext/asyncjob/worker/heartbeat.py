@@ -1,11 +1,12 @@
-"""The heartbeat of a worker, and what follows for its attempts when heartbeats fail.
+"""The heartbeat of a worker, and the end of its attempts when heartbeats fail.
 
     heartbeat        renews the lease; claims that other workers have taken are lost
     timeout monitor  checks that heartbeats succeed, and uses no backend itself
     lease check      reads who has the claims, while heartbeats fail
 
-If everything fails for the time of a lease, other workers have taken the jobs that run here, and
-these are stopped. If the database can be read but not written to, what it says of claims counts.
+If heartbeat and lease check both fail for the time of a lease, other workers may have taken the
+jobs that run here, and their attempts are interrupted. If the database can be read but not written
+to, its claims decide.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ from ..job import WorkerId
 from .thread import log_fault
 from .timeouts import GRACE_SECONDS
 
-#: Heartbeats in the time of one lease: three may get lost.
+#: Heartbeats in the time of one lease: three in a row may fail.
 BEATS = 4
 
 
 class Heartbeat:
-    """Of one worker. revoke: interrupts the attempts of these claims; None: of all."""
+    """The heartbeat of one worker.
+
+    lease_seconds: how long a lease lasts without a heartbeat. revoke: called with the claims (uid,
+    lease) whose attempts are to be interrupted; None: all. monotonic: a clock, in seconds.
+    """
 
     def __init__(
         self,
@@ -41,36 +46,36 @@ class Heartbeat:
         self._lease_seconds = lease_seconds
         self._revoke = revoke
         self._monotonic = monotonic
-        self._silent_since: float | None = None  # the first beat that has not come through, yet
+        self._silent_since: float | None = None  # when the first failed heartbeat began
         self._lease_check: threading.Thread | None = None
         self.start()
 
     def start(self) -> None:
-        """Count from now on."""
-        self._beaten_at = self._monotonic()  # the last beat that came through
-        self._held_at = self._beaten_at  # when the claims were last known to be ours
+        """Count the lease from now on."""
+        self._beaten_at = self._monotonic()  # when the last successful heartbeat began
+        self._held_at = self._beaten_at  # when the claims were last read to be held
 
     def run_until(self, ended: threading.Event) -> None:
-        """Beat until the last worker thread has ended, and interrupt what is lost."""
+        """Send heartbeats until *ended* is set, and interrupt attempts whose claims are lost."""
         pause_seconds = self._lease_seconds / BEATS
         while not ended.wait(pause_seconds * random.uniform(0.9, 1.0)):
             pause_seconds = self._lease_seconds / BEATS
-            if not self.beat():  # soon again: others may see by it that this worker is dead
+            if not self.beat():  # try again soon, before the lease ends
                 pause_seconds = min(GRACE_SECONDS, pause_seconds)
 
     def beat(self) -> bool:
-        """Beat once; tell whether it has come through."""
-        begun_at = self._monotonic()  # others may count from here on: its answer may be late
+        """Send one heartbeat; return whether it succeeded."""
+        begun_at = self._monotonic()  # the lease may count from here: the answer may be late
         if self._silent_since is None:
             self._silent_since = begun_at
-        if not self._ask_backend(self._backend.heartbeat, "say that this worker lives"):
+        if not self._ask_backend(self._backend.heartbeat, "renew the lease of this worker"):
             return False
         self._beaten_at, self._silent_since = begun_at, None
         return True
 
     def check(self) -> float:
-        """Interrupt all attempts once heartbeats have failed or hung for a lease: other workers
-        have the jobs then, and no commit can succeed. Return when to check again."""
+        """Interrupt all attempts if heartbeats have failed or hung for the time of a lease: other
+        workers may have the jobs then. Return when to check again, by *monotonic*."""
         now, since = self._monotonic(), self._silent_since
         pause_seconds = max(GRACE_SECONDS, self._lease_seconds / BEATS)
         held_at = max(self._beaten_at, self._held_at)
@@ -90,13 +95,13 @@ class Heartbeat:
 
     def _check_leases(self) -> None:
         begun_at = self._monotonic()
-        if self._ask_backend(self._backend.lost, "see what this worker holds"):
+        if self._ask_backend(self._backend.lost, "read which claims this worker holds"):
             self._held_at = begun_at
 
     def _ask_backend(
         self, ask: Callable[[WorkerId], Collection[tuple[str, int]]], what: str
     ) -> bool:
-        """Stop what *ask* finds to be lost; tell whether it has come through."""
+        """Revoke the claims that *ask* returns as lost; return whether it succeeded."""
         try:
             lost = ask(self._worker_id)
         except Exception as error:  # noqa: BLE001 - the worker survives each fault of the store

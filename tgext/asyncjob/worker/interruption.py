@@ -1,15 +1,16 @@
-"""Stop a function that runs in a thread, from outside.
+"""Stop a function that runs in a thread, from another thread.
 
-Three threads may end what runs: its own, the timeout monitor, and one that drains. The phase,
-changed only under the lock, says who may: until the function has returned, anybody, by
-``interrupt``, then ``abandon``; from then on only its own thread.
+Three threads may end the function: its own, the timeout monitor, and one that drains. The phase,
+which changes only under the lock, decides which one: until the function has returned, each of them,
+by ``interrupt``, then ``abandon``; after that only its own thread.
 
-An interruption can hit any line, and a lock held there would never be released: what the function
-calls of this package runs under a ``shield``, and is interrupted at its end. Where
-other code must not be interrupted is in ``safe_points.py``: the interruption waits until it is out.
+An interruption can hit any line, and a lock held there would never be released. So the functions of
+this package that a job calls run under a ``shield``, and are interrupted at its end. Other code
+that must not be interrupted is listed in ``safe_points.py``: the interruption waits until it has
+returned.
 
-The first interruption may be caught, to clean up. One that was swallowed is followed by others,
-which no ``except Exception`` catches: see ``insist``.
+The first interruption may be caught, to clean up. If the function then goes on, it is followed by
+others, which ``except Exception`` does not catch: see ``insist``.
 """
 
 from __future__ import annotations
@@ -28,34 +29,34 @@ from ..call import check_done
 from .awaited import AbandonableLoop, as_thread_future, is_awaitable
 from .safe_points import discard_pending, is_safe_at, raise_if_safe, raise_in
 
-#: How often an interruption tries to find a function outside such code, and seconds between two.
+#: How often an interruption looks whether a function has left such code, and seconds between looks.
 LOOKS, LOOK_SECONDS = 10, 0.001
 
-#: Seconds after an interruption in which a function may clean up, and between two further ones;
-#: these are doubled up to the last.
+#: Seconds in which a function may clean up after an interruption, before it is interrupted again;
+#: doubled each time, up to the second number.
 INSIST_SECONDS = (1.0, 10.0)
 
-#: Seconds between two from which on a coroutine that has been left is interrupted like a function:
-#: it does not await anything.
+#: Once this pause between two interruptions is exceeded, a coroutine whose loop was stopped is
+#: interrupted like a function: it does not await anything.
 RAISE_SECONDS = 2 * INSIST_SECONDS[0]
 
-#: Seconds between two looks whether to go on waiting for a future.
+#: Seconds between two checks whether to go on waiting for a future.
 FUTURE_SECONDS = 0.1
 
 _WAITING, _RUNNING, _RETURNED, _ABANDONED = range(4)
 
 
 class Abandoned(BaseException):
-    """Raised in a function's own thread when it was abandoned, or has swallowed what was to end
-    it."""
+    """Raised in a function's own thread when it was abandoned, or has caught its interruption and
+    gone on."""
 
 
 class Relentless(Abandoned):
-    """Raised again where an interruption was swallowed: goes on with each line that its thread
-    comes to, the handlers of a bare ``except`` and the loops around them too."""
+    """Raised in a function that has caught its interruption. It is raised again at each line that
+    the thread then runs, also in the handlers of a bare ``except`` and in loops around them."""
 
     def __init__(self) -> None:
-        # Made by the interpreter in the thread that it is raised in, when that comes to a handler.
+        # The interpreter makes the instance in the interrupted thread, when it enters a handler.
         super().__init__()
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and frame.f_code is not Interruptible.run.__code__:
@@ -66,8 +67,8 @@ class Relentless(Abandoned):
 
 
 def _raise_at_each_line(frame: FrameType, event: str, _argument: object) -> Any:
-    """A trace function that interrupts its own thread. It raises nothing itself: the interpreter
-    would stop tracing then."""
+    """A trace function that interrupts its own thread. It raises nothing itself, since the
+    interpreter would then stop tracing."""
     if event == "line" and is_safe_at(frame, Interruptible.run.__code__, _OWN_END):
         raise_in(threading.get_ident(), Abandoned)
     return _raise_at_each_line
@@ -82,26 +83,27 @@ class Interruptible:
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.thread = 0  #: the identifier of the thread that runs it, 0 before
+        self.thread = 0  #: identifier of the thread that runs the function; 0: none yet
         self._lock = threading.RLock()
-        self._guard = threading.RLock()  # held while others act on what the function works with
+        self._guard = threading.RLock()  # held by ``while_inside``
         self._phase = _WAITING
-        #: what does something before the interruption, or kills; also when it has ended
+        #: the thread that runs ``first`` of ``interrupt`` or ``kill`` of ``insist``, also when it
+        #: has ended
         self._first: threading.Thread | None = None
-        self._is_inside = False  # whether its thread is in the function, whatever the phase
-        self._has_raised = False  # whether anything was by the interpreter, arrived or not
+        self._is_inside = False  # whether its thread is in the function, in any phase
+        self._has_raised = False  # whether it asked the interpreter to raise anything
         self._insist_at, self._insist_seconds = 0.0, INSIST_SECONDS[0]
         self._shields = 0
         self._interruption: type[BaseException] | None = None
-        self._sent = False  #: whether it is on its way, or will be raised by a shield
-        #: ends what its thread waits for, where that is a coroutine or a future
+        self._sent = False  #: whether it was raised, or will be at the end of a shield
+        #: ends the wait of its thread for a coroutine or a future
         self._wake: Callable[[], Any] | None = None
 
     def run(self, function: Callable[[], Any]) -> Any:
         """Return what *function* returns.
 
-        Raises what it raises; the interruption, also where it was swallowed; Abandoned.
-        May be run again after it has ended, by the same thread.
+        Raises what it raises; the interruption, also if *function* has caught it; Abandoned.
+        May be called again after it has ended, by the same thread.
         """
         self.thread = threading.get_ident()
         try:
@@ -117,7 +119,7 @@ class Interruptible:
             if self._phase == _ABANDONED:
                 raise Abandoned from None
             if interruption is not None and not isinstance(error, interruption):
-                # A CancelledError, or what the function made of it: show where it was.
+                # A CancelledError, or another exception raised in its place: keep its traceback.
                 raise interruption().with_traceback(error.__traceback__) from None
             raise
         if self._phase != _RETURNED or self._interruption is not None:
@@ -125,11 +127,11 @@ class Interruptible:
         return value
 
     def resolve(self, value: Any, look: Callable[[], None]) -> Any:
-        """Return what *value* comes to, for the function itself, if it stands for work that has not
-        begun or goes on: an awaitable or a future.
+        """Return the result of *value* if it is an awaitable or a future, else *value*; for the
+        function itself.
 
-        What is awaited runs on a loop of its own, one that an interruption can wake. look: see
-        ``wait_for``. Raises what that work raises, BadCall for work that would never be done.
+        An awaitable runs on an event loop of its own, which an interruption can wake. look: see
+        ``wait_for``. Raises what that work raises, and BadCall for work that would never be done.
         """
         while True:
             kind = type(value)  # not isinstance: a proxy may answer for another object
@@ -144,10 +146,10 @@ class Interruptible:
                 return value
 
     def wait_for(self, future: Future[Any], look: Callable[[], None]) -> Any:
-        """Return the result of *future*, for the function itself, or raise what it raised.
+        """Return the result of *future*, or raise what it raised; for the function itself.
 
-        look: called now and then, and raises what is to end the wait. However that ends, the
-        future is cancelled if it still can be.
+        look: called every FUTURE_SECONDS; raises what is to end the wait. However the wait ends,
+        the future is cancelled if it still can be.
         """
         ended = threading.Event()
         with self._lock:
@@ -175,7 +177,7 @@ class Interruptible:
                 self._wake = None
 
     def check(self) -> None:
-        """Raise what is to end the function, if anything is; for its own thread."""
+        """Raise Abandoned or the interruption, if there is one; for its own thread."""
         if self._phase == _ABANDONED:
             raise Abandoned
         if self._interruption is not None:
@@ -186,10 +188,11 @@ class Interruptible:
     def interrupt(
         self, error: type[BaseException], first: Callable[[], object] | tuple[()] = ()
     ) -> None:
-        """Raise *error* in the function at its next bytecode; once, while it runs.
+        """Raise *error* in the function at its next bytecode, once, while it runs.
 
-        Later, if that is no safe point: then it may be asked for again.
-        first: what is to be done before, in a thread of its own, since it may take long; or ().
+        If that is no safe point, it is tried again for LOOKS * LOOK_SECONDS; call it again if the
+        function still runs then. first: called before, in a thread of its own, since it may take
+        long; (): nothing.
         """
         with self._lock:
             if self._phase != _RUNNING:
@@ -232,11 +235,12 @@ class Interruptible:
             time.sleep(LOOK_SECONDS)
 
     def insist(self, kill: Callable[[], object] | tuple[()] = ()) -> None:
-        """Raise again in a function that should have ended, what only a bare ``except`` catches,
-        if it is time for that.
+        """Raise Relentless in a function that has caught its interruption, if it is time for that.
+        Only a bare ``except`` catches it.
 
-        kill: what ends what the thread of an abandoned function waits for, in a thread of its own,
-        since it may take long; or (). Nothing tells whether it took effect, so it is called again.
+        kill: ends what the thread of an abandoned function waits for; called in another thread,
+        since it may take long; (): nothing. Whether it had an effect is not known, so it is called
+        each time.
         """
         with self._lock:
             now = time.monotonic()
@@ -244,7 +248,7 @@ class Interruptible:
             if self._is_inside and is_due and now >= self._insist_at and not self._shields:
                 is_raised = self._wake is None or self._insist_seconds > RAISE_SECONDS
                 if is_raised and not self._raise_if_safe(Relentless):
-                    return  # at the next look
+                    return  # tried again at the next call
                 if self._wake is not None:
                     self._wake()
                 self._insist_seconds = min(2 * self._insist_seconds, INSIST_SECONDS[1])
@@ -259,19 +263,21 @@ class Interruptible:
         return is_raised
 
     def while_inside(self, act: Callable[[], object]) -> None:
-        """Let another thread act on what the function works with; not if it has left that: its
-        thread waits to leave until that is done."""
+        """Call *act*, which uses what the function works with, from another thread.
+
+        Not if the function has ended. Its thread does not leave it until *act* has returned.
+        """
         with self._guard:
             if self._is_inside:
                 act()
 
     def raise_unsent(self) -> None:
-        """Raise an interruption that found no safe point; for its own thread, at one."""
+        """Raise an interruption that has found no safe point; for its own thread, at one."""
         if self._interruption is not None and not self._sent and not self._shields:
             self.check()
 
     def abandon(self) -> bool:
-        """Go on without it, whatever its thread does; False if it is too late: it returned."""
+        """Give the function up, whatever its thread does; False if it has returned already."""
         with self._lock:
             if self._phase != _RUNNING:
                 return False
@@ -281,7 +287,7 @@ class Interruptible:
 
     @contextmanager
     def shield(self) -> Iterator[None]:
-        """Let no interruption hit the block; raise it at the end instead."""
+        """Delay interruptions until the end of the block, where they are raised."""
         with self._lock:
             self._shields += 1
         try:
@@ -292,7 +298,7 @@ class Interruptible:
         self.check()
 
     def _end_run(self) -> None:
-        """No interruption from here on; one that was sent and is pending is discarded."""
+        """End the run: nothing is raised from here on, and what is pending is discarded."""
         with self._guard, self._lock:
             self._is_inside = False
             if self._phase == _RUNNING:
@@ -304,5 +310,5 @@ class Interruptible:
                 discard_pending()
 
 
-#: In it no interruption is safe any more.
+#: No point in it is safe.
 _OWN_END = Interruptible._end_run.__code__

@@ -1,8 +1,8 @@
 """Log lines of a job carry its uid, and the attempt keeps its last ones.
 
 A record made inside a job gets the attribute ``asyncjob_uid`` and its message begins with
-``job=<uid>``, whatever formatter the application has. That is done where records
-are made, because handlers and filters of the application's own choosing would see only some.
+``job=<uid>``, whatever formatter the application has. The record factory does that: a handler or
+filter sees only the records of some loggers.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from ..current import attempt_var
 from ..job import TaskError
 from ..one_line import one_line
 
-#: The attribute of a record; ``extra={"job": ...}`` must stay free for the application, since
-#: logging raises KeyError where it finds one that is there.
+#: The attribute of a record. It is not named ``job``, so that the application can use
+#: ``extra={"job": ...}``: logging raises KeyError for a name that the record has already.
 UID = "asyncjob_uid"
 #: Lines kept of an attempt.
 LINES = 100
 #: Characters kept of a line.
 LINE_LENGTH = 1_000
 
-#: The whole package, not only this part of it.
+#: The name of the whole package.
 _PACKAGE = __name__.partition(".worker.")[0] + "."
 
 
 class _JobRecords:
-    """The application's record factory, and the uid of the job in what it makes."""
+    """Wraps the application's record factory, and adds the uid of the job to its records."""
 
     def __init__(self, inner: Callable[..., logging.LogRecord]) -> None:
         self._inner = inner
@@ -40,16 +40,16 @@ class _JobRecords:
         attempt = attempt_var.get()
         if attempt is None:
             return record
-        if hasattr(record, UID):  # the factory was wrapped, and then we were put around it again
+        if hasattr(record, UID):  # the factory wraps another one of this class
             return record
         setattr(record, UID, attempt.uid)
         if record.name.startswith(_PACKAGE):
-            return record  # our own lines name their job, wherever they are written
+            return record  # lines of this package name their job themselves
         attempt.log_line(_line(record))
         if not isinstance(record.msg, str):
-            return record  # its str() may raise, where logging expects that, and not here
+            return record  # its str() may raise, which logging handles later
         if isinstance(record.args, tuple):
-            # As an argument, so that what groups by record.msg still finds one message.
+            # As an argument, so that tools that group by record.msg find one message.
             record.msg = "job=%s " + (record.msg if record.args else _literal(record.msg))
             record.args = (attempt.uid, *record.args)
         else:  # one mapping, for %(name)s
@@ -58,20 +58,21 @@ class _JobRecords:
 
 
 def install() -> None:
-    """Add the uid to the records of jobs from now on, in the whole process; enable our loggers.
+    """Add the uid to the records of jobs from now on, in the whole process, and enable the loggers
+    of this package.
 
-    To be called once the application is loaded; again does no harm.
+    Call it once the application is loaded; a second call changes nothing.
     """
     _enable()
     factory = logging.getLogRecordFactory()
     if not isinstance(factory, _JobRecords):
-        # Two threads at once wrap the same factory, and the last one stays: no harm done.
+        # If two threads do this at once, both wrap the same factory, and one of the two stays.
         logging.setLogRecordFactory(_JobRecords(factory))
 
 
 def _argument(value: object) -> object:
-    """What stands for an argument of a log line of our own: texts and errors are the jobs', and
-    must not look like a line of ours."""
+    """Return an argument of this package's log lines as one line: texts and errors come from jobs,
+    and must not look like another log line."""
     if isinstance(value, BaseException):
         value = TaskError.of(value).message
     return one_line(value) if type(value) is str else value
@@ -80,8 +81,8 @@ def _argument(value: object) -> object:
 def _enable() -> None:
     """Enable the loggers that an application's ``fileConfig`` or ``dictConfig`` has disabled.
 
-    Both disable each existing logger that they do not name: a failed job would
-    leave no line anywhere. To silence a logger, set its level.
+    Both disable each existing logger that they do not name; a failed job would then not be logged
+    at all. To silence a logger, set its level.
     """
     for name in list(logging.root.manager.loggerDict):
         if f"{name}.".startswith(_PACKAGE):
@@ -89,7 +90,7 @@ def _enable() -> None:
 
 
 def _literal(message: str) -> str:
-    """A message that came without arguments is not a format, until it gets one."""
+    """Escape a message without arguments, which becomes a format when it gets one."""
     return message.replace("%", "%%")
 
 

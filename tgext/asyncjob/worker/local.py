@@ -21,15 +21,15 @@ from .worker import Worker
 log = logging.getLogger(__name__)
 
 
-#: Seconds that the end waits for a start that is under way.
+#: Seconds that ``stop`` waits for a start that is under way.
 START_SECONDS = 2.0
 
 
 class LocalWorker:
-    """Of one queue in one process: at most one worker; for any thread.
+    """The worker of one queue in one process, at most one; any thread may use it.
 
-    make_environment: called when the worker is started, since a queue may get its application's
-    session until then.
+    make_environment: called when the worker is started, since the queue may be given the
+    application's session until then.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class LocalWorker:
         self._make_environment = make_environment
         self._warned = False
         self._leave_after: float | None = None
-        #: Whether this process is to run jobs; a forked child is if its parent was.
+        #: Whether this process is to run jobs; a forked child inherits it.
         self.wanted = False
         self.begin()
 
@@ -48,7 +48,7 @@ class LocalWorker:
         self._lock = threading.RLock()
         self._is_starting = False
         self._worker: Worker | None = None
-        self._last: Worker | None = None  # also when it was stopped
+        self._last: Worker | None = None  # the worker, also after it was stopped
         self._callers: set[CallerWorker] = set()  # of threads in run_pending()
         self._worker_id = new_worker_id(self._options.lease)
         self._stopped = False
@@ -60,9 +60,9 @@ class LocalWorker:
         queues: tuple[str, ...] | None = None,
         leave_after: float | None = None,
     ) -> None:
-        """Have the worker, which is not started yet, work otherwise than the options say.
+        """Change options of the worker, which must not have been started yet.
 
-        threads, queues: None: as they say. leave_after: see WorkerThread.
+        threads, queues: None: as the options say. leave_after: see WorkerThread.
         """
         changed: dict[str, Any] = {"threads": threads, "queues": queues}
         given = {name: value for name, value in changed.items() if value is not None}
@@ -70,12 +70,12 @@ class LocalWorker:
         self._leave_after = leave_after
 
     def announce(self) -> None:
-        """Start the worker, if there is to be one, since jobs wait now."""
+        """Start the worker if it is wanted, since jobs wait now; warn if nothing will run them."""
         if self._worker is not None:
             return
         self.serve()
         if self._stopped and self._options.backend == "memory":
-            log.warning("a job waits, and its queue was closed: nobody in this process runs it")
+            log.warning("a job waits, but its queue was closed: this process does not run it")
         elif self._options.threads == 0:
             self._warn()
 
@@ -112,12 +112,15 @@ class LocalWorker:
         if self._options.backend == "memory" and not self._warned:
             self._warned = True
             log.warning(
-                "asyncjob.threads is 0 and jobs wait in this process's memory: nobody will run "
-                "them, unless run_pending() is called; set asyncjob.threads"
+                "asyncjob.threads is 0 and jobs wait in this process's memory: they do not run "
+                "unless run_pending() is called; set asyncjob.threads"
             )
 
     def run_pending(self, limit: int | None) -> int:
-        """Run what is due in the calling thread; return how many jobs ran."""
+        """Run what is due in the calling thread; return how many jobs ran.
+
+        limit: how many to run at most; None: no limit. Raises what the backend raises.
+        """
         most = math.inf if limit is None else whole("limit", limit)
         job_log.install()
         environment = self._make_environment()
@@ -136,7 +139,7 @@ class LocalWorker:
             self._callers.discard(worker)
 
     def stop(self) -> None:
-        """Drain the worker, and start no other."""
+        """Drain the worker; no other one is started."""
         self._stopped = True
         # The thread that starts it may wait for a server that does not answer.
         is_locked = self._lock.acquire(timeout=START_SECONDS)
@@ -146,7 +149,7 @@ class LocalWorker:
         for each in (*self._callers, *([] if worker is None else [worker])):
             each.stop(self._options.drain_timeout)
 
-    # -- what a worker process looks at
+    # -- read by the loop of a worker process
 
     @property
     def ran(self) -> int:
@@ -155,15 +158,15 @@ class LocalWorker:
 
     @property
     def has_left(self) -> bool:
-        """Whether all threads of the worker have ended: nothing was due any more."""
+        """Whether all threads of the worker have ended, since nothing was due."""
         return self._last is not None and self._last.has_left
 
     @property
     def is_degraded(self) -> bool:
-        """Whether too many threads of the worker hang in jobs for good."""
+        """Whether too many threads of the worker hang in jobs that cannot be stopped."""
         return self._last is not None and self._last.is_degraded
 
     def stop_now(self) -> None:
-        """Give back what still runs while the worker is being stopped by another thread."""
+        """Release the jobs that still run, while another thread stops the worker."""
         if self._last is not None:
             self._last.stop_now()

@@ -1,6 +1,6 @@
-"""A progress tracker of the application's own, kept from doing harm.
+"""Call the application's progress tracker, and log what it raises.
 
-It may be slow, or raise: neither changes what becomes of a job.
+A tracker that raises does not change the outcome of a job.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
-    """What ``progress_tracker=`` may be: an object as the seed knows it."""
+    """What ``progress_tracker=`` takes: an object as tgext.asyncjob 0.2 had it."""
 
     def track(self, uid: str) -> None: ...
     def set_progress(self, uid: str, value: int, data: Any) -> None: ...
@@ -24,22 +24,22 @@ class Tracker(Protocol):
 
 
 class GuardedTracker:
-    """Calls a tracker, None for no tracker, at the moments of a job's life."""
+    """Calls a tracker when a job is enqueued, reports and ends. tracker: None: calls nothing."""
 
     def __init__(self, tracker: Tracker | None) -> None:
         self.tracker = tracker
 
     def begin(self, uid: str) -> None:
-        """Tell of a job that waits from now on."""
+        """Call ``track`` for a job that was enqueued."""
         self._guard(lambda tracker: tracker.track(uid), uid, "begin to track it")
 
     def report(self, uid: str, progress: Progress) -> None:
-        """Hand on what a job reports."""
+        """Call ``set_progress`` with the progress of a job."""
         value, data = progress.value, progress.data
         self._guard(lambda tracker: tracker.set_progress(uid, value, data), uid, "set its progress")
 
     def end(self, uid: str) -> None:
-        """Tell of a job that has ended."""
+        """Call ``remove`` for a job that has ended."""
         self._guard(lambda tracker: tracker.remove(uid), uid, "remove it")
 
     def _guard(self, call: Callable[[Tracker], object], uid: str, what: str) -> None:

@@ -1,6 +1,6 @@
-"""Decide what follows from an attempt: whether a job runs again, and when; here and nowhere else.
+"""Decide the outcome of an attempt: whether the job runs again, and when. No other module does.
 
-Knows no backend: it returns an Outcome, which the attempt stores.
+It uses no backend: it returns an Outcome, which the attempt stores.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..task import NotKept, kept
 
 log = logging.getLogger(__name__)
 
-#: What most jobs come to.
+#: The outcome of most jobs.
 _SUCCESS = Outcome(SUCCESSFUL)
 
 
@@ -35,7 +35,7 @@ def after_return(value: Any, claim: Claim, lines: tuple[str, ...]) -> Outcome:
         return _SUCCESS
     try:
         result = kept(value)
-    except Exception as error:  # noqa: BLE001 - a value's own code runs; its work is done
+    except Exception as error:  # noqa: BLE001 - the value's own code runs; the job has succeeded
         result = NotKept(f"looking into it raised {type(error).__name__}")
     if isinstance(result, NotKept):
         log.warning("job=%s succeeded, return value not kept: %s", claim.job.uid, result.why)
@@ -43,10 +43,10 @@ def after_return(value: Any, claim: Claim, lines: tuple[str, ...]) -> Outcome:
 
 
 def after_crash(why: WorkerCrashed, claim: Claim, delay_seconds: float = 0.0) -> Outcome:
-    """Return the outcome of an attempt whose process died, and say it in the log: as for the
-    death of a worker it runs again, and costs no attempt, ``max_crashes`` times.
+    """Return the outcome of an attempt whose process died, and log it.
 
-    delay_seconds: before it does, where the machine needs time.
+    As after the death of a worker, the job runs again at most ``max_crashes`` times, and that costs
+    no attempt. delay_seconds: the pause before it runs again.
     """
     is_last = claim.crashes_left <= 0
     log.warning("job=%s %s: %s", claim.job.uid, "failed" if is_last else "waits again", why)
@@ -64,11 +64,10 @@ def after_error(
     is_loss: Callable[[BaseException], bool],
     jitter: float,
 ) -> Outcome:
-    """Return the outcome of an attempt that raised *error*, and say it in the log.
+    """Return the outcome of an attempt that raised *error*, and log it.
 
-    lines: the attempt's log. is_loss: tells an error that is the loss of the jobs' database and
-    not the job's, which costs a crash and no attempt. jitter: 0 to 1, see
-    ``TaskOptions.delay_seconds``.
+    lines: the attempt's log. is_loss: whether an error is the loss of the jobs' database, which
+    counts as a crash and costs no attempt. jitter: 0 to 1, see ``TaskOptions.delay_seconds``.
     """
     job = claim.job
     if isinstance(error, JobCancelled):

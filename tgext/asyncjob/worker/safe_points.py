@@ -24,7 +24,7 @@ _MODULES = (
     "redis.connection", "transaction", "zope.sqlalchemy",
 )  # fmt: skip
 
-#: Functions of any module in which the same holds: they take or let go, or finish something.
+#: Functions of any module in which nothing is interrupted: they acquire, release or finalize.
 _FUNCTIONS = frozenset(
     {
         "acquire", "release", "_acquire_restore", "_release_save", "commit", "__del__",
@@ -32,11 +32,11 @@ _FUNCTIONS = frozenset(
     }
 )  # fmt: skip
 
-#: Up to Python 3.11 a thread that is starting has the identifier of the one that starts it, and
-#: would get what is raised in that.
+#: Up to Python 3.11 a thread that is starting has the identifier of the thread that starts it, and
+#: would get what is raised in that one.
 _STARTING = ("threading", "start")
 
-#: Methods from whose call what they have taken has yet to come back.
+#: Methods that acquire something: between the call and the next instruction it is held by nothing.
 _TAKING = frozenset({"acquire", "acquire_lock", "__enter__"})
 
 
@@ -46,9 +46,9 @@ def raise_if_safe(
     """Raise *error* in a thread at its next bytecode if it may be interrupted where it is; return
     whether it may.
 
-    within: code of the function whose callees may be interrupted; its callers do not count. never:
-    code of a function that may not be. That thread stands still meanwhile: the caller has just got
-    the interpreter, and keeps it between the look and the exception.
+    within: code of the function whose callees may be interrupted; its callers do not count.
+    never: code of a function that may not be interrupted. The thread does not run between the check
+    and the exception, since the caller holds the interpreter.
     """
 
     def look(frame: FrameType | None) -> bool:
@@ -82,12 +82,12 @@ def _is_protected(frame: FrameType) -> bool:
 
 
 def _is_taking(frame: FrameType) -> bool:
-    """Whether the instruction that a frame is at calls something that takes a lock."""
+    """Whether the current instruction of a frame calls a method that acquires something."""
     code = frame.f_code
     if _TAKING.isdisjoint(code.co_names):
         return False
     if frame.f_globals.get("__name__") == "threading" and code.co_name == "wait":
-        return False  # what it takes there is its own
+        return False  # Condition.wait acquires a lock of its own there
     called = ""
     for instruction in dis.get_instructions(code):
         if instruction.opname.startswith(("LOAD_METHOD", "LOAD_ATTR")):
@@ -100,7 +100,7 @@ def _is_taking(frame: FrameType) -> bool:
 
 
 def stack_of(thread: int) -> str:
-    """Where a thread is, from the first frame below this package's."""
+    """Return the stack of a thread as text, beginning below the frames of this package."""
     return inspect_frame(thread, _stack_at)
 
 
@@ -118,7 +118,7 @@ def raise_in(thread: int, error: type[BaseException]) -> None:
 
 
 class _Discard(BaseException):
-    """Raised by a thread in itself."""
+    """Raised by ``discard_pending`` in its own thread."""
 
 
 def discard_pending() -> None:

@@ -4,9 +4,9 @@
                  |                         |
                  '--- release_prefetched (another thread, when an attempt takes long) ---'
 
-Short jobs are claimed several at a time, and their outcomes are stored together: as many as have
-lately fitted into BATCH_SECONDS. A long one among them delays none: the claims behind it are
-released, and the outcomes before it are stored, by ``release_prefetched``.
+Short jobs are claimed several at a time, as many as lately ran within BATCH_SECONDS, and their
+outcomes are stored together. A long job among them delays no other one: ``release_prefetched``
+releases the claims behind it and stores the outcomes of those before it.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-#: Work that is claimed at once, in seconds, as far as the last jobs tell: what a crash may make
-#: run again of jobs that touched no database, and what a more urgent job may have to wait.
+#: Duration of the jobs that are claimed at once, in seconds, estimated from the last ones. After a
+#: crash so much work may run again, if it used no database, and a job of higher priority may wait
+#: so long.
 BATCH_SECONDS = 0.05
 
-#: Seconds that an attempt may take before those claimed with it are given back.
+#: Seconds that an attempt may take before the claims behind it are released.
 RELEASE_SECONDS = 0.1
 
-#: Longest that a thread waits for a wake-up, in seconds: only in case one is missed.
+#: Longest time that a thread waits for a wake-up, in seconds; it matters only if one is missed.
 LONGEST_SLEEP = 300.0
 
-#: How long one that is to leave sleeps while another worker's jobs may come free, in seconds.
+#: Seconds between claims of a thread that is to leave, while another worker may release jobs.
 DOUBT_SECONDS = 0.5
 
-#: How long a thread waits after an error of the backend's own, in seconds; doubled up to the last.
+#: Seconds that a thread waits after an error of the backend; doubled each time, up to the second.
 FAULT_SECONDS = (0.1, 30.0)
 
-
-#: How long an attempt may be over its timeout and end, before that is said, in seconds.
+#: Seconds after its timeout before a warning about a job that has returned and still commits.
 END_SECONDS = 5.0
 
 
 def log_fault(backend: ClaimingBackend, what: str, error: Exception) -> None:
-    """Log an error of the backend: its text says it all if it passes, else with its traceback."""
+    """Log an error of the backend: only its text if it is a passing one, else its traceback."""
     if backend.is_passing(error):
         log.warning("%s: %s", what, error)
     else:
@@ -62,10 +62,10 @@ def log_fault(backend: ClaimingBackend, what: str, error: Exception) -> None:
 
 
 class WorkerThread(threading.Thread):
-    """Runs until *stopping* is set, or until it was given up with its attempt.
+    """Runs until *stopping* is set, or until its attempt is abandoned.
 
-    serves: the worker's id, and the queue names; None: all.
-    deadline_changed: wakes the timeout monitor. ended: called when the thread ends.
+    serves: the worker's id, and the names of its queues; None: all queues.
+    deadline_changed: wakes the timeout monitor. ended: called with the thread when it ends.
     """
 
     def __init__(
@@ -85,12 +85,12 @@ class WorkerThread(threading.Thread):
         self._stopping = stopping
         self._deadline_changed = deadline_changed
         self._on_end = ended
-        #: jobs after which it ends by itself, and sooner when nothing is due; None: it stays
+        #: the number of jobs after which it ends, or sooner if nothing is due; None: it goes on
         self.leave_after: float | None = None
-        self._is_sure = False  # nothing is due, and no other worker's jobs may come free
+        self._is_sure = False  # nothing was due, and no job of another worker may be released
         self._lock = threading.RLock()
         self._prefetched: deque[Claim] = deque()
-        self._may_be_released = False  # what is prefetched was released, and the answer was lost
+        self._may_be_released = False  # a release of what is prefetched had no answer
         self._ended: list[Attempt] = []
         self._batch = 1
         self.attempt: Attempt | None = None
@@ -129,7 +129,7 @@ class WorkerThread(threading.Thread):
             return None
         sleep_seconds = LONGEST_SLEEP
         if self.leave_after is not None:
-            # Before the next look, which finds what comes free in between.
+            # Before the next claim, which finds a job that is released in between.
             self._is_sure = not self._backend.is_in_doubt()
             sleep_seconds = 0.0 if self._is_sure else DOUBT_SECONDS
         self._batch = 1
@@ -137,22 +137,22 @@ class WorkerThread(threading.Thread):
         return claims
 
     def _keep_trying(self, act: Callable[[], Result], what: str) -> Result | None:
-        """Return what *act* asks the backend for, however long that takes to be there again.
+        """Call *act*, which uses the backend, until it raises nothing; return what it returns.
 
-        what: what is not possible meanwhile. None once the worker stops: its jobs wait again.
+        what: what fails, for the log. Returns None once the worker stops: its jobs wait again.
         """
         seconds = FAULT_SECONDS[0]
         while True:
             try:
                 return act()
-            except Exception as error:  # noqa: BLE001 - a worker thread survives each fault of it
+            except Exception as error:  # noqa: BLE001 - a worker thread survives any error of it
                 log_fault(self._backend, f"{what}, trying again in {seconds:.1f}s", error)
             if self._stopping.wait(seconds):
                 return None
             seconds = min(2 * seconds, FAULT_SECONDS[1])
 
     def _run_all(self, claims: list[Claim]) -> bool:
-        """Run what was claimed; False if the thread was given up with one of them."""
+        """Run the jobs of *claims*. Returns False if an attempt was abandoned."""
         begun_at, ran = time.monotonic(), 0
         claim: Claim | None
         if len(claims) > 1:
@@ -167,7 +167,7 @@ class WorkerThread(threading.Thread):
             claim = self._next()
         self._store_outcomes()
         if self._stopping.is_set():
-            with suppress(Exception):  # their worker ends, and they wait again
+            with suppress(Exception):  # when their worker has ended, they wait again
                 self._release_claims()
         self._adapt(ran, time.monotonic() - begun_at)
         return True
@@ -195,12 +195,12 @@ class WorkerThread(threading.Thread):
         return None
 
     def _is_held(self, claim: Claim) -> bool:
-        """Whether a claim still holds that was given back without an answer."""
+        """Whether a claim still holds, after a release of it had no answer."""
         ask = partial(self._backend.holds, claim, fresh=True)
         return bool(self._keep_trying(ask, "cannot look at a claim"))
 
     def _adapt(self, ran: int, seconds: float) -> None:
-        """Claim as many the next time as would have fitted, twice as many at the most."""
+        """Claim as many next time as would have run in BATCH_SECONDS, at most twice as many."""
         fitting = int(ran * BATCH_SECONDS / seconds) if seconds > 0 else self._batch
         self._batch = max(1, min(fitting, 2 * self._batch, self._backend.most_at_once))
 
@@ -217,7 +217,7 @@ class WorkerThread(threading.Thread):
                 store_outcomes(ended, self._backend)
             except Exception:
                 with self._lock:
-                    self._ended = ended + self._ended  # nothing that has ended may be forgotten
+                    self._ended = ended + self._ended  # kept, to be stored later
                 raise
 
     def _release_claims(self) -> None:
@@ -233,7 +233,7 @@ class WorkerThread(threading.Thread):
                 self._prefetched.extendleft(reversed(claims))
             raise
 
-    # -- for other threads of the worker
+    # -- called by other threads of the worker
 
     def release_due(self) -> float | None:
         """When to call ``release_prefetched``, by time.monotonic(); None: not needed."""
@@ -248,7 +248,10 @@ class WorkerThread(threading.Thread):
         self._store_outcomes()
 
     def deadline(self) -> float | None:
-        """When the attempt is over its time; interrupts it if that is now."""
+        """Return when the attempt's timeout ends, by time.monotonic(); None: it has no timeout.
+
+        Interrupts the attempt if that is now.
+        """
         attempt = self.attempt
         if attempt is None or attempt.claim.job.options.timeout is None:
             return None
@@ -259,7 +262,7 @@ class WorkerThread(threading.Thread):
         return deadline
 
     def time_out(self) -> Attempt | None:
-        """End its attempt as timed out, and return it; None if it has ended."""
+        """End its attempt as timed out, and return it; None if its call has returned."""
         attempt = self.attempt
         if attempt is None:
             return None
@@ -269,37 +272,37 @@ class WorkerThread(threading.Thread):
         return None
 
     def _warn_of_slow_end(self, attempt: Attempt) -> None:
-        """Say, once, that a job is over its time and ends, which takes long."""
+        """Warn, once, of a job whose commit still waits long after its timeout."""
         over = time.monotonic() - attempt.started - (attempt.claim.job.options.timeout or 0)
         if over >= END_SECONDS and attempt is self.attempt and attempt is not self._warned_of:
             self._warned_of = attempt
             log.warning(
-                "job=%s is over its timeout by %.0fs and has returned: its commit waits, for a "
-                "lock of the database or its server; that is never interrupted, and keeps its "
-                "thread", attempt.uid, over,
+                "job=%s is over its timeout by %.0fs and has returned: its commit waits for a lock "
+                "or an answer of the database; a commit is never interrupted, and its thread runs "
+                "no other job meanwhile", attempt.uid, over,
             )  # fmt: skip
 
     def insist(self) -> bool:
-        """Interrupt once more the thread that was given up; False if it has ended."""
+        """Interrupt an abandoned attempt again. Returns whether the thread is alive."""
         attempt = self.attempt
         if attempt is not None:
             attempt.insist()
         return self.is_alive()
 
     def revoke(self, claims: Collection[tuple[str, int]] | None) -> None:
-        """End its attempt if its claim is one of these, which hold no longer; None: any claim."""
+        """Interrupt its attempt if its claim is among *claims*, which are lost; None: all are."""
         attempt = self.attempt
         if attempt is not None and (claims is None or (attempt.uid, attempt.claim.lease) in claims):
             attempt.interrupt(LeaseLost)
 
     def stop(self) -> None:
-        """Interrupt its attempt: the worker stops."""
+        """Interrupt its attempt, since the worker stops."""
         attempt = self.attempt
         if attempt is not None:
             attempt.interrupt(WorkerStopping)
 
     def give_back(self) -> None:
-        """End its attempt as if it had not begun."""
+        """Release the job of its attempt, as if it had not begun."""
         attempt = self.attempt
         if attempt is not None:
             attempt.give_back()

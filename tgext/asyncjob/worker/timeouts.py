@@ -1,14 +1,14 @@
-"""End attempts that are over their timeout, and count the threads that do not come back.
+"""End attempts that are over their timeout, and count the threads that cannot be stopped.
 
     deadline --> the attempt is interrupted --> it ends
                           | GRACE_SECONDS
-                          '--> given up: its outcome is stored, its connections are killed,
-                               another thread replaces its own, which is interrupted again and
+                          '--> abandoned: its outcome is stored, its connections are killed,
+                               a new thread replaces its thread, which is interrupted again and
                                again as long as it lives
 
-A thread that hangs in C code cannot be ended at all. So there is a bound: while so many live, none
-is replaced any more. The process then takes fewer jobs, or none, and says so; one that a
-supervisor runs asks for a successor.
+A thread that hangs in C code cannot be ended at all. So their number is bounded: while MOST_HUNG of
+them live, no other one is replaced. The process then runs fewer jobs, or none, and logs that; under
+a supervisor it asks for a successor.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from .thread import LONGEST_SLEEP, WorkerThread
 
 log = logging.getLogger(__name__)
 
-#: Seconds in which an attempt that was interrupted may still end by itself. Code that holds
-#: the interpreter, or sleeps in C, does not; then its thread is replaced.
+#: Seconds in which an interrupted attempt may still end by itself. Code that holds the interpreter,
+#: or sleeps in C, does not; its thread is then replaced.
 GRACE_SECONDS = 0.25
 
-#: Seconds between two looks at threads that were given up.
+#: Seconds between two checks of the threads whose attempts were abandoned.
 HUNG_LOOK_SECONDS = 0.5
 
-#: Threads that were given up and may live at a time: so many, or twice the worker's own if that
-#: is more. Each keeps its stack, and what its job has in hand.
+#: How many threads of abandoned attempts may live at a time before none is replaced; or twice the
+#: worker's threads, if that is more. Each keeps its stack, and the objects of its job.
 MOST_HUNG = 10
 
 
 class Timeouts:
-    """Of one worker; for its timeout monitor, but for ``store_outcomes`` and ``is_degraded``.
+    """The timeouts of one worker. Only its timeout monitor calls ``enforce``.
 
-    remove: called with a thread that was given up. replace: starts another one. wake_maintenance:
-    wakes the thread that calls ``store_outcomes``, if there is one.
+    remove: called with a thread whose attempt is abandoned. replace: starts another thread.
+    wake_maintenance: wakes the thread that calls ``store_outcomes``, if there is one.
     """
 
     def __init__(
@@ -57,18 +57,20 @@ class Timeouts:
         self._remove = remove
         self._replace = replace
         self._wake_maintenance = wake_maintenance
-        self._hung: list[WorkerThread] = []  # given up, and alive at the last look
+        self._hung: list[WorkerThread] = []  # of abandoned attempts, alive at the last check
         self._unreplaced = 0  # threads that were not replaced
         self._overdue: deque[tuple[WorkerThread, Attempt]] = deque()
 
     @property
     def is_degraded(self) -> bool:
-        """Whether there are more of those threads than may be."""
+        """Whether more threads hang than are replaced."""
         return self._unreplaced > 0
 
     def enforce(self, threads: Iterable[WorkerThread]) -> float:
-        """Interrupt attempts over their timeout, replace threads that go on; return when to look
-        again."""
+        """Interrupt attempts that are over their timeout, and replace threads that go on.
+
+        Returns when to check again, by time.monotonic().
+        """
         nearest = time.monotonic() + LONGEST_SLEEP
         for thread in threads:
             deadline = thread.deadline()
@@ -90,16 +92,16 @@ class Timeouts:
         self._hung = [each for each in self._hung if each.is_alive()]
         self._hung.append(thread)
         log.warning(
-            "job=%s does not stop after its timeout: its thread goes on for nobody, one of %d such "
-            "threads in this process; %d may be", attempt.uid, len(self._hung), self._most_hung,
+            "job=%s does not stop after its timeout and is abandoned: its thread is one of %d such "
+            "threads in this process, of at most %d", attempt.uid, len(self._hung), self._most_hung,
         )  # fmt: skip
         self._remove(thread)
         self._unreplaced += 1
         self._replace_threads()
         if self._unreplaced:
             log.error(
-                "%d threads of this process hang in jobs that are over their timeout, as many as "
-                "may be: it takes fewer jobs until they come back, and none once it has no other "
+                "%d threads of this process hang in jobs that are over their timeout, and no more "
+                "are replaced: it runs fewer jobs until they end, and none once it has no other "
                 "thread; restart it, and run such jobs in processes (executor=\"process\")",
                 len(self._hung),
             )  # fmt: skip
@@ -110,14 +112,17 @@ class Timeouts:
             self.store_outcomes()
 
     def _replace_threads(self) -> None:
-        """Replace threads, as far as the bound allows."""
+        """Replace threads, up to the bound."""
         while self._unreplaced and len(self._hung) < self._most_hung:
             self._unreplaced -= 1
             self._replace()
 
     def store_outcomes(self) -> None:
-        """Store the outcomes of attempts that were given up, and of those that their threads ran
-        before; release the claims that their threads have prefetched."""
+        """Store the outcomes of abandoned attempts, and of those that their threads ran before;
+        release the claims that their threads have prefetched.
+
+        Raises what the backend raises; nothing is forgotten then.
+        """
         while self._overdue:
             overdue = list(self._overdue)
             for thread, attempt in overdue:

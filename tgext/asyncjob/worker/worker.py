@@ -1,4 +1,4 @@
-"""The worker: threads that run jobs, and threads that serve these.
+"""The worker: its worker threads, and the threads that watch over them.
 
     worker threads   claim, run, store outcomes (thread.py)
     timeout monitor  timeouts; uses no backend, which may be slow; wakes maintenance
@@ -6,7 +6,7 @@
     heartbeat        renews the worker's lease; attempts of lost claims are interrupted
 
 All threads are daemons: others would delay the interpreter's exit until their jobs end. On a
-backend that no other process sees there is no heartbeat, and the timeout monitor prunes.
+backend of one process only there is no heartbeat, and the timeout monitor prunes.
 """
 
 from __future__ import annotations
@@ -29,11 +29,10 @@ from .timeouts import GRACE_SECONDS, Timeouts
 
 log = logging.getLogger(__name__)
 
-
-#: Seconds between looks for dead workers: with it a job of one runs again within 2 s.
+#: Seconds between rescues: so a job of a worker that has died runs again within 2 s.
 RESCUE_SECONDS = 1.5
 
-#: Seconds between looks who holds a lock, while anything runs.
+#: Seconds between checks which job holds the write lock, while jobs run.
 LOCK_SECONDS = 0.5
 
 #: Seconds between prunings.
@@ -44,11 +43,12 @@ LEAVE_SECONDS = 2.0
 
 
 class Worker:
-    """Runs what the backend has for *queues*, on *threads* threads, until it is stopped.
+    """Runs the jobs of *queues* on *threads* threads, until it is stopped.
 
-    worker_id: what it claims as. queues: names to serve; None: all. threads: 0: it works in its
-    caller's, and neither rescues nor prunes. lease_seconds: how long it may be silent.
-    death_is_expected: whether its death is no crash of its jobs. Started once, stopped once.
+    worker_id: the id that it claims with. queues: names of queues; None: all. threads: 0: a
+    CallerWorker, which starts no worker thread, and neither rescues nor prunes. lease_seconds: how
+    long its claims last without a heartbeat. death_is_expected: whether its death does not count as
+    a crash of its jobs. Started once, stopped once.
     """
 
     def __init__(
@@ -68,12 +68,11 @@ class Worker:
         self._thread_count = threads
         self._lease_seconds = lease_seconds
         self._death_is_expected = death_is_expected
-        #: of each worker thread; set before the start
+        #: ``leave_after`` of each worker thread; set before the start
         self.leave_after: float | None = None
         self._stopping = threading.Event()
-        self._ended = (
-            threading.Event()
-        )  # after the last worker thread: until then its lease is renewed
+        # After the last worker thread: until then its lease is renewed.
+        self._ended = threading.Event()
         self._deadline_changed = threading.Event()  # wakes the timeout monitor
         self._maintenance_due = threading.Event()
         self._lock = threading.RLock()
@@ -89,16 +88,16 @@ class Worker:
         self._service_threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Begin to claim."""
+        """Register the worker, and start its threads."""
         job_log.install()
         try:
             self._backend.register(
                 self.id, self._queues, self._thread_count, expendable=self._death_is_expected
             )
         except Exception:
-            # The worker threads and the heartbeat try again.
+            # The worker threads and the heartbeat register it later.
             log.exception("cannot register the worker yet")
-        if self.leave_after is not None:  # what a dead worker left is due, too
+        if self.leave_after is not None:  # the jobs of a dead worker are due too
             self._try(self._backend.rescue, "look for dead workers")
         for _ in range(self._thread_count):
             self._add_thread()
@@ -108,7 +107,7 @@ class Worker:
         """Start timeout monitor, maintenance and heartbeat, once."""
         if self._service_threads:
             return
-        self._heartbeat.start()  # it has been registered, which may have taken long
+        self._heartbeat.start()  # registering it may have taken long
         loops: dict[str, Callable[[], None]] = {"timeouts": self._monitor_timeouts}
         if self._backend.is_shared:
             loops["maintenance"] = self._maintain
@@ -134,13 +133,13 @@ class Worker:
 
     @property
     def is_degraded(self) -> bool:
-        """Whether too many of its threads hang in jobs for good."""
+        """Whether too many of its threads hang in jobs that cannot be stopped."""
         return self._timeouts.is_degraded
 
     def stop(self, drain_seconds: float) -> None:
-        """Claim nothing more; give what runs *drain_seconds*, then give it back.
+        """Claim nothing more, wait *drain_seconds* for the jobs that run, then release them.
 
-        Returns when every worker thread has ended or its job has been given back.
+        Returns when every worker thread has ended or its job was released.
         """
         self._stopping.set()
         self._deadline_changed.set()
@@ -163,7 +162,7 @@ class Worker:
         self._leave(LEAVE_SECONDS, self._timeouts.store_outcomes, "store that a job has timed out")
 
     def stop_now(self) -> None:
-        """Give back what runs, now."""
+        """Interrupt the jobs that run, and release them."""
         for thread in self._other_threads():
             thread.stop()
         if not self._join(GRACE_SECONDS):
@@ -176,7 +175,7 @@ class Worker:
             self._try(thread.give_back, "give back what runs")
 
     def _leave(self, seconds: float, act: Callable[[], object], what: str) -> None:
-        """Call the backend while stopping, with a bound: its server may never answer."""
+        """Call the backend while the worker stops, with a time limit: it may never answer."""
         if self._backend.is_shared:
             within(seconds, lambda: self._try(act, what), what)
         else:
@@ -205,7 +204,7 @@ class Worker:
             self._threads.add(thread)
 
     def _other_threads(self) -> list[WorkerThread]:
-        """The worker threads but the current one: a job may close its own queue."""
+        """The worker threads except the current one: a job may close its own queue."""
         with self._lock:
             return [thread for thread in self._threads if not thread.is_current]
 
@@ -285,7 +284,7 @@ class Worker:
             )
 
     def _watch_locks(self) -> None:
-        """Log which job keeps others from writing, if the backend can tell."""
+        """Have the backend log which job holds its write lock, if it can tell."""
         begun_before = time.monotonic() - LOCK_SECONDS
         attempts = [thread.attempt for thread in self._other_threads()]
         running = [
