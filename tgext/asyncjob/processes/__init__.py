@@ -1,1 +1,1 @@
-"""Processes of this program: forked, watched, replaced, ended. None of this knows a job."""
+"""Processes: fork, supervise, replace and end them. Nothing here knows a job."""

@@ -1,8 +1,8 @@
-"""A child that a call has forked, and that comes back from the call: it ends there.
+"""End a child process that a call has forked and that returns from the call.
 
-An ``exec`` that fails, or a forgotten ``os._exit``, would have the child go on as the caller: as
-a worker that is not registered, on the parent's connections. It ends at once instead: no
-buffer is flushed, no connection closed, no exit function called, all of which are the parent's.
+If an ``exec`` fails, or ``os._exit`` is forgotten, the child would continue as the caller: as a
+worker that is not registered, on the parent's connections. It ends at once instead. It flushes no
+buffer, closes no connection and calls no exit function, since all of these are the parent's.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-#: How many forks this process is away from the first one: to ask for its number is a system call,
-#: and too much for each job.
+#: How many forks this process is away from the first one. Compared instead of the pid: to ask for
+#: that is a system call, which costs too much at each job.
 _generation = 0
 
-#: What is the parent's: kept, since to collect it would end it.
+#: Connections and sessions of the parent; kept, since collecting them would close them.
 _left: list[Any] = []
 
 
 def only_here(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Make *function* return or raise in the process that called it, and in no child of its."""
+    """Have *function* return or raise only in the process that called it, not in its children."""
 
     @functools.wraps(function)
     def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -44,17 +44,17 @@ def only_here(function: Callable[Arguments, Result]) -> Callable[Arguments, Resu
 
 @only_here
 def call_here(function: Callable[..., Result], args: Any, kwargs: Any) -> Result:
-    """Return what a call returns, or raise what it raises."""
+    """Make a call that returns or raises only in this process."""
     return function(*args, **kwargs)
 
 
 def generation() -> int:
-    """Return what differs between this process and every child that it forks."""
+    """Return a number that differs between this process and every child that it forks."""
     return _generation
 
 
 def end_child_of(begun: int, error: BaseException | None = None) -> None:
-    """End this process, unless it is of this generation. error: with which it came back."""
+    """End this process, unless it is of generation *begun*. error: what its call raised."""
     if _generation != begun:
         _end(error)
 
@@ -68,10 +68,10 @@ os.register_at_fork(after_in_child=_forked)
 
 
 def leave_session(scoped: Any) -> None:
-    """Leave this thread's session to the parent as it is: whatever the child does with it, be it
-    that a ``with`` block rolls back or that Python collects it, must not reach the server.
+    """Detach this thread's session from its connections, in a forked child.
 
-    scoped: SQLAlchemy's ``scoped_session``; its next use makes a new session.
+    What happens to it in the child, such as a rollback at the end of a ``with`` block, then does
+    not reach the server. scoped: SQLAlchemy's ``scoped_session``; its next use makes a new session.
     """
     if not scoped.registry.has():
         return
@@ -90,7 +90,7 @@ def leave_session(scoped: Any) -> None:
 
 
 def _descriptor_of(driver: Any) -> int | None:
-    """The socket of a driver's connection to a server; None where it has none that it shows."""
+    """Return the socket of a driver's connection; None: it has none, or does not show it."""
     owners: list[Any] = [driver, getattr(driver, "_sock", None)]  # the second is PyMySQL's
     for owner in owners:
         with suppress(Exception):
@@ -99,14 +99,14 @@ def _descriptor_of(driver: Any) -> int | None:
 
 
 def _end(error: BaseException | None) -> NoReturn:
-    """End as an interpreter would that nothing else runs in."""
+    """End with the exit status and the traceback that an interpreter would give."""
     text, status = "", 0
     if isinstance(error, SystemExit):
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
         text = f"{error.code}\n" if isinstance(error.code, str) else ""
     elif error is not None:
         status = 1
-        with suppress(BaseException):  # what was raised may raise when it is printed
+        with suppress(BaseException):  # printing an exception runs its own code
             text = "".join(traceback.format_exception(error))
     with suppress(OSError):
         os.write(2, text.encode("utf-8", "backslashreplace"))  # sys.stderr is buffered

@@ -1,10 +1,10 @@
-"""Fork children that are whole, hear every signal, and leave no child without its parent.
+"""Fork child processes, receive signals, and end the children when their parent ends.
 
-    parent <--signals, in their order, through a pipe-- the world
+    parent <--signals, in their order, through a pipe-- the system
     parent --fork--> child, which has none of the parent's handlers, pipes and exit functions
     parent ==lifeline, a pipe==> child: it ends when the parent does, even by SIGKILL
 
-Everything that must be right around a fork is here; callers decide when to fork.
+Everything that a fork requires is here; callers decide when to fork.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ HANDLED_SIGNALS = tuple(
 class ChildProcesses:
     """The children that a process forks, and its signals. Made and used in the main thread.
 
-    end_seconds: what a child may take to end after the parent has died.
+    end_seconds: how long a child may take to end after the parent has died.
     """
 
     def __init__(self, end_seconds: float) -> None:
         self._end_seconds = end_seconds
-        # Only the parent has the writing end: when it dies, however it dies, the pipe ends.
+        # Only the parent has the writing end: the pipe closes when it dies, in whatever way.
         self._lifeline, self._lifeline_write = os.pipe()
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
@@ -58,11 +58,12 @@ class ChildProcesses:
         self._handlers_before = {each: signal.signal(each, _do_nothing) for each in HANDLED_SIGNALS}
 
     def wait(self, seconds: float | None, *also: int) -> bytes:
-        """Sleep until signals come; return their numbers, b"" if none came for *seconds*.
+        """Sleep until signals come; return their numbers, b"" if none came.
 
-        also: file descriptors; something to read from one of them ends the wait, too.
+        seconds: how long at most; None: without a limit. also: file descriptors; the wait also
+        ends when one of them can be read.
         """
-        poll = select.poll()  # and not select(), to which a number beyond 1023 is an error
+        poll = select.poll()  # select() refuses descriptors above 1023
         for each in (self._read, *also):
             poll.register(each, select.POLLIN)
         poll.poll(None if seconds is None else seconds * 1000)
@@ -72,7 +73,7 @@ class ChildProcesses:
             return b""
 
     def close(self) -> None:
-        """Have children that are still there end, and give the signals back."""
+        """Have the children end that still run, and restore the signal handlers."""
         os.close(self._lifeline_write)
         os.close(self._lifeline)
         for number, handler in self._handlers_before.items():
@@ -82,14 +83,14 @@ class ChildProcesses:
         os.close(self._write)
 
     def fork(self, run: Callable[[], int]) -> int:
-        """Fork a child that calls *run* and leaves with the status it returns; return its pid.
+        """Fork a child that calls *run* and exits with the status it returns; return its pid.
 
-        In the child SIGTERM does what it does by default, until *run* takes it. SIGINT and
-        SIGHUP do nothing: a terminal sends them to all processes, and the parent answers.
-        Raises OSError where there can be no more processes.
+        In the child SIGTERM has its default action, until *run* sets a handler. SIGINT and SIGHUP
+        do nothing: a terminal sends them to all processes, and the parent reacts.
+        Raises OSError if the system allows no more processes.
         """
-        flush_stdio()  # what is left in the buffers would be written by the child as well
-        # A signal for the child must not find the parent's handlers, and with them its pipe.
+        flush_stdio()  # else the child would write what is left in the buffers as well
+        # A signal for the child must not run the parent's handlers, which write to its pipe.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
         try:
             pid = os.fork()
@@ -102,7 +103,7 @@ class ChildProcesses:
     # -- in the child
 
     def _run_child(self, run: Callable[[], int], mask: Iterable[int]) -> NoReturn:
-        """Run in the child from its first to its last moment; raises and returns nothing."""
+        """Run the whole life of the child; never returns or raises."""
         status = 1
         try:
             atexit._clear()  # as multiprocessing does: those functions are the parent's
@@ -125,26 +126,27 @@ class ChildProcesses:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        # SIGINT and SIGHUP keep the handler that does nothing: SIG_IGN would be handed on to
-        # every program that a job starts.
+        # SIGINT and SIGHUP keep the handler that does nothing: every program that a job starts
+        # would inherit SIG_IGN.
         for each in (self._read, self._write, self._lifeline_write):
             os.close(each)
 
     def _end_with_parent(self) -> None:
         os.read(self._lifeline, 1)
-        # To the main thread, which runs the handlers, and has to be woken where it waits.
+        # To the main thread: it runs the handlers, and a signal interrupts its waiting.
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
-        log.warning("the parent process is gone: this one was told to end, as by SIGTERM")
+        log.warning("the parent process is gone: this process was sent a SIGTERM")
         time.sleep(self._end_seconds)
         os.kill(os.getpid(), signal.SIGKILL)  # no other process is left to do it
 
 
 def leave_connections(*kept: int) -> None:
-    """Leave the connections of the parent to the parent, in a forked child: as long as there is a
-    copy, the other end does not notice that the parent has closed its own.
+    """Close the copies of the parent's connections, in a forked child: as long as there is a copy,
+    the other end does not notice that the parent has closed its own.
 
-    In their places stands what is no socket, since the objects that use them are still here. kept:
-    descriptors; stdin, stdout and stderr are kept too, which may be connections under systemd.
+    Their descriptors refer to /dev/null afterwards, since the objects that use them are still here.
+    kept: descriptors to keep; stdin, stdout and stderr are kept too, which may be connections under
+    systemd.
     """
     if not os.path.isdir("/dev/fd"):
         return
@@ -165,13 +167,13 @@ def _file_of(descriptor: int) -> tuple[int, int] | None:
 
 
 def _is_connection(descriptor: int) -> bool:
-    """Whether it is a connection, or a socket that waits for some."""
+    """Whether a descriptor is a stream socket: a connection, or one that listens."""
     try:
         if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
             return False
         with socket.socket(fileno=os.dup(descriptor)) as copy:
             return copy.type == socket.SOCK_STREAM
-    except OSError:  # the one that the folder was read by
+    except OSError:  # closed meanwhile: the one that /dev/fd was read with
         return False
 
 
@@ -181,7 +183,7 @@ def set_title(text: str, program: str = "asyncjob-worker") -> None:
 
 
 def signal_name(number: int) -> str:
-    """Return the name of a signal, as in "SIGKILL"."""
+    """Return the name of a signal, such as "SIGKILL"."""
     try:
         return signal.Signals(number).name
     except ValueError:  # of the real-time signals only the first and the last have names
@@ -189,7 +191,7 @@ def signal_name(number: int) -> str:
 
 
 def _exit(status: int) -> NoReturn:
-    """End this process: what it registered for its exit is run, no thread is waited for."""
+    """End this process: run its exit functions, and wait for no thread."""
     try:
         atexit._run_exitfuncs()
         logging.shutdown()

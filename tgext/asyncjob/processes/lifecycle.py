@@ -1,4 +1,4 @@
-"""Callbacks for the life of a process: after a fork in the child, and at the exit."""
+"""Callbacks after a fork, in the child, and at the interpreter's exit."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def register(owned: BelongsToProcess) -> Callable[[], None]:
 
 
 def is_reloaded() -> bool:
-    """Whether a reloader (hupper) runs this process, and kills it whenever a file changes."""
+    """Whether hupper runs this process, which kills it whenever a source file changes."""
     hupper = sys.modules.get("hupper")
     return hupper is not None and bool(hupper.is_active())
 

@@ -1,6 +1,7 @@
-"""How much one worker process may run before a fresh one takes its place.
+"""Limits of a worker process after which it is replaced by a new one.
 
-For what leaks: a library that keeps a little of every job, a heap that never shrinks again.
+They bound memory leaks: of a library that keeps something of every job, or of a heap that does not
+shrink.
 """
 
 from __future__ import annotations
@@ -14,20 +15,20 @@ from ..errors import ConfigError, MissingExtra
 
 try:
     import psutil  # type: ignore[import-untyped]
-except ImportError:  # without the extra `worker`; Linux tells by itself
+except ImportError:  # without the extra `worker`; on Linux STATM is read instead
     psutil = None
 
-#: Where Linux tells a process its memory, in pages: the second number is what is resident.
+#: The memory of a process in pages, on Linux; the second number is the resident memory.
 STATM = Path("/proc/self/statm")
 
 
 @dataclass(frozen=True)
 class RecycleLimits:
-    """What a process may use up; None: no bound.
+    """The limits of a process; None: no limit.
 
-    max_jobs: 1 or more. max_rss_bytes: of resident memory, 1 or more.
+    max_jobs: jobs run, 1 or more. max_rss_bytes: resident memory, 1 or more.
 
-    Raises ConfigError for less, MissingExtra where nothing here can tell the memory.
+    Raises ConfigError for less, and MissingExtra if the memory of a process cannot be read here.
     """
 
     max_jobs: int | None = None
@@ -41,14 +42,14 @@ class RecycleLimits:
             _meter()
 
     def are_reached(self, jobs_run: int) -> bool:
-        """Return whether this process, after so many jobs, should drain and be replaced."""
+        """Return whether this process is to drain and be replaced. jobs_run: since its start."""
         if self.max_jobs is not None and jobs_run >= self.max_jobs:
             return True
         return self.max_rss_bytes is not None and rss_bytes() >= self.max_rss_bytes
 
 
 def rss_bytes() -> int:
-    """Return the resident memory of this process; raises MissingExtra where it is unknown."""
+    """Return the resident memory of this process; raises MissingExtra if it cannot be read."""
     return _meter()()
 
 

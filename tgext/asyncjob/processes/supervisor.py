@@ -1,11 +1,11 @@
-"""Keep worker processes running: fork them, replace those that die, hand on what stops them.
+"""Keep worker processes running: fork them, replace those that die, pass signals on to them.
 
     supervisor --fork--> child: run_child() --exit status--> supervisor
                --SIGTERM--> drains; a second one: stops at once
 
-The supervisor is the process that loads nothing and starts no thread, so that what it forks is
-small and whole: each child loads the application by itself, and a new child loads what lies on
-disk by then. How a child ends with its supervisor is in ``forking.py``.
+The supervisor loads no application and starts no thread, so that a fork of it copies little memory
+and no locks. Each child loads the application by itself; a new child loads the files as they are
+then. How a child ends when its supervisor ends is in ``forking.py``.
 """
 
 from __future__ import annotations
@@ -23,33 +23,34 @@ from .forking import ChildProcesses, set_title, signal_name
 
 log = logging.getLogger(__name__)
 
-#: Exit status of a child that drained and asks for a successor: it has run its share of jobs.
+#: Exit status of a child that has drained and is to be replaced: it has reached a limit.
 RECYCLED = 0
 
-#: Exit status of a child that wants no successor, since there is nothing more to do. None of
-#: Python's, the shell's (from 126) or sysexits.h's (64 to 78).
+#: Exit status of a child that is not to be replaced, since nothing is left to do. Python, the shell
+#: (from 126) and sysexits.h (64 to 78) do not use it.
 NOTHING_LEFT = 100
 
-#: A moment that does not come.
+#: A time that never comes.
 NEVER = float("inf")
 
 
 @dataclass(frozen=True)
 class RestartPolicy:
-    """When a supervisor replaces children that die, and when it gives up; in seconds."""
+    """When a supervisor replaces children that die, and when it gives up. Times in seconds."""
 
-    settled: float = 5.0  #: a child that has lived so long was not wrong from its start
-    first_pause: float = 0.1  #: before the second replacement of one that was; then doubled
-    longest_pause: float = 30.0  #: up to this
-    deaths: int = 10  #: so many of those in a row, and no settled child: gives up
-    margin: float = 1.5  #: a child is killed so long after its drain; with 8 s below Docker's 10
+    settled: float = 5.0  #: a child that has lived so long has started properly
+    first_pause: float = 0.1  #: before the second replacement of one that has not; then doubled
+    longest_pause: float = 30.0  #: the longest of these pauses
+    deaths: int = 10  #: gives up after so many of those in a row, if no child has settled
+    #: after its drain, before a child is killed; with 8 s of drain less than Docker's 10
+    margin: float = 1.5
 
 
 DEFAULT_RESTART_POLICY = RestartPolicy()
 
 
 class Backoff:
-    """How long to wait with the replacement of a dead child."""
+    """The pause before a dead child is replaced."""
 
     def __init__(self, restart_policy: RestartPolicy) -> None:
         self.deaths = 0  #: in a row, of children that had not settled
@@ -57,9 +58,9 @@ class Backoff:
         self._next_pause = 0.0
 
     def after(self, lived: float) -> float:
-        """Return the seconds to wait after the death of a child that *lived* so many.
+        """Return how long to wait after the death of a child that has *lived* so long; in seconds.
 
-        None after one that had settled, nor after the first that had not.
+        0 after a child that had settled, and after the first one that had not.
         """
         if lived >= self._restart_policy.settled:
             self.deaths, self._next_pause = 0, 0.0
@@ -73,27 +74,26 @@ class Backoff:
 
 @dataclass(eq=False)
 class _ChildSlot:
-    """Capacity for one child at a time; when it ends, a successor takes the slot."""
+    """Capacity for one child at a time; its successor gets the same slot."""
 
     number: int
     pid: int = 0  #: 0: no child runs
     started_at: float = 0.0
     start_at: float = 0.0  #: when to fork the next; NEVER: not again
     stop_sent: bool = False  #: whether the child was told to end
-    kill_at: float = NEVER  #: when it is killed, having been told to end
+    kill_at: float = NEVER  #: when it is killed, after it was told to end
 
 
 class Supervisor:
     """Keeps *processes* children running, each of which calls *run_child*.
 
-    run_child: called in each child's main thread; returns the exit status, RECYCLED,
-    NOTHING_LEFT, or anything else up to 255 for a failure. SIGTERM ends the process until
-    *run_child* takes it: it then has to drain, and to stop at once at a second one. Its waits
-    need a bound: Python handles a signal that comes just before a wait only after it.
-    drain_seconds: what a child that was told to end may take, not counting
-    ``restart_policy.margin``.
+    run_child: called in each child's main thread; returns the exit status: RECYCLED, NOTHING_LEFT,
+    or another one up to 255 for a failure. SIGTERM ends the process until *run_child* sets a
+    handler; it then has to drain, and to stop at once at a second SIGTERM. Its waits need a
+    timeout: Python handles a signal that comes just before a wait only after it.
+    drain_seconds: how long a child may take to end, without ``restart_policy.margin``.
 
-    Raises ConfigError for fewer than one process, and on a system that cannot fork.
+    Raises ConfigError for fewer than one process, and on a system without fork.
     """
 
     def __init__(
@@ -108,25 +108,26 @@ class Supervisor:
             raise ConfigError(f"processes: expected 1 or more, got {processes}")
         if not hasattr(os, "fork"):
             raise ConfigError(
-                f"expected a system with fork, got {sys.platform}, which starts no worker "
-                "processes; let the application's own process work (asyncjob.threads)"
+                f"expected a system with fork, got {sys.platform}, where no worker process can be "
+                "started; run the jobs in the application's own process (asyncjob.threads)"
             )
         self._run_child = run_child
         self._restart_policy = restart_policy
         self._end_seconds = drain_seconds + restart_policy.margin
         self._slots = [_ChildSlot(number) for number in range(1, processes + 1)]
         self._backoff = Backoff(restart_policy)
-        self._rolling: list[int] = []  # pids yet to be told by a rolling restart
+        self._rolling: list[int] = []  # pids that a rolling restart has yet to end
         self._stopping = False
         self._gave_up = False
 
     def run(self) -> int:
-        """Run until told to end, or all children found nothing left; return the exit code.
+        """Run until SIGTERM or SIGINT, or until all children found nothing left; return the exit
+        status.
 
-        0 after a SIGTERM or SIGINT, even if a child had to be killed, and where nothing is left;
-        1 where children kept dying. Called once, in the main thread of a process that has no
-        other child and no other thread. Every child of the process is reaped here, those too
-        that it inherits as the first process of a container.
+        0 after a signal, even if a child had to be killed, and if nothing is left; 1 if children
+        kept dying. Called once, in the main thread of a process that has no other child and no
+        other thread. Every child of the process is reaped here, also those that it inherits as the
+        first process of a container.
         """
         processes = len(self._slots)
         set_title(f"supervisor ({processes} process{'es' if processes > 1 else ''})")
@@ -153,10 +154,10 @@ class Supervisor:
             self._rolling = [slot.pid for slot in self._slots if slot.pid]
             for slot in self._slots:
                 if slot.start_at != NEVER:
-                    slot.start_at = 0.0  # what could not start may be mended: try it now
+                    slot.start_at = 0.0  # what failed to start may be repaired: try it now
 
     def _seconds(self) -> float | None:
-        """Return how long to sleep if no signal comes; None: until one does."""
+        """Return how long to sleep if no signal comes, in seconds; None: until one does."""
         moments = [slot.kill_at if slot.pid else slot.start_at for slot in self._slots]
         if self._rolling:
             now = time.monotonic()
@@ -203,7 +204,7 @@ class Supervisor:
                     self._ended(slot, os.waitstatus_to_exitcode(status))
 
     def _ended(self, slot: _ChildSlot, code: int) -> None:
-        """Say how the child in *slot* ended, and decide when the next is forked."""
+        """Log how the child in *slot* ended, and decide when the next one is forked."""
         pid, lived = slot.pid, time.monotonic() - slot.started_at
         was_told, slot.pid, slot.stop_sent, slot.kill_at = slot.stop_sent, 0, False, NEVER
         expected = code in (RECYCLED, NOTHING_LEFT) or (was_told and code == -signal.SIGTERM)
@@ -213,7 +214,7 @@ class Supervisor:
         elif not expected and not was_told:
             pause = self._pause_after(lived)
         elif lived >= self._restart_policy.settled:
-            self._backoff.after(lived)  # nothing was wrong with it: the row of deaths ends
+            self._backoff.after(lived)  # it had started properly: the row of deaths ends
         log.log(
             logging.INFO if expected else logging.WARNING,
             "worker process %d %s after %.1fs; %s",
@@ -224,7 +225,7 @@ class Supervisor:
         )
 
     def _renew(self, slot: _ChildSlot, pause: float) -> str:
-        """Have the next child forked in *pause* seconds; return that in words."""
+        """Have the next child forked in *pause* seconds; return a text for the log."""
         if self._stopping or pause == NEVER:
             slot.start_at = NEVER
             return "not replaced"
@@ -232,7 +233,7 @@ class Supervisor:
         return f"replaced in {pause:.2f}s" if pause else "replaced at once"
 
     def _pause_after(self, lived: float) -> float:
-        """Return how long to wait after a failure; gives up where no child ever settles."""
+        """Return how long to wait after a failure, in seconds; give up if no child settles."""
         pause = self._backoff.after(lived)
         hopeless = self._backoff.deaths >= self._restart_policy.deaths
         if hopeless and not any(self._is_settled(slot) for slot in self._slots):
@@ -252,12 +253,12 @@ class Supervisor:
     # -- end of the supervisor
 
     def _stop(self) -> None:
-        """Tell all children to end, and once more those that were told before."""
+        """Tell all children to end; a second call tells them again, and they stop at once."""
         again, self._stopping = self._stopping, True
         for slot in self._slots:
             slot.start_at = NEVER
-            # One that a rolling restart has told is draining already: a second signal of ours
-            # would cut that short, and was not asked for yet.
+            # A child that a rolling restart has told is draining already: a second SIGTERM would
+            # end its drain, which was not requested yet.
             if slot.pid and (again or not slot.stop_sent):
                 self._send_stop(slot)
 
@@ -267,9 +268,9 @@ class Supervisor:
         os.kill(slot.pid, signal.SIGTERM)  # it may be dead, but it has not been reaped
 
     def _roll(self) -> None:
-        """Tell the next child to end, if all others are back and have settled.
+        """Tell the next child of a rolling restart to end, if all others run and have settled.
 
-        So a version that cannot start takes one process down, and not all of them.
+        So a version that cannot start ends one process, and not all of them.
         """
         wanted = [slot for slot in self._slots if slot.pid or slot.start_at != NEVER]
         while self._rolling and all(
