@@ -1,15 +1,15 @@
-"""Attempts in processes of their own: what ``@task(executor="process")`` asks for.
+"""Attempts in child processes, for ``@task(executor="process")``.
 
     worker thread --- SubprocessAttempt ==channel==> child: scope, call, completion, commit
                             |                          ^
                             '-- requests --> fork server: fork, wait, kill
 
 A child process runs one attempt and ends. It is forked from the *fork server*, a process that has
-one thread, the application as it was loaded, and nothing open. So no lock that some thread of the
-worker holds is copied, and a process that dies or is killed takes nothing along.
+one thread, the application as it was loaded, and no open connection. So no lock that a thread of
+the worker holds is copied, and the death of a child affects no other job.
 
-``fork_server`` starts the children, ``attempt`` is the worker's side of one, ``child`` the child's,
-``messages`` what the two send each other.
+``fork_server`` starts the children, ``attempt`` is the worker's side of one, ``child`` the child's
+side, ``messages`` the format of what the two send each other.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ __all__ = ["ForkServer", "ParentChannel", "check_picklable", "has_process_tasks"
 def make_attempt(
     claim: Claim, environment: AttemptEnvironment, is_stopping: Callable[[], bool]
 ) -> Attempt:
-    """Make the attempt of a claimed job, where its task wants it to run.
+    """Make the attempt of a claimed job, for this thread or for a child process, as its task says.
 
-    is_stopping: whether its worker was told to stop.
+    is_stopping: whether its worker stops.
     """
     if claim.job.options.executor == "process":
         return SubprocessAttempt(claim, environment, is_stopping)

@@ -1,9 +1,8 @@
-"""The worker's side of an attempt in a process of its own.
+"""The worker's side of an attempt in a child process.
 
 The worker thread waits here, answers calls of a backend that only the worker's process has, and
-receives the outcome. What is to end the attempt (a timeout, a drain, a lost lease) is raised in the
-child as in a thread; a child that has not ended KILL_SECONDS later is killed, and the outcome is
-decided here.
+receives the outcome. A timeout, a drain or a lost lease is raised in the child as in a thread; a
+child that has not ended KILL_SECONDS later is killed, and the outcome is decided here.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ KILL_SECONDS = 0.5
 
 
 class SubprocessAttempt(Attempt):
-    """Stands for the attempt in the child; used as any attempt.
+    """Represents the attempt in the child; used as any attempt.
 
-    is_stopping: whether the worker was told to: then the death of a child is no crash, since
-    what ends the worker may end its children as well.
+    is_stopping: whether the worker stops. The death of a child is then no crash: a signal that
+    stops the worker may reach its children as well.
     """
 
     __slots__ = (
@@ -46,10 +45,10 @@ class SubprocessAttempt(Attempt):
         self._child: Child | None = None
         self._interruption: type[BaseException] | None = None  # what is to end it
         self._killing: threading.Timer | None = None
-        self._is_committing = False  # where only the process knows whether that came about
+        self._is_committing = False  # only the child knows whether that commit succeeds
         self._stack = ""
 
-    # -- from other threads
+    # -- called by other threads
 
     def interrupt(self, error: type[BaseException]) -> None:
         with self._guard:
@@ -59,7 +58,7 @@ class SubprocessAttempt(Attempt):
         self._send_interruption()
 
     def time_out(self) -> bool:
-        """Nothing to do: the child is killed, and the worker thread reads its exit status."""
+        """Do nothing: the child is killed, and the worker thread reads its exit status."""
         return False
 
     def give_back(self) -> None:
@@ -81,24 +80,24 @@ class SubprocessAttempt(Attempt):
             if self._child is not None and not self._is_committing:
                 self._child.kill()
 
-    # -- in the worker thread
+    # -- called by the worker thread
 
     def _run_job(self) -> Outcome | None:
-        """Run the attempt; return what is still to be stored of it, None: nothing."""
+        """Run the attempt; return the outcome that is still to be stored; None: there is none."""
         request = self._request()
         try:
             child = self._environment.fork_server.spawn(lambda: self._interruption is None)
         except WorkerCrashed as error:
             if (interrupted := self._after_interruption()) is not None:
                 return interrupted
-            # At once it would be so again, and of all jobs that wait.
+            # Without a pause this job and all that wait would fail in the same way at once.
             delay_seconds = BACKOFF_SECONDS * (1 + random.random())
             return after_crash(error, self.claim, delay_seconds)
         try:
             with self._guard:
                 self._child = child
             child.send(request)
-            self._send_interruption()  # one that came before
+            self._send_interruption()  # one that came before the start
             return self._receive_outcome(child)
         finally:
             with self._guard:
@@ -135,23 +134,23 @@ class SubprocessAttempt(Attempt):
     def _read(self, result: bytes) -> Any:
         try:
             return unpack(result)
-        except Exception as error:  # noqa: BLE001 - the value's own code runs; its work is done
+        except Exception as error:  # noqa: BLE001 - the value's own code runs; the job has succeeded
             return not_kept(self.uid, "return what can be read", error)
 
     def _after_death(self, child: Child) -> Outcome | None:
         if self._interruption is LeaseLost:
             raise LeaseLost
         found = self._environment.backend.get(self.uid)
-        if found is not None and found.status.is_final:  # by its commit, before its last word
+        if found is not None and found.status.is_final:  # by its commit, before it could say so
             self._has_ended(Outcome(found.status))
             return None
         if (interrupted := self._after_interruption()) is not None:
             return interrupted
-        why = f"its process {child.pid} {child.how_it_ended()} while it ran"
+        why = f"its process {child.pid} {child.how_it_ended()} while the job ran"
         return after_crash(WorkerCrashed(why), self.claim)
 
     def _after_interruption(self) -> Outcome | None:
-        """Return the outcome of an interruption, or raise it; None: there was none."""
+        """Return the outcome of a timeout, raise another interruption; None: there was none."""
         if self._interruption is JobTimeout:
             return self._timed_out(self._stack)
         if self._interruption is not None:
@@ -163,12 +162,12 @@ class SubprocessAttempt(Attempt):
     def _answer(self, content: bytes) -> bytes:
         try:
             number, target, method, args, kwargs = unpack(content, self.claim)
-        except Exception as error:  # noqa: BLE001 - whatever a value's class raises here
+        except Exception as error:  # noqa: BLE001 - the values' classes may raise anything
             return pack((None, False, Failure.of(error)))
         try:
             value = self._call_method(target, method, args, kwargs)
             return pack((number, True, value), self.claim, plain=True)
-        except Exception as error:  # noqa: BLE001 - it is the job's
+        except Exception as error:  # noqa: BLE001 - it is raised in the job
             return pack((number, False, Failure.of(error)))
 
     def _call_method(self, target: str, method: str, args: Any, kwargs: Any) -> Any:
@@ -182,10 +181,10 @@ class SubprocessAttempt(Attempt):
         return getattr(environment.backend, method)(*args, **kwargs)
 
     def _track_commit(self, begins: bool) -> None:
-        """Do not kill the child from here on, or allow it again."""
+        """Do not kill the child until its commit has ended. begins: False: it has."""
         with self._guard:
             self._is_committing = begins
             if not begins:
                 self._killing = None
         if not begins:
-            self._send_interruption()  # one that came in the commit, and is for the next try too
+            self._send_interruption()  # one that came during the commit, for the next try

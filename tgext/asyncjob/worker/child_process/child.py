@@ -1,7 +1,7 @@
-"""The child process of an attempt: it runs one, in a thread, and ends.
+"""The child process of an attempt: it runs one attempt, in a thread, and ends.
 
-On a backend that processes share, the attempt uses a backend of its own, as in any process of a
-worker. On one that only the worker's process has, each call goes over the channel.
+On a backend that processes share, the child has a backend of its own, as any worker process. On one
+that only the worker's process has, each call of the backend goes over the channel.
 
     main thread    reads the channel: answers for the job's thread, interruptions of the job
     job's thread   runs the attempt; then sends its outcome
@@ -33,19 +33,19 @@ from ..environment import AttemptEnvironment
 from ..safe_points import stack_of
 from .messages import ANSWER, ASK, END, STACK, UNREAD, check_picklable, not_kept, pack, unpack
 
-#: Called in the child with its end of the channel; returns the environment of attempts there, and
-#: a function that closes it.
+#: Called in the child with its end of the channel; returns the environment of the attempt, and a
+#: function that closes it.
 MakeEnvironment = Callable[["ParentChannel"], "tuple[AttemptEnvironment, Callable[[], None]]"]
 
 log = logging.getLogger(__name__)
 
-#: Seconds after an interruption before the job's database connections are killed: a statement under
-#: way would hold its locks on the server after the end of this process.
+#: Seconds after an interruption before the job's database connections are killed: a statement that
+#: runs would hold its locks on the server after this process has ended.
 KILL_CONNECTIONS_SECONDS = 0.25
 
 
 class ParentChannel:
-    """The child's end of the channel; each call is answered before the next."""
+    """The child's end of the channel. Each call is answered before the next is sent."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -53,20 +53,23 @@ class ParentChannel:
         self._asking = threading.RLock()
         self._sending = threading.Lock()
         self._number = 0
-        #: what the main thread has read for the thread that asks
+        #: answers that the main thread has read for the thread that asks
         self.answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self.claim: Claim | None = None
 
     def send(self, message: bytes) -> None:
-        """Send a message, if there still is a worker."""
+        """Send a message; do nothing if the worker is gone."""
         with self._sending, suppress(OSError):
             self._connection.send_bytes(message)
 
     @shielded
     def ask(self, target: str, method: str, /, *args: Any, **kwargs: Any) -> Any:
-        """Return what a method of the worker's *target* returns; raises what it raises, and what
-        pickle has against the arguments."""
-        if os.getpid() != self._pid:  # the channel is the parent's, and so would be the answer
+        """Call *method* of the worker's *target*, and return what it returns.
+
+        Raises what the method raises, what pickling the arguments raises, and NotInJob in a process
+        that the job has forked.
+        """
+        if os.getpid() != self._pid:  # its parent would read the answer
             raise NotInJob(f"{target}.{method}")
         with self._asking:
             self._number += 1
@@ -84,7 +87,7 @@ class ParentChannel:
         return _Proxy(self, "tracker")
 
     def backend(self, local: ClaimingBackend) -> Any:
-        """Return a proxy of the worker's backend. local: this process's copy, without its jobs."""
+        """Return a proxy of the worker's backend. local: this process's copy, without the jobs."""
         return _ProxyBackend(self, local)
 
 
@@ -108,26 +111,26 @@ class _ProxyBackend(_Proxy):
         super().__init__(channel, "backend")
         self.name = local.name
         self._prepare = local.prepare
-        # What is raised here cannot always be sent.
+        # Asked here: not every exception that is raised in this process can be sent.
         self.is_passing, self.is_conflict = local.is_passing, local.is_conflict
         self.is_loss = local.is_loss
 
     def prepare(self, job: Job) -> Job:
-        """Refuse it now and not after the commit, when it is sent."""
+        """Raise NotSerializable now, and not after the commit, when the job is sent."""
         check_picklable(job.call, job.options)
         return self._prepare(job)
 
     def after_fork(self) -> None:
-        """Nothing: what the job forks goes without jobs."""
+        """Do nothing: a process that the job forks has no jobs."""
 
     def close(self) -> None:
-        """Nothing: it is the worker's."""
+        """Do nothing: the backend is the worker's."""
 
 
 def run_child(connection: Connection, make_environment: MakeEnvironment) -> int:
-    """Run the attempt that the worker sends; return the exit status. In the main thread."""
-    # They reach the whole process group; this process ends when its job has, or its parent. Not
-    # SIG_IGN, which would be handed on to every program that the job starts.
+    """Run the attempt that the worker sends; return the exit status. For the main thread."""
+    # A SIGTERM may reach the whole process group; this process ends with its job or its parent. It
+    # is not ignored by SIG_IGN, which every program that the job starts would inherit.
     signal.signal(signal.SIGTERM, _do_nothing)
     job_log.install()
     channel = ParentChannel(connection)
@@ -145,12 +148,12 @@ def run_child(connection: Connection, make_environment: MakeEnvironment) -> int:
             else:
                 job.end(unpack(content))
     except (EOFError, OSError):
-        return 0  # all is sent, or the worker is gone
+        return 0  # the attempt has ended, or the worker is gone
 
 
 class ChildAttempt(Attempt):
-    """Tells the worker of a commit without completion: from its beginning on only this process
-    knows whether it succeeds, and must not be killed."""
+    """Tells the worker of a commit that does not carry the completion: once it has begun, only this
+    process knows whether it succeeds, and must not be killed."""
 
     __slots__ = ("_channel",)
 
@@ -166,13 +169,13 @@ class ChildAttempt(Attempt):
             self._channel.ask("commit", "begins")
 
     def _run_call(self) -> Any:
-        if self._completion.is_fenced:  # that one did not come about
+        if self._completion.is_fenced:  # the commit before was rolled back
             self._channel.ask("commit", "ends")
         return super()._run_call()
 
 
 class _Job:
-    """The one job of this process."""
+    """The job of this process."""
 
     def __init__(self, channel: ParentChannel, make_environment: MakeEnvironment) -> None:
         self._channel = channel
@@ -181,7 +184,7 @@ class _Job:
         self._thread = 0
 
     def run(self, request: bytes) -> None:
-        """Run the attempt, and send its outcome; in its thread."""
+        """Run the attempt, and send its outcome; in a thread of its own."""
         self._thread = threading.get_ident()
         try:
             claim, environment, close = self._read(request)
@@ -193,7 +196,7 @@ class _Job:
         self._attempt = attempt = ChildAttempt(claim, environment, self._channel)
         attempt.run()
         try:
-            close()  # writes the last progress, and says goodbye
+            close()  # writes the last progress, and disconnects
         except Exception:
             log.exception("job=%s could not close the connections of its process", attempt.uid)
         self._channel.send(END + _packed_end(attempt, environment))
@@ -221,7 +224,7 @@ class _Job:
 
 
 def _packed_end(attempt: Attempt, environment: AttemptEnvironment) -> bytes:
-    """Pack the outcome, its result by itself, and the calls that were warned of."""
+    """Pack the outcome, its result separately, and the calls that were warned of."""
     outcome, warned = attempt.outcome, environment.commits_in_parts
     if outcome is None:
         return pack((None, b"", warned))

@@ -1,15 +1,15 @@
 """The fork server: the process that forks the children that run attempts.
 
 A fork copies the locks that other threads hold, and nothing releases the copies. So the worker
-forks once, the *fork server*, which has one thread and runs nothing of the application. It forks a
-child for each attempt, waits for its end, and kills it on request. A worker process of the commands
-starts it before its first thread, a serving process with the first job that needs it.
+forks only one process, the *fork server*, which has one thread and runs no code of the application.
+It forks a child for each attempt, waits for its end, and kills it on request. A worker process of
+the commands starts it before its first thread; a serving process with the first job that needs it.
 
     worker ==requests==> fork server --fork--> child      SPAWN with two descriptors, or a pid
     worker <==status, a pipe for each== fork server       the pid, then the exit status
     worker <==channel, a socket for each==> child
 
-When the worker dies, the requests end, then the fork server, then its children (``forking.py``).
+When the worker dies, the request socket closes, and the fork server and its children end.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ from .child import MakeEnvironment, run_child
 log = logging.getLogger(__name__)
 _NUMBER = struct.Struct("<q")
 
-#: The request for a process; any other number is the pid of one that is to be killed.
+#: The request for a new child; any other number is the pid of a child that is to be killed.
 SPAWN = 0
-#: Seconds between looks for another parent: a fork of the worker can hold the requests open.
+#: Seconds between checks whether the worker is gone: a fork of it can hold the requests open.
 LOOK_SECONDS = 1.0
-#: How long to wait for a good moment to fork, in seconds, and between two looks.
+#: Seconds to wait until no thread uses a database, before the fork; seconds between two checks.
 QUIET_SECONDS, QUIET_LOOK_SECONDS = 10.0, 0.005
 #: Seconds for a new fork server to report, and for a child to exit that has sent its outcome.
 READY_SECONDS, EXIT_SECONDS = 2.0, 1.0
 
 
 class Child:
-    """The worker's side of one process. Used by one thread, but for ``send_nowait``."""
+    """The worker's side of one child. Used by one thread, except ``kill`` and ``send_nowait``."""
 
     def __init__(
         self, channel: Connection, status: int, pid: int, kill: Callable[[], object]
@@ -63,9 +63,8 @@ class Child:
         self.pid = pid
         self._channel = channel
         self._status = status
-        self.kill = (
-            kill  #: ends it at once, by the fork server, which knows its pid; from any thread
-        )
+        #: asks the fork server to kill the child
+        self.kill = kill
         self._sending = threading.Lock()
         self._ended = False
         self._exit_code: int | None = None
@@ -76,7 +75,7 @@ class Child:
             self._channel.send_bytes(message)
 
     def send_nowait(self, message: bytes) -> None:
-        """Send a short message, unless the channel is being used; from any thread."""
+        """Send a short message, unless the channel is in use; from any thread."""
         if self._sending.acquire(blocking=False):
             try:
                 with suppress(OSError):
@@ -85,8 +84,8 @@ class Child:
                 self._sending.release()
 
     def receive(self) -> bytes | None:
-        """Wait for a message; None: there will be none any more, since the process has ended."""
-        # The end of the channel is no sign of that: what the process has forked may hold it open.
+        """Wait for a message; None: the process has ended, and there are no more."""
+        # The channel alone does not show its end: a process that it has forked may hold it open.
         ready = wait([self._channel, self._status])
         if self._channel in ready or self._channel.poll():
             with suppress(EOFError, OSError):
@@ -96,14 +95,14 @@ class Child:
         return None
 
     def how_it_ended(self) -> str:
-        """Return in words how it ended."""
+        """Return how it ended, as a part of a sentence."""
         code = self._exit_code
         if code is None:
-            return "ended, and nobody saw how"
+            return "ended, and its exit status is unknown"
         return f"was ended by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
 
     def close(self) -> None:
-        """Wait for its end, and kill it if that takes too long."""
+        """Wait for its end; kill it if that takes longer than EXIT_SECONDS."""
         with self._sending:
             self._channel.close()
         if not self._read_status(EXIT_SECONDS):
@@ -112,7 +111,7 @@ class Child:
         os.close(self._status)
 
     def _read_status(self, seconds: float | None) -> bool:
-        """Wait for the exit status; False if it has not come by then."""
+        """Wait for the exit status. seconds: None: without a limit. False if it has not come."""
         if not self._ended:
             if not wait([self._status], seconds):
                 return False
@@ -123,16 +122,17 @@ class Child:
 
 
 class Databases(Protocol):
-    """The databases of a queue."""
+    """The databases of a queue, as ``QueueDatabase`` has them."""
 
     def may_fork(self) -> bool: ...
     def in_use(self) -> list[Callable[[], object]]: ...
 
 
 class ForkServer:
-    """Of one queue; any thread may use it.
+    """The fork server of one queue; any thread may use it.
 
-    databases: not in use at the fork. prepare: called after it. make_environment: ``child.py``.
+    databases: must not be in use at the fork. prepare: called in the fork server. make_environment:
+    called in each child, see ``child.py``.
     """
 
     def __init__(
@@ -145,21 +145,20 @@ class ForkServer:
         self.after_fork()
 
     def after_fork(self) -> None:
-        """Forget the fork server: it is the parent's."""
+        """Forget the fork server in a forked child: it is the parent's."""
         self._lock = threading.Lock()
         requests, self._requests = self._requests, None
         self._pid = 0
         if requests is not None:
-            requests.close()  # a copy, which would keep the fork server when the parent has gone
+            requests.close()  # a copy that would keep the fork server alive after the parent
 
     def open(self, is_wanted: Callable[[], bool] = lambda: True) -> None:
-        """Make the fork server, if there is none. is_wanted: whether it still is."""
+        """Start the fork server, if there is none; raises WorkerCrashed if not *is_wanted*."""
         with self._lock:
             self._open(is_wanted)
 
     def spawn(self, is_wanted: Callable[[], bool]) -> Child:
-        """Start a process; raises WorkerCrashed where there can be none, or as soon as it is not
-        wanted any more."""
+        """Start a child; raises WorkerCrashed if that fails, or as soon as not *is_wanted*."""
         try:
             for _ in range(2):  # the fork server may have been killed
                 self.open(is_wanted)
@@ -168,10 +167,10 @@ class ForkServer:
                     return child
         except OSError as error:
             why = str(error)
-        raise WorkerCrashed(f"no process could be started for it: {why}")
+        raise WorkerCrashed(f"no process could be started for the job: {why}")
 
     def _spawn(self) -> tuple[Child | None, str]:
-        """Ask for a process; None and the reason if there is none."""
+        """Request a child; None and the reason if none was started."""
         # Made after the fork server, which must not have copies of them.
         channel, theirs = Pipe(duplex=True)
         status, status_write = os.pipe()
@@ -189,10 +188,10 @@ class ForkServer:
         with self._lock:
             if self._requests is asked:  # not one that another thread has made since
                 self._close()
-        return None, "the process that starts them has ended"
+        return None, "the fork server has ended"
 
     def close(self) -> None:
-        """End the fork server, and whatever of it still runs."""
+        """End the fork server and its children."""
         with self._lock:
             self._close()
 
@@ -200,14 +199,14 @@ class ForkServer:
         """Send a request, if there is a fork server; return its socket."""
         with self._lock:
             if self._requests is not None:
-                with suppress(OSError):  # it is no more, which is seen by what does not come
+                with suppress(OSError):  # it has ended; no pid comes then
                     socket.send_fds(self._requests, [_NUMBER.pack(number)], descriptors)
             return self._requests
 
     def _open(self, is_wanted: Callable[[], bool]) -> None:
         if self._requests is not None:
             return
-        # From 3.12 on Python says that it is a risk; the module says what is done about it.
+        # Python 3.12 and later warn of a fork with threads; see the module for the answer to that.
         warnings.filterwarnings("ignore", ".*use of fork", DeprecationWarning, re.escape(__name__))
         until = time.monotonic() + QUIET_SECONDS
         while is_wanted() and time.monotonic() < until:
@@ -215,16 +214,16 @@ class ForkServer:
                 return
             time.sleep(QUIET_LOOK_SECONDS)
         if not is_wanted():
-            raise WorkerCrashed("no process was started for it: it is to end")
+            raise WorkerCrashed("no process was started for the job, since it was interrupted")
         log.warning(
-            "another thread has been using a database of jobs for %gs: processes of jobs may find "
-            "it locked; run them by asyncjob-worker", QUIET_SECONDS,
+            "another thread has been using a database of jobs for %gs: child processes may find it "
+            "locked; run jobs with executor=\"process\" in asyncjob-worker", QUIET_SECONDS,
         )  # fmt: skip
         self._fork([])
 
     def _fork(self, in_use: list[Callable[[], object]]) -> bool:
-        """Fork the fork server; False if a database was in use, as only the copy can tell."""
-        flush_stdio()  # else what is left in the buffers would be written by each process, too
+        """Fork the fork server. Returns False if it finds a database in use in its copy."""
+        flush_stdio()  # else each process would write what is left in the buffers
         ours, theirs = socket.socketpair()
         # A signal for the fork server must not find this process's handlers.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
@@ -237,7 +236,7 @@ class ForkServer:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
         self._requests, self._pid = ours, pid
-        ours.settimeout(READY_SECONDS)  # it may have copied a lock that nobody there lets go of
+        ours.settimeout(READY_SECONDS)  # it may wait for a lock that it has copied
         with suppress(OSError):
             if ours.recv(1):
                 ours.settimeout(None)
@@ -253,7 +252,7 @@ class ForkServer:
             return
         requests.close()
         until = time.monotonic() + EXIT_SECONDS
-        with suppress(ChildProcessError):  # somebody has waited for all children
+        with suppress(ChildProcessError):  # other code has waited for all children
             while not os.waitpid(self._pid, os.WNOHANG)[0]:
                 if time.monotonic() > until:
                     os.kill(self._pid, signal.SIGKILL)
@@ -275,7 +274,7 @@ class ForkServer:
             self._prepare()
             _Loop(requests, children, self._make_environment).serve()
         except BaseException:
-            log.exception("the process that starts the processes of jobs ends")
+            log.exception("the fork server ends because of an error")
         finally:
             os._exit(0)
 
@@ -290,7 +289,7 @@ class _Loop:
         self._requests = requests
         self._children = children
         self._make_environment = make_environment
-        self._status_pipes: dict[int, int] = {}  # by pid: where its status goes
+        self._status_pipes: dict[int, int] = {}  # by pid: the pipe for its status
 
     def serve(self) -> None:
         try:

@@ -1,7 +1,7 @@
 """The messages between a worker and the child process of an attempt.
 
-A message is one byte, its kind, and a pickle. Both ends are the same program, and no other process
-has an end of the channel.
+A message is one byte, its kind, and a pickle. Pickles are safe here: both ends are the same
+program, and no other process has an end of the channel.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from ...task import NotKept, Task, held_at
 
 log = logging.getLogger(__name__)
 
-#: From the worker: an answer; what is to end the attempt. Its first message, the job, has no kind.
+#: From the worker: an answer; an interruption. Its first message, the job, has no kind.
 ANSWER, INTERRUPT = b"a", b"o"
-#: From the child: a call; the stack where it was interrupted; its outcome; that it cannot read the
-#: job.
+#: From the child: a call of the worker; the stack at an interruption; the outcome; an error that
+#: reading the job raised.
 ASK, STACK, END, UNREAD = b"q", b"s", b"e", b"u"
 
 _CLAIM = "claim"
 
 
 class _Writer(pickle.Pickler):
-    """Pickles what plain pickle does not: functions below ``@task``, and a claim that both ends
-    have."""
+    """Pickles two things that pickle does not: the function of a Task, and, as a reference, a claim
+    that both ends have."""
 
     def __init__(self, file: io.BytesIO, claim: Claim | None, plain: bool) -> None:
         super().__init__(file, pickle.HIGHEST_PROTOCOL)
@@ -64,10 +64,10 @@ class _Reader(pickle.Unpickler):
 
 
 def pack(value: object, claim: Claim | None = None, *, plain: bool = False) -> bytes:
-    """Pickle *value*; raises whatever pickle and the value's own code do.
+    """Pickle *value*; raises whatever pickle and the value's own code raise.
 
-    claim: one that the reader has, too. plain: whether jobs go without what of their options
-    cannot travel.
+    claim: a claim that the reader has too. plain: whether functions and executors are left out of
+    the options of jobs.
     """
     file = io.BytesIO()
     _Writer(file, claim, plain).dump(value)
@@ -75,13 +75,15 @@ def pack(value: object, claim: Claim | None = None, *, plain: bool = False) -> b
 
 
 def unpack(content: bytes, claim: Claim | None = None) -> Any:
-    """Return the value; raises whatever its classes do."""
+    """Unpickle a value; raises whatever its classes raise. claim: as for ``pack``."""
     return _Reader(io.BytesIO(content), claim).load()
 
 
 def not_kept(uid: JobId, what: str, error: Exception) -> NotKept:
-    """Return what stands for a result that does not arrive, and say it in the log. what: it was
-    not possible to do."""
+    """Return the NotKept for a result that cannot be sent or read, and log it.
+
+    what: what the process could not do.
+    """
     why = f"its process could not {what} ({type(error).__name__}: {error})"
     log.warning("job=%s succeeded, return value not kept: %s", uid, why)
     return NotKept(why)
@@ -93,7 +95,7 @@ def check_picklable(call: Call, options: TaskOptions | None = None) -> None:
         pack((tuple(call), options))
     except Exception as error:
         raise NotSerializable(
-            f'executor: "process" expected a call that can be handed to a process, got one of '
+            f'executor: "process" expected a call that can be sent to a process, got one of '
             f"{call.name} that cannot be pickled ({type(error).__name__}: {error}); give it a "
             "module-level function and plain values, or run it in a thread"
         ) from error
@@ -113,7 +115,7 @@ def _function_of(task: Task) -> Callable[..., Any]:
 
 
 def _plain(options: TaskOptions) -> TaskOptions:
-    """The options without a function and an executor of the application's."""
+    """Return the options without an executor, and with a number for a backoff function."""
     found = {field.name: getattr(options, field.name) for field in fields(TaskOptions)}
     if callable(options.backoff):
         found["backoff"] = BACKOFF_SECONDS
