@@ -139,7 +139,7 @@ def test_call_that_no_reader_takes_in_time_fails_and_is_taken_out(store):
     assert isinstance(error, errors.NoReader)
     assert isinstance(error, TimeoutError)
     assert str(error) == (
-        "expected a reader to take executor_contract.add from its store, but nobody did within "
+        "expected a reader to take executor_contract.add from its store, but none did within "
         "0.05 s; start one: StoreTaskReader(store).listen()"
     )
     assert store == {}
@@ -183,7 +183,7 @@ def test_call_whose_entry_somebody_removed_fails(store):
         future = executor.submit(add, 1)
         store.clear()
 
-        with pytest.raises(errors.Unreadable, match="somebody has removed it"):
+        with pytest.raises(errors.Unreadable, match="it was removed"):
             future.result(PATIENCE_SECONDS)
     del reader
 

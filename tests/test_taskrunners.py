@@ -153,7 +153,9 @@ def test_script_that_starts_processes_without_a_guard_runs_nothing_twice(tmp_pat
     )
 
     assert done.stdout == ""
-    assert "expected `if __name__ == '__main__':` around what starts a process" in done.stderr
+    assert (
+        "expected `if __name__ == '__main__':` around the code that starts a process" in done.stderr
+    )
     assert "WorkerCrashed" in done.stderr
 
 
@@ -418,7 +420,7 @@ def test_check_of_the_function_can_be_left_out_where_processes_fork(tmp_path):
 
 
 def test_argument_that_no_process_can_be_given_is_refused_at_the_call():
-    with pytest.raises(errors.NotSerializable, match="expected a call that can be handed to"):
+    with pytest.raises(errors.NotSerializable, match="expected a call that can be sent to"):
         MultiprocessTaskrunner(join)(threading.Lock())
 
 

@@ -775,7 +775,7 @@ def test_dispatcher_says_that_nobody_reads_its_store(store, caplog):
     dispatcher = TaskDispatcher("store")
     dispatcher.enqueue(double, store, args=[4])
 
-    with pytest.raises(errors.NoReader, match=r"but nobody did within 0\.1 s; start one"):
+    with pytest.raises(errors.NoReader, match=r"but none did within 0\.1 s; start one"):
         dispatcher.run(timeout=0.1)
 
     assert [record.levelno for record in caplog.records] == [logging.WARNING]

@@ -1,7 +1,7 @@
-"""Where a call can be run: each is a ``concurrent.futures.Executor``, nothing added.
+"""Executors: where a call runs. Each is a ``concurrent.futures.Executor``.
 
-The thread and process pools are the standard library's. Each is loaded when it is first asked
-for: few need them all, and those that speak HTTP need packages of an extra.
+A pool of threads is the standard library's. A module is loaded at the first use of its executor:
+few programs need all of them, and those for HTTP need packages of an extra.
 """
 
 from __future__ import annotations

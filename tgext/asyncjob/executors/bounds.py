@@ -1,4 +1,4 @@
-"""Numbers that an executor is given, checked when they are given."""
+"""Check the numeric options of executors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from ..errors import ConfigError
 
 
 def check_bound(name: str, value: object) -> None:
-    """Refuse a bound that is no number above 0, NaN and infinity among them. Raises ConfigError."""
+    """Raise ConfigError unless *value* is a finite number above 0."""
     if type(value) not in (int, float) or not 0 < value < math.inf:  # type: ignore[operator]
         raise ConfigError(f"{name}: expected a number above 0, got {value!r}")

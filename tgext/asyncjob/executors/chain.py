@@ -1,8 +1,8 @@
-"""A call that was recorded step by step: attributes, calls, items and slices of one object.
+"""A recorded sequence of steps on one object: attributes, calls, items and slices.
 
-A chain is never changed: each step gives a new one. It is a plain callable without arguments,
-so any executor takes it, and it can be pickled where its object and its arguments can; a module
-is an object too. Knows nothing of who records it, nor of where it runs.
+A chain is immutable: each step returns a new one. It is a callable without arguments, so any
+executor takes it. It can be pickled if its object and its arguments can; the object may also be a
+module.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from typing import Any
 
 from ..call import path_of
 
-#: What is done, and with what; plain tuples, so that they can be stored as JSON where the
-#: arguments can: ("get", name), ("call", args, kwargs), ("item", key), ("slice", 1, 5, None).
+#: The kind of a step, and its values; a plain tuple, which is JSON if the arguments are:
+#: ("get", name), ("call", args, kwargs), ("item", key), ("slice", 1, 5, None).
 Step = tuple[Any, ...]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Chain:
-    """An object, and what is to be done to it, in order."""
+    """An object, and the steps to be done on it, in order."""
 
     base: Any
     steps: tuple[Step, ...] = ()
 
     def get(self, name: str) -> Chain:
-        """Return the chain that then takes an attribute."""
+        """Return this chain with one more step: take an attribute."""
         return self._then("get", name)
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Chain:
-        """Return the chain that then calls what it has come to."""
+        """Return this chain with one more step: call the value so far."""
         return self._then("call", args, kwargs)
 
     def item(self, key: Any) -> Chain:
-        """Return the chain that then takes an item, or a slice."""
-        if type(key) is slice:  # which JSON does not have
+        """Return this chain with one more step: take an item, or a slice."""
+        if type(key) is slice:  # JSON has no slices
             return self._then("slice", key.start, key.stop, key.step)
         return self._then("item", key)
 
@@ -45,12 +45,12 @@ class Chain:
         return Chain(self.base, (*self.steps, step))
 
     def __call__(self) -> Any:
-        """Do what was recorded and return what comes of it; raises what that raises."""
+        """Do the steps and return the last value; raises what they raise."""
         return replay(self.base, self.steps)
 
     @property
     def attributes(self) -> tuple[str, ...]:
-        """The attributes that are taken before anything else happens."""
+        """The names of the attributes that are taken before the first other step."""
         names = []
         for kind, *rest in self.steps:
             if kind != "get":
@@ -59,22 +59,22 @@ class Chain:
         return tuple(names)
 
     def __repr__(self) -> str:
-        # Nothing of the object or the arguments: they may be secret, or ask a database.
+        # Without the repr of the object and the arguments: it may be secret, or query a database.
         return name_of(self.base) + "".join(_SHOWN[kind](*rest) for kind, *rest in self.steps)
 
     def __reduce__(self) -> tuple[Callable[..., Chain], tuple[Any, ...]]:
-        if isinstance(self.base, ModuleType):  # which pickle refuses
+        if isinstance(self.base, ModuleType):  # pickle refuses modules
             return _of_module, (self.base.__name__, self.steps)
         return Chain, (self.base, self.steps)
 
 
 def name_of(base: object) -> str:
-    """Return the dotted path of a module, function, class or method; else of its class."""
+    """Return the dotted path of a module, function, class or method; else that of its class."""
     return base.__name__ if isinstance(base, ModuleType) else path_of(base)
 
 
 def replay(base: Any, steps: tuple[Step, ...]) -> Any:
-    """Do to *base* what was recorded, and return what comes of it; raises what that raises."""
+    """Do *steps* on *base*, and return the last value; raises what they raise."""
     found = base
     for kind, *rest in steps:
         found = _DO[kind](found, *rest)
@@ -84,8 +84,8 @@ def replay(base: Any, steps: tuple[Step, ...]) -> Any:
 def get(found: Any, name: str) -> Any:
     """Return an attribute.
 
-    Raises AttributeError for one with two underscores before and after its name: no chain that
-    was recorded has such a step, and they lead from any function to everything.
+    Raises AttributeError for a name with two underscores before and after it. No chain records
+    such a step, and ``__globals__`` of any function would give access to everything.
     """
     if name.startswith("__") and name.endswith("__"):
         raise AttributeError(

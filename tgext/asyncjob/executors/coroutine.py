@@ -1,4 +1,4 @@
-"""Run coroutine functions, and plain ones, on one event loop.
+"""Run coroutine functions, and plain functions, on one event loop.
 
     submit -> [call_soon_threadsafe] -> the loop's thread: a task for each call -> its future
 
@@ -20,18 +20,19 @@ from typing import Any
 from ..processes.forked import end_child_of, generation
 from .running_loop import running_loop
 
-#: How long the end of a program waits for coroutines that do not want to be cancelled.
+#: Seconds that the exit of the program waits for coroutines that ignore their cancellation.
 EXIT_SECONDS = 5.0
 
 
 class CoroutineExecutor(Executor):
-    """Runs each call on an event loop, all that wait for something at the same time.
+    """Runs each call on an event loop; coroutines that wait run concurrently.
 
-    loop: one that runs, in whatever thread; it goes on after ``shutdown``. None: one of its own.
-        Call ``shutdown`` before that loop is closed: on a closed loop nothing ends.
-    A plain function runs on the loop, too, and holds it up meanwhile. Where it returns something
-    that can be awaited, it is awaited. A call sees the context variables of its submitter.
-    What has not ended when the program does is cancelled.
+    loop: a running loop, of any thread; it goes on after ``shutdown``. Call ``shutdown`` before it
+    is closed: on a closed loop no call ends. None: a loop of the executor's own, in a thread.
+
+    A plain function also runs on the loop, and blocks it meanwhile. If it returns an awaitable,
+    that is awaited. A call has the context variables of its submitter. Calls that have not ended
+    when the program exits are cancelled.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
@@ -44,9 +45,9 @@ class CoroutineExecutor(Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Run the call on the loop.
 
-        ``cancel()`` of the future cancels a coroutine function that waits for something; a plain
-        function that has begun is not cancelled.
-        Raises RuntimeError after ``shutdown``, and where the given loop is closed.
+        ``cancel()`` of the future cancels a coroutine that waits; a plain function that has begun
+        is not cancelled.
+        Raises RuntimeError after ``shutdown``, and if the given loop is closed.
         """
         future: Future[Any] = Future()
         with self._lock:
@@ -60,10 +61,11 @@ class CoroutineExecutor(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls. wait: until those under way have ended.
+        """Refuse further calls. wait: return when the submitted ones have ended.
 
-        cancel_futures: cancel what has not ended; a plain function that has begun ends.
-        Raises RuntimeError where it would wait for itself: on its own loop, with calls under way.
+        cancel_futures: cancel calls that have not ended; a plain function that has begun runs to
+        its end. Raises RuntimeError if it would wait for itself: on its own loop, with calls that
+        have not ended.
         """
         with self._lock:
             self._shut_down = True
@@ -92,7 +94,7 @@ class CoroutineExecutor(Executor):
 
     def _start(self, future: Future[Any], fn: Callable[..., Any], args: Any, kwargs: Any) -> None:
         loop = asyncio.get_running_loop()
-        # Until its end such a future counts as waiting, since one that runs cannot be cancelled.
+        # The future of a coroutine stays pending until its end: a running one cannot be cancelled.
         stoppable = inspect.iscoroutinefunction(fn)
         if not stoppable and not future.set_running_or_notify_cancel():
             self._forget(future)
@@ -117,7 +119,7 @@ class CoroutineExecutor(Executor):
 async def _settle(
     future: Future[Any], stoppable: bool, fn: Callable[..., Any], args: Any, kwargs: Any
 ) -> None:
-    """Call, await what comes of it, and put what comes of that into the future."""
+    """Make the call, await its result if it is awaitable, and settle the future."""
     value, error, begun = None, None, generation()
     try:
         if not future.cancelled():
@@ -142,7 +144,7 @@ class _OwnLoop:
 
     def __init__(self, owner: CoroutineExecutor) -> None:
         ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
-        # A daemon, or a program that forgets a shutdown would never end. It may not hold the
+        # A daemon: a program that does not call shutdown must end too. It holds no reference to the
         # owner, which would then never be collected.
         self._thread = threading.Thread(
             target=lambda: asyncio.run(_until_ended(ready)), name="asyncjob-coroutines", daemon=True
@@ -158,7 +160,7 @@ class _OwnLoop:
         self._thread.join()
 
     def end_with_the_program(self) -> None:
-        """End now; coroutines that wait are cancelled. Finalizers do nothing any more."""
+        """End the loop and cancel coroutines that wait, at the exit: finalizers do not run then."""
         with suppress(RuntimeError):  # the loop was closed
             self.loop.call_soon_threadsafe(self._ended.set)
         self._thread.join(EXIT_SECONDS)
@@ -175,6 +177,6 @@ _own_loops: weakref.WeakSet[_OwnLoop] = weakref.WeakSet()
 
 @atexit.register
 def _end_all() -> None:
-    # Executors that were not shut down, as long as threads can still run.
+    # Executors that were not shut down; at this time threads can still run.
     for own in list(_own_loops):
         own.end_with_the_program()

@@ -1,10 +1,10 @@
-"""The other end of an HttpExecutor: a WSGI application that makes the calls it is sent.
+"""The server side of HttpExecutor: a WSGI application that makes the calls it is sent.
 
-    body -> length -> signature -> age -> allow-list -> number -> [opened] -> scope -> call
+    body -> length -> signature -> age -> allow-list -> number -> [unpickle] -> scope -> call
 
-Each arrow may refuse, with a status of its own and before anything of the body is unpickled.
-A caller that knows the secret can run code here: the allow-list limits honest callers to what the
-hook is for, and does not protect against one that can sign.
+Each step before the unpickling may refuse the call with an HTTP status of its own.
+A caller that knows the secret can run any code here: the allow-list keeps honest callers to the
+purpose of the hook, and does not protect against one that can sign.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 
 Scope = Callable[[], AbstractContextManager[Any]]
 
-#: Is given the number of a call and for how many seconds it could be sent again; tells whether
-#: it is new, only to the first that asks.
+#: Called with the number of a call and for how many seconds it could be sent again; returns True
+#: to the first caller only.
 Claim = Callable[[str, float], bool]
 
 #: Status, content type and body.
@@ -44,19 +44,19 @@ Answer = tuple[HTTPStatus, str, bytes]
 
 
 class _Refused(Exception):
-    """Raised inside this module; its arguments are a status and a reason to be shown."""
+    """Raised inside this module; its arguments are an HTTP status and a reason for the caller."""
 
 
 class HttpHook:
-    """Makes calls that are signed, fresh, new and allowed, and answers with what came of them.
+    """Makes calls that are signed, fresh, new and allowed, and answers with their results.
 
     secret: shared with the callers. allow: dotted names, or their first components, that may be
-    called; None: any. max_age: seconds; clocks may differ by as much. max_bytes: of one call.
-    claim: decides whether a call is new, for hooks on several machines; None: files in the
-    temporary folder do, for all processes of this user on this machine.
-    scope: gives a context manager around each call, which commits, or aborts where the call
-    raises; None: ``session_scope()`` of the current job queue, where there is one.
-    Raises ConfigError for an empty secret and for bounds that are none.
+    called; None: any. max_age: seconds since a call was signed; the clocks may differ by as much.
+    max_bytes: of one call. claim: decides whether a call is new, for hooks on several machines;
+    None: files in the temporary folder, for all processes of this user on this machine.
+    scope: returns a context manager around each call, which commits, or aborts if the call raises;
+    None: ``session_scope()`` of the current job queue, if there is one.
+    Raises ConfigError for an empty secret and for bounds that are not above 0.
     """
 
     def __init__(  # noqa: PLR0913 - the first four are those of every hook
@@ -72,10 +72,8 @@ class HttpHook:
     ) -> None:
         check_bound("max_age", max_age)
         check_bound("max_bytes", max_bytes)
-        self._calls, self._answers = (
-            SignedMessages(secret, "call"),
-            SignedMessages(secret, "answer"),
-        )
+        self._calls = SignedMessages(secret, "call")
+        self._answers = SignedMessages(secret, "answer")
         self._allow = None if allow is None else frozenset([allow] if type(allow) is str else allow)
         self._max_age, self._max_bytes = max_age, max_bytes
         self._scope = scope or _scope_of_queue
@@ -86,7 +84,7 @@ class HttpHook:
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
-        """Serve one request, as WSGI has it."""
+        """Serve one request by the WSGI protocol."""
         status, kind, body = self.answer(
             environ["REQUEST_METHOD"], environ.get("CONTENT_LENGTH"), environ["wsgi.input"].read
         )
@@ -99,7 +97,8 @@ class HttpHook:
     def answer(self, method: str, length: str | None, read: Callable[[int], bytes]) -> Answer:
         """Make one call and return status, content type and body, for any kind of server.
 
-        length: what the request says of its body's. read: gives so many bytes of it.
+        length: the Content-Length of the request; None: it has none. read: returns so many bytes of
+        the body.
         """
         try:
             message = self._calls.read(self._body(method, length, read))
@@ -114,7 +113,7 @@ class HttpHook:
             return self._call(head, message.body)
         return _refusal(status, reason)
 
-    # -- may it?
+    # -- checks
 
     def _body(self, method: str, length: str | None, read: Callable[[int], bytes]) -> bytes:
         if method != "POST":
@@ -137,7 +136,8 @@ class HttpHook:
             raise _Refused(HTTPStatus.BAD_REQUEST, f"the body broke off: {error}") from None
         if len(body) != int(length):
             raise _Refused(
-                HTTPStatus.BAD_REQUEST, f"expected {length} bytes, got {len(body)}: they broke off"
+                HTTPStatus.BAD_REQUEST,
+                f"expected {length} bytes, got {len(body)}: the body broke off",
             )
         return body
 
@@ -163,7 +163,7 @@ class HttpHook:
         try:
             return self._seen.is_new(head.number, head.at, now)
         except OSError as error:
-            log.error("no call can be kept from being made again, so none is made: %s", error)
+            log.error("the numbers of calls cannot be stored, so no call is made: %s", error)
             raise _Refused(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "expected a temporary folder of this server's user to keep the numbers of calls, "
@@ -176,14 +176,14 @@ class HttpHook:
         parts = name.split(".")
         return any(".".join(parts[:end]) in self._allow for end in range(1, len(parts) + 1))
 
-    # -- then do it
+    # -- the call
 
     def _call(self, head: CallHead, body: bytes) -> Answer:
         began = time.monotonic()
         try:
             chain = open_call(head, body, self._allows)
             with self._scope():
-                # Inside: what is loaded on demand can be loaded as long as there is a session.
+                # Inside the scope: lazy attributes of a result need its session.
                 answer = write_result(self._answers, head.number, call_here(chain, (), {}))
             how = "succeeded"
         except NotAllowed as refusal:

@@ -2,9 +2,9 @@
 
     submit -> a thread -> signed message, POST -> the server's HttpHook -> signed answer -> future
 
-Connections are kept open and used again, one for each thread at the most. What the call does
-over there is outside of any transaction here: where the connection breaks off it may have been
-done, and an attempt that is tried again does it again. At-least-once, then, at best.
+Connections are kept open and reused, at most one for each thread. The work of the call on the other
+server is outside of any transaction here: if the connection breaks off, it may have been done, and
+the next attempt of a job does it again.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ from .http_messages import CONTENT_TYPE, read_answer, write_call
 
 Result = TypeVar("Result")
 
-#: How long to wait for a connection.
+#: Seconds to wait for a connection.
 CONNECT_SECONDS = 10.0
 
-#: How much of a refusal is read and shown, in bytes.
+#: Bytes of a refusal that are read and shown.
 _MOST_REASON = 500
 
 
 class HttpExecutor(Executor):
     """Runs each call on a server that has an HttpHook.
 
-    server: ``host:port``, or a URL with its scheme. path: where the hook is.
-    secret: the hook's. timeout: seconds to wait for an answer once the call was sent; None: for
-    ever. max_workers: calls under way at the same time. max_bytes: of an answer; a longer one is
-    a ServerUnreachable.
-    Raises ConfigError for a server that is no address, an empty secret, and a bound that is none.
+    server: ``host:port``, or a URL with its scheme. path: the path of the hook.
+    secret: the hook's. timeout: seconds to wait for an answer after the call was sent; None: no
+    limit. max_workers: calls at the same time. max_bytes: of an answer; a longer one is a
+    ServerUnreachable.
+    Raises ConfigError for a server that is no address, an empty secret, and bounds that are not
+    above 0.
     """
 
     def __init__(
@@ -56,10 +57,8 @@ class HttpExecutor(Executor):
         check_bound("max_bytes", max_bytes)
         if timeout is not None:
             check_bound("timeout", timeout)
-        self._calls, self._answers = (
-            SignedMessages(secret, "call"),
-            SignedMessages(secret, "answer"),
-        )
+        self._calls = SignedMessages(secret, "call")
+        self._answers = SignedMessages(secret, "answer")
         self._address = (server if "://" in server else f"http://{server}").rstrip("/")
         self._max_bytes = max_bytes
         if not self._address.startswith(("http://", "https://")):
@@ -71,7 +70,7 @@ class HttpExecutor(Executor):
                 self._address,
                 maxsize=max_workers,
                 timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=timeout),
-                # Only as long as nothing was sent: a call must not be made twice.
+                # Only before anything was sent: a call must not be made twice.
                 retries=urllib3.Retry(connect=1, read=False, redirect=False, other=False),
             )
         except (urllib3.exceptions.HTTPError, ValueError):
@@ -79,17 +78,17 @@ class HttpExecutor(Executor):
         self._threads = ThreadPoolExecutor(max_workers, thread_name_prefix="asyncjob-http")
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
-        """Run the call over there.
+        """Run the call on the server.
 
-        In its future there may also be NotSerializable for what cannot travel, CallRefused,
-        ServerUnreachable, and RemoteError for an exception that cannot.
+        Its future may also raise NotSerializable for a call or result that cannot be sent,
+        CallRefused, ServerUnreachable, and RemoteError for an exception that cannot be sent.
         Raises RuntimeError after ``shutdown``.
         """
         chain = fn if isinstance(fn, Chain) and not (args or kwargs) else None
         return self._threads.submit(self._send, chain or Chain(fn).call(args, kwargs))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls; those under way end. wait: until they have, and disconnect."""
+        """Refuse further calls. wait: until the submitted ones have ended, and disconnect."""
         self._threads.shutdown(wait, cancel_futures=cancel_futures)
         if wait:
             self._connections.close()
@@ -132,7 +131,7 @@ class HttpExecutor(Executor):
         if response.status >= 500 or response.status == 200:
             raise ServerUnreachable(
                 f"expected an answer of the hook at {self._address}, {self._path}, got status "
-                f"{response.status} of something else, and the call may have run: {reason}"
+                f"{response.status} of another program, and the call may have run: {reason}"
             )
         raise CallRefused(response.status, reason)
 

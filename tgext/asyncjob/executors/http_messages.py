@@ -3,8 +3,8 @@
     call     head: at, number, name, path, attributes   body: object (where it has no path), steps
     answer   head: to, failed                           body: result, or a Failure
 
-The head names what is called, in clear: it is compared with the allow-list before the body is
-opened. The body only says what comes after, beginning with the first call or item.
+The head names what is called, in plain text: it is compared with the allow-list before the body is
+unpickled. The body has the steps after that, beginning with the first call or item.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ class NotAllowed(Exception):
 
 
 class CallHead(NamedTuple):
-    """What a call says of itself; signed, and no more than that."""
+    """The head of a call. It is signed, and its values are still to be checked."""
 
-    at: float  #: when it was written, in seconds since the epoch, by the clock of its writer
-    number: str  #: no other call has it
-    name: str  #: dotted, of the object that the call begins with; of its class if it has none
-    path: str | None  #: where that object is found; None: it is in the body
-    attributes: list[str]  #: those that are taken from it first
+    at: float  #: when it was written, in seconds since the epoch, by the caller's clock
+    number: str  #: unique to the call
+    name: str  #: dotted path of the object that the call begins with, or of its class
+    path: str | None  #: where that object is imported from; None: it is in the body
+    attributes: list[str]  #: the attributes that are taken from it first
 
     @property
     def target(self) -> str:
-        """The dotted name that an allow-list knows."""
+        """The dotted name that is compared with an allow-list."""
         return ".".join([self.name, *self.attributes])
 
     @classmethod
     def of(cls, head: dict[str, Any]) -> CallHead:
-        """Return the head of a message; raises Unreadable if it is none of a call."""
+        """Return the head of a message; raises Unreadable if it is not that of a call."""
         try:
             at, number, name, path, attributes = (head[field] for field in cls._fields)
         except KeyError as error:
@@ -65,7 +65,7 @@ class CallHead(NamedTuple):
 
 
 def write_call(messages: SignedMessages, chain: Chain, number: str, now: float) -> bytes:
-    """Return a call as a message. Raises NotSerializable for what cannot travel."""
+    """Return a call as a message; raises NotSerializable if it cannot be pickled."""
     path = target_path(chain.base)
     name = name_of(chain.base) if path is None else _dotted(path)
     attributes = chain.attributes
@@ -82,8 +82,8 @@ def _dotted(path: str) -> str:
 def open_call(head: CallHead, body: bytes, allows: Allows) -> Chain:
     """Return the call of a message that was verified and whose target was allowed.
 
-    Raises NotAllowed where the way to the target leads over a module that is not, or the object
-    in the body is another than the head says; ModuleMissing, CallableMissing, Unreadable.
+    Raises NotAllowed if the path to the target leads through a module that is not allowed, or if
+    the object in the body is not what the head says; ModuleMissing, CallableMissing, Unreadable.
     """
     base = None if head.path is None else target_at(head.path)
     if isinstance(base, ModuleType):
@@ -97,11 +97,11 @@ def open_call(head: CallHead, body: bytes, allows: Allows) -> Chain:
 
 
 def _check_way(found: Any, attributes: list[str], allows: Allows) -> None:
-    # To allow photoalbum is not to allow photoalbum.os.system.
+    # An allow-list with photoalbum must not allow photoalbum.os.system.
     for name in attributes:
         try:
             found = get(found, name)
-        except AttributeError:  # that comes out when the call is made
+        except AttributeError:  # raised again when the call is made
             return
         if not isinstance(found, ModuleType):
             return
@@ -110,7 +110,7 @@ def _check_way(found: Any, attributes: list[str], allows: Allows) -> None:
 
 
 def write_result(messages: SignedMessages, number: str, value: Any) -> bytes:
-    """Return the answer to a call that came to *value*. Raises NotSerializable."""
+    """Return the answer to a call that returned *value*. Raises NotSerializable."""
     return messages.write({"to": number, "failed": False}, pickled(value, what="a result"))
 
 
@@ -128,7 +128,7 @@ def read_answer(messages: SignedMessages, text: bytes, number: str) -> Any:
     message: SignedMessage = messages.read(text)
     if message.head.get("to") != number:
         raise BadSignature(
-            "expected the answer to this call, got one to another; it was not opened"
+            "expected the answer to this call, got one to another; it was not unpickled"
         )
     content = unpickled(message.body)
     if message.head.get("failed"):

@@ -34,5 +34,5 @@ class InlineExecutor(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Refuse further calls; nothing can be under way in another thread's name."""
+        """Refuse further calls. There is nothing to wait for or to cancel."""
         self._shut_down = True

@@ -1,6 +1,6 @@
-"""Run calls on a pool of event loops: coroutine functions, a process and a loop for many.
+"""Run calls, above all of coroutine functions, on a pool of processes with an event loop each.
 
-A thin layer on ``worker_pool``: a call is a message, and there is one result for each.
+A thin layer on ``worker_pool``: a call is a message, and has one result.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from ..processes.forked import call_here, end_child_of, generation
 from .remote_errors import Failure
 from .worker_pool import Envelope, MessagePool, PoolOptions, WorkerEndpoint, pack, unpack
 
-#: Calls that one worker has at a time by default; the others wait where they can be cancelled.
+#: Calls that one worker has at a time by default; others wait here, and can be cancelled.
 MOST_RUNNING = 256
 
 
 class LoopPoolExecutor(Executor):
-    """Runs each call on the event loop of the process that has the fewest.
+    """Runs each call on the event loop of the worker process that has the fewest calls.
 
-    A coroutine function's coroutine is awaited; a plain function holds up its loop. What a
-    worker had when it died fails with WorkerCrashed and is not called again.
+    The coroutine of a coroutine function is awaited; a plain function blocks its loop. The calls of
+    a worker that dies fail with WorkerCrashed and are not made again.
 
     max_workers: processes; None: one for each CPU. max_running: calls that one worker has at a
     time. start_method: of multiprocessing; None: its default.
@@ -55,16 +55,16 @@ class LoopPoolExecutor(Executor):
         self._shut_down = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Have a worker call *fn*; the future is of what it returns, or of what that awaits.
+        """Have a worker call *fn*; return the future of its result, awaited if it is awaitable.
 
-        Raises RuntimeError after ``shutdown``, WorkerCrashed where no worker can be started.
-        What cannot be pickled fails in the future.
+        Raises RuntimeError after ``shutdown``, WorkerCrashed if no worker can be started. If the
+        call or the result cannot be pickled, the future raises that error.
         """
         future: Future[Any] = Future()
         number = next(self._numbers)
         try:
             payload = pack((number, fn, args, kwargs))
-        except Exception as error:  # noqa: BLE001 - pickle calls what the arguments' classes say
+        except Exception as error:  # noqa: BLE001 - the arguments' own code runs
             payload, mistake = b"", error
         with self._lock:
             if self._shut_down:
@@ -76,22 +76,21 @@ class LoopPoolExecutor(Executor):
             if not self._has_started:
                 self._message_pool.start()
                 self._has_started = True
-                # after the message pool's own, so before it: what was submitted is done, as in the
-                # standard library's pools
+                # Registered after the message pool's own function, so called before it: submitted
+                # calls are finished at the exit, as in the standard library's pools.
                 atexit.register(self.shutdown)
             self._futures[number] = future
             is_first = not self._waiting
             self._waiting.append((number, payload))
-            if (
-                is_first
-            ):  # else the workers are full; ``space_available`` is called when they are not
+            # If others wait, the workers are full, and ``space_available`` will be called.
+            if is_first:
                 self._feed()
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Refuse further calls; the workers end when they have done what was submitted.
+        """Refuse further calls; the workers end when the submitted ones have ended.
 
-        wait: return when they have. cancel_futures: cancel what no worker has yet.
+        wait: return then. cancel_futures: cancel the calls that no worker has yet.
         """
         with self._lock:
             self._shut_down = True
@@ -107,7 +106,7 @@ class LoopPoolExecutor(Executor):
             self._message_pool.join()
 
     def _feed(self) -> None:
-        """Give waiting calls to the idlest workers while they take any."""
+        """Send waiting calls to the workers with the fewest, until all are full."""
         while self._waiting:
             worker = self._message_pool.idlest()
             if worker is None:
@@ -128,7 +127,7 @@ class LoopPoolExecutor(Executor):
     # -- the listener of the message pool
 
     def deliver(self, worker: int, results: Sequence[Any]) -> None:
-        """Finish the futures of these results."""
+        """Settle the futures of these results."""
         for number, has_failed, answer in results:
             future = self._futures.pop(number)
             try:
@@ -141,13 +140,13 @@ class LoopPoolExecutor(Executor):
                 future.set_result(value)
 
     def report_lost(self, envelopes: Sequence[Envelope], error: BaseException) -> None:
-        """Fail the futures of calls that no worker will do."""
+        """Fail the futures of calls that no worker will make."""
         for envelope in envelopes:
             assert isinstance(envelope.label, int)
             self._futures.pop(envelope.label).set_exception(error)
 
     def space_available(self, worker: int) -> None:
-        """Go on with what waits."""
+        """Send waiting calls."""
         with self._lock:
             self._feed()
             self._stop_if_over()
@@ -160,19 +159,19 @@ class Caller:
         self._endpoint = endpoint
 
     def start(self) -> None:
-        """Nothing is needed."""
+        """Do nothing."""
 
     def join(self) -> None:
-        """Nothing is kept."""
+        """Do nothing."""
 
     def handle(self, message: tuple[int, Callable[..., Any], Any, Any]) -> Awaitable[None] | None:
-        """Call, and send what comes of it."""
+        """Make the call, and send its result."""
         number, function, args, kwargs = message
         try:
             value = call_here(function, args, kwargs)
             if inspect.isawaitable(value):
                 return self._await(number, value)
-        except BaseException as error:  # noqa: BLE001 - it is the future's, whatever it is
+        except BaseException as error:  # noqa: BLE001 - it is raised by the future
             self._answer(number, error=error)
         else:
             self._answer(number, value)
@@ -195,7 +194,7 @@ class Caller:
         answer: bytes | Failure
         try:
             answer = pack(value) if error is None else Failure.of(error)
-        except Exception as mistake:  # noqa: BLE001 - pickle calls what the result's classes say
+        except Exception as mistake:  # noqa: BLE001 - the result's own code runs
             answer = Failure.of(mistake)
         self._endpoint.put_nowait((number, isinstance(answer, Failure), answer))
         self._endpoint.task_done()

@@ -1,8 +1,8 @@
-"""The event loop of a thread, running or not yet, and what is called on it.
+"""Make calls on the event loop of a thread, which may run already or be started later.
 
-A program may begin a process and start its loop afterwards. So the loop is found when the process
-begins, and calls wait there until it runs. Nothing may wait for ever: a thread that asks for a
-result runs its loop meanwhile, and a loop that is not started in time is given up.
+A program may begin a ``@process`` and start its event loop afterwards. So the loop is found when
+the process begins, and calls wait until it runs. No call waits for ever: a thread that asks for a
+result runs the loop until then, and a loop that is not started within START_SECONDS is not used.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from .running_loop import running_loop
 
 log = logging.getLogger(__name__)
 
-#: How long a call waits for its event loop to be started, in seconds: longer than a program takes
-#: from its first process to its loop, shorter than a program that seems to hang.
+#: Seconds that a call waits for its event loop to be started: longer than a program takes from its
+#: first process to its loop, and too short for a program to seem to hang.
 START_SECONDS = 5.0
 
-#: The loop that was set here, if one was.
+#: The loop that this module has set for the main thread.
 _made: asyncio.AbstractEventLoop | None = None
 
 
 def loop_of_thread() -> asyncio.AbstractEventLoop | None:
     """Return the event loop that runs in this thread, else the one that is set for it.
 
-    In the main thread of a program that uses Tornado one is set if there is none, as
-    ``IOLoop.current()`` does, which returns this one then.
+    Returns None if there is neither. In the main thread of a program that uses Tornado a loop is
+    set then, as ``IOLoop.current()`` does, which returns the same loop afterwards.
     """
     loop = running_loop() or _loop_that_is_set()
     if loop is not None and not loop.is_closed():
@@ -46,7 +46,7 @@ def loop_of_thread() -> asyncio.AbstractEventLoop | None:
 
 
 def _make_loop() -> asyncio.AbstractEventLoop:
-    """Set a loop for the main thread: always the same, though asyncio.run() has unset it."""
+    """Set a loop for the main thread: always the same one, also after asyncio.run() unset it."""
     global _made
     if _made is None or _made.is_closed():
         _made = asyncio.new_event_loop()
@@ -61,7 +61,7 @@ def _close(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def uses_tornado() -> bool:
-    """Tell whether the program has imported Tornado's loop, and so will run it."""
+    """Return whether the program has imported Tornado's loop: it then probably runs it."""
     return "tornado.ioloop" in sys.modules
 
 
@@ -70,16 +70,16 @@ def _loop_that_is_set() -> asyncio.AbstractEventLoop | None:
         with contextlib.suppress(RuntimeError):
             return asyncio.get_event_loop()
         return None
-    # get_event_loop() makes one here where there is none, or warns.
+    # get_event_loop() would make a loop if there is none, or warn.
     local = getattr(asyncio.get_event_loop_policy(), "_local", None)
     return getattr(local, "_loop", None)
 
 
 class LoopCalls:
-    """Makes calls, one at a time, on the event loop of the thread that begins; see the module.
+    """Makes calls, one at a time, on the event loop of the thread that makes this object.
 
-    Where there is no loop, or it was closed or given up, a call is made at once, in whatever
-    thread asks for it; so it is in the loop's own thread, as long as the loop does not run.
+    If there is no loop, or it was closed or not started in time, a call is made at once, in the
+    calling thread; the same in the loop's own thread, as long as the loop does not run.
     """
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class LoopCalls:
 
     @property
     def is_here(self) -> bool:
-        """Whether this is the thread that began."""
+        """Whether the calling thread made this object."""
         return self._thread == threading.get_ident()
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
@@ -114,7 +114,7 @@ class LoopCalls:
         pending()
 
     def move_to(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Call on *loop*, which runs in this thread, if the other loop does not run."""
+        """Use *loop*, which runs in this thread, if the present loop does not run."""
         if self.loop is None or self.loop.is_running() or not self.is_here:
             return
         self.loop = loop
@@ -122,9 +122,9 @@ class LoopCalls:
             loop.call_soon(self._pending)
 
     def run_until_done(self, future: Future[Any], timeout: float | None) -> None:
-        """Run the loop until *future* is done, at most *timeout* seconds.
+        """Run the loop until *future* is done, at most *timeout* seconds; None: no limit.
 
-        Only in the loop's own thread, and only where no loop runs: it could not run meanwhile.
+        Does nothing in another thread than the loop's own, and if a loop runs in this thread.
         """
         loop = self.loop
         if future.done() or loop is None or not self.is_here:
@@ -134,7 +134,7 @@ class LoopCalls:
         until = None if timeout is None else time.monotonic() + timeout
         stop = _Once(loop.stop)
         future.add_done_callback(partial(_call_soon, loop, stop))
-        while not future.done():  # what runs on the loop may stop it too
+        while not future.done():  # a callback on the loop may have stopped it
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:
                 break
@@ -142,11 +142,11 @@ class LoopCalls:
             loop.run_forever()
             if timer is not None:
                 timer.cancel()
-        stop.forget()  # what ends later must not stop a loop that the program runs by then
+        stop.forget()  # a later end must not stop a loop that the program runs by then
 
 
 class _Once:
-    """A call that may be asked for at several places, and is made at the first."""
+    """A call that may be triggered several times, and is made the first time only."""
 
     def __init__(self, function: Callable[[], object]) -> None:
         self._function = [function]
@@ -169,7 +169,7 @@ class _Once:
         function()
 
     def forget(self) -> None:
-        """Call nothing any more."""
+        """Do not make the call any more."""
         self._function.clear()
 
 

@@ -1,9 +1,9 @@
-"""Run each call in a new process, and know when that process dies.
+"""Run each call in a new process, and detect the death of that process.
 
-The standard library's process pool hands calls to processes that are there already, by a queue:
-what is only inherited (a ``multiprocessing.Queue``, an ``Event``) cannot be an argument, and one
-process that dies breaks the calls of all others. MultiprocessTaskrunner needs both; for
-many calls that need neither there is ``processes.py``. Here each call has its own process::
+The standard library's process pool sends calls to existing processes by a queue. So an object
+that a process can only inherit (a ``multiprocessing.Queue``, an ``Event``) cannot be an argument,
+and one process that dies breaks the calls of all others. MultiprocessTaskrunner needs both;
+``processes.py`` is for many calls that need neither. Here each call has its own process::
 
     submit --start--> process: call, then one message (ok, value) --pipe--> monitor --> future
                       no message, and it has ended: WorkerCrashed
@@ -30,17 +30,17 @@ Result = TypeVar("Result")
 
 
 def why_not_found(function: object) -> str | None:
-    """Say why a new process could never be given *function*; None if it may be."""
+    """Return why a new process cannot be given *function*; None if it possibly can."""
     if isinstance(function, functools.partial):
         return why_not_found(function.func)
     if isinstance(function, FunctionType):
-        # Not more than its name: while it is decorated, its module does not hold it yet.
+        # By its name only: while it is being decorated, its module does not have it yet.
         if "<" not in function.__qualname__:
             return None
         return f"{path_of(function)} is no module-level function, and cannot be found there by name"
     try:
         pickle.dumps(function)
-    except RuntimeError:  # what is inherited by a new process, and given in no other way
+    except RuntimeError:  # it can be inherited by a new process, and in no other way
         return None
     except Exception as error:  # noqa: BLE001 - its own code runs, and may raise anything
         return f"{path_of(function)} cannot be pickled ({type(error).__name__}: {error})"
@@ -48,10 +48,11 @@ def why_not_found(function: object) -> str | None:
 
 
 class NewProcessExecutor(Executor):
-    """Starts a process for each call, at once, however many there are.
+    """Starts a process for each call, at once, without a limit.
 
-    start_method: None for the one that the program has set or used, else ``forkserver`` where
-    there is one: to fork a process that has threads copies locks that are never released.
+    start_method: of multiprocessing; None: the one that the program has set or used, else
+    ``forkserver`` if the system has it: a fork of a process with threads copies locks that are
+    never released.
     """
 
     def __init__(self, start_method: str | None = None) -> None:
@@ -61,11 +62,11 @@ class NewProcessExecutor(Executor):
         self._shut_down = False
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
-        """Start the process of one call; return the future of it.
+        """Start the process of one call; return its future.
 
-        Raises RuntimeError after ``shutdown``, and in a script without a guard; NotSerializable
-        for a call that cannot be handed to a process. A result that cannot is a NotSerializable
-        in the future, a process that ended without an answer a WorkerCrashed.
+        Raises RuntimeError after ``shutdown``, and in a script without a guard; NotSerializable if
+        the call cannot be sent to a process. The future raises NotSerializable if the result cannot
+        be sent back, WorkerCrashed if the process ends without an answer.
         """
         _expect_guard()
         context: Any = multiprocessing.get_context(self._start_method or _start_method())
@@ -93,7 +94,7 @@ class NewProcessExecutor(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Refuse further calls. wait: until the processes have ended; none is cancelled."""
+        """Refuse further calls. wait: return when the processes have ended. None is cancelled."""
         with self._lock:
             self._shut_down = True
             monitors = [
@@ -119,15 +120,15 @@ class NewProcessExecutor(Executor):
 
 
 def _expect_guard() -> None:
-    """Refuse to start a process while this one still imports the script that started it.
+    """Raise RuntimeError in a new process that still imports the script that started it.
 
-    Forking would work there, and run everything that the script starts once more.
+    A fork would work there, and would start everything in the script again.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RuntimeError(
-            "expected `if __name__ == '__main__':` around what starts a process, but a new "
-            "process came here while it imported the script; put it there, or set the start "
-            "method fork"
+            "expected `if __name__ == '__main__':` around the code that starts a process, but a "
+            "new process ran that code while it imported the script; put it there, or set the "
+            "start method fork"
         )
 
 
@@ -142,7 +143,7 @@ def _start(process: Any, function: object) -> None:
         process.start()
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise NotSerializable(
-            f"expected a call that can be handed to a new process, got one of {path_of(function)} "
+            f"expected a call that can be sent to a new process, got one of {path_of(function)} "
             f"that cannot be pickled ({error}); give it a module-level function and plain values, "
             "or run it in a thread"
         ) from error
@@ -150,30 +151,30 @@ def _start(process: Any, function: object) -> None:
 
 def _receive(process: Any, receiver: Connection) -> tuple[bool, Any]:
     """Wait for the answer of a process, or for its end."""
-    # The end of the pipe is no sign of it: a process forked meanwhile may hold the other end.
+    # The pipe alone does not show its end: a process forked meanwhile may hold the other end.
     wait([receiver, process.sentinel])
     if receiver.poll():
         try:
             return receiver.recv()  # type: ignore[no-any-return]
         except EOFError:
             pass
-        except Exception as error:  # noqa: BLE001 - reading runs code of what was sent
+        except Exception as error:  # noqa: BLE001 - the classes of the answer may raise anything
             return False, error
     process.join()
     crash = WorkerCrashed(
         f"expected an answer of the process {process.name!r}, but it ended with exit code "
-        f"{process.exitcode} (below 0: by that signal); see what it printed. A script that starts "
-        "processes needs `if __name__ == '__main__':` around what it does"
+        f"{process.exitcode} (below 0: by that signal); see its output. A script that starts "
+        "processes needs `if __name__ == '__main__':` around the code that does"
     )
     return False, crash
 
 
 def _answer(sender: Connection, fn: Callable[..., Any], args: Any, kwargs: Any) -> None:
-    """Make the call, in the new process, and send what came of it."""
+    """Make the call, in the new process, and send its result or exception."""
     with sender:
         try:
             value = call_here(fn, args, kwargs)
-        except BaseException as error:  # noqa: BLE001 - a SystemExit is an answer, too
+        except BaseException as error:  # noqa: BLE001 - a SystemExit is sent too
             sender.send((False, Failure.of(error)))
             return
         try:

@@ -1,8 +1,8 @@
 """The standard library's process pool, with exceptions that always come back.
 
-There, an exception that cannot be unpickled breaks the pool, and one that cannot be pickled is
-lost to the error that pickling it raised. Slackers' ProcessWorker is one: its calls are many
-and short, so that a new process for each, as in ``newprocess.py``, would cost more than they do.
+In that pool, an exception that cannot be unpickled breaks the pool, and one that cannot be pickled
+is replaced by the error of pickling. Slackers' ProcessWorker uses this executor: its calls are many
+and short, and a new process for each, as in ``newprocess.py``, would take longer than they do.
 """
 
 from __future__ import annotations
@@ -19,20 +19,23 @@ Result = TypeVar("Result")
 
 
 class ProcessExecutor(ProcessPoolExecutor):
-    """Runs each call in one of some processes.
+    """Runs each call in a process of a pool.
 
     max_workers: how many; None: as many as there are cores.
-    mp_context: of ``multiprocessing``; None: one that forks no process that may have threads.
+    mp_context: of ``multiprocessing``; None: one that does not fork a process with threads.
     """
 
     def __init__(self, max_workers: int | None = None, mp_context: Any = None) -> None:
         if mp_context is None:
-            # Never fork: a lock that another thread of ours holds is held in the child for ever.
+            # Not fork: a lock that another thread holds would be held in the child for ever.
             method = "spawn" if sys.platform == "win32" else "forkserver"
             mp_context = multiprocessing.get_context(method)
         super().__init__(max_workers, mp_context)
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
-        """Run the call there; what cannot be pickled is in the future, as a RemoteError if it
-        is an exception. Raises RuntimeError after ``shutdown``."""
+        """Run the call in a process. Raises RuntimeError after ``shutdown``.
+
+        The future raises the error of pickling if the call or the result cannot be pickled, and
+        RemoteError for an exception that cannot.
+        """
         return super().submit(calling, fn, *args, **kwargs)

@@ -1,8 +1,8 @@
-"""Carry an exception to another process, whatever it is made of.
+"""Send any exception to another process.
 
-Most exceptions can be pickled and arrive as themselves, with the traceback of the other side as
-their cause. Some cannot, or can and do not come back, or are of a class that the other process
-does not have: these arrive as a ``RemoteError`` with class path, text and that traceback.
+Most exceptions can be pickled and arrive as themselves, with the traceback of the other process as
+their cause. Some cannot be pickled or unpickled, or their class is missing in the other process:
+these arrive as a ``RemoteError`` with class path, text and traceback.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class RemoteTraceback(Exception):
 
 
 class Failure(NamedTuple):
-    """An exception as it travels: made of strings and bytes, so that it always arrives."""
+    """An exception as strings and bytes, which can always be sent."""
 
-    pickled: bytes | None  #: None where it cannot be pickled here and back
+    pickled: bytes | None  #: None: it cannot be pickled and unpickled here
     class_path: str
     text: str
     traceback: str
@@ -45,24 +45,24 @@ class Failure(NamedTuple):
         )
 
     def exception(self) -> BaseException:
-        """Return the exception as itself where that can be, else a RemoteError."""
+        """Return the exception itself if it can be unpickled, else a RemoteError."""
         error = None if self.pickled is None else _unpickled(self.pickled)
         return with_traceback(error or self.stand_in(), self.traceback)
 
     def stand_in(self) -> RemoteError:
-        """Return what arrives where the exception itself cannot."""
+        """Return the RemoteError that replaces the exception."""
         return RemoteError(self.class_path, self.text, self.traceback)
 
 
 def with_traceback(error: BaseException, text: str) -> BaseException:
-    """Return *error* with the traceback that it had elsewhere as its cause."""
+    """Return *error* with *text*, its traceback in the other process, as its cause."""
     error.__cause__ = RemoteTraceback(text)
     return error
 
 
 @only_here
 def calling(function: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Result:
-    """Call *function* in another process; what it raises can be pickled and comes back."""
+    """Call *function*, in a process of a pool; whatever it raises can be sent back."""
     try:
         return function(*args, **kwargs)
     except BaseException as error:
@@ -77,7 +77,7 @@ def _pickled(error: BaseException) -> bytes | None:
         text = pickle.dumps(error)
     except Exception:  # noqa: BLE001 - the exception's own code runs here
         return None
-    # An __init__ with other arguments than it hands on is found only when it comes back.
+    # An __init__ whose arguments are not its args fails only when it is unpickled.
     return text if type(_unpickled(text)) is type(error) else None
 
 

@@ -1,7 +1,7 @@
-"""Which event loop runs in this thread; and a coroutine run to its end where none does.
+"""The running event loop of this thread, and coroutines run to their end in this thread.
 
-For callers that need the result in their own thread: a task of a store, a taskrunner outside a
-loop. A CoroutineExecutor would run it in a thread of its own.
+For callers that need the result in their own thread: a reader of a store, a taskrunner outside a
+loop. A CoroutineExecutor would run the coroutine in another thread.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 def awaitable_of(value: Any) -> Awaitable[Any] | None:
-    """Return what is to be awaited of *value*, which may be an executor's future; None: nothing.
+    """Return *value* as an awaitable, also if it is an executor's future; None: it is neither.
 
-    On a running loop.
+    Called on a running loop.
     """
     if isinstance(value, Future):
         return asyncio.wrap_future(value)
@@ -32,9 +32,9 @@ def awaitable_of(value: Any) -> Awaitable[Any] | None:
 
 
 def finish(value: Any) -> Any:
-    """Return *value*; what it comes to, on an event loop of its own, if it is awaitable.
+    """Return *value*; if it is awaitable, its result, awaited on a new event loop.
 
-    Raises RuntimeError inside a running loop, which waiting here would stop.
+    Raises RuntimeError for an awaitable inside a running loop, which waiting here would block.
     """
     if not inspect.isawaitable(value):
         return value
@@ -42,13 +42,13 @@ def finish(value: Any) -> Any:
         if inspect.iscoroutine(value):
             value.close()  # else Python warns that it was never awaited
         raise RuntimeError(
-            "expected a plain function inside a running event loop, got a coroutine, which "
-            "waiting here would never let run; await it, as CoroutineTaskrunner does, or use "
-            "a thread"
+            "expected a plain function inside a running event loop, got a coroutine, which could "
+            "not run while this thread waits for it; await it, as CoroutineTaskrunner does, or "
+            "use a thread"
         )
     return asyncio.run(settled(value))
 
 
 async def settled(value: Any) -> Any:
-    """Return *value*; what it comes to, if it is awaitable."""
+    """Return *value*; if it is awaitable, its result."""
     return await value if inspect.isawaitable(value) else value

@@ -1,10 +1,10 @@
-"""Which calls a hook has made: kept in files that all processes of the server see.
+"""The numbers of the calls that a hook has made, as files that all processes of a server share.
 
     <temporary folder>/asyncjob-<user>/calls-<of the secret>/<minute of the call>/<number>
 
-A file is created exclusively, so one process creates it and every other finds it, also after a
-restart. The folder of a minute is removed when none of its calls could be fresh any more. Nothing
-is locked, and nothing is kept in memory.
+A file is created exclusively: one process creates it and all others find it, also after a restart.
+The folder of a minute is removed when none of its calls can be fresh any more. Nothing is locked,
+and no number is kept in memory.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import stat
 import tempfile
 from pathlib import Path
 
-#: Calls of so many seconds share a folder.
+#: Seconds whose calls share a folder.
 FOLDER_SECONDS = 60
 
-#: How long numbers are kept at least: so a clock that is set back does not make a call fresh again,
-#: nor does another hook with the same secret and a longer ``max_age``.
+#: Seconds for which numbers are kept at least. So no call is made twice when the clock is set back,
+#: or by another hook with the same secret and a longer ``max_age``.
 KEEP_SECONDS = 600
 
 
 class SeenCalls:
     """The numbers of the calls that were made under one secret, on this machine by this user.
 
-    max_age: seconds for which a call is fresh. Raises OSError where files cannot be made, and
-    PermissionError where the folder is another user's, or open to others.
+    max_age: seconds for which a call is fresh. ``is_new`` raises OSError if files cannot be made,
+    and PermissionError if the folder is another user's, or open to others.
     """
 
     def __init__(self, secret: str, max_age: float) -> None:
@@ -39,7 +39,7 @@ class SeenCalls:
         self._latest: int | None = None
 
     def is_new(self, number: str, at: float, now: float) -> bool:
-        """Keep the number of a call that was signed *at*; False if it was kept before."""
+        """Store the number of a call; False if it was stored before. at: when it was signed."""
         minute = int(at // FOLDER_SECONDS)
         folder = _own_folder() / self._name / str(minute)
         path = folder / hashlib.sha256(number.encode("utf-8", "surrogatepass")).hexdigest()
@@ -51,7 +51,7 @@ class SeenCalls:
         return True
 
     def _prune(self, folder: Path, now: float) -> None:
-        """Remove the folders of minutes that are long past; other processes may do so, too."""
+        """Remove the folders of old minutes; other processes may do the same at once."""
         oldest = (now - self._keep_seconds) // FOLDER_SECONDS
         for minute in os.listdir(folder):
             if int(minute) < oldest:
@@ -59,7 +59,7 @@ class SeenCalls:
 
 
 def _own_folder() -> Path:
-    """Return the folder of this user, in which no other user can make or remove anything."""
+    """Return the folder of this user, in which no other user can create or remove files."""
     user = os.geteuid() if hasattr(os, "geteuid") else None
     folder = Path(tempfile.gettempdir()) / f"asyncjob-{'files' if user is None else user}"
     try:
@@ -77,7 +77,7 @@ def _own_folder() -> Path:
 
 
 def _is_made(path: Path) -> bool:
-    """Make an empty file; False where there is one."""
+    """Create an empty file; False if it exists."""
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
     try:
         made = os.open(path, flags, 0o600)

@@ -1,6 +1,6 @@
 """An executor whose calls wait in a store until a reader, here or elsewhere, runs them.
 
-A thread polls for the ends of what was submitted, as long as there is any::
+A thread polls for the ends of submitted calls, as long as there are any::
 
     submit --entry--> store <--take-- reader (here, another process)
     future <--thread-- store <--result or error-- reader
@@ -36,10 +36,11 @@ class _Pending:
 
 
 class EntryMonitor:
-    """Gives futures of entries, and completes them when their entries end.
+    """Returns futures of entries, and settles them when their entries end.
 
     removes: whether an entry is removed from the store once its future is done.
     claim_timeout: seconds after which an entry that no reader took ends with NoReader; None: never.
+    poll_seconds: between two checks of the store.
     """
 
     def __init__(
@@ -73,13 +74,13 @@ class EntryMonitor:
         return self.follow(key, str(entry["name"]))
 
     def follow(self, key: str, name: str) -> Future[Any]:
-        """Return the future of the end of an entry that was written; name: of its function."""
+        """Return the future of an entry that was written. name: the name of its function."""
         pending = _Pending(Future(), name)
         with self._lock:
             self._pending[key] = pending
             if self._thread is None:
-                # A daemon: the exit of the program does not wait for a reader that may never
-                # come; a thread that waits for a future does.
+                # A daemon: the exit of the program must not wait for a reader that may never
+                # start. A thread that waits for a future delays it anyway.
                 self._thread = threading.Thread(
                     target=self._loop, name="asyncjob-store-monitor", daemon=True
                 )
@@ -88,7 +89,7 @@ class EntryMonitor:
         return pending.future
 
     def wake(self) -> None:
-        """Check now, not when the pause is over."""
+        """Check at once, without waiting for the end of the pause."""
         self._woken.set()
 
     def cancel(self) -> None:
@@ -120,7 +121,7 @@ class EntryMonitor:
             for key, pending in waiting:
                 try:
                     ended = self._check(key, pending)
-                except Exception:  # a store may fail in any way, and be there again later
+                except Exception:  # a store may raise anything, and work again later
                     log.exception("task %s: its store cannot be used", key)
                     self._woken.wait(PAUSE_AFTER_ERROR_SECONDS)
                     break
@@ -130,7 +131,7 @@ class EntryMonitor:
             self._woken.wait(self._poll_seconds)
 
     def _check(self, key: str, pending: _Pending) -> bool:
-        """Update a future from its entry; return whether there is nothing more to wait for."""
+        """Update a future from its entry; return whether the wait for it is over."""
         future = pending.future
         with self._shared.lock:
             entry = self._shared.get(key)
@@ -149,11 +150,11 @@ class EntryMonitor:
         if not future.running() and not future.set_running_or_notify_cancel():
             return has_ended
         if unread:
-            why = f"nobody did within {self._claim_timeout:g} s"
+            why = f"none did within {self._claim_timeout:g} s"
             future.set_exception(NoReader(pending.name, why))
         elif entry is None:
             future.set_exception(
-                Unreadable(f"expected task {key!r} in its store, but somebody has removed it")
+                Unreadable(f"expected task {key!r} in its store, but it was removed")
             )
         elif has_ended:
             self._complete(key, entry, future)
@@ -162,7 +163,7 @@ class EntryMonitor:
     def _complete(self, key: str, entry: Entry, future: Future[Any]) -> None:
         try:
             value = self._entries.outcome(key, entry)
-        except BaseException as error:  # noqa: BLE001 - it is the caller's, whatever it is
+        except BaseException as error:  # noqa: BLE001 - it is raised by the future
             future.set_exception(error)
         else:
             future.set_result(value)
@@ -171,14 +172,14 @@ class EntryMonitor:
 class StoreExecutor(Executor):
     """Runs each call where a reader takes it from *store*.
 
-    readers: threads of this process that read it while calls are pending; 0: others read it.
-    secret: signs what is written; without one the store holds pickles, and **every process that
-    can write it can run code here and in every reader**: only its owner may be able to write it.
+    readers: threads of this process that read it while calls are pending; 0: other processes read
+    it. secret: signs the entries; without one the store holds pickles, and **every process that can
+    write to it can run code here and in every reader**: only its owner may be able to write to it.
     claim_timeout: seconds after which a call that no reader took ends with NoReader; None: never.
-    poll_seconds: between two looks into the store.
+    poll_seconds: between two checks of the store.
 
-    A call runs at least once, outside any transaction of the caller's. Entries that have ended
-    are removed.
+    A call runs at least once, outside any transaction of the caller. Entries that have ended are
+    removed. Raises ConfigError for a store that is no mapping, and bounds that are not above 0.
     """
 
     def __init__(
@@ -210,10 +211,11 @@ class StoreExecutor(Executor):
             self._reader = reader
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
-        """Write the call into the store; return the future of it.
+        """Write the call into the store; return its future.
 
         Raises RuntimeError after ``shutdown``, NotSerializable for a call that cannot be written,
-        NoReader for a ``dict`` that nothing in this process reads, since nothing else can.
+        and NoReader for a ``dict`` without a reader in this process, since no other process sees
+        it.
         """
         key = f"asyncjob-{uuid.uuid4().hex}"
         with self._lock:
@@ -228,7 +230,10 @@ class StoreExecutor(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Refuse further calls. What was submitted still runs, if a reader takes it."""
+        """Refuse further calls. wait: until the submitted ones have ended.
+
+        cancel_futures: cancel those that no reader has taken.
+        """
         with self._lock:
             self._shut_down = True
         if cancel_futures:

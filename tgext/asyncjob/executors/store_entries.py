@@ -1,11 +1,11 @@
-"""Write calls as the entries of a store, read them back, and note how they ended.
+"""Write calls as the entries of a store, read them back, and write how they ended.
 
 An entry is a dictionary: ``name``, ``func``, ``args``, ``kwargs``, ``init_args``,
 ``init_kwargs``, ``start_time``, ``task_status``, then ``result`` or ``error``. Without a secret
-its values are what they are, and ``func`` is None or a pickle: reading one runs whatever is in
-it, so **only its owner may be able to write such a store**. With a secret the values are
-JSON (see ``serialization``) under a signature that names their key; what does not fit is never
-opened. It says who wrote a call, not how often it runs: a signed one can be put there again.
+its values are stored as they are, and ``func`` is None or a pickle: reading one runs whatever code
+is in it, so **only its owner may be able to write to such a store**. With a secret the values are
+JSON (see ``serialization``) under a signature that includes their key; an entry whose signature is
+wrong is never opened. A signature does not prevent that a signed call is stored, and run, again.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ Entry = dict[str, Any]
 
 NEW, RUNNING, COMPLETE, ERROR = "new", "running", "complete", "error"
 
-#: What a signature of a call covers, and one of its end.
+#: The fields that the signature of a call covers, and that of its end.
 _CALL = ("name", "func", "init_args", "args", "init_kwargs", "kwargs")
 _END = ("task_status", "result", "error", "exception", "unstorable")
 
 
 class Entries:
-    """Writes and reads entries. secret: None for unsigned ones.
+    """Writes and reads entries. secret: None: entries are not signed.
 
-    unpickle: how to read a ``func`` of bytes; None for ``pickle.loads``.
+    unpickle: reads a ``func`` of bytes; None: ``pickle.loads``.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class Entries:
         func: Callable[..., Any] | bytes | None,
         given: tuple[Any, Any, Any, Any],
     ) -> Entry:
-        """Return the entry of a call that was not run.
+        """Return the entry of a new call.
 
-        func: bytes that a reader can make a function of; None to find it by *name*.
-        given: init_args, args, init_kwargs, kwargs.
+        func: the function, or bytes that ``unpickle`` of a reader takes; None: the reader finds it
+        by *name*. given: init_args, args, init_kwargs, kwargs.
         Raises NotSerializable.
         """
         init_args, args, init_kwargs, kwargs = given
@@ -84,7 +84,7 @@ class Entries:
                 entry["func"] = dump_function(func)
             return entry
         write = _closures().CodeWriter(signed=True).write
-        for field in _CALL[1:]:  # in the order in which they are read
+        for field in _CALL[1:]:  # in the order of reading
             entry[field] = _written(write, entry[field], f"{field} of {name}")
         return {**entry, "signature": self._sign(key, "call", entry, _CALL)}
 
@@ -93,9 +93,10 @@ class Entries:
     ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         """Return function, arguments and keywords of an entry.
 
-        get_task_func: gives the function of an entry, or None if that is in it.
+        get_task_func: returns the function of an entry; None: it is in the entry.
         Raises BadSignature before anything is opened, CallableMissing for a function that is not
-        found, Unreadable for what is no entry, and whatever *get_task_func* raises.
+        found, Unreadable for values that are no call, BadCall for a keyword that is given twice,
+        and what *get_task_func* raises.
         """
         values = {field: entry.get(field) for field in _CALL}
         if self._serializer is not None:
@@ -118,10 +119,13 @@ class Entries:
         if function is None:
             function = self._function(key, values)
         if not callable(function):
-            what = f"got an instance of {path_of(type(function))}"
-            raise CallableMissing(str(values["name"]), f"that is nothing to call: {what}")
+            what = f"an instance of {path_of(type(function))}"
+            raise CallableMissing(str(values["name"]), f"it is {what}, which cannot be called")
         if twice := sorted(map(str, set(init_kwargs) & set(kwargs))):
-            raise BadCall(f"{path_of(function)} got {', '.join(twice)} at its making and its call")
+            raise BadCall(
+                f"{path_of(function)} got {', '.join(twice)} twice: when the task was made, and in "
+                "its call"
+            )
         return function, args, {**init_kwargs, **kwargs}
 
     def _function(self, key: str, values: Entry) -> Any:
@@ -129,14 +133,14 @@ class Entries:
         if func is None:
             raise CallableMissing(
                 str(values["name"]),
-                f"entry {key!r} holds only this name, and no get_task_func here knows it",
+                f"entry {key!r} has only this name, and no get_task_func here finds it",
             )
         return self._unpickle(bytes(func)) if isinstance(func, (bytes, bytearray)) else func
 
     # -- ends
 
     def completed(self, key: str, entry: Entry, value: Any) -> Entry:
-        """Return the entry of a call that returned *value*; without it if it cannot be stored."""
+        """Return the entry of a call that returned *value*, or that of ``unstorable``."""
         ended = {**entry, "task_status": COMPLETE, "result": value}
         if self._serializer is None:
             return ended
@@ -147,13 +151,13 @@ class Entries:
         return self._signed_end(key, ended)
 
     def unstorable(self, key: str, entry: Entry, why: str) -> Entry:
-        """Return the entry of a call whose value the store does not hold: its work is done."""
+        """Return the entry of a call that succeeded with a value that cannot be stored."""
         log.warning("task %s: the result of %s is not kept: %s", key, entry.get("name"), why)
         ended = {**entry, "task_status": COMPLETE, "result": None, "unstorable": why}
         return self._signed_end(key, ended)
 
     def failed(self, key: str, entry: Entry, error: BaseException) -> Entry:
-        """Return the entry of a call that raised: ``error`` is the traceback, as text."""
+        """Return the entry of a call that raised; ``error`` is the traceback, as text."""
         failure = Failure.of(error)
         ended = {**entry, "task_status": ERROR, "error": failure.traceback.rstrip()}
         fit = error if failure.pickled is not None else failure.stand_in()
@@ -161,14 +165,14 @@ class Entries:
             return {**ended, "exception": failure.pickled or pickle.dumps(fit)}
         try:
             form = _written(_closures().CodeWriter(signed=True).write, fit, "exception")
-        except NotSerializable:  # of a script's own class, say: its text is there
+        except NotSerializable:  # of a class in a script, for example; its text is kept
             form = None
         return self._signed_end(key, {**ended, "exception": form})
 
     def outcome(self, key: str, entry: Entry) -> Any:
         """Return the value of an entry that has ended, or raise what its call raised.
 
-        Raises BadSignature, NotSerializable for a value that could not be kept.
+        Raises BadSignature, and NotSerializable for a value that could not be stored.
         """
         if self._serializer is not None:
             self._verify(key, entry, "end", _END)
@@ -186,7 +190,7 @@ class Entries:
         try:
             read = _closures().CodeReader(trusted=True).read if self._serializer else pickle.loads
             error = read(kept) if kept else None
-        except Exception:  # noqa: BLE001 - its own code runs, and its class may not be here
+        except Exception:  # noqa: BLE001 - its own code runs, and its class may be missing here
             error = None
         if not isinstance(error, BaseException):
             class_path, _, said = text.rpartition("\n")[2].partition(": ")
@@ -204,7 +208,7 @@ class Entries:
         came = entry.get("signature" if part == "call" else "end_signature")
         expected = self._sign(key, part, entry, fields)
         if not isinstance(came, str) or not hmac.compare_digest(expected.encode(), came.encode()):
-            which = "none" if came is None else "one that does not fit"
+            which = "none" if came is None else "another signature"
             raise BadSignature(
                 f"expected the {part} of entry {key!r} to be signed with the secret given here, "
                 f"got {which}: it was changed, belongs under another key, or has another secret; "
@@ -216,7 +220,7 @@ class Entries:
             content = json.dumps([entry.get(field) for field in fields], sort_keys=True)
         except (TypeError, ValueError) as error:
             raise BadSignature(f"entry {key!r} is not JSON, as a signed one is: {error}") from error
-        # The serializer signs calls: of what is called, here, only the name matters.
+        # The serializer signs calls; which function is called does not matter here.
         stored = self._serializer.dump(f"{part} {key}", Call(path_of, (content,), None))
         return str(stored.signature)
 
@@ -224,9 +228,9 @@ class Entries:
 def _written(write: Callable[[Any], Any], value: Any, what: str) -> Any:
     try:
         return write(value)
-    except Exception as error:  # a value's own code runs here, and may raise anything
+    except Exception as error:  # the value's own code runs
         raise NotSerializable(
-            f"expected a task that a store can hold, but {what} cannot be stored: {error}"
+            f"expected a task that can be stored, but {what} cannot: {error}"
         ) from error
 
 
@@ -246,19 +250,19 @@ def _closures() -> Any:
 
 
 def dump_function(function: Callable[..., Any]) -> bytes:
-    """Return a pickle of *function*; of a closure, one that is rebuilt on its module.
+    """Return a pickle of *function*; of a closure, one that is rebuilt in its module.
 
     Raises NotSerializable, and MissingExtra for a closure without the extra ``store``.
     """
     try:
         return pickle.dumps(function)
-    except Exception:  # noqa: BLE001 - no class of errors is left out
+    except Exception:  # noqa: BLE001 - pickling a function may raise anything
         form = _written(_closures().CodeWriter(signed=True).write, function, "the function")
     return pickle.dumps(_Rebuilt(json.dumps(form)))
 
 
 class _Rebuilt:
-    """Is unpickled as the function that its text describes."""
+    """Unpickles as the function that its text describes."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -268,5 +272,5 @@ class _Rebuilt:
 
 
 def rebuild_function(text: str) -> Any:
-    """Return the function that ``dump_function`` has described, on its imported module."""
+    """Return the function that ``dump_function`` has described, in its imported module."""
     return _closures().CodeReader(trusted=True).read(json.loads(text))

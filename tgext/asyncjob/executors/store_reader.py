@@ -1,9 +1,9 @@
 """Run the entries of a store, on threads that poll it.
 
-Any mapping will do, so it is only read, set and listed. All users of a store in this process share
-one ``SharedStore``: its lock makes taking an entry atomic for all readers here, and lets threads
-use a mapping that is not thread-safe (``shelve``). Between processes nothing is atomic: give each
-process a store of its own, or a ``claim`` that the store's server decides on.
+A store is any mapping: only items are read, set, deleted and listed. All users of a store in this
+process share one ``SharedStore``: its lock makes taking an entry atomic among the readers here, and
+lets threads use a mapping that is not thread-safe (``shelve``). Between processes nothing is
+atomic: give each process its own store, or a ``claim`` that the store's server decides.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ log = logging.getLogger(__name__)
 
 Store = MutableMapping[str, Any]
 
-#: A scan of a large or slow store takes a tenth of a reader's time at most.
+#: A pause is at least so many times as long as the scan before it: scans of a large or slow store
+#: take a tenth of a reader's time at most.
 _PAUSES_PER_SCAN = 10
 
-#: Between two scans of a store that raised: its server may be starting again.
+#: Seconds between two scans of a store that raised: its server may be restarting.
 PAUSE_AFTER_ERROR_SECONDS = 1.0
 
 
 class SharedStore:
-    """One store, and what all its users in this process share."""
+    """One store, with the lock and the readers that all its users in this process share."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -43,7 +44,7 @@ class SharedStore:
         self.readers: WeakSet[StoreReader] = WeakSet()
 
     def get(self, key: str) -> Entry | None:
-        """Return an entry; None if there is none, or something else, under this key."""
+        """Return an entry; None: there is none, or another value, under this key."""
         try:
             entry = self.store[key]
         except KeyError:
@@ -51,7 +52,7 @@ class SharedStore:
         return entry if isinstance(entry, dict) else None
 
     def has_no_reader(self) -> bool:
-        """Whether no other process can see the store and this one has no reader for it."""
+        """Whether the store is a dict, which no other process sees, without a reader here."""
         return type(self.store) is dict and not self.readers
 
 
@@ -61,7 +62,7 @@ _shared_lock = threading.Lock()
 
 
 def shared_store(store: Any) -> SharedStore:
-    """Return what all users of *store* share. Raises ConfigError for what is no mapping."""
+    """Return the SharedStore of *store*. Raises ConfigError if it is no mutable mapping."""
     needed = ("__getitem__", "__setitem__", "__delitem__", "__iter__", "keys")
     if not all(hasattr(store, name) for name in needed):
         raise ConfigError(
@@ -78,8 +79,10 @@ def shared_store(store: Any) -> SharedStore:
 class StoreReader:
     """Takes new entries of a store, oldest first, and runs them.
 
-    claim: asked with key and entry whether a new one is ours; None: every one is.
-    poll_seconds: between two scans. threads: how many entries run at once under ``listen``.
+    get_task_func: returns the function of an entry; None: it is in the entry. claim: called with
+    key and entry, returns whether this reader is to run it; None: it runs all. poll_seconds:
+    between two scans. threads: how many entries run at once after ``listen``.
+    Raises ConfigError for a store that is no mapping, and bounds that are not above 0.
     """
 
     def __init__(
@@ -110,9 +113,10 @@ class StoreReader:
         self._listeners: list[threading.Thread] = []
 
     def run_pending(self, limit: int | None = None) -> int:
-        """Run what is new, in this thread; return how many.
+        """Run new entries, in this thread; return how many.
 
-        Raises what the store raises, and a KeyboardInterrupt; what a task raises is in its entry.
+        limit: how many at most; None: no limit. Raises what the store raises, and
+        KeyboardInterrupt; what a task raises is written into its entry.
         """
         ran = 0
         while (limit is None or ran < limit) and self._run_next():
@@ -120,9 +124,9 @@ class StoreReader:
         return ran
 
     def listen(self) -> None:
-        """Start threads that run what is new, and go on until ``stop``; once, however often.
+        """Start threads that run new entries until ``stop``. A second call does nothing.
 
-        They keep the program alive.
+        The threads keep the program alive.
         """
         with self._lock:
             if self._listeners and not self._stopping.is_set():
@@ -138,13 +142,14 @@ class StoreReader:
                 thread.start()
 
     def wake(self) -> None:
-        """Scan now, not when the pause is over."""
+        """Scan at once, without waiting for the end of the pause."""
         self._woken.set()
 
     def stop(self, timeout: float | None = None) -> bool:
-        """Take nothing further; return whether what runs has ended, within *timeout* seconds.
+        """Take no further entry; return whether those that run have ended, after *timeout* seconds.
 
-        None: wait for it. A task that stops its own reader does not wait for itself.
+        timeout: None: wait until they have. A task that stops its own reader does not wait for
+        itself.
         """
         with self._lock:
             self._stopping.set()
@@ -160,16 +165,16 @@ class StoreReader:
 
     def _loop(self, stopping: threading.Event) -> None:
         while not stopping.is_set():
-            self._woken.clear()  # before the scan: what comes during it is not missed
+            self._woken.clear()  # before the scan, so that no wake-up during it is missed
             began = time.monotonic()
             try:
                 if self._run_next():
                     continue
                 took = time.monotonic() - began
                 pause = max(self._poll_seconds, took * _PAUSES_PER_SCAN)
-            except Exception:  # a store may fail in any way, and be there again later
+            except Exception:  # a store may raise anything, and work again later
                 pause = max(self._poll_seconds, PAUSE_AFTER_ERROR_SECONDS)
-                log.exception("a store cannot be used; the next look is in %g s", pause)
+                log.exception("a store cannot be used; the next scan is in %g s", pause)
             if not stopping.is_set():
                 self._woken.wait(pause)
 
@@ -198,13 +203,13 @@ class StoreReader:
         with self._shared.lock:
             try:
                 self._shared.store[key] = entry
-            except Exception as error:  # noqa: BLE001 - the store cannot hold this very value
+            except Exception as error:  # noqa: BLE001 - the store may refuse the value
                 self._shared.store[key] = instead(f"{type(error).__name__}: {error}")
 
     # -- taking
 
     def _take(self) -> tuple[str, Entry] | None:
-        """Return a new entry that is now ours, and marked as running; None if there is none."""
+        """Take a new entry and mark it as running; None: there is none."""
         with self._shared.lock:
             if not self._found:
                 self._found.extend(self._scan())
@@ -229,16 +234,16 @@ class StoreReader:
         return [key for _, _, key in sorted(found)]
 
     def _new_entry(self, key: str) -> Entry | None:
-        """Return a copy of an entry, None if it is not new, or not there any more, or none."""
+        """Return a copy of an entry; None: it is not new, was removed, or is no entry."""
         try:
             entry = self._shared.store[key]
         except KeyError:
             return None
-        except Exception as error:  # noqa: BLE001 - one that is damaged says nothing of the others
+        except Exception as error:  # noqa: BLE001 - the others may be readable
             self._warn_once(key, f"reading it raised {type(error).__name__}: {error}")
             return None
         if not isinstance(entry, dict) or not ({"func", "name"} & set(entry)):
-            self._warn_once(key, f"it is no task but a {type(entry).__name__}")
+            self._warn_once(key, f"it is not a task but a {type(entry).__name__}")
             return None
         # An entry without a status was written by hand.
         return dict(entry) if entry.get("task_status", NEW) == NEW else None

@@ -172,7 +172,7 @@ class TaskDispatcher:
     def _timeout_error(self, timeout: float) -> TimeoutError:
         unread = [writer for writer in self._writers if writer.status == "new"]
         if unread:
-            return NoReader(f"{len(unread)} tasks", f"nobody did within {timeout:g} s")
+            return NoReader(f"{len(unread)} tasks", f"none did within {timeout:g} s")
         running = self.status.count(None)
         return TimeoutError(f"{running} of {len(self._tasks)} tasks still run after {timeout:g} s")
 
