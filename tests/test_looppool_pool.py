@@ -871,7 +871,7 @@ def test_death_of_a_worker_that_somebody_else_has_waited_for_is_no_error():
     assert process.pid is not None
     os.waitpid(process.pid, 0)
 
-    assert end_process(process) == "how is not known"
+    assert end_process(process) == "exit status unknown"
 
 
 def test_message_that_is_reported_is_the_one_that_was_not_done():

@@ -1,8 +1,8 @@
-"""Worker processes with an event loop each, and the messages that go to and fro.
+"""A pool of worker processes with an event loop each, which exchange messages with the parent.
 
-What ``looppool.Pool`` and ``LoopPoolExecutor`` have in common. From the bottom: ``channel``
-carries frames; ``worker_handle`` and ``worker_loop`` are the two ends of one worker, in the parent
-and in its process; ``monitor`` is what the parent waits for; ``pool`` is all workers together.
+``looppool.Pool`` and ``LoopPoolExecutor`` are made of it. From the bottom: ``channel`` sends and
+receives frames; ``worker_handle`` and ``worker_loop`` are the two ends of one worker, in the parent
+and in its process; ``monitor`` waits for events of all workers; ``pool`` is all workers together.
 """
 
 from queue import Full

@@ -1,8 +1,8 @@
-"""Whole frames between two processes, over a stream that takes bytes as it likes.
+"""Send and receive frames over a non-blocking stream between two processes.
 
-A frame is a tuple of numbers, bytes and lists of these, written with ``marshal``: both ends are
-the same interpreter, and one is the child of the other. Nothing here blocks; what the stream
-does not take is kept, and ``resume`` goes on with it.
+A frame is a tuple of numbers, bytes and lists of these, written with ``marshal``: both ends run in
+the same version of the interpreter, and one is the child of the other. Nothing here blocks, except
+``finish``: bytes that the stream does not take are kept, and ``resume`` continues with them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _READ_BYTES = 1 << 20
 
 
 class Channel:
-    """One end; belongs to one thread at a time."""
+    """One end of the stream. Used by one thread at a time."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -34,20 +34,20 @@ class Channel:
 
     @property
     def is_clogged(self) -> bool:
-        """Whether part of a frame waits for ``resume``; ``send`` is not allowed meanwhile."""
+        """Whether part of a frame waits for ``resume``; do not call ``send`` then."""
         return len(self._unsent) > 0
 
     def send(self, content: tuple[Any, ...]) -> bool:
-        """Write a frame, as much of it as the stream takes; return whether that was all of it.
+        """Write as much of a frame as the stream takes; return whether that was all of it.
 
-        Raises OSError where the other end is gone.
+        Raises OSError if the other end is gone.
         """
         body = marshal.dumps(content)
         self._unsent = memoryview(_LENGTH.pack(len(body)) + body)
         return self.resume()
 
     def resume(self) -> bool:
-        """Write more of what was kept; as above."""
+        """Write more of what was kept; returns and raises as ``send``."""
         try:
             while self._unsent:
                 self._unsent = self._unsent[os.write(self._fd, self._unsent) :]
@@ -56,9 +56,9 @@ class Channel:
         return True
 
     def receive(self) -> list[tuple[Any, ...]] | None:
-        """Read what has come and return the frames that are whole by now, maybe none.
+        """Read what has arrived, and return the frames that are complete; maybe none.
 
-        None: the other end is gone, and every whole frame has been returned.
+        None: the other end is gone, and every complete frame has been returned.
         """
         try:
             read = os.read(self._fd, _READ_BYTES)
@@ -80,10 +80,10 @@ class Channel:
         return frames
 
     def finish(self) -> None:
-        """Wait until what was kept is written. Raises OSError where the other end is gone."""
+        """Wait until what was kept is written. Raises OSError if the other end is gone."""
         os.set_blocking(self._fd, True)
         self.resume()
 
     def close(self) -> None:
-        """Close this end; twice is no error."""
+        """Close this end. A second call does nothing."""
         self._connection.close()

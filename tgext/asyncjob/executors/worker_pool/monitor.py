@@ -1,4 +1,4 @@
-"""Wait for what a pool has to react to: frames, space to write, worker deaths, a wake-up."""
+"""Wait for the events of a pool: frames, space to write, deaths of workers, a wake-up."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import time
 
 from .worker_handle import WorkerHandle
 
-#: How often workers that send nothing are checked, in seconds. A process that a worker has forked
-#: can hold its channel open and hide its death.
+#: Seconds between checks of workers that send nothing. A process that a worker has forked can hold
+#: its channel open and hide its death.
 CHECK_SECONDS = 1.0
 
 
 class Monitor:
-    """See the module. Only ``add`` and ``wake`` may be called by other threads."""
+    """Waits for the events of one pool. Other threads may call only ``add`` and ``wake``."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -34,7 +34,7 @@ class Monitor:
         self._selector.register(worker.channel, selectors.EVENT_READ, worker)
 
     def remove(self, worker: WorkerHandle) -> None:
-        """Monitor *worker* no more. To be called before its channel is closed."""
+        """Stop monitoring *worker*. Call it before its channel is closed."""
         assert worker.channel is not None
         del self._workers[worker.channel.fileno()]
         self._clogged.discard(worker.channel.fileno())

@@ -1,10 +1,10 @@
-"""A pool of worker processes: it sends them messages, and receives results and worker deaths.
+"""A pool of worker processes: it sends them messages, receives results, and notices deaths.
 
     put() --> WorkerHandle --frames--> worker process      any thread, under the pool's lock
     listener <-- one thread of the pool <--frames-- worker process
 
-The listener is called by the pool's thread and without the lock. A worker that dies is replaced;
-the pool's options decide what happens to the messages that it had.
+The listener is called by the pool's thread, without the lock. A worker that dies is replaced; the
+options of the pool decide what happens to the messages that it had.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from .worker_handle import WorkerHandle
 
 log = logging.getLogger(__name__)
 
-#: How long a pool that was not stopped may take at the interpreter's exit, in seconds.
+#: Seconds that a pool that was not stopped may take at the interpreter's exit.
 EXIT_SECONDS = 8.0
 
-#: Workers that may die in a row before they are ready; then the pool gives up.
+#: The pool gives up when so many workers in a row have died before they were ready.
 MOST_FALSE_STARTS = 3
 
 
 class MessagePool:
-    """See the module. Any thread may call any method."""
+    """A pool of worker processes. Any thread may call any method."""
 
     def __init__(self, options: PoolOptions, listener: Listener) -> None:
         self._options = options
@@ -49,7 +49,7 @@ class MessagePool:
         self._turn = 0
         self._false_starts = 0
         self._failure: BaseException | None = None  #: why the last worker could not start
-        self._refusal: str | None = None  #: why no message is taken any more
+        self._refusal: str | None = None  #: why no message is accepted any more
         self._has_given_up = False
         self._thread: threading.Thread | None = None
         self._monitor: Monitor | None = None
@@ -57,17 +57,17 @@ class MessagePool:
 
     @property
     def pids(self) -> list[int]:
-        """The processes, by the numbers of their workers."""
+        """The pids of the processes, in the order of the numbers of their workers."""
         return [worker.pid for worker in self._workers]
 
     @property
     def undone_results(self) -> int:
-        """Results of all workers that are not dealt with."""
+        """How many results of all workers are not done."""
         with self._lock:
             return sum(worker.undone_results for worker in self._workers)
 
     def start(self) -> None:
-        """Start processes and thread. Raises RuntimeError at a second call."""
+        """Start the processes and the thread. Raises RuntimeError at a second call."""
         with self._lock:
             if self._thread is not None or self._refusal is not None:
                 raise RuntimeError("expected a pool that was not started; make another one")
@@ -86,11 +86,11 @@ class MessagePool:
     # -- messages
 
     def put(self, payload: bytes, *, number: int | None = None, label: object = None) -> None:
-        """Take a packed message for worker *number*; None: for the next in turn.
+        """Accept a packed message for worker *number*; None: for the next in turn.
 
-        label: comes back with a message that is lost.
-        Raises queue.Full, IndexError for a number that no worker has, WorkerCrashed after the
-        pool has given up, RuntimeError after ``stop``.
+        label: passed to the listener if the message is lost.
+        Raises queue.Full, IndexError for a number that no worker has, WorkerCrashed after the pool
+        has given up, RuntimeError after ``stop``.
         """
         with self._lock:
             if self._refusal is not None:
@@ -103,35 +103,35 @@ class MessagePool:
                 self._wake_monitor()
 
     def next_in_turn(self) -> int:
-        """Return the number that a message is for, and go on to the next."""
+        """Return the number of the worker whose turn it is, and advance to the next."""
         with self._lock:
             turn = self._turn
             self._turn = (turn + 1) % len(self._workers)
             return turn
 
     def idlest(self) -> int | None:
-        """Return the worker with the fewest messages; None where all are full.
+        """Return the number of the worker with the fewest messages; None: all are full.
 
-        For a pool with one sender: only what is put in between makes the answer wrong.
+        For a pool with one sender: only a message that is put in between makes the answer wrong.
         """
         worker = min(self._workers, key=len)
-        if len(worker) < worker.most_tasks:  # none that would wait
+        if len(worker) < worker.most_tasks:  # a message would not wait
             return worker.number
         with self._lock:
             for full in self._workers:
                 full.was_found_full = True
-            worker = min(self._workers, key=len)  # space freed before the flag is not notified
+            worker = min(self._workers, key=len)  # for space that was freed before the flag was set
             return worker.number if len(worker) < worker.most_tasks else None
 
     def results_done(self, number: int, results: int) -> None:
-        """Count results of a worker as dealt with, and let workers send as many more."""
+        """Count so many results of a worker as done, and let workers send as many more."""
         with self._lock:
             self._workers[number].undone_results -= results
             self._bound.done(number, results)
             self._notify_waiting()
 
     def _notify_waiting(self) -> None:
-        """Notify workers that wait with a result that there is space; under the lock."""
+        """Notify workers that wait to send a result that there is space; under the lock."""
         for number in self._bound.answered():
             self._workers[number].request_frame()
             self._send(self._workers[number])
@@ -143,7 +143,7 @@ class MessagePool:
 
     def _send(self, worker: WorkerHandle) -> None:
         if not worker.send():
-            self._wake_monitor()  # for a moment when the stream takes more
+            self._wake_monitor()  # it waits until the stream takes more
 
     def _wake_monitor(self) -> None:
         if self._monitor is not None:
@@ -152,10 +152,10 @@ class MessagePool:
     # -- the end
 
     def stop(self, reason: str = "the pool was stopped") -> None:
-        """Take no more messages, and have each worker end when it has done what it has."""
+        """Accept no more messages, and have each worker end when its messages are done."""
         with self._lock:
             self._refusal = self._refusal or reason
-            self._bound.lift()  # results of its last messages may not be dealt with
+            self._bound.lift()  # the results of the last messages may never be done
             self._notify_waiting()
             for worker in self._workers:
                 worker.close()
@@ -164,7 +164,7 @@ class MessagePool:
             self._lose_remaining()
 
     def kill(self, reason: str) -> None:
-        """Kill the workers; what they have not done is lost."""
+        """Kill the workers; messages that are not done are lost."""
         with self._lock:
             self._give_up(reason)
 
@@ -181,8 +181,8 @@ class MessagePool:
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the last process has ended and the listener was called with everything.
 
-        timeout: seconds; None: as long as it takes. Returns whether it has. False at once
-        where the listener itself asks, in the pool's thread.
+        timeout: seconds; None: no limit. Returns whether it has. False at once in the pool's
+        thread, where the listener is called.
         """
         thread = self._thread
         if thread is None:
@@ -202,7 +202,7 @@ class MessagePool:
             self.join()
 
     def after_fork(self) -> None:
-        """Release what belongs to the parent, in a forked child."""
+        """Close the copies of the parent's channels, in a forked child."""
         self._lock = threading.RLock()
         self._refusal = "the pool belongs to the process that this one was forked from"
         self._thread = None
@@ -236,7 +236,7 @@ class MessagePool:
         atexit.unregister(self._end_with_interpreter)
 
     def _receive(self, worker: WorkerHandle) -> None:
-        """Read what a worker has sent, send what it can take, and reap it if it has died."""
+        """Read what a worker has sent, send what it takes, and reap it if it has died."""
         assert worker.channel is not None
         frames = worker.channel.receive()
         if frames is None:
@@ -261,7 +261,7 @@ class MessagePool:
                 self._listener.space_available(worker.number)
 
     def _check_alive(self, worker: WorkerHandle) -> None:
-        """Reap a worker that has died. A process that it has forked may hold its channel open."""
+        """Reap a worker that has died, even if a process that it has forked holds its channel."""
         if worker.process is not None and not worker.process.is_alive():
             self._receive(worker)
             if worker.process is not None:
@@ -291,7 +291,7 @@ class MessagePool:
             self._listener.report_lost([envelope], error)
 
     def _reap(self, worker: WorkerHandle) -> None:
-        """Deal with a worker whose end of the channel is closed, and replace it."""
+        """Reap a worker whose end of the channel is closed, and replace it."""
         assert self._monitor is not None
         assert worker.process is not None
         assert worker.channel is not None
@@ -312,7 +312,7 @@ class MessagePool:
             waiting = len(worker)
             worker.is_gone = self._has_given_up or (self._refusal is not None and not waiting)
         report = f"worker {worker.number} (pid {worker.pid}) died, {status}"
-        log.error("%s; %s messages lost, %s wait for another", report, len(lost), waiting)
+        log.error("%s; %s messages lost, %s wait for its successor", report, len(lost), waiting)
         if lost:
             self._listener.report_lost(lost, WorkerCrashed(report))
         if worker.is_gone:

@@ -12,16 +12,16 @@ from .results import ResultBound
 from .worker_handle import WorkerHandle
 from .worker_loop import HandlerFactory, run_worker
 
-#: How long a process may go on whose end of the channel is closed, in seconds.
+#: Seconds that a process may take to exit after its end of the channel is closed.
 EXIT_SECONDS = 1.0
 
 
 def start_process(
     context: Any, worker: WorkerHandle, bound: ResultBound, factory: HandlerFactory
 ) -> None:
-    """Start a process for *worker*. Raises what multiprocessing does.
+    """Start a process for *worker*. Raises what multiprocessing raises.
 
-    context: multiprocessing's, of some start method.
+    context: a context of multiprocessing.
     """
     ours, theirs = context.Pipe(duplex=True)
     arguments = (theirs, worker.number, bound, factory)
@@ -41,16 +41,16 @@ def start_process(
 
 
 def end_process(process: BaseProcess) -> str:
-    """Wait for the end of a process that has closed its channel; say how it was."""
+    """Wait for the end of a process that has closed its channel; return a text how it ended."""
     process.join(EXIT_SECONDS)
     # If other code has waited for the child, as a program may for all its children, its status is
-    # lost and it counts as alive; its pid may be another's by then.
+    # lost and multiprocessing says that it is alive; its pid may be another process's by then.
     if process.is_alive() and not wait([process.sentinel], 0):
-        process.kill()  # its loop is gone, so nothing is to come from it
+        process.kill()  # its loop has ended, so it sends nothing more
         process.join()
     status = process.exitcode
     with suppress(ValueError):  # as above: it cannot be closed
         process.close()
     if status is None:
-        return "how is not known"
+        return "exit status unknown"
     return f"killed by signal {-status}" if status < 0 else f"exit code {status}"

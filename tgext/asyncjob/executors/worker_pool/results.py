@@ -1,11 +1,11 @@
-"""How many results of all workers are not dealt with: counted in memory that the processes share.
+"""The bound of results that are not done, of all workers, in memory that the processes share.
 
     sum(sent) - sum(done) <= most
 
-Each number has one writer, a worker or the parent: nothing is locked, a process that is killed
-leaves no lock behind, and its number is settled by the parent. A worker counts a result first, and
-takes it back where there turns out to be no space; so two that count at once may both take it back,
-and look again, but never are there too many.
+Each number has one writer, a worker or the parent. So nothing is locked, a process that is killed
+leaves no lock behind, and the parent corrects its number. A worker counts a result first, and takes
+that back if there is no space. So two that count at once may both take it back, and try again, but
+there are never too many.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-#: Stands for no bound.
+#: No bound.
 BOUNDLESS = sys.maxsize
 
-#: How often a worker looks again where others have counted at the same time.
+#: How often a worker tries again when others have counted at the same time.
 _TRIES = 100
 
 
 class ResultBound:
-    """See the module. The parent makes it, and hands it to the processes that it starts.
+    """The bound. The parent makes it, and passes it to the processes that it starts.
 
-    context: multiprocessing's, of their start method. most: results of all workers together; None:
-    as many as they like.
+    context: the context of multiprocessing that starts them. most: results of all workers together;
+    None: no bound.
     """
 
     def __init__(self, context: Any, size: int, most: int | None) -> None:
         self.most = BOUNDLESS if most is None else most
         self._size = size
-        # What was sent, by the numbers of the workers, then what is done, then the bound.
+        # For each worker the results sent, then for each the results done, then the bound.
         self._numbers: Any = context.RawArray("q", [*[0] * (2 * size), self.most])
         self._asking: Any = context.RawArray("b", size)
 
     # -- in a worker
 
     def take(self, number: int) -> bool:
-        """Count a result of worker *number*; False, and not counted, where there is no space."""
+        """Count a result of worker *number*. False: there is no space, and it is not counted."""
         numbers = self._numbers
         if numbers[2 * self._size] == BOUNDLESS:
             return True
@@ -57,20 +57,20 @@ class ResultBound:
     # -- in the parent, one thread at a time
 
     def done(self, number: int, results: int) -> None:
-        """Count so many results of a worker as dealt with."""
+        """Count so many results of a worker as done."""
         self._numbers[self._size + number] += results
 
     def settle(self, number: int, undone: int) -> None:
-        """Set the numbers of a dead worker right, of whose results so many are not dealt with."""
+        """Correct the numbers of a dead worker. undone: its results that are not done."""
         self._numbers[self._size + number] = self._numbers[number] - undone
         self._asking[number] = 0
 
     def lift(self) -> None:
-        """Bound nothing any more."""
+        """Remove the bound."""
         self._numbers[2 * self._size] = BOUNDLESS
 
     def answered(self) -> list[int]:
-        """Return the workers that have asked, if there is space for more than a few results."""
+        """Return the workers that have asked, if at least an eighth of the bound is free."""
         asking = self._asking[:]
         if not any(asking) or self._space() < max(1, self.most // 8):
             return []
@@ -80,7 +80,7 @@ class ResultBound:
         return found
 
     def _space(self) -> int:
-        # In this order: what is done after it was read was sent before, so the space is never too
-        # large.
+        # The copy reads `sent` before `done`: a result that is done meanwhile was counted as sent
+        # before, so the space is never too large.
         *numbers, most = self._numbers[:]
         return int(most - sum(numbers[: self._size]) + sum(numbers[self._size :]))

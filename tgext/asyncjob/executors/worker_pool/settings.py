@@ -1,4 +1,4 @@
-"""What the two sides of a pool share: its options, its listener, how messages are pickled."""
+"""The options and the listener of a pool, and the pickling of its messages."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from .worker_loop import PICKLE_PROTOCOL, HandlerFactory
 
 
 class Listener(Protocol):
-    """Owner of a pool; called by the pool's thread."""
+    """What a pool calls, in the pool's thread."""
 
     def deliver(self, number: int, results: Sequence[Any]) -> None:
-        """Take results of a worker; call ``results_done`` when they are dealt with."""
+        """Take results of a worker; call ``results_done`` when they are done."""
 
     def report_lost(self, envelopes: Sequence[Envelope], error: BaseException) -> None:
-        """These messages will not be done."""
+        """Take note that these messages will not be done, because of *error*."""
 
     def space_available(self, number: int) -> None:
-        """A worker that was full takes messages again."""
+        """Take note that a worker that was full accepts messages again."""
 
 
 @dataclass(frozen=True)
 class PoolOptions:
     """Options of a pool.
 
-    factory: makes the handler in each process; has to be picklable but for the method ``fork``.
-    max_tasks: messages that wait, and as many again that are under way, over all workers, of
-    which each has an equal share; None: no bound.
-    max_results: results of all workers that are not dealt with; None: no bound.
-    redeliver: whether a dead worker's messages go to its successor, or are lost.
-    start_method: of multiprocessing; None: its default.
+    size: worker processes. factory: makes the handler in each process; must be picklable, unless
+    the start method is ``fork``.
+    max_tasks: messages that wait, and as many again that workers have; all workers together, each
+    has an equal share; None: no bound.
+    max_results: results of all workers that are not done; None: no bound.
+    redeliver: whether the messages of a dead worker go to its successor, or are lost.
+    start_method: of multiprocessing; None: its default. Raises ValueError for numbers below 1.
     """
 
     size: int
@@ -51,10 +52,10 @@ class PoolOptions:
 
 
 def pack(message: object) -> bytes:
-    """Pickle a message; raises what pickle has against it."""
+    """Pickle a message; raises what pickle and the message's own code raise."""
     return pickle.dumps(message, PICKLE_PROTOCOL)
 
 
 def unpack(payload: bytes) -> Any:
-    """Return the message; raises whatever its classes do."""
+    """Unpickle a message; raises whatever its classes raise."""
     return pickle.loads(payload)

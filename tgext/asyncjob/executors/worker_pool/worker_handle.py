@@ -1,8 +1,8 @@
-"""The parent's side of one worker: what waits for it, what it has, what it may send.
+"""The parent's side of one worker: the messages that wait for it, and those that it has.
 
-A handle outlives the processes of its worker. Messages go out in frames: the first at once, and
-while two frames are in flight the rest waits and becomes the next one. So a single message is not
-delayed, and many cost one write. Nothing here locks: the pool does.
+A handle outlives the processes of its worker. Messages are sent in frames: the first at once, and
+while two frames are in flight, further messages wait and form the next one. So a single message is
+not delayed, and many need one write. The pool holds its lock while it uses a handle.
 """
 
 from __future__ import annotations
@@ -18,22 +18,19 @@ from .channel import Channel
 
 log = logging.getLogger(__name__)
 
-#: One that the worker takes messages from, and one that is there when it has done so.
+#: One frame that the worker handles, and one that it finds when it is done with that.
 MOST_FRAMES_IN_FLIGHT = 2
 
-#: A frame ends with the message that reaches either; the second is in bytes.
+#: A frame ends with the message that reaches one of these: a number of messages, and of bytes.
 FRAME_MESSAGES = 512
 FRAME_BYTES = 1 << 18
 
-#: A message that as many workers have died with is not given to another one.
+#: A message that so many workers had when they died is lost.
 MOST_DEATHS = 3
 
 
 class Envelope:
-    """A pickled message.
-
-    label: its sender's name for it; stays in this process.
-    """
+    """A pickled message. label: given by its sender; stays in this process."""
 
     __slots__ = ("deaths", "label", "payload")
 
@@ -44,7 +41,7 @@ class Envelope:
 
 
 class WorkerHandle:
-    """See the module. Used under the pool's lock, but for ``channel`` and ``process``."""
+    """One worker. Used under the pool's lock, except ``channel`` and ``process``."""
 
     def __init__(self, number: int, most_tasks: int) -> None:
         self.number = number
@@ -52,9 +49,11 @@ class WorkerHandle:
         self.process: BaseProcess | None = None
         self.channel: Channel | None = None
         self.pid = 0
-        self.has_started = False  #: whether this process has said that it is ready
-        self.was_found_full = False  #: whether a sender has found it full since it last had space
-        self.undone_results = 0  #: results that are not dealt with
+        self.has_started = False  #: whether its present process has reported that it is ready
+        self.was_found_full = (
+            False  #: whether a sender found it full, and was not told of space since
+        )
+        self.undone_results = 0  #: results that are not done
         self.is_gone = False  #: whether it ended for good
         self._waiting: deque[Envelope] = deque()
         self._sent: dict[int, Envelope] = {}
@@ -70,11 +69,11 @@ class WorkerHandle:
 
     @property
     def is_full(self) -> bool:
-        """Whether a share waits and a share is under way, or may be."""
+        """Whether it has twice its share: as many that wait as it may have at a time."""
         return len(self._waiting) + len(self._sent) >= 2 * self.most_tasks
 
     def attach(self, process: BaseProcess, channel: Channel) -> None:
-        """Use a process that is about to start."""
+        """Use a process that is about to be started."""
         self.process, self.channel = process, channel
         self.has_started = False
         self._frames_in_flight = 0
@@ -95,24 +94,24 @@ class WorkerHandle:
         self._waiting.append(Envelope(payload, label))
 
     def close(self) -> None:
-        """Have the worker end when it has done what it has."""
+        """Have the worker end when its messages are done."""
         self._is_closing = True
 
     def request_frame(self) -> None:
-        """Send a frame to the worker, even an empty one: there is space for results."""
+        """Have the next ``send`` send a frame, even an empty one: there is space for results."""
         self._is_frame_requested = True
 
     def send_if_idle(self) -> bool:
-        """Send what waits if nothing is on its way; else it goes with the next frame.
+        """Send waiting messages if no frame is in flight; else they become the next frame.
 
-        Returns False where the stream did not take all of it.
+        Returns False if the stream did not take all of it.
         """
         return self._frames_in_flight > 0 or self.send()
 
     def send(self) -> bool:
-        """Send what may go now. Returns False where the stream did not take all of it.
+        """Send as many frames as may be in flight. Returns False if the stream did not take all.
 
-        The rest is for ``resume``, once there is space.
+        ``resume`` sends the rest, once there is space.
         """
         channel = self.channel
         if channel is None or channel.is_clogged:
@@ -124,19 +123,19 @@ class WorkerHandle:
                     break
                 self._frames_in_flight += 1
                 channel.send(content)
-        except OSError as error:  # it has died, which the monitor sees too
+        except OSError as error:  # it has died, which the monitor notices too
             log.debug("worker %s cannot be written to: %s", self.number, error)
         return not channel.is_clogged
 
     def resume(self) -> None:
-        """Send what the stream did not take, and more."""
+        """Send what the stream did not take, and further frames."""
         if self.channel is not None:
             with contextlib.suppress(OSError):  # as above
                 self.channel.resume()
             self.send()
 
     def _next_frame(self) -> tuple[Any, ...] | None:
-        """(number of the first message, messages, whether it is the last)."""
+        """Return the number of the first message, the messages, and whether it is the last."""
         waiting, sent, most = self._waiting, self._sent, self.most_tasks
         first = number = self._next_number
         payloads: list[bytes] = []
@@ -167,7 +166,7 @@ class WorkerHandle:
         self.send()
 
     def clear_found_full(self) -> bool:
-        """Whether there is space again after a sender found none; True once."""
+        """Return True, once, if there is space again after a sender found none."""
         if not self.was_found_full or self.is_full:
             return False
         self.was_found_full = False
@@ -181,24 +180,24 @@ class WorkerHandle:
 
     @property
     def ended_cleanly(self) -> bool:
-        """Whether the process that is gone was told to end and left nothing undone."""
+        """Whether its process, which has ended, was told to and had done all messages."""
         return self._was_told_to_end and not self._sent and not self._waiting
 
     def requeue(self, redeliver: bool) -> list[Envelope]:
-        """Take back what the dead process had, to the front of what waits; return what is lost.
+        """Put the messages of the dead process before those that wait; return the lost ones.
 
-        redeliver: False: all that it had is lost; True: what too many workers died with is.
+        redeliver: False: all that it had are lost; True: those with MOST_DEATHS deaths.
         """
         had, self._sent = list(self._sent.values()), {}
         for envelope in had:
-            envelope.deaths += self.has_started  # else it was not what it died of
+            envelope.deaths += self.has_started  # one that was not ready has not read it
         kept = [envelope for envelope in had if redeliver and envelope.deaths < MOST_DEATHS]
         lost = [envelope for envelope in had if not (redeliver and envelope.deaths < MOST_DEATHS)]
         self._waiting.extendleft(reversed(kept))
         return lost
 
     def clear(self) -> list[Envelope]:
-        """Give up everything, sent or not."""
+        """Remove all messages, sent or not, and return them."""
         left = [*self._sent.values(), *self._waiting]
         self._sent = {}
         self._waiting.clear()

@@ -1,8 +1,9 @@
 """A worker process: one event loop, its end of the channel, and the handler of its messages.
 
-The handler is called with each message and calls ``task_done`` when it is done with it. Messages
+The handler is called with each message, and calls ``task_done`` when the message is done. Messages
 are unpickled and handled on the loop, a few milliseconds at a time, so that coroutines run in
-between; results, messages done and frames read meanwhile go back in one frame.
+between. Results, numbers of messages that are done and receipts of frames are sent back in one
+frame.
 """
 
 from __future__ import annotations
@@ -34,19 +35,19 @@ log = logging.getLogger(__name__)
 
 PICKLE_PROTOCOL = 5
 
-#: How long messages are handled before other callbacks of the loop run, in seconds.
+#: Seconds for which messages are handled before other callbacks of the loop run.
 HANDLING_SECONDS = 0.005
 
-#: How often a worker checks whether its parent is still the same, and whether there is space for a
-#: result that waits, in seconds.
+#: Seconds between checks whether the parent is still the same process, and whether there is space
+#: for a result that waits.
 CHECK_SECONDS = 1.0
 
-#: The message that the running code handles; inherited by tasks and callbacks that it makes.
+#: The number of the message that is handled; tasks and callbacks that handlers make inherit it.
 _handled: contextvars.ContextVar[int | None] = contextvars.ContextVar("handled", default=None)
 
 
 class Handler(Protocol):
-    """What a worker process does with messages. Called on the running loop of its endpoint."""
+    """Handles the messages of a worker process. Called on the loop of its endpoint."""
 
     def start(self) -> Awaitable[None] | None: ...
     def handle(self, message: Any) -> Awaitable[object] | object: ...
@@ -57,9 +58,9 @@ HandlerFactory = Callable[["WorkerEndpoint"], Handler]
 
 
 class WorkerEndpoint:
-    """See the module. Everything but ``serve`` is for the handler, on the endpoint's loop.
+    """The worker's side of the pool. All but ``serve`` is for the handler, on the endpoint's loop.
 
-    bound: how many results of all workers the parent takes before it has dealt with one of them.
+    bound: how many results of all workers may be sent and not done.
     """
 
     def __init__(self, channel: Channel, number: int, bound: ResultBound) -> None:
@@ -79,27 +80,29 @@ class WorkerEndpoint:
         self._receipts = 0
         self._done: list[int] = []
         self._results: list[bytes] = []
-        self._refused: list[tuple[int, tuple[Any, ...]]] = []  # marshal knows no Failure
+        self._refused: list[
+            tuple[int, tuple[Any, ...]]
+        ] = []  # tuples: marshal does not write a Failure
 
     # -- for the handler
 
     def put_nowait(self, result: object) -> None:
-        """Send a result. Raises queue.Full, and whatever pickle has against the result."""
+        """Send a result. Raises queue.Full, and what pickling the result raises."""
         payload = pickle.dumps(result, PICKLE_PROTOCOL)
         if not self._bound.take(self.number):
             raise queue.Full(
-                f"the pool has {self._bound.most} results (max_results) that are not dealt with; "
+                f"the pool has {self._bound.most} results (max_results) that are not done; "
                 "try again later, or await _put()"
             )
         self._results.append(payload)
         self._flush_soon()
 
     async def put(self, result: object) -> None:
-        """Send a result as soon as the parent takes one."""
+        """Wait until there is space for a result, and send it; raises what pickling it raises."""
         payload = pickle.dumps(result, PICKLE_PROTOCOL)
         while not self._bound.take(self.number):
             self._bound.ask(self.number)
-            if self._bound.take(self.number):  # space freed before ``ask`` is not notified
+            if self._bound.take(self.number):  # space that was freed before ``ask`` is not notified
                 break
             turn = asyncio.get_running_loop().create_future()
             self._putters.add(turn)
@@ -111,9 +114,9 @@ class WorkerEndpoint:
         self._flush_soon()
 
     def task_done(self) -> None:
-        """Say that a message is done: the one that this code handles, else the oldest.
+        """Report a message as done: the one that the calling code handles, else the oldest.
 
-        Raises ValueError where it was done already.
+        Raises ValueError if it was done already.
         """
         number = _handled.get()
         if number is None:
@@ -145,10 +148,10 @@ class WorkerEndpoint:
             raise
         self._handle = handler.handle
         loop.add_reader(self._channel, self._read)
-        self._flush()  # says that it is ready
+        self._flush()  # tells the parent that it is ready
         try:
             await self._finished.wait()
-        finally:  # a handler may have raised SystemExit: what comes now is for another process
+        finally:  # a handler may have raised SystemExit: another process gets what comes now
             loop.remove_reader(self._channel)
         handler.join()
         self._finish()
@@ -162,7 +165,7 @@ class WorkerEndpoint:
     def _read(self) -> None:
         frames = self._channel.receive()
         if frames is None:
-            os._exit(1)  # there is no process left to send results to
+            os._exit(1)  # the parent is gone
         for first, payloads, is_last in frames:
             self._frames.append(zip(count(first), payloads))
             self._is_last = self._is_last or is_last
@@ -172,7 +175,7 @@ class WorkerEndpoint:
         self._handle_frames()
 
     def _handle_frames(self) -> None:
-        """Handle messages for a while, then let the loop do what else there is."""
+        """Handle messages for HANDLING_SECONDS, then let the loop run other callbacks."""
         until = time.monotonic() + HANDLING_SECONDS
         while self._frames:
             for number, payload in self._frames[0]:
@@ -189,7 +192,7 @@ class WorkerEndpoint:
     def _handle_message(self, number: int, payload: bytes) -> None:
         try:
             message = pickle.loads(payload)
-        except Exception as error:  # noqa: BLE001 - the user's classes may raise anything here
+        except Exception as error:  # noqa: BLE001 - the message's classes may raise anything
             self._refused.append((number, tuple(Failure.of(error))))
             return
         self._open[number] = None
@@ -198,7 +201,7 @@ class WorkerEndpoint:
             answer = self._handle(message)
             if answer is not None:
                 check_done(answer)
-        except Exception as error:  # noqa: BLE001 - the handler's; the worker goes on
+        except Exception as error:  # noqa: BLE001 - the handler's error; the worker goes on
             end_child_of(self._generation)
             self._fail(number, error)
             return
@@ -224,13 +227,13 @@ class WorkerEndpoint:
         if number in self._open:
             self._complete(number)
 
-    # -- going out
+    # -- sending
 
     def _flush_soon(self) -> None:
         if not self._is_flushing:
             self._is_flushing = True
-            # Not at once: tasks that were made in this turn of the loop take their first step
-            # before, and what they have to say goes along.
+            # Not at once: tasks that were made in this turn of the loop run their first step
+            # before, and their results go into the same frame.
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
@@ -255,9 +258,9 @@ def run_worker(
     connection: Connection, number: int, bound: ResultBound, factory: HandlerFactory
 ) -> None:
     """Run a worker process of a pool."""
-    # A forked child shares the parent's wake-up socket: its signals would be the parent's.
+    # A forked child shares the parent's wake-up socket: the parent would receive its signals.
     signal.set_wakeup_fd(-1)
-    # They reach the whole process group; a worker ends when its parent tells it to.
+    # These signals may reach the whole process group; a worker ends when its parent says so.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="asyncjob-parent-monitor", daemon=True).start()
@@ -265,12 +268,12 @@ def run_worker(
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent does, whatever its loop is busy with."""
+    """End this process when its parent has ended, even if its loop is blocked."""
     parent = parent_process()
     if parent is None:
         return
-    # A sibling forked later holds the parent's end of this pipe too, and so may any other child
-    # of the parent. Then the pipe does not break, but the parent is another one.
+    # A sibling that was forked later holds the parent's end of this pipe too, as may any other
+    # child of the parent. The pipe then stays open, but this process gets another parent.
     is_child = os.getppid() == parent.pid
     while not wait([parent.sentinel], CHECK_SECONDS):
         if is_child and os.getppid() != parent.pid:
