@@ -1,8 +1,8 @@
-"""The seed package Looppool: a pool of processes, each with an event loop, that talk in messages.
+"""The seed package Looppool: a pool of processes with an event loop each, which exchange messages.
 
-A message is not a call: a worker's method is given it on the worker's loop and says when it is
-done; results are messages too, as many as the worker likes. The processes, their queues and what
-becomes of a dead worker's messages are ``executors/worker_pool``.
+A message is not a call: a method of the worker handles it on the worker's loop, and reports when it
+is done. Results are messages too; a worker may send any number of them. The processes, their
+messages and the consequences of a worker's death are in ``executors/worker_pool``.
 """
 
 from .pool import Pool

@@ -1,4 +1,4 @@
-"""The pool in the parent process: messages in, results on the parent's event loop."""
+"""The pool in the parent process: it sends messages, and handles results on an event loop."""
 
 from __future__ import annotations
 
@@ -28,20 +28,21 @@ from .worker import Worker
 
 log = logging.getLogger(__name__)
 
-#: ``put`` lets the loop run after so many messages, or no result would be dealt with.
+#: ``put`` lets the loop run after so many messages; else no result would be handled.
 PUTS_PER_TURN = 32
 
 
 class Pool:
-    """Workers, a process each; give it a ``process_message``, start it, put messages.
+    """A pool of workers, a process each. Give it a ``process_message``, start it, put messages.
 
-    ioloop: where results are dealt with: asyncio's loop or Tornado's; None: the one that runs
-    when ``start`` is called. pool_size: None: a process for each CPU.
-    max_tasks: messages that wait, and as many again that workers have begun; each worker has an
-    equal share. max_results: results of all workers that the pool is not done with.
+    ioloop: the event loop that handles results, asyncio's or Tornado's; None: the one that runs
+    when ``start`` is called. pool_size: processes; None: one for each CPU. worker_class: a subclass
+    of Worker. max_tasks: messages that wait, and as many again that workers have begun; each worker
+    has an equal share. max_results: results of all workers that are not done.
     start_method: of multiprocessing ("fork", "spawn", "forkserver"); None: its default.
-    when_worker_dies: "redeliver" gives its messages to the next one with its number, "report"
-    gives them to ``message_lost``.
+    when_worker_dies: "redeliver" sends its messages to its successor, "report" passes them to
+    ``message_lost``.
+    Raises ValueError for other values.
     """
 
     def __init__(  # noqa: PLR0913 - the first five are the original's, but for ``target``
@@ -79,22 +80,22 @@ class Pool:
     # -- to override, or to assign to
 
     def process_message(self, result: Any, result_done: Any) -> Any:
-        """Deal with a result and call ``result_done()``, now or later; may be a coroutine."""
+        """Handle a result and call ``result_done()``, now or later; it may be ``async``."""
         raise NotImplementedError("expected a pool with a process_message(result, result_done)")
 
     def message_lost(self, message: Any, error: BaseException) -> None:
-        """Override it to learn of a message that no worker will do; logged by default."""
+        """Called with a message that no worker will handle; logs *error* unless overridden."""
         log.error("a message is lost: %s", error)
 
     # -- life
 
     @property
     def pids(self) -> list[int]:
-        """The processes, by the numbers of their workers."""
+        """The pids of the processes, in the order of the numbers of their workers."""
         return self._message_pool.pids
 
     def start(self) -> None:
-        """Start the processes. Raises RuntimeError at a second call, and without a loop."""
+        """Start the processes. Raises RuntimeError at a second call, and without an event loop."""
         if self._loop is None:
             try:
                 self._loop = asyncio.get_running_loop()
@@ -107,10 +108,10 @@ class Pool:
     def stop(self, timeout: float | None = None) -> None:
         """Return when every message that was put is done and the processes have ended.
 
-        Results are on the loop then, before whatever comes to it later. It holds up the loop
-        it is called on; ``drain`` does not.
-        timeout: seconds after which the processes are killed, and what is left is lost; None:
-        as long as it takes.
+        All results are then scheduled on the loop, before later callbacks. If it is called on a
+        loop, it blocks that; ``drain`` does not.
+        timeout: seconds after which the processes are killed and their messages are lost; None: no
+        limit.
         """
         self._message_pool.stop()
         if not self._message_pool.join(timeout):
@@ -118,10 +119,10 @@ class Pool:
             self._message_pool.join()
 
     async def drain(self, timeout: float | None = None) -> None:
-        """Stop as ``stop`` does, but let the loop go on, and wait until results are done too.
+        """Stop as ``stop`` does, without blocking the loop, and wait until results are done too.
 
-        On the pool's loop. Raises TimeoutError where, after another *timeout* seconds, there
-        are results that are not done.
+        Called on the pool's loop. Raises TimeoutError if, after another *timeout* seconds, some
+        results are not done.
         """
         loop = asyncio.get_running_loop()
         self._drained = loop.create_future()
@@ -139,17 +140,17 @@ class Pool:
     # -- messages
 
     def put_nowait(self, message: Any, worker_num: int | None = None) -> None:
-        """Send a message to a worker: to number *worker_num*; None: to the next in turn.
+        """Send a message to worker *worker_num*, from 0; None: to the next in turn.
 
         As many messages as there are workers, put one after the other, reach one worker each.
-        Any thread may put. Raises queue.Full where that worker has its share of ``max_tasks``,
-        IndexError for a number that no worker has, RuntimeError after ``stop``, WorkerCrashed
-        where no worker could be started, and whatever pickle has against the message.
+        Any thread may call it. Raises queue.Full if that worker has twice its share of
+        ``max_tasks``, IndexError for a number that no worker has, RuntimeError after ``stop``,
+        WorkerCrashed if no worker could be started, and what pickling the message raises.
         """
         self._message_pool.put(pack(message), number=worker_num)
 
     async def put(self, message: Any, worker_num: int | None = None) -> None:
-        """Send a message as soon as the worker whose it is takes one; on the pool's loop."""
+        """Send a message as soon as its worker accepts it. Called on the pool's loop."""
         payload = pack(message)
         number = self._message_pool.next_in_turn() if worker_num is None else worker_num
         self._puts += 1
@@ -164,10 +165,10 @@ class Pool:
             self._putters[number].append(turn)
             await turn
 
-    # -- the listener of the message pool, in its thread
+    # -- called by the message pool, in its thread
 
     def deliver(self, number: int, results: Sequence[Any]) -> None:
-        """Have the loop deal with results."""
+        """Have the loop handle results."""
         self._on_loop(self._process, number, results)
 
     def report_lost(self, envelopes: Sequence[Envelope], error: BaseException) -> None:
@@ -175,7 +176,7 @@ class Pool:
         self._on_loop(self._report, envelopes, error)
 
     def space_available(self, number: int) -> None:
-        """Have the loop resume what waits in ``put``."""
+        """Have the loop resume the calls that wait in ``put``."""
         self._on_loop(self._wake, number)
 
     def _on_loop(self, function: Callable[..., None], *args: Any) -> None:
@@ -185,7 +186,7 @@ class Pool:
         try:
             self._loop.call_soon_threadsafe(function, *args)
         except RuntimeError:
-            log.warning("the pool's loop is closed; what comes from its workers is dropped")
+            log.warning("the pool's loop is closed; results of its workers are dropped")
 
     # -- on the loop
 
@@ -241,7 +242,7 @@ class Pool:
 
 
 class ResultDone:
-    """Says once that a result is dealt with: the argument ``result_done``; from any thread."""
+    """The argument ``result_done``: reports, once, that a result is done; from any thread."""
 
     __slots__ = ("_is_open", "_number", "_pool")
 
@@ -251,20 +252,20 @@ class ResultDone:
         self._is_open = True
 
     def __call__(self) -> None:
-        """Say so. Raises ValueError at a second call."""
+        """Report it. Raises ValueError at a second call."""
         if not self._is_open:
             raise ValueError("result_done() called twice for one result")
         self.settle()
 
     def settle(self) -> None:
-        """Say so, unless that has been done."""
+        """Report it, unless that has been done."""
         if self._is_open:
             self._is_open = False
             self._pool._done_with_result(self._number)
 
 
 class _WorkerHandler:
-    """Makes a handler of a worker, so that the names of the worker's methods stay its own."""
+    """The handler of a worker: no public name of a Worker subclass collides with its methods."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -272,7 +273,7 @@ class _WorkerHandler:
         self.join = worker.join
 
     async def start(self) -> None:
-        """Start the worker once it is initialised."""
+        """Wait until the worker is initialised, and start it."""
         await _await_if_awaitable(self._worker._initialised)
         await _await_if_awaitable(self._worker.start())
 
@@ -286,7 +287,7 @@ async def _await_if_awaitable(answer: Any) -> None:
 def _make_handler(
     worker_class: type[Worker], is_tornado: bool, endpoint: WorkerEndpoint
 ) -> _WorkerHandler:
-    """Make a worker; on the loop of its process."""
+    """Make the handler of a worker. Called on the loop of its process."""
     ioloop: Any = asyncio.get_running_loop()
     if is_tornado:
         ioloop = importlib.import_module("tornado.ioloop").IOLoop.current()

@@ -1,4 +1,4 @@
-"""Report the resources of a process and its event loop to a statsd server periodically."""
+"""Report the resources of a process and of its event loop to a statsd server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def peak_memory() -> int:
-    """Return the most memory that this process has had at a time, in KiB."""
+    """Return the largest resident memory that this process has had, in KiB."""
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as status:
             for line in status:
@@ -27,19 +27,19 @@ def peak_memory() -> int:
                     return int(line.split()[1])
     except OSError:
         pass
-    # Not first: on Linux it outlives fork and exec, and is the parent's in a worker.
+    # Not first: on Linux fork and exec keep it, so a worker would report that of its parent.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // 1024 if sys.platform == "darwin" else peak
 
 
 class ResourceReporter:
-    """Sends gauges under *prefix*: ``cpu``, ``maxrss``, ``rss``, and of the loop its backlog.
+    """Sends gauges under *prefix*: ``cpu``, ``maxrss``, ``rss``, and the backlog of the loop.
 
     statsd: a client of the ``statsd`` package; only its ``pipeline()`` is used.
     cpu: a share of one CPU, from the second report on. maxrss, rss: in KiB.
     ioloop.handler: file descriptors that it watches; ioloop.callback: callbacks that are ready;
     ioloop.timeout: timers; ioloop.lag: milliseconds that this report is late.
-    Any gauge that the loop does not know of is left out.
+    A gauge that the loop does not have is left out. ioloop: asyncio's loop or Tornado's.
     """
 
     sleep_time: float = 10  #: seconds from one report to the next
@@ -62,7 +62,7 @@ class ResourceReporter:
             self._loop.call_soon_threadsafe(self._report)
 
     def stop(self) -> None:
-        """Report no more; on the loop's thread."""
+        """Stop reporting; called in the loop's thread."""
         self._is_running = False
         if self._timer is not None:
             self._timer.cancel()
@@ -96,7 +96,7 @@ class ResourceReporter:
         return gauges
 
     def _backlog(self) -> dict[str, float]:
-        """What asyncio keeps to itself; another loop may not have it."""
+        """Return the gauges of private attributes of asyncio's loops; other loops may lack them."""
         selector = getattr(self._loop, "_selector", None)
         found = {
             "ioloop.handler": None if selector is None else selector.get_map(),

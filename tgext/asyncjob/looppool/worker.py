@@ -1,4 +1,4 @@
-"""What a worker is: a class to subclass, on the event loop of its process."""
+"""The worker of a pool: a class to subclass, used on the event loop of its process."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from ..executors.worker_pool import WorkerEndpoint
 class Worker:
     """Handles the messages of one process; override ``_process_message``.
 
-    A message counts until ``_task_done()`` is called, by ``@task_done`` or by hand. ``_ioloop``
-    is asyncio's loop, or Tornado's where the pool was given that. All is called on the loop.
+    A message is not done until ``_task_done()`` is called, by ``@task_done`` or by hand.
+    ``_ioloop`` is asyncio's loop, or Tornado's if the pool was given that. All methods are called
+    on the loop.
 
-    ``_task_queue`` and ``_result_queue`` are its end of the channel; they have ``task_done()`` and
-    ``put_nowait(result)``, and no more of what a queue has.
+    ``_task_queue`` and ``_result_queue`` are its end of the channel: of the methods of a queue they
+    have ``task_done()`` and ``put_nowait(result)`` only.
     """
 
     def __init__(
@@ -31,11 +32,11 @@ class Worker:
         self._initialised = self._initialise()
 
     def _initialise(self) -> Awaitable[None] | None:
-        """Override it to get ready; may be a coroutine. Over before ``start`` is called."""
+        """Override it to prepare; it may be ``async``. It ends before ``start`` is called."""
         return None
 
     def _process_message(self, task: Any) -> Any:
-        """Override it; may be a coroutine. What it raises is logged, and the message done."""
+        """Override it; it may be ``async``. What it raises is logged, and the message done."""
         raise NotImplementedError(
             f"{type(self).__qualname__} expected to have a _process_message(self, task)"
         )
@@ -43,35 +44,35 @@ class Worker:
     def _put_nowait(self, result: Any) -> None:
         """Send a result to the pool.
 
-        Raises queue.Full where the pool has ``max_results`` of all workers that it is not done
-        with, and whatever pickle has against the result.
+        Raises queue.Full if ``max_results`` results of all workers are not done, and what pickling
+        the result raises.
         """
         self._result_queue.put_nowait(result)
 
     async def _put(self, result: Any) -> None:
-        """Send a result, and wait for as long as the pool does not take one."""
+        """Wait until there is space for a result, and send it; raises what pickling it raises."""
         await self._result_queue.put(result)
 
     def _task_done(self) -> None:
-        """Say that the message which this code handles is done; else the oldest.
+        """Report a message as done: the one that the calling code handles, else the oldest.
 
-        Raises ValueError where it was done already.
+        Raises ValueError if it was done already.
         """
         self._task_queue.task_done()
 
     def start(self) -> Awaitable[None] | None:
-        """Begin; messages come when it is over. Call it from an override."""
+        """Override it to begin; messages come when it has ended. Call it from an override."""
         return None
 
     def join(self) -> None:
-        """End, after the last message is done. Call it from an override."""
+        """Override it to end, after the last message is done. Call it from an override."""
 
 
 def task_done(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Say that a message is done when *function* has returned or raised; a coroutine: is over.
+    """Decorate a handler so that its message is reported as done when it returns or raises.
 
-    For ``Worker._process_message``, and for ``Pool.process_message``, where it calls the last
-    argument, ``result_done``.
+    A coroutine function: when its coroutine has ended. For ``Worker._process_message``, and for
+    ``Pool.process_message``, whose last argument, ``result_done``, it calls.
     """
 
     @functools.wraps(function)
