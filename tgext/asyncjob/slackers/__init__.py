@@ -1,10 +1,10 @@
-"""The seed package Slacker: record what is to be done to an object, and run it elsewhere.
+"""The seed package Slacker: record operations on an object, and run them elsewhere.
 
-    Slacker(shutil, ThreadWorker()).copy("a", "b")    -> a Postponed: nothing has happened yet
+    Slacker(shutil, ThreadWorker()).copy("a", "b")    -> a Postponed: nothing is copied yet
     await postponed   (or yield it in a @process, or .fetch(), or .proceed(callback))
 
-A worker is any ``concurrent.futures.Executor``. This package records and reports the outcome; a
-chain itself is in ``executors/chain.py``, and where it runs is in ``executors/``.
+A worker is any ``concurrent.futures.Executor``. This package records, and reports the outcome; what
+is recorded is a chain, see ``executors/chain.py``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _REMOTE = {"DjangoWorker": ".django_backend", "HttpHook": ".remote", "HttpWorker
 
 
 def __getattr__(name: str) -> Any:
-    """Load what speaks HTTP when it is first asked for: the rest runs without its packages."""
+    """Load the classes for HTTP at their first use: the others do not need their packages."""
     if name not in _REMOTE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = getattr(importlib.import_module(_REMOTE[name], __name__), name)

@@ -1,7 +1,7 @@
-"""The outcome of a chain or a process: a future that can be awaited, and the callback.
+"""The outcome of a chain or a process: a future that can be awaited, or a callback.
 
-A callback is called on the event loop of the thread that gave it, as ``executors/loops.py`` has
-it; without one, in the thread where the work ended.
+A callback is called on the event loop of the thread that gave it, see ``executors/loops.py``;
+without a loop, in the thread where the work ended.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 class Fetched(Future[Any]):
     """A future that can also be awaited, and yielded under Tornado.
 
-    A failure that is never asked for is logged when the future is forgotten.
-    ``cancel()`` cancels the work of the worker; what it cannot stop runs on, without an outcome.
+    An exception that is never asked for is logged when the future is garbage collected.
+    ``cancel()`` cancels the work; work that cannot be cancelled goes on, and its result is dropped.
 
-    calls: where what leads to its outcome is called; None: nothing is.
+    calls: makes the calls that lead to its outcome; None: there are none.
     """
 
     def __init__(self, calls: LoopCalls | None = None) -> None:
@@ -38,17 +38,17 @@ class Fetched(Future[Any]):
         return asyncio.wrap_future(self).__await__()
 
     def result(self, timeout: float | None = None) -> Any:
-        """Return what came of it, or raise what was raised; TimeoutError after *timeout* s."""
+        """Return the result, or raise what was raised; TimeoutError after *timeout* seconds."""
         self._asked = True
         return super().result(self._left_of(timeout))
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return what was raised, None for nothing; TimeoutError after *timeout* seconds."""
+        """Return what was raised; None: nothing. Raises TimeoutError after *timeout* seconds."""
         self._asked = True
         return super().exception(self._left_of(timeout))
 
     def _left_of(self, timeout: float | None) -> float | None:
-        """Have the steps taken that need this thread; return what is left of *timeout*."""
+        """Make the calls that need this thread; return what is left of *timeout*."""
         if self._calls is None or self.done():
             return timeout
         began = time.monotonic()
@@ -56,7 +56,7 @@ class Fetched(Future[Any]):
         return None if timeout is None else timeout - (time.monotonic() - began)
 
     def settle(self, value: Any, error: BaseException | None) -> None:
-        """End with a value or an error, unless it was cancelled meanwhile."""
+        """Set the result, or the error if it is not None, unless the future was cancelled."""
         if isinstance(error, (CancelledError, asyncio.CancelledError)):
             self.cancel()
         if not self.set_running_or_notify_cancel():
@@ -72,13 +72,13 @@ class Fetched(Future[Any]):
 
 
 def log_failure(error: BaseException | None) -> None:
-    """Log a failure that is not reported in another way."""
+    """Log an error that is not reported in another way."""
     if error is not None:
-        log.error("a chain failed, and nobody asked for its outcome", exc_info=error)
+        log.error("a chain failed, and its outcome was not asked for", exc_info=error)
 
 
 def fetched(work: Future[Any]) -> Fetched:
-    """Return a Fetched of what a worker is doing."""
+    """Return a Fetched of the future of a worker."""
     outcome = Fetched()
 
     def settle(done: Future[Any]) -> None:
@@ -94,7 +94,7 @@ def fetched(work: Future[Any]) -> Fetched:
 
 
 def value_and_error(done: Future[Any]) -> tuple[Any, BaseException | None]:
-    """Return what a future that is done has come to; that it was cancelled is an error."""
+    """Return result and error of a future that is done; if cancelled, a CancelledError."""
     if done.cancelled():
         return None, CancelledError()
     error = done.exception()
@@ -102,7 +102,7 @@ def value_and_error(done: Future[Any]) -> tuple[Any, BaseException | None]:
 
 
 def call_back(work: Future[Any], callback: Callable[[Any], Any] | None) -> None:
-    """Call back with the result, or with the exception as a value; None: only log a failure."""
+    """Call *callback* with the result, or with the exception; None: only log an exception."""
     calls = LoopCalls()
 
     def ended(done: Future[Any]) -> None:

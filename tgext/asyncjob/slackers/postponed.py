@@ -1,8 +1,8 @@
-"""Slacker and Postponed: attribute access, calls, items and slices, recorded and not done.
+"""Slacker and Postponed: they record attribute access, calls, items and slices.
 
-Every use of a Slacker starts a chain of its own, and a chain is never changed by extending it:
-each step gives a new Postponed. Names that begin and end with two underscores are not recorded,
-since Python itself asks objects for such; so what is ours is called like that.
+Every use of a Slacker starts a new chain, and a chain is never changed: each step returns a new
+Postponed. Names that begin and end with two underscores are not recorded, since Python itself looks
+them up; so the attributes of these classes have such names.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .workers import DummyWorker
 
 
 class _Recorder:
-    """What a Slacker and a Postponed record alike."""
+    """The recording that Slacker and Postponed share."""
 
     __slots__ = ("__asyncjob_chain__", "__asyncjob_worker__", "__weakref__")
 
@@ -40,12 +40,12 @@ class _Recorder:
     def __getitem__(self, key: Any) -> Postponed:
         return Postponed(self.__asyncjob_chain__.item(key), self.__asyncjob_worker__)
 
-    # Else Python would ask for one item after the other, and each would be recorded.
+    # Else Python would iterate by asking for items 0, 1, ..., and would never end.
     __iter__ = None
     __contains__ = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Without its worker: it is run where it is unpickled.
+        # Without its worker: it runs in the process that unpickles it.
         return _recorder_of, (type(self), self.__asyncjob_chain__)
 
     def __repr__(self) -> str:
@@ -53,10 +53,10 @@ class _Recorder:
 
 
 class Slacker(_Recorder):
-    """Stands for an object, and does nothing to it.
+    """Represents an object, and records operations on it.
 
     obj: any object that can be pickled: a function or class of a module, a module, an instance.
-    worker: where the chains that begin here are run; None: at once, in the caller's thread.
+    worker: the executor that runs the chains; None: they run at once, in the calling thread.
     """
 
     __slots__ = ()
@@ -69,12 +69,12 @@ class Slacker(_Recorder):
 
 
 class Postponed(_Recorder):
-    """A chain of a Slacker's, and where it will be run; each run begins anew.
+    """A chain, and the worker that will run it; it may be run several times.
 
-    It can be awaited, yielded in a ``@process``, and given to ``asyncjob_perform``. It has two
-    names of its own, which it therefore does not record: ``proceed`` and ``fetch``.
+    It can be awaited, yielded in a ``@process``, and given to ``asyncjob_perform``. Two names are
+    its own methods, which it therefore does not record: ``proceed`` and ``fetch``.
 
-    obj, worker: as for a Slacker; a Postponed of nothing yet is an empty chain.
+    obj: an object, as for a Slacker, or a chain. worker: as for a Slacker.
     """
 
     __slots__ = ()
@@ -83,20 +83,21 @@ class Postponed(_Recorder):
         super().__init__(obj if isinstance(obj, Chain) else Chain(obj), worker)
 
     def fetch(self, worker: Executor | None = None) -> Fetched:
-        """Begin, and return the future of what comes of it. worker: another than the Slacker's.
+        """Run the chain; return the future of its result.
 
-        Raises what the worker raises when it takes no more, RuntimeError as a rule.
+        worker: None: that of the Slacker. Raises what the worker's ``submit`` raises, for example
+        RuntimeError after its shutdown.
         """
         return fetched(self.__submit(worker))
 
     def proceed(
         self, callback: Callable[[Any], Any] | None = None, worker: Executor | None = None
     ) -> None:
-        """Begin, and call back with the result, or with the exception where it raised.
+        """Run the chain; call *callback* with the result, or with the exception that was raised.
 
         The callback is called on the event loop of this thread, running or to be started; without
-        a loop where the work ended. Without a callback a failure is logged. worker, and what is
-        raised: as in ``fetch``.
+        a loop in the thread where the work ended. callback: None: an exception is logged. worker,
+        and what is raised: as for ``fetch``.
         """
         call_back(self.__submit(worker), callback)
 

@@ -1,4 +1,4 @@
-"""The worker that is another server, and the hook that this server has to have."""
+"""The worker that runs chains on another server, and the hook of that server."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ __all__ = ["HttpHook", "HttpWorker"]
 
 
 class HttpWorker(HttpExecutor):
-    """Runs chains on the server whose ``HttpHook`` stands at *path*, under the same secret.
+    """Runs chains on the server that has an ``HttpHook`` with the same secret at *path*.
 
-    What a chain is about is found there by its name, its arguments and its result are pickled:
-    it is wise to return as little as possible.
+    The server finds the object of a chain by its name. Arguments and result are pickled: return as
+    little as possible.
     """

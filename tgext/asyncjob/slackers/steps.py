@@ -1,9 +1,9 @@
-"""Run a generator that yields what it waits for, one thing or several at once.
+"""Run a generator that yields what it waits for: one future, or several at once.
 
     yield -> futures -> [each is done] -> send or throw -> the next yield, or the end
 
-The first step is taken in the caller's thread. Where that thread has an event loop, running or to
-be started, every further one is taken there; else where the work that it waited for ended.
+The first step runs in the calling thread. If that thread has an event loop, running or to be
+started, every further step runs on it; else in the thread where the awaited work ended.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Arguments = ParamSpec("Arguments")
 
 
 def process(function: Callable[Arguments, Any]) -> Callable[Arguments, Fetched]:
-    """Make a function of a generator function: it begins at once and returns a future.
+    """Decorate a generator function: a call starts the generator and returns a Fetched.
 
-    What is yielded may be a Postponed, a future, another process, with an event loop whatever
-    can be awaited; or a list, tuple or dict of these, which are run in parallel, and come back as
-    one of the same kind once all have ended; what another iterable gives comes back as a list.
-    What one of them raised, or could not be begun for, is raised at the ``yield``.
+    The generator may yield a Postponed, a future, another process, and, with an event loop, any
+    awaitable; or a list, tuple or dict of these, which run in parallel: the ``yield`` returns the
+    same kind with the results once all have ended, for another iterable a list. What one of them
+    raises, or what starting it raises, is raised at the ``yield``.
     """
 
     @functools.wraps(function)
@@ -49,7 +49,7 @@ def process(function: Callable[Arguments, Any]) -> Callable[Arguments, Fetched]:
 
 
 class _Process:
-    """One run of a generator; only one thread at a time takes a step."""
+    """One run of a generator; only one thread at a time runs a step."""
 
     def __init__(self, steps: Generator[Any, Any, Any]) -> None:
         self._steps = steps
@@ -60,12 +60,12 @@ class _Process:
         self._shape: Callable[[list[Any]], Any] = _nothing
 
     def begin(self) -> Fetched:
-        outcome = self._outcome  # whatever ends it drops the reference
+        outcome = self._outcome  # the end of the process may drop the reference
         self._take_steps()
         return outcome
 
     def _take_steps(self) -> None:
-        """Take steps until one has to wait."""
+        """Run steps until one has to wait."""
         while True:
             waited_for = next((part for part in self._parts if not part.done()), None)
             if waited_for is not None:
@@ -83,7 +83,7 @@ class _Process:
                 return None
 
     def _ends_program(self, error: BaseException) -> bool:
-        """Whether *error* ends the program; in a thread of a worker it would only break that."""
+        """Whether to raise *error*, which ends the program; not in a thread of a worker."""
         return self._calls.is_here and isinstance(error, (KeyboardInterrupt, SystemExit))
 
     def _wake(self, _done: Future[Any]) -> None:
@@ -100,7 +100,7 @@ class _Process:
         return self._steps.send(self._shape([value for value, _ in ended]))
 
     def _futures_of(self, yielded: Any) -> tuple[list[Future[Any]], Callable[[list[Any]], Any]]:
-        """Begin what was yielded. Raises nothing: what could not be begun has failed."""
+        """Start what was yielded. Raises nothing: what cannot be started is a failed future."""
         if isinstance(yielded, dict):
             names = list(yielded)
             parts = [self._future_of(part) for part in yielded.values()]
@@ -121,7 +121,7 @@ class _Process:
                 return part
             if isinstance(part, Awaitable) and self._calls.loop is not None:
                 return asyncio.run_coroutine_threadsafe(settled(part), self._calls.loop)
-        except BaseException as error:  # noqa: BLE001 - raised at the yield, as that of any call
+        except BaseException as error:  # noqa: BLE001 - raised at the yield
             return _failed(error)
         if isinstance(part, Coroutine):
             part.close()  # else Python warns that it was never awaited
@@ -152,7 +152,7 @@ def _only(values: list[Any]) -> Any:
 
 
 def _kind_of(several: Iterable[Any]) -> Callable[[list[Any]], Any]:
-    """Return what makes one of the kind of *several* out of a list: a tuple, or a list."""
+    """Return a function that turns a list into a tuple, if *several* is one, else a list."""
     if not isinstance(several, tuple):
         return list
     return getattr(several, "_make", tuple)  # of a named tuple

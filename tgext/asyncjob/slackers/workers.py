@@ -1,4 +1,4 @@
-"""The workers that need nothing but Python: here and now, in a thread, in a process."""
+"""The workers that need no other package: in the calling thread, in threads, in processes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ..executors import InlineExecutor, ProcessExecutor
 
 
 class DummyWorker(InlineExecutor):
-    """Runs a chain at once, in the caller's thread: it blocks."""
+    """Runs a chain at once, in the calling thread, and blocks until it has ended."""
 
 
 class ThreadWorker(ThreadPoolExecutor):
-    """Runs chains in a pool of threads. max_workers: how many; None: the standard library's."""
+    """Runs chains in a pool of threads. max_workers: how many; None: as ThreadPoolExecutor."""
 
     def __init__(self, max_workers: int | None = None) -> None:
         if max_workers is not None and not isinstance(max_workers, int):
@@ -27,5 +27,5 @@ class ThreadWorker(ThreadPoolExecutor):
 class ProcessWorker(ProcessExecutor):
     """Runs chains in a pool of processes.
 
-    What is recorded must be such as a process finds again: defined in a module, or picklable.
+    The object and the arguments of a chain must be picklable, or defined in a module.
     """

@@ -1,8 +1,8 @@
-"""The hook as a Django view, and the worker that finds it; for ``urls.py`` see ``urls``.
+"""The hook as a Django view, and the worker that uses it; for ``urls.py`` see ``urls``.
 
-Settings: SLACKER_SERVER, ``host:port`` or a URL, "127.0.0.1:8000" by default; SLACKER_SECRET, else
-SECRET_KEY; SLACKER_ALLOW, a list of dotted names, else everything may be called; SLACKER_CLAIM, the
-hook's ``claim``. Each call is one transaction of the default database.
+Settings: SLACKER_SERVER, ``host:port`` or a URL, "127.0.0.1:8000" by default; SLACKER_SECRET, by
+default SECRET_KEY; SLACKER_ALLOW, a list of dotted names, by default everything may be called;
+SLACKER_CLAIM, the hook's ``claim``. Each call is one transaction of the default database.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ SERVER = "127.0.0.1:8000"
 
 
 class DjangoWorker(HttpWorker):
-    """An HttpWorker with what Django's settings say. path: where ``urls.py`` has the hook."""
+    """An HttpWorker with the values of Django's settings.
+
+    server: None: SLACKER_SERVER. path: the path of the hook in ``urls.py``; None: PATH.
+    options: those of HttpExecutor.
+    """
 
     def __init__(self, server: str | None = None, path: str | None = None, **options: Any) -> None:
         options.setdefault("secret", _secret())
@@ -34,9 +38,9 @@ class DjangoWorker(HttpWorker):
         )
 
 
-@csrf_exempt  # type: ignore[untyped-decorator] # it is signed, and comes from no form
+@csrf_exempt  # type: ignore[untyped-decorator] # calls are signed, and come from no form
 def hook(request: HttpRequest) -> HttpResponse:
-    """Make one call and answer with what came of it."""
+    """Make one call, and answer with its result."""
     status, kind, body = _hook().answer(
         str(request.method), request.META.get("CONTENT_LENGTH"), request.read
     )

@@ -1,4 +1,4 @@
-"""For ``include``: the hook at the path that the including pattern has."""
+"""For ``include()``: the hook, at the path of the including pattern."""
 
 from django.urls import path
 
