@@ -551,7 +551,7 @@ def test_target_that_does_not_exist_is_refused_with_those_that_do(wrong):
 
 
 def test_decorator_without_brackets_is_refused_with_a_hint():
-    with pytest.raises(errors.ConfigError, match=r"write @as_task\(\), with brackets"):
+    with pytest.raises(errors.ConfigError, match=r"write @as_task\(\), with parentheses"):
         as_task(join)  # type: ignore[arg-type]
 
 

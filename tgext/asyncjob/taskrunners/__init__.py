@@ -1,7 +1,7 @@
-"""The seed package strand: taskrunners, functions that run elsewhere when they are called.
+"""The seed package strand: taskrunners, objects that run a function elsewhere when called.
 
-An executor runs it (in a thread, a process, on an event loop, in a reader of a store). This package
-has the public names, the callbacks and their order.
+An executor runs the function (in a thread, in a process, on an event loop, in a reader of a store).
+This package has the public names, the callbacks and their order.
 """
 
 from .coroutines import CoroutineTaskrunner

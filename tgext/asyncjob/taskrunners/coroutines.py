@@ -16,8 +16,8 @@ class CoroutineTaskrunner(Taskrunner):
     """Runs the function in a coroutine: a coroutine function is awaited, a plain one is called.
 
     yield_on_iter: let other coroutines run after each ``on_iter``.
-    A plain function keeps the event loop for as long as it takes; a generator with ``on_iter``
-    lets go of it between its items.
+    A plain function blocks the event loop until it returns; a generator with ``on_iter`` blocks it
+    for one item at a time.
     """
 
     def __init__(
@@ -33,31 +33,31 @@ class CoroutineTaskrunner(Taskrunner):
         self._running: set[asyncio.Task[Any]] = set()
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Inside a running loop start a task there and return it, to be awaited.
+        """Inside a running loop, start a task and return it, to be awaited.
 
-        Outside, run to the end, on a loop of its own, and return the result.
+        Outside, run the function to its end on a new loop, and return its result.
         """
         if running_loop() is not None:
             return self._start(args, kwargs)
         return self._run_here(args, kwargs)
 
     async def acall(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Run the function with its callbacks in the coroutine of the caller."""
+        """Run the function with its callbacks in the calling coroutine."""
         return await call_back_async(
             self.callbacks, self._bound, args, kwargs, yields=self._yield_on_iter
         )
 
     def get_coro(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Return the coroutine of ``acall``, to be awaited or made a task of."""
+        """Return the coroutine of ``acall``, to be awaited or started as a task."""
         return self.acall(*args, **kwargs)
 
     def submit(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Call this runner; return the future of what the function returns."""
+        """Call this runner; return the future of the function's result."""
         future: Future[Any] = Future()
         future.set_running_or_notify_cancel()
         try:
             begun = self(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - it is in the future
+        except Exception as error:  # noqa: BLE001 - it is raised by the future
             future.set_exception(error)
         else:
             if isinstance(begun, asyncio.Future):
@@ -71,7 +71,7 @@ class CoroutineTaskrunner(Taskrunner):
 
     def _start(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(self.acall(*args, **kwargs))
-        # A loop only has weak references: a task without another may be collected half done.
+        # A loop has only weak references to its tasks: one without another may be collected.
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return task

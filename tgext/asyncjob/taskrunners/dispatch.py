@@ -15,7 +15,7 @@ from .runners import Callback, Taskrunner, tell_and_raise
 from .stored import StoreTaskWriter
 from .targets import Target, runner_class
 
-#: Between two checks where only ``check_complete`` decides when all is done.
+#: Seconds between two checks of ``complete`` when no future can be waited for.
 _POLL_SECONDS = 0.01
 
 CheckComplete = Callable[[list[Any], list[str | None], list[BaseException | None]], bool]
@@ -28,13 +28,13 @@ class _End(NamedTuple):
 
 
 class TaskDispatcher:
-    """Runs tasks, of one kind of runner or of several, and knows their ends.
+    """Runs tasks, with one kind of runner or several, and records how they end.
 
-    target: where a task runs that says nothing else. check_complete: is given results, status
-    and errors, and tells whether all is done; None: when every task has ended.
+    target: the default runner of a task. check_complete: called with ``results``, ``status`` and
+    ``errors``, returns whether all is done; None: all is done when every task has ended.
 
     ``results``, ``status`` (None, ``success`` or ``error``) and ``errors`` have one item for each
-    task, in the order in which the tasks were given, None while it runs.
+    task, in the order in which the tasks were given; None while the task waits or runs.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class TaskDispatcher:
         self._target = runner_class(target)
         self._check_complete = check_complete
         self._queued: list[Callable[[], Future[Any]]] = []
-        self._tasks: list[Future[Any] | None] = []  #: None: queued
+        self._tasks: list[Future[Any] | None] = []  #: None: not started
         self._writers: list[StoreTaskWriter] = []
 
     def enqueue(
@@ -58,8 +58,9 @@ class TaskDispatcher:
     ) -> None:
         """Keep a task for ``run``.
 
-        args, kwargs: those of the call. options: the runner's callbacks and its other ones; the
-        rest is passed to *func*. Raises what the making of its runner raises.
+        init_args, args, kwargs: arguments of *func*. target: None: the dispatcher's. options: the
+        callbacks and other options of the runner; the rest is passed to *func*.
+        Raises what making the runner raises.
         """
         runner = self._runner(func, init_args, target, options)
         position = len(self._tasks)
@@ -81,21 +82,21 @@ class TaskDispatcher:
         kwargs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Future[Any]:
-        """Run a task at once; return its future. Arguments as for ``enqueue``."""
+        """Run a task at once; return its future. Arguments: as for ``enqueue``."""
         self.enqueue(func, *init_args, target=target, args=args, kwargs=kwargs, **options)
         return self._queued.pop()()
 
     def run(self, timeout: float = 10) -> bool:
-        """Run what was enqueued, in that order; return True when all tasks have ended.
+        """Run the enqueued tasks, in their order; return True when all is done.
 
-        timeout: seconds, for all together. Raises TimeoutError after them, NoReader if tasks were
-        then still waiting in a store for a reader; inside a running event loop
-        RuntimeError, before anything is run.
+        timeout: seconds, for all tasks together. Raises TimeoutError after them, or NoReader if
+        tasks then still wait in a store for a reader. Raises RuntimeError inside a running event
+        loop, before any task is run.
         """
         if running_loop() is not None:
             raise RuntimeError(
-                "expected to wait outside an event loop, and one is running: its coroutines could "
-                "not go on meanwhile; use `await dispatcher.arun()`"
+                "expected a thread without a running event loop, got one with a loop, whose "
+                "coroutines could not run meanwhile; use `await dispatcher.arun()`"
             )
         until = time.monotonic() + timeout
         self._start()
@@ -111,7 +112,7 @@ class TaskDispatcher:
         return True
 
     async def arun(self, timeout: float = 10) -> bool:
-        """Do as ``run``, and let other coroutines run meanwhile."""
+        """Do as ``run``, but let other coroutines run meanwhile. Raises no RuntimeError."""
         until = time.monotonic() + timeout
         self._start()
         while not self.complete:
@@ -121,7 +122,7 @@ class TaskDispatcher:
         return True
 
     def reset(self) -> None:
-        """Forget all tasks; what runs goes on, and its end is not recorded."""
+        """Forget all tasks; those that run go on, and their ends are not recorded."""
         self._queued, self._tasks, self._writers = [], [], []
 
     @property
@@ -131,12 +132,12 @@ class TaskDispatcher:
 
     @property
     def status(self) -> list[str | None]:
-        """How each task ended."""
+        """How each task ended: ``success``, ``error``, or None."""
         return [end.status for end in self._ends()]
 
     @property
     def errors(self) -> list[BaseException | None]:
-        """What each task raised, an ``on_error`` or not."""
+        """What each task raised, with or without an ``on_error``."""
         return [end.error for end in self._ends()]
 
     @property
@@ -146,15 +147,13 @@ class TaskDispatcher:
             return bool(self._check_complete(self.results, self.status, self.errors))
         return None not in self.status
 
-    # -- inside
-
     def _runner(
         self, func: Callable[..., Any], init_args: Any, target: Target | None, options: Any
     ) -> Taskrunner:
         make = self._target if target is None else runner_class(target)
         on_error: Callback | None = options.get("on_error")
         if on_error is not None:
-            # A runner takes an error that it could tell as dealt with; here it is counted too.
+            # A runner does not raise an error that on_error was called with; here it is recorded.
             options = {**options, "on_error": functools.partial(tell_and_raise, on_error)}
         runner = make(func, *init_args, **options)
         if isinstance(runner, StoreTaskWriter):

@@ -1,7 +1,7 @@
-"""A function with its callbacks, run here, in a thread or in a process of its own.
+"""Run a function with its callbacks, in the calling thread, in a new thread or in a new process.
 
-``call_back`` is the one place that says which callback is called when; where the function is a
-coroutine, or a callback is, the same is done by ``call_back_async`` on an event loop.
+``call_back`` alone decides which callback is called when; ``call_back_async`` does the same on an
+event loop, if the function or a callback is a coroutine function.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ Callback = Callable[[Any], Any]
 
 
 class Callbacks(NamedTuple):
-    """What is called besides the function; None: nothing is."""
+    """The callbacks of a function; None: there is none."""
 
-    on_iter: Callback | None = None  #: with each item of what it returned
-    on_end: Callback | None = None  #: with what it returned
-    on_error: Callback | None = None  #: with what it, or a callback, raised
+    on_iter: Callback | None = None  #: called with each item of the result
+    on_end: Callback | None = None  #: called with the result
+    on_error: Callback | None = None  #: called with what the function, or another callback, raised
 
 
 def call_back(callbacks: Callbacks, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """Call *func* and its callbacks; return what it returned, None after an error.
+    """Call *func* and its callbacks; return its result, None after an error.
 
-    Raises what it or a callback raised, unless there is an ``on_error``.
+    Raises what *func* or a callback raised, unless there is an ``on_error``.
     """
     if any(map(is_async, (func, *callbacks))):
         return finish(call_back_async(callbacks, func, args, kwargs))
@@ -66,7 +66,7 @@ async def call_back_async(
     *,
     yields: bool = False,
 ) -> Any:
-    """Do as ``call_back``, and await what is awaitable. yields: to the loop after each item."""
+    """Do as ``call_back``, and await awaitables. yields: whether to the loop after each item."""
     on_iter, on_end, on_error = callbacks
     try:
         result = await settled(func(*args, **kwargs))
@@ -99,7 +99,7 @@ async def _items_async(result: Any) -> Any:
 
 
 def _items(result: Any) -> Iterator[Any]:
-    """The items of what a function returned; none of what is no iterable."""
+    """Return an iterator of *result*; an empty one if it is not iterable."""
     try:
         return iter(result)
     except TypeError:
@@ -109,32 +109,34 @@ def _items(result: Any) -> Iterator[Any]:
 
 
 def is_async(function: object) -> bool:
-    """Tell whether calling *function* gives something to be awaited, as far as can be seen."""
+    """Return whether *function*, or its ``__call__``, is a coroutine function."""
     while isinstance(function, functools.partial):
         function = function.func
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004 - not whether it can be called, but how
+        getattr(function, "__call__", None)  # noqa: B004 - the method itself is needed
     )
 
 
 def tell_and_raise(on_error: Callback, error: Exception) -> None:
-    """Call *on_error*, and raise the error all the same, so that it is recorded."""
+    """Call *on_error*, and raise *error* all the same, so that it is recorded."""
     finish(on_error(error))
     raise error
 
 
 class Taskrunner:
-    """Calls *func* where it is called, with ``(*init_args, *args, **init_kwargs, **kwargs)``.
+    """Calls *func* in the calling thread, with ``(*init_args, *args, **init_kwargs, **kwargs)``.
 
-    on_iter: called with every item, after *func* has returned something iterable.
-    on_end: called with what *func* returned. on_error: with what *func* or one of the others
-    raised, which is raised otherwise. Coroutine functions are awaited, all four.
+    on_iter: called with every item, if *func* returned an iterable. on_end: called with the result.
+    on_error: called with what *func* or another callback raised; None: it is raised. All four may
+    be coroutine functions. Raises BadCall if *func* cannot be called.
 
-    A subclass that runs elsewhere overrides ``__call__`` and ends in ``Taskrunner.__call__``.
+    A subclass that runs elsewhere overrides ``__call__``, and calls ``Taskrunner.__call__`` there.
     """
 
-    _heard: Future[Any] | None = None  #: of a copy that ``submit`` has made: its outcome goes there
-    _original: Taskrunner | None = None  #: what it is a copy of
+    _heard: Future[Any] | None = (
+        None  #: of a copy that ``submit`` has made: the future of its outcome
+    )
+    _original: Taskrunner | None = None  #: the runner that it is a copy of
 
     def __init__(
         self,
@@ -151,17 +153,17 @@ class Taskrunner:
                 f"expected a function for {type(self).__name__}, got an instance of "
                 f"{path_of(type(func))}; give the function itself, and its arguments after it"
             )
-        # Named as strand's, which subclasses use; a callback may be assigned before a call.
+        # The names are strand's, which subclasses use; callbacks may be assigned before a call.
         self._func = func
         self._on_iter, self._on_end, self._on_error = on_iter, on_end, on_error
         self._init_args = init_args
         self._init_kwargs = init_kwargs
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Run the function with its callbacks here and now.
+        """Run the function with its callbacks in this thread.
 
-        Returns what it returns, None after an error that ``on_error`` got. This is what every
-        runner comes to in the end, wherever it has gone before.
+        Returns its result, None after an error that ``on_error`` was called with. Every runner
+        calls this method at the place where it runs the function.
         """
         heard = self._heard
         if heard is None or heard.done():
@@ -171,19 +173,19 @@ class Taskrunner:
         except BaseException as error:
             heard.set_exception(error)
             if isinstance(error, Exception):
-                return None  # it is in the future, as if an on_error had it
+                return None  # the future raises it
             raise
         heard.set_result(result)
         return result
 
     def submit(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Call a copy of this runner; return the future of what the function returns.
+        """Call a copy of this runner; return the future of the function's result.
 
         Raises what the call raises before the function runs.
         """
         future: Future[Any] = Future()
         future.set_running_or_notify_cancel()
-        runner = object.__new__(type(self))  # of its own: others may call this one meanwhile
+        runner = object.__new__(type(self))  # a copy: this one may be called meanwhile
         vars(runner).update(vars(self), _heard=future, _original=self)
         begun = runner(*args, **kwargs)
         if isinstance(begun, Future):
@@ -197,25 +199,25 @@ class Taskrunner:
 
     @property
     def callbacks(self) -> Callbacks:
-        """What is called besides it."""
+        """The callbacks of the function."""
         return Callbacks(self._on_iter, self._on_end, self._on_error)
 
     @property
     def _bound(self) -> Callable[..., Any]:
-        # Not one partial with all: a keyword given twice is an error, as in any call.
+        # Not a partial with the keywords: one that is given twice must be an error.
         if not self._init_kwargs:
             return functools.partial(self._func, *self._init_args)
         return functools.partial(_call, self._func, self._init_args, self._init_kwargs)
 
     def _run_here(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run the function with its callbacks in this thread, wherever a call would."""
+        """Run the function with its callbacks in this thread, also if a call runs it elsewhere."""
         return Taskrunner.__call__(self, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_heard": None, "_original": None}  # a future stays in its process
+        return {**vars(self), "_heard": None, "_original": None}  # a future cannot be pickled
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Send a runner that a decorator put in its function's place by name, as functions are."""
+        """Pickle a runner by its name, as functions are, if a decorator put it in their place."""
         name = getattr(self, "__qualname__", None)
         found: Any = sys.modules.get(self.__module__)
         for part in (name or "").split("."):
@@ -228,7 +230,7 @@ def _call(func: Any, init_args: Any, init_kwargs: Any, /, *args: Any, **kwargs: 
 
 
 def _end_with(future: Future[Any], ended: Future[Any]) -> None:
-    """Give *future* the outcome of one that has ended, where the function has not done so."""
+    """Settle *future* as the future that has ended, unless the function has done so."""
     if future.done():
         return
     error = CancelledError() if ended.cancelled() else ended.exception()
@@ -239,18 +241,18 @@ def _end_with(future: Future[Any], ended: Future[Any]) -> None:
 
 
 class ThreadTaskrunner(Taskrunner):
-    """Runs the function in a new thread, and gives the future of what it returns.
+    """Runs the function in a new thread, and returns the future of its result.
 
-    The thread is waited for at the end of the program. An error that has no ``on_error`` is in
-    the future, and logged.
+    The exit of the program waits for the thread. Without an ``on_error`` an error is raised by the
+    future, and logged.
     """
 
     def run(self, /, *args: Any, **kwargs: Any) -> Any:
-        """What the thread runs; override it to do something around the function."""
+        """Run the function, in the thread; override it to do something before or after."""
         return Taskrunner.__call__(self, *args, **kwargs)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Start the thread; return a ``concurrent.futures.Future`` of what ``run`` returns."""
+        """Start the thread; return a ``concurrent.futures.Future`` of the result of ``run``."""
         future = self._start(args, kwargs)
         if self._heard is None and self._on_error is None:
             future.add_done_callback(self._log_error)
@@ -259,7 +261,7 @@ class ThreadTaskrunner(Taskrunner):
     def _start(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
         pool = ThreadPoolExecutor(1, thread_name_prefix="asyncjob-task")
         future = pool.submit(functools.partial(self.run, *args, **kwargs))
-        pool.shutdown(wait=False)  # it ends with its only call
+        pool.shutdown(wait=False)  # its thread ends with its only call
         return future
 
     def _log_error(self, future: Future[Any]) -> None:
@@ -271,13 +273,14 @@ class ThreadTaskrunner(Taskrunner):
 class MultiprocessTaskrunner(ThreadTaskrunner):
     """Runs the function in a new process; its callbacks run there, too.
 
-    check_func: whether to refuse a function or callback that a new process could not find; where
-    processes are forked, False lets them be anything. The future gives what the function
-    returned, if it can be pickled; None for an iterator, which ``on_iter`` has used up. A generator
-    that was not used up is a BadCall there. Raises NotSerializable.
+    check_func: whether to raise NotSerializable for a function or callback that a new process
+    cannot import; False: where processes are forked, any function can be used.
+
+    The future returns the function's result, if that can be pickled; None for an iterator that
+    ``on_iter`` has consumed. It raises BadCall for a generator that was not consumed.
     """
 
-    #: ``fork``, ``spawn``, ``forkserver``; None: what the program has set or used, else the last.
+    #: ``fork``, ``spawn``, ``forkserver``; None: that of the program, else the last.
     start_method: str | None = None
 
     def __init__(
@@ -288,8 +291,8 @@ class MultiprocessTaskrunner(ThreadTaskrunner):
             why = why_not_found(function) if check_func and function is not None else None
             if why is not None:
                 raise NotSerializable(
-                    f"expected functions that a new process can find, but {why}; move it to a "
-                    "module, use ThreadTaskrunner, or give check_func=False where processes fork"
+                    f"expected functions that a new process can import, but {why}; move it to a "
+                    "module, use ThreadTaskrunner, or give check_func=False if processes are forked"
                 )
 
     def _start(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
@@ -300,7 +303,7 @@ class MultiprocessTaskrunner(ThreadTaskrunner):
             executor.shutdown(wait=False)
 
     def _run_there(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._heard = None  # it is in the other process, which gets what is raised here
+        self._heard = None  # the future is in the other process
         result = self.run(*args, **kwargs)
         check_done(result)
         return None if isinstance(result, (Iterator, AsyncIterable)) else result

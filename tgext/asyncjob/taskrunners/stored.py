@@ -1,8 +1,8 @@
-"""Write a call into a store, and run what others wrote there.
+"""Write a call into a store, and run the calls in a store.
 
-**A store that holds pickled functions must be one that only its owner can write**: reading such an
-entry runs whatever is in it. Where others can write it too, give writer and reader the same
-``secret``: then entries are JSON and signed, and one that was not written with the secret is
+**Only its owner may be able to write to a store that holds pickled functions**: reading such an
+entry runs whatever code is in it. If others can write to it too, give writer and reader the same
+``secret``: entries are then JSON and signed, and an entry that was not written with the secret is
 marked as an error, unopened. Entries are described in ``executors/store_entries.py``.
 """
 
@@ -28,21 +28,22 @@ Store = MutableMapping[str, Any]
 
 
 class StoreTaskReader:
-    """Runs what a StoreTaskWriter wrote into *store*, oldest first.
+    """Runs the entries that a StoreTaskWriter wrote into *store*, oldest first.
 
-    get_task_func: is given an entry and gives its function; None: entries hold pickled functions,
-    and then *store* must be one that only its owner can write, or *secret* the writers' secret.
-    unpickle: how to read a function of bytes (``dill.loads``); None for ``pickle.loads``.
-    claim: asked with key and entry whether this reader is to run it; needed where several
-    processes read one store, since a mapping cannot decide that.
+    get_task_func: called with an entry, returns its function; None: entries hold pickled functions,
+    so only the owner may be able to write to *store*, or *secret* is the writers' secret.
+    unpickle: reads a function of bytes (``dill.loads``); None: ``pickle.loads``.
+    claim: called with key and entry, returns whether this reader is to run it; needed if several
+    processes read one store, since a mapping cannot decide that; None: it runs all.
     poll_seconds: between two scans. threads: entries that run at once.
+    Raises ConfigError for a store that is no mapping, and numbers that are not above 0.
 
-    An entry becomes ``running``, then ``complete`` with a ``result`` or ``error`` with the
-    traceback as ``error``; one that was running when its reader died stays so. Entries stay in
-    the store until they are removed. What is no entry is left alone.
+    An entry becomes ``running``, then ``complete`` with a ``result``, or ``error`` with the
+    traceback as ``error``; if its reader dies, it stays ``running``. Entries stay in the store
+    until they are removed. Values that are no entries are left alone.
     """
 
-    def __init__(  # noqa: PLR0913 - a reader has as many sides
+    def __init__(  # noqa: PLR0913 - a reader has so many options
         self,
         store: Store,
         get_task_func: Callable[[Entry], Any] | None = None,
@@ -67,11 +68,14 @@ class StoreTaskReader:
         self._reader.listen()
 
     def stop(self, timeout: float | None = None) -> bool:
-        """Take nothing more; return whether what runs has ended, within *timeout* seconds."""
+        """Take no further entry; return whether those that run have ended, after *timeout* seconds.
+
+        timeout: None: wait until they have.
+        """
         return self._reader.stop(timeout)
 
     def run_pending(self, limit: int | None = None) -> int:
-        """Run what is new, in this thread, *limit* entries at most; return how many it were."""
+        """Run new entries, in this thread; return how many. limit: at most; None: no limit."""
         return self._reader.run_pending(limit)
 
     def __enter__(self) -> StoreTaskReader:
@@ -83,20 +87,20 @@ class StoreTaskReader:
 
 
 class StoreTaskWriter(Taskrunner):
-    """Writes the call into *store*, for a reader in another place and time, and gives its key.
+    """Writes a call into *store*, for a reader elsewhere or later, and returns its key.
 
-    read_store: a store in which to expect what is written, for a reader of this process, which
-    listens from now on and is ``reader``; or a StoreTaskReader, made as you like it. It finds the
-    function by its name.
-    pickle_func: store the function, not only its name; or what makes bytes of it (``dill.dumps``).
-    **Without a secret the store must then be one that only its owner can write.** The callbacks
-    are stored with it and called by its reader; where only the name is stored, only the reader of
-    ``read_store`` knows them.
-    get_result: is given a key and gives the ``result``, from wherever it may be.
-    secret: signs what is written.
+    read_store: a store for which this writer makes a reader in this process, which listens from now
+    on, is ``reader`` and finds the function by its name; or a StoreTaskReader to use instead.
+    pickle_func: store the function, not only its name; or a function that returns bytes for it
+    (``dill.dumps``). **Without a secret only the owner may then be able to write to the store.**
+    The callbacks are stored with it and called by its reader; if only the name is stored, only the
+    reader of ``read_store`` knows them.
+    get_result: called with a key, returns the ``result``; None: it is read from the store.
+    secret: signs the entries.
+    Raises ConfigError without a store, and for callbacks that no reader would know.
     """
 
-    task_id: str | None = None  #: the key of what was written last
+    task_id: str | None = None  #: the key of the last entry; None: there is none
 
     def __init__(
         self,
@@ -130,7 +134,7 @@ class StoreTaskWriter(Taskrunner):
             )
 
     def __call__(self, /, *args: Any, task_id: str | None = None, **kwargs: Any) -> str:
-        """Write the call; return the key, *task_id* if that is given.
+        """Write the call; return its key: *task_id*, or a new one.
 
         Raises NotSerializable, and what the store raises.
         """
@@ -140,28 +144,28 @@ class StoreTaskWriter(Taskrunner):
         return key
 
     def submit(self, /, *args: Any, task_id: str | None = None, **kwargs: Any) -> Future[Any]:
-        """Call this writer; return the future of what a reader marks as the end of its task."""
+        """Call this writer; return the future of the result that a reader writes."""
         if task_id is not None:
             kwargs = {**kwargs, "task_id": task_id}
-        key = self(*args, **kwargs) or self.task_id  # a subclass may return nothing, as strand's
+        key = self(*args, **kwargs) or self.task_id  # a subclass may return nothing, as with strand
         if key is None:
             raise RuntimeError(f"expected {type(self).__name__} to write a task, got none")
         return self._monitor.follow(key, self._name)
 
     @property
     def status(self) -> str | None:
-        """``new``, ``running``, ``complete`` or ``error``, of what was written last.
+        """``new``, ``running``, ``complete`` or ``error``, of the last entry.
 
-        None before, and for what was removed.
+        None: there is no entry, or it was removed.
         """
         entry = self._last()
         return None if entry is None else entry.get("task_status")
 
     @property
     def result(self) -> Any:
-        """What the call that was written last has come to; None while there is nothing.
+        """The result of the last entry; None: it has not ended, or was removed.
 
-        Raises what it raised, and BadSignature.
+        Raises what the call raised, and BadSignature.
         """
         if self._get_result is not None and self.task_id is not None:
             return self._get_result(self.task_id)
@@ -199,11 +203,11 @@ class StoreTaskWriter(Taskrunner):
         return key, entry
 
     def stored_function(self) -> Callable[..., Any]:
-        """Return what a reader is to call: the function, with the callbacks if there are any."""
+        """Return what a reader calls: the function, with its callbacks if there are any."""
         if not any(self.callbacks):
             return self.func
         on_iter, on_end, on_error = self.callbacks
-        # The reader is to know of the error, too, and mark it.
+        # on_error does not keep the error from the reader, which marks the entry.
         tell = None if on_error is None else functools.partial(tell_and_raise, on_error)
         return functools.partial(run_stored, self.func, (on_iter, on_end, tell))
 
@@ -217,11 +221,11 @@ class StoreTaskWriter(Taskrunner):
         return reader  # type: ignore[no-any-return]
 
     def _find(self, entry: Entry) -> Any:
-        """The function of an entry, for the reader that this writer has made."""
+        """Return the function of an entry, for the reader that this writer has made."""
         return self.stored_function() if entry.get("name") == self._name else None
 
     def _knows(self, _key: str, entry: Entry) -> bool:
-        # The names of other writers are for their readers.
+        # Entries with the names of other writers are for the readers of those.
         return entry.get("func") is not None or entry.get("name") == self._name
 
     @property
@@ -230,10 +234,10 @@ class StoreTaskWriter(Taskrunner):
 
 
 def _found_by(get_task_func: Callable[[Entry], Any], entry: Entry) -> Any:
-    """The function of an entry; of a runner that a decorator has put in its place, what it runs."""
+    """Return the function of an entry; what a runner runs, if a decorator put one in its place."""
     found = get_task_func(entry)
     if isinstance(found, StoreTaskWriter):
-        return found.stored_function()  # itself, it would only be written again
+        return found.stored_function()  # the writer itself would write it again
     return functools.partial(_run_here, found) if isinstance(found, Taskrunner) else found
 
 

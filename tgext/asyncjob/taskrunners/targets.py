@@ -1,4 +1,4 @@
-"""The names of the places where a task can run, and the decorator that takes one."""
+"""The names of the kinds of runners, and the decorator that takes one."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ TARGETS: dict[str, type[Taskrunner]] = {
 
 
 def runner_class(target: Any) -> type[Taskrunner]:
-    """Return the class that *target* means. Raises ConfigError."""
+    """Return the class of runner that *target* names or is. Raises ConfigError for others."""
     if isinstance(target, str) and target in TARGETS:
         return TARGETS[target]
     if isinstance(target, type) and issubclass(target, Taskrunner):
         return target
     shown = repr(target) if isinstance(target, str) else f"an instance of {path_of(type(target))}"
-    hint = "; write @as_task(), with brackets" if callable(target) else ""
+    hint = "; write @as_task(), with parentheses" if callable(target) else ""
     raise ConfigError(
         f"expected as target one of {', '.join(TARGETS)} or a subclass of Taskrunner, got "
         f"{shown}{hint}"
@@ -40,7 +40,7 @@ def runner_class(target: Any) -> type[Taskrunner]:
 def as_task(
     target: Target = "thread", **options: Any
 ) -> Callable[[Callable[..., Any]], Taskrunner]:
-    """Return a decorator that makes a function a task, run by the runner that *target* names.
+    """Return a decorator that replaces a function by a runner of it, of the kind *target*.
 
     options: those of the runner (``on_iter``, ``on_end``, ``on_error``, ``store`` ...); others are
     passed to the function at each call.
