@@ -27,7 +27,7 @@ from tgext.asyncjob.worker import frames, safe_points, thread, timeouts
 from tgext.asyncjob.worker.thread import WorkerThread
 
 #: Threads that were given up, and the number of them that is said, in the log.
-GIVEN_UP = "does not stop after its timeout: its thread"
+GIVEN_UP = "does not stop after its timeout and is abandoned"
 
 
 def worker_threads() -> set[threading.Thread]:
