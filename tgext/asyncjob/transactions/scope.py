@@ -3,7 +3,7 @@
 A ``Scope`` knows the ``transaction`` package, and answers two questions: is this thread inside
 a transaction that others will commit (``is_managed``), and how is one attempt run in a
 transaction of its own (``run``). It is lazy: a job that touched nothing costs no transaction.
-Of SQLAlchemy it knows only the ``ThreadSessions`` that it may be given.
+Of SQLAlchemy it knows only the ``Sessions`` that it may be given.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import transaction
@@ -23,6 +23,9 @@ from ..current import attempt_var
 from ..job import Job
 from .extent import Extent
 from .pending import PendingJobs
+
+if TYPE_CHECKING:
+    from .sessions import Sessions
 
 log = logging.getLogger(__name__)
 
@@ -38,21 +41,6 @@ PAUSE_SECONDS = 0.01
 
 #: What took part in a parent's transaction: kept, since to collect it would end it.
 _left: list[Any] = []
-
-
-class ThreadSessions(Protocol):
-    """What a scope asks of the application's sessions, one for each thread."""
-
-    def watch(
-        self,
-        used: Callable[[], None],
-        savepoint_begun: Callable[[Any], None],
-        savepoint_rolled_back: Callable[[Any], None],
-    ) -> Callable[[], None]: ...
-    def holds_work(self) -> bool: ...
-    def flush(self) -> None: ...
-    def remove(self) -> None: ...
-    def has_raised(self, error: BaseException) -> bool: ...
 
 
 class _TransactionState:
@@ -75,10 +63,10 @@ class Scope:
         self._manager = transaction.manager
         self._extent = Extent()
         self._positions: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
-        self._sessions: ThreadSessions | None = None
+        self._sessions: Sessions | None = None
         self._unwatch: Callable[[], None] = lambda: None
 
-    def bind(self, sessions: ThreadSessions) -> None:
+    def bind(self, sessions: Sessions) -> None:
         """Remove this thread's session after each attempt, and mind its savepoints."""
         self.unbind()
         self._unwatch = sessions.watch(
