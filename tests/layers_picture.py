@@ -90,7 +90,7 @@ def imported() -> dict[str, set[str]]:
     layers, found = Layers(), {}
     for each in imports_of(SOURCE):
         importer, target = layers.part_of(each.importer), layers.part_of(each.target)
-        if each.ours and importer and target and importer != target:
+        if each.ours and not each.is_listed and importer and target and importer != target:
             found.setdefault(importer, set()).add(target)
     return found
 

@@ -1,7 +1,8 @@
 """The layers of ARCHITECTURE.md, compared with every import of the package.
 
 Imports are read from the source by ``ast``. An import counts wherever it stands: in a function,
-under TYPE_CHECKING, or as a call of importlib's.
+under TYPE_CHECKING, or as a call of importlib's. One under TYPE_CHECKING may point upwards if it is
+in FOR_TYPES: the type checker alone reads it, so the part below runs without the part above.
 """
 
 from __future__ import annotations
@@ -73,6 +74,13 @@ LATE = {
     "__init__": {"turbogears"},  # the rest runs without TurboGears
 }
 
+#: What may be imported under TYPE_CHECKING from a layer above, and why.
+FOR_TYPES = {
+    "current": {"queue", "worker.attempt"},  # its ContextVars lead to both from every layer
+    "task": {"results"},  # a TaskResult is given the results of its queue
+    "worker": {"queue"},  # an attempt makes its queue the current one
+}
+
 #: The packages of the other seeds are thin: what these modules are for, executors have already.
 SEED_PACKAGES = {"slackers", "taskrunners", "looppool"}
 NOT_FOR_SEED_PACKAGES = {
@@ -100,6 +108,13 @@ class Import:
     line: int
     ours: bool
     late: bool
+    for_types: bool = False  #: it stands under ``if TYPE_CHECKING:``
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether it is one of FOR_TYPES."""
+        part = entry_of(FOR_TYPES, self.importer)
+        return self.for_types and part is not None and self.target in FOR_TYPES[part]
 
 
 def entry_of(table: Collection[str], module: str) -> str | None:
@@ -152,6 +167,7 @@ class Reader(ast.NodeVisitor):
         self._module = module
         self._modules = modules
         self._depth = 0
+        self._for_types = False
         full = PACKAGE if module == "__init__" else f"{PACKAGE}.{module}"
         self._package = full if path.name == "__init__.py" else full.rpartition(".")[0]
 
@@ -161,6 +177,15 @@ class Reader(ast.NodeVisitor):
         self._depth -= 1
 
     visit_FunctionDef = visit_AsyncFunctionDef = visit_Lambda = _deeper
+
+    def visit_If(self, node: ast.If) -> None:
+        before = self._for_types
+        self._for_types = before or ast.unparse(node.test) == "TYPE_CHECKING"
+        for each in node.body:
+            self.visit(each)
+        self._for_types = before
+        for each in (node.test, *node.orelse):
+            self.visit(each)
 
     def visit_Import(self, node: ast.Import) -> None:
         for name in node.names:
@@ -210,7 +235,8 @@ class Reader(ast.NodeVisitor):
         if ours:
             target = target.removeprefix(PACKAGE).removeprefix(".") or "__init__"
         late = by_name or self._depth > 0
-        self.found.append(Import(self._module, target, node.lineno, ours, late))
+        line = node.lineno
+        self.found.append(Import(self._module, target, line, ours, late, self._for_types))
 
 
 def imports_of(source: Path) -> Iterator[Import]:
@@ -233,7 +259,7 @@ def wrong_layers(source: Path, layers: Layers) -> list[str]:
     return homeless + [
         f"{found.importer} must not import {found.target} (line {found.line})"
         for found in imports_of(source)
-        if found.ours and not layers.allows(found.importer, found.target)
+        if found.ours and not found.is_listed and not layers.allows(found.importer, found.target)
     ]
 
 
@@ -273,7 +299,8 @@ def circles(source: Path) -> list[str]:
     """Modules that import each other, over however many others."""
     targets: dict[str, set[str]] = {}
     for found in imports_of(source):
-        if found.ours and not found.late and found.importer != "__init__":
+        counts = found.ours and not found.late and not found.for_types
+        if counts and found.importer != "__init__":
             targets.setdefault(found.importer, set()).add(found.target)
     complaints = []
     for module in targets:
@@ -342,7 +369,14 @@ def test_every_exception_in_the_lists_is_needed():
         if found.target == name or found.target.startswith(f"{name}.")
     }
 
+    for_types = {
+        (entry_of(FOR_TYPES, found.importer), found.target)
+        for found in imports_of(SOURCE)
+        if found.for_types and not Layers().allows(found.importer, found.target)
+    }
+
     assert {(part, target) for part in LATE for target in LATE[part]} - late == set()
+    assert {(part, name) for part in FOR_TYPES for name in FOR_TYPES[part]} - for_types == set()
     assert {(part, name) for part in THIRD_PARTY for name in THIRD_PARTY[part]} - strangers == set()
 
 
@@ -394,6 +428,14 @@ def test_right_package_gives_no_complaint(package):
     assert all_complaints(package) == []
 
 
+def test_import_for_the_type_checker_may_point_upwards_where_it_is_listed(package):
+    text = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .queue import JobQueue\n"
+    (package / "current.py").write_text(text)
+    (package / "queue.py").write_text("from .current import queue_var\n")
+
+    assert all_complaints(package) == []
+
+
 @pytest.mark.parametrize(
     ("module", "text", "complaint"),
     [
@@ -411,6 +453,21 @@ def test_right_package_gives_no_complaint(package):
             "job",
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .api import enqueue",
             "job must not import api (line 3)",
+        ),
+        (
+            "current",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .api import enqueue",
+            "current must not import api (line 3)",
+        ),
+        (
+            "current",
+            "from .worker.attempt import A",
+            "current must not import worker.attempt (line 1)",
+        ),
+        (
+            "current",
+            "if TYPE_CHECKING:\n    pass\nelse:\n    from .queue import Q",
+            "current must not import queue (line 4)",
         ),
         (
             "job",

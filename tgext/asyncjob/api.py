@@ -61,8 +61,7 @@ def asyncjob_running_uid() -> str | None:
 
 def asyncjob_result(uid: str) -> TaskResult:
     """Return the TaskResult of a job; raises UnknownJob for an unknown uid."""
-    result: TaskResult = current_queue().result(uid)
-    return result
+    return current_queue().result(uid)
 
 
 def asyncjob_track(iterable: Iterable[Item], total: int | None = None) -> Iterator[Item]:

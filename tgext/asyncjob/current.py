@@ -1,80 +1,36 @@
 """The current queue and the current attempt: two ContextVars.
 
-The only way from a running job back to the queue and the worker. Modules of lower layers know a
-queue and an attempt by the Protocols below.
+They are the only way from a running job back to its queue and its attempt, and from modules of
+lower layers to both. So their classes are imported for the type checker alone.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import datetime, timedelta
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from weakref import WeakSet
 
-from .call import Call
 from .errors import ConfigError, NotInJob
-from .job import JobId, Progress, Snapshot, TaskOptions
+
+if TYPE_CHECKING:
+    from .queue import JobQueue
+    from .worker.attempt import Attempt
 
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
 
 
-class CurrentQueue(Protocol):
-    """What tasks and the ``asyncjob_*`` functions ask of a queue."""
-
-    def perform(self, callable: Callable[..., Any], /, *args: Any, **kwargs: Any) -> str: ...
-    def enqueue(
-        self, call: Call, options: TaskOptions, run_after: datetime | timedelta | None
-    ) -> Any: ...
-    def result(self, uid: str) -> Any: ...
-    def progress(self, uid: str) -> tuple[int, Any] | None: ...
-    def wait_for_row(self, query: Any, looks: float, seconds: float) -> None: ...
-    def session_scope(self) -> AbstractContextManager[Any]: ...
-    def is_here(self) -> bool | None: ...
-
-
-class JobResults(Protocol):
-    """What a TaskResult asks of ``results.py``."""
-
-    def snapshot(self, uid: str) -> Snapshot: ...
-    def wait_for_end(self, uid: str, timeout: float | None) -> Snapshot: ...
-    def cancel(self, uid: str) -> bool: ...
-    def retry(self, uid: str) -> bool: ...
-
-
-class CurrentAttempt(Protocol):
-    """What a job's own code asks of the attempt it runs in."""
-
-    #: the last error of a database that it has met, whether or not the job swallowed it
-    database_error: BaseException | None
-
-    @property
-    def uid(self) -> JobId: ...
-    def report(self, progress: Progress) -> None: ...
-    def checkpoint(self) -> None: ...
-    def pause(self, seconds: float) -> None: ...
-    def cancel(self) -> bool: ...
-    @property
-    def session(self) -> Any: ...
-    def log_line(self, line: str) -> None: ...
-    @property
-    def connections(self) -> tuple[Any, ...]: ...
-    def track_connection(self, connection: Any, session: Any) -> None: ...
-    def before_commit(self, connection: Any, *, by_statement: bool = False) -> None: ...
-    def shield(self) -> AbstractContextManager[None]: ...
-
-
-queue_var: ContextVar[CurrentQueue | None] = ContextVar("asyncjob_queue", default=None)
-attempt_var: ContextVar[CurrentAttempt | None] = ContextVar("asyncjob_attempt", default=None)
+queue_var: ContextVar[JobQueue | None] = ContextVar("asyncjob_queue", default=None)
+attempt_var: ContextVar[Attempt | None] = ContextVar("asyncjob_attempt", default=None)
 
 #: Every queue of this process that was made and not closed.
-open_queues: WeakSet[CurrentQueue] = WeakSet()
+open_queues: WeakSet[JobQueue] = WeakSet()
 
 
-def current_queue() -> CurrentQueue:
+def current_queue() -> JobQueue:
     """Return the innermost ``with queue.as_current():``, else that of the application in whose
     context this thread is, else the only open queue.
 
@@ -100,7 +56,7 @@ def current_queue() -> CurrentQueue:
 
 
 @contextmanager
-def as_current(queue: CurrentQueue) -> Iterator[None]:
+def as_current(queue: JobQueue) -> Iterator[None]:
     """Make *queue* the current one inside the block."""
     token = queue_var.set(queue)
     try:
@@ -109,7 +65,7 @@ def as_current(queue: CurrentQueue) -> Iterator[None]:
         queue_var.reset(token)
 
 
-def current_attempt(function: str) -> CurrentAttempt:
+def current_attempt(function: str) -> Attempt:
     """Return the attempt that runs here; raises NotInJob in the name of *function*."""
     attempt = attempt_var.get()
     if attempt is None:

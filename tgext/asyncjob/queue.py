@@ -272,8 +272,7 @@ class JobQueue:
 
     def _become_fork_server(self) -> None:
         for queue in open_queues:
-            if isinstance(queue, JobQueue):
-                queue.allow_worker(False)
+            queue.allow_worker(False)
         self._database.forget_connections()
 
     def _enter_child(self, channel: ParentChannel) -> tuple[AttemptEnvironment, Callable[[], None]]:

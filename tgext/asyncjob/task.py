@@ -1,7 +1,7 @@
 """Task, a declared function, and TaskResult, one request to run it: two tasks, three jobs.
 
 Names and meanings are those of the Django 6 Tasks API where it has them. A
-``TaskResult`` knows ``results.py`` by Protocol only, and reads its job again in ``refresh``.
+``TaskResult`` reads its job again only in ``refresh`` and ``wait``.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from types import FunctionType
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from .call import Call, path_of, why_not_kept
-from .current import JobResults, current_queue
+from .current import current_queue
 from .errors import BadCall, ConfigError, NotSerializable
 from .job import (
     Progress,
@@ -29,6 +29,9 @@ from .job import (
 )
 from .json_form import json_form
 from .queue_name import check_queue_name
+
+if TYPE_CHECKING:
+    from .results import Results
 
 _OPTION_NAMES = [field.name for field in fields(TaskOptions)]
 
@@ -99,10 +102,8 @@ class Task(TaskOptions):
         Raises BadCall if the arguments do not fit, NotSerializable if one of them cannot be
         kept, QueueFull, and ConfigError where no queue is current.
         """
-        queue = current_queue()
         call = Call(self.func, args, kwargs or None)
-        result: TaskResult = queue.enqueue(call, self, self.run_after)
-        return result
+        return current_queue().enqueue(call, self, self.run_after)
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         # By its path, as a function is pickled: where @task stands above one, its path leads here.
@@ -173,7 +174,7 @@ class TaskResult:
 
     __slots__ = ("_results", "_snapshot")
 
-    def __init__(self, results: JobResults, snapshot: Snapshot) -> None:
+    def __init__(self, results: Results, snapshot: Snapshot) -> None:
         self._results = results
         self._snapshot = snapshot
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..backends.base import ClaimingBackend
-from ..current import CurrentQueue
 from ..job import JobId
 from ..transactions.scope import Scope
 from .progress_tracker import GuardedTracker
 
-if TYPE_CHECKING:  # it needs SQLAlchemy
+if TYPE_CHECKING:  # the first is a layer above, the other needs SQLAlchemy
+    from ..queue import JobQueue
     from ..transactions.sessions import Sessions
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 class AttemptEnvironment:
     """The parts that all attempts of one queue share."""
 
-    queue: CurrentQueue
+    queue: JobQueue
     backend: ClaimingBackend
     scope: Scope
     #: returns a context manager around the call, of the context captured at the enqueue
