@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tgext.asyncjob.backends.base import ClaimingBackend
+from tgext.asyncjob.backends.base import Backend
 from tgext.asyncjob.call import Call
 from tgext.asyncjob.errors import NotSerializable
 from tgext.asyncjob.executors import InlineExecutor
@@ -98,38 +98,38 @@ def peculiar() -> None:
 
 
 def a_job(
-    backend: ClaimingBackend, *args: Any, run_after: Any = None, context: Any = None, **options: Any
+    backend: Backend, *args: Any, run_after: Any = None, context: Any = None, **options: Any
 ) -> Job:
     """A job that has not been enqueued; *options* are those of ``@task``."""
     call = Call(work, args, None)
     return Job(backend.new_uid(), call, TaskOptions(**options), run_after, context)
 
 
-def enqueued(backend: ClaimingBackend, *args: Any, **options: Any) -> str:
+def enqueued(backend: Backend, *args: Any, **options: Any) -> str:
     """The uid of a job that has been."""
     job = a_job(backend, *args, **options)
     backend.enqueue([job])
     return job.uid
 
 
-def claim_one(backend: ClaimingBackend, worker: str = WORKER) -> Claim:
+def claim_one(backend: Backend, worker: str = WORKER) -> Claim:
     [claim] = backend.claim(WorkerId(worker), None, 1)
     return claim
 
 
 def claimed_uids(
-    backend: ClaimingBackend, limit: int = 100, queues: Collection[str] | None = None
+    backend: Backend, limit: int = 100, queues: Collection[str] | None = None
 ) -> list[str]:
     return [claim.job.uid for claim in backend.claim(WORKER, queues, limit)]
 
 
-def status_of(backend: ClaimingBackend, uid: str) -> TaskResultStatus:
+def status_of(backend: Backend, uid: str) -> TaskResultStatus:
     snapshot = backend.get(uid)
     assert snapshot is not None, f"{uid} is unknown"
     return snapshot.status
 
 
-def ended(backend: ClaimingBackend, outcome: Outcome = DONE, **options: Any) -> str:
+def ended(backend: Backend, outcome: Outcome = DONE, **options: Any) -> str:
     """The uid of a job that has been run to *outcome*."""
     uid = enqueued(backend, **options)
     assert backend.finish(claim_one(backend), outcome)
@@ -151,7 +151,7 @@ def at_once(count: int, act: Callable[[int], Any]) -> list[Any]:
 class WaitingThread:
     """A thread in ``backend.wait``; a context manager, so that it never outlives its test."""
 
-    def __init__(self, backend: ClaimingBackend, queues: Collection[str] | None = None) -> None:
+    def __init__(self, backend: Backend, queues: Collection[str] | None = None) -> None:
         self._backend = backend
         self._queues = queues
         self._stopping = threading.Event()
@@ -198,7 +198,7 @@ class BackendContract:
     RETENTION_SECONDS = 1000.0
 
     @pytest.fixture
-    def backend(self, clock: Any) -> ClaimingBackend:
+    def backend(self, clock: Any) -> Backend:
         """An empty backend that goes by *clock* and keeps ended jobs RETENTION_SECONDS."""
         raise NotImplementedError
 

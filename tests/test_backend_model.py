@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 )
 
 from backend_contract import DONE, ERROR, enqueued
-from tgext.asyncjob.backends.base import ClaimingBackend
+from tgext.asyncjob.backends.base import Backend
 from tgext.asyncjob.backends.memory import MemoryBackend
 from tgext.asyncjob.job import (
     CANCELLED,
@@ -107,7 +107,7 @@ MOST_JOBS = 8
 class BackendMachine(RuleBasedStateMachine):
     """Does the same to a backend and to the model, and compares what they answer."""
 
-    make: Callable[[Clock], ClaimingBackend]
+    make: Callable[[Clock], Backend]
 
     uids = Bundle("uids")
 
@@ -329,7 +329,7 @@ def instant(seconds: int | None) -> datetime | None:
 
 
 def compare(
-    make_backend: Callable[[Clock], ClaimingBackend],
+    make_backend: Callable[[Clock], Backend],
     *,
     examples: int = SETTINGS.max_examples,
     steps: int = SETTINGS.stateful_step_count,

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from .backends import make_backend
-from .backends.base import ClaimingBackend
+from .backends.base import Backend
 from .bounded import within
 from .errors import ConfigError, MissingExtra
 from .job import READY, Job
@@ -31,7 +31,7 @@ CLOSE_SECONDS = 3.0
 class QueueDatabase:
     """The backend and the sessions of one queue. made: a backend that was made by hand."""
 
-    def __init__(self, options: Options, scope: Scope, made: ClaimingBackend | None) -> None:
+    def __init__(self, options: Options, scope: Scope, made: Backend | None) -> None:
         self._options = options
         self._scope = scope
         self._backend = made
@@ -57,7 +57,7 @@ class QueueDatabase:
             self._open()
 
     @property
-    def backend(self) -> ClaimingBackend:
+    def backend(self) -> Backend:
         """The backend. Raises ConfigError while there is no database for it."""
         if self._backend is None:
             raise ConfigError(
@@ -173,7 +173,7 @@ class QueueDatabase:
             self.sessions.dispose()
         self.backend.close()
 
-    def stand_in(self, backend: ClaimingBackend) -> None:
+    def stand_in(self, backend: Backend) -> None:
         """Work with *backend* from now on: this process's own has none of the jobs."""
         self._backend = backend
 

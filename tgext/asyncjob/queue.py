@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from types import FunctionType
 from typing import Any
 
-from .backends.base import ClaimingBackend
+from .backends.base import Backend
 from .call import Call, check
 from .current import as_current, attempt_var, open_queues, shielded
 from .database import QueueDatabase, sessions_module
@@ -50,13 +50,13 @@ class JobQueue:
 
     def __init__(
         self,
-        backend: str | ClaimingBackend = "memory",
+        backend: str | Backend = "memory",
         session: Any = None,
         *,
         progress_tracker: Tracker | None = None,
         **options: Any,
     ) -> None:
-        made = backend if isinstance(backend, ClaimingBackend) else None
+        made = backend if isinstance(backend, Backend) else None
         named = {} if made else {"backend": "None" if backend is None else backend}
         self.options = Options.of({**named, **options})
         self._scope = Scope(lambda error: self.backend.is_conflict(error))
@@ -103,7 +103,7 @@ class JobQueue:
         self.is_here = is_here or self.is_here
 
     @property
-    def backend(self) -> ClaimingBackend:
+    def backend(self) -> Backend:
         """Where the jobs are. Raises ConfigError while there is no database for it."""
         return self._database.backend
 

@@ -10,18 +10,18 @@ from typing import Any
 
 from ..errors import MissingExtra
 from ..options import Options
-from .base import ClaimingBackend
+from .base import Backend
 
 _unopened: ContextVar[bool] = ContextVar("asyncjob_unopened", default=False)
 _only_present: ContextVar[bool] = ContextVar("asyncjob_only_present", default=False)
 
 
-def make_backend(options: Options, engine: Any = None) -> ClaimingBackend:
+def make_backend(options: Options, engine: Any = None) -> Backend:
     """Make the backend that *options* name. engine: SQLAlchemy's, for the one that needs it.
 
     Raises MissingExtra, and ConfigError for a database that it cannot work with.
     """
-    made: ClaimingBackend
+    made: Backend
     if options.backend == "memory":
         made = _class_of("memory", "MemoryBackend")(
             retention_seconds=options.retention, max_crashes=options.max_crashes

@@ -1,14 +1,12 @@
-"""The two contracts between the layers above and what stores jobs.
+"""The contract between the layers above and what stores jobs.
 
-``Backend`` is what a client needs, which enqueues and reads; ``ClaimingBackend`` what a worker
-needs on top. A backend stores: whether, when and how often a job runs again is decided above
-and arrives in the ``Outcome``. Here is decided which worker gets a job, and whether a claim still
-holds.
+A backend stores jobs, and decides which worker gets a job and whether a claim still holds. Whether,
+when and how often a job runs again is decided above and arrives in the ``Outcome``.
 
-connection: a database connection in the caller's transaction; what is done on it becomes true
-with that transaction's commit and never happened if it is rolled back. None: the backend
-commits by itself before it returns. A backend that is no database is only ever given None.
-``tests/backend_contract.py`` is this page as a test suite; every backend passes it.
+connection: a database connection in the caller's transaction. What is done on it takes effect with
+the commit of that transaction, and not at all if it is rolled back. None: the backend commits by
+itself before it returns. A backend that is not a database is only ever given None.
+``tests/backend_contract.py`` has this contract as tests; every backend passes them.
 """
 
 from __future__ import annotations
@@ -21,13 +19,21 @@ from ..job import Claim, Job, JobId, Outcome, Progress, Snapshot, TaskResultStat
 
 
 class Backend(ABC):
-    """Where jobs wait and are read. Every method may be called by any thread."""
+    """Where jobs wait. Any thread may call any method."""
 
     #: The name in the .ini file.
     name: str
 
-    #: Whether a writer keeps all others out, until it commits.
+    #: Whether a writer keeps all others out until it commits.
     has_one_writer = False
+
+    #: How many jobs that end at once a thread may claim together.
+    most_at_once = 1
+
+    #: Whether other processes work on the same jobs.
+    is_shared = False
+
+    # -- the client's side: enqueue and read
 
     @abstractmethod
     def new_uid(self) -> JobId:
@@ -128,17 +134,9 @@ class Backend(ABC):
     def close(self) -> None:  # noqa: B027 - memory has nothing to close
         """Close what is open; no other method is called after it."""
 
+    # -- the worker's side
 
-class ClaimingBackend(Backend):
-    """A backend that hands jobs to workers."""
-
-    #: How many jobs that end at once a thread may claim together.
-    most_at_once = 1
-
-    #: Whether other processes work on the same jobs.
-    is_shared = False
-
-    def register(
+    def register(  # noqa: B027 - the workers of memory are this process's
         self,
         worker_id: WorkerId,
         queues: Collection[str] | None,
@@ -151,11 +149,11 @@ class ClaimingBackend(Backend):
         expendable: whether its death is no crash of what it runs: it is under a reloader.
         """
 
-    def retire(self, worker_id: WorkerId) -> None:
+    def retire(self, worker_id: WorkerId) -> None:  # noqa: B027 - as register
         """Note that a worker was told to stop: its death from now on is no crash, and a claim of
         its that is under way ends at the next job that cannot be run."""
 
-    def dismiss(self, worker_id: WorkerId) -> None:
+    def dismiss(self, worker_id: WorkerId) -> None:  # noqa: B027 - as register
         """Note that a worker has ended: the jobs that it still holds wait again."""
 
     @abstractmethod
@@ -185,7 +183,7 @@ class ClaimingBackend(Backend):
         On a *connection* until its transaction ends, else until ``finish``.
         """
 
-    def unfence(self, claim: Claim) -> None:
+    def unfence(self, claim: Claim) -> None:  # noqa: B027 - a rollback may do it
         """Take a ``fence`` back that no commit followed; where it was part of the transaction,
         the rollback has done that."""
 
@@ -205,7 +203,7 @@ class ClaimingBackend(Backend):
         """
         return False
 
-    def finished(self, claim: Claim) -> None:
+    def finished(self, claim: Claim) -> None:  # noqa: B027 - memory forgets in finish
         """Forget a claim whose ``finish`` on a connection was committed."""
 
     @abstractmethod

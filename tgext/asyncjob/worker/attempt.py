@@ -24,7 +24,7 @@ from threading import current_thread, main_thread
 from traceback import clear_frames
 from typing import Any
 
-from ..backends.base import ClaimingBackend
+from ..backends.base import Backend
 from ..current import attempt_var
 from ..errors import JobCancelled, JobTimeout
 from ..job import CANCELLED, FAILED, READY, SUCCESSFUL, Claim, JobId, Outcome, Progress, TaskError
@@ -336,7 +336,7 @@ class Attempt:
         return tuple(self._lines or ())
 
 
-def store_outcomes(attempts: Sequence[Attempt], backend: ClaimingBackend) -> None:
+def store_outcomes(attempts: Sequence[Attempt], backend: Backend) -> None:
     """Store the outcomes of attempts that have ended, all in one call of the backend.
 
     Raises what the backend raises; the attempts then keep their outcomes.

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..backends.base import ClaimingBackend
+from ..backends.base import Backend
 from ..job import JobId
 from ..transactions.scope import Scope
 from .progress_tracker import GuardedTracker
@@ -25,7 +25,7 @@ class AttemptEnvironment:
     """The parts that all attempts of one queue share."""
 
     queue: JobQueue
-    backend: ClaimingBackend
+    backend: Backend
     scope: Scope
     #: returns a context manager around the call, of the context captured at the enqueue
     enter_context: Callable[[dict[str, Any]], AbstractContextManager[Any]] | None = None

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 
-from ..backends.base import ClaimingBackend
+from ..backends.base import Backend
 from ..job import WorkerId
 from .thread import log_fault
 from .timeouts import GRACE_SECONDS
@@ -35,7 +35,7 @@ class Heartbeat:
     def __init__(
         self,
         worker_id: WorkerId,
-        backend: ClaimingBackend,
+        backend: Backend,
         lease_seconds: float,
         *,
         revoke: Callable[[Collection[tuple[str, int]] | None], None],

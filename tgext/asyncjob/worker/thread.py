@@ -20,7 +20,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
-from ..backends.base import ClaimingBackend
+from ..backends.base import Backend
 from ..current import queue_var
 from ..errors import JobTimeout
 from ..job import Claim, WorkerId
@@ -53,7 +53,7 @@ FAULT_SECONDS = (0.1, 30.0)
 END_SECONDS = 5.0
 
 
-def log_fault(backend: ClaimingBackend, what: str, error: Exception) -> None:
+def log_fault(backend: Backend, what: str, error: Exception) -> None:
     """Log an error of the backend: only its text if it is a passing one, else its traceback."""
     if backend.is_passing(error):
         log.warning("%s: %s", what, error)

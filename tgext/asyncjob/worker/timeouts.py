@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from ..backends.base import ClaimingBackend
+from ..backends.base import Backend
 from .attempt import Attempt, store_outcomes
 from .thread import LONGEST_SLEEP, WorkerThread
 
@@ -45,7 +45,7 @@ class Timeouts:
 
     def __init__(
         self,
-        backend: ClaimingBackend,
+        backend: Backend,
         threads: int,
         *,
         remove: Callable[[WorkerThread], None],

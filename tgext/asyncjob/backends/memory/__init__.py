@@ -30,7 +30,7 @@ from ...job import (
     TaskResultStatus,
     WorkerId,
 )
-from ..base import ClaimingBackend
+from ..base import Backend
 from .changes import JobChanges
 from .ready_queue import Entry
 from .spinlock import SpinLock, running_deferred
@@ -40,7 +40,7 @@ SECRETS = 256  #: random parts of uids that are drawn at a time
 _UID = re.compile(r"asyncjob_(\d+)_([0-9a-f]{8})_[0-9a-f]{32}", re.ASCII)
 
 
-class MemoryBackend(JobChanges, ClaimingBackend):
+class MemoryBackend(JobChanges, Backend):
     """See the module.
 
     retention_seconds: how long ended jobs are kept. max_crashes: deaths that a job may cause of

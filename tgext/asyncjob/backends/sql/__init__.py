@@ -32,7 +32,7 @@ from ...job import (
     TaskResultStatus,
     WorkerId,
 )
-from ..base import ClaimingBackend
+from ..base import Backend
 from . import states
 from .claims import End
 from .dialects import check_present
@@ -54,7 +54,7 @@ HOLDS_SECONDS = 0.5
 PRUNING_SECONDS = 0.2
 
 
-class SqlBackend(SqlStore, ClaimingBackend):
+class SqlBackend(SqlStore, Backend):
     """What a worker needs, on top of ``SqlStore``; takes the same arguments."""
 
     most_at_once = 500

@@ -40,7 +40,6 @@ from ...job import (
     storable,
 )
 from ...serialization import CallSerializer
-from ..base import Backend
 from . import states
 from .claims import Claims
 from .counting import Counting
@@ -64,7 +63,7 @@ from .worker_registry import WorkerRegistry
 log = logging.getLogger(__name__)
 
 
-class SqlStore(Backend):
+class SqlStore:
     """See the package.
 
     engine: the application's. secret: signs what is not plain JSON, None: such is refused.

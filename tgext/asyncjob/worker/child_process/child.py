@@ -21,7 +21,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
-from ...backends.base import ClaimingBackend
+from ...backends.base import Backend
 from ...current import queue_var, shielded
 from ...errors import NotInJob
 from ...executors.remote_errors import Failure
@@ -86,7 +86,7 @@ class ParentChannel:
         """Return a proxy of the worker's progress tracker."""
         return _Proxy(self, "tracker")
 
-    def backend(self, local: ClaimingBackend) -> Any:
+    def backend(self, local: Backend) -> Any:
         """Return a proxy of the worker's backend. local: this process's copy, without the jobs."""
         return _ProxyBackend(self, local)
 
@@ -107,7 +107,7 @@ class _Proxy:
 class _ProxyBackend(_Proxy):
     is_shared = has_one_writer = False
 
-    def __init__(self, channel: ParentChannel, local: ClaimingBackend) -> None:
+    def __init__(self, channel: ParentChannel, local: Backend) -> None:
         super().__init__(channel, "backend")
         self.name = local.name
         self._prepare = local.prepare
