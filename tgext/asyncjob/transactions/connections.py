@@ -87,6 +87,9 @@ _readers: dict[type, Callable[[Any], bool | None]] = {}
 
 _engines: WeakSet[Engine] = WeakSet()
 
+#: Pools that a parent process filled.
+_inherited: list[Any] = []
+
 
 class Origin(NamedTuple):
     """Where an error of a database came from."""
@@ -136,6 +139,13 @@ def listen(engine: Engine) -> None:
 def note_errors(engine: Engine) -> None:
     """Keep with errors of *engine* where they came from."""
     event.listen(engine, "handle_error", _fails)
+
+
+def forget_connections(engine: Engine) -> None:
+    """Begin with new connections of *engine* in a forked child. Those of the parent are kept and
+    never closed, which would end the parent's sessions on the server."""
+    _inherited.append(engine.pool)
+    engine.dispose(close=False)
 
 
 def read_at_once(connection: Connection) -> None:

@@ -29,9 +29,6 @@ BUSY_SECONDS = 30
 #: The extra that brings a driver, by the module that is missing.
 _EXTRAS = {"psycopg": "postgresql", "psycopg2": "postgresql", "pymysql": "mysql"}
 
-#: Pools that a parent process filled.
-_inherited: list[Any] = []
-
 
 class Sessions:
     """A ``scoped_session`` that is registered with zope.sqlalchemy.
@@ -134,11 +131,9 @@ class Sessions:
         return [getattr(pool, "checkedout", int) for pool in pools]
 
     def forget_connections(self) -> None:
-        """Begin with new connections, in a forked child: those that are there are its parent's,
-        and are not closed, which would end the parent's sessions."""
+        """Begin with new connections in a forked child."""
         for engine in self._engines():
-            _inherited.append(engine.pool)
-            engine.dispose(close=False)
+            connections.forget_connections(engine)
 
     def dispose(self) -> None:
         """Close the connections that are idle."""

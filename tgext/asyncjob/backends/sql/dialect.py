@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, TwoPhaseTransaction, c
 from sqlalchemy.pool import NullPool, Pool, QueuePool
 
 from ...errors import ConfigError
-from ...transactions.connections import listen, note_errors
+from ...transactions.connections import forget_connections, listen, note_errors
 from .faults import Faults
 
 
@@ -169,8 +169,7 @@ class Dialect(ABC):
         return []
 
     def after_fork(self) -> None:
-        """Forget connections that are a parent process's, without ever closing them: that would
-        end the parent's sessions."""
+        """Forget the connections of the parent process."""
         forget_connections(self.engine)
 
 
@@ -180,16 +179,6 @@ def _pool_like(pool: Pool) -> Pool:
     if isinstance(pool, (QueuePool, NullPool)):
         return pool.recreate()
     return QueuePool(pool._creator, dialect=pool._dialect, _dispatch=pool.dispatch)
-
-
-#: Pools that a parent process filled.
-_inherited: list[Any] = []
-
-
-def forget_connections(engine: Engine) -> None:
-    """Let *engine* begin anew in a forked child."""
-    _inherited.append(engine.pool)
-    engine.dispose(close=False)
 
 
 def driver_of(connection: Connection) -> Any:

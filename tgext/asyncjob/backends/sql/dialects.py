@@ -31,8 +31,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DisconnectionError, OperationalError, SQLAlchemyError
 
 from ...errors import ConfigError
-from ...transactions.connections import note_errors
-from .dialect import Dialect, driver_of, forget_connections
+from ...transactions.connections import forget_connections, note_errors
+from .dialect import Dialect, driver_of
 from .faults import MariaDbFaults, PostgreSqlFaults, SqliteFaults
 from .location import database_on_mariadb, refuse_schema, schema_on_postgresql
 from .lock_monitor import LockMonitor, warn_of_short_timeout, was_refused_the_lock

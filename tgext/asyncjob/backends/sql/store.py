@@ -40,10 +40,10 @@ from ...job import (
     storable,
 )
 from ...serialization import CallSerializer
+from ...transactions.connections import forget_connections
 from . import states
 from .claims import Claims
 from .counting import Counting
-from .dialect import forget_connections
 from .dialects import dialect_of
 from .listener import listener_of
 from .liveness import liveness_of
@@ -154,7 +154,6 @@ class SqlStore:
         return self._dialect.in_use()
 
     def after_fork(self) -> None:
-        # The child must not close connections that are its parent's.
         forget_connections(self.engine)
         self._dialect.after_fork()
         self._liveness.after_fork()
