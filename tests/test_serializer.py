@@ -591,7 +591,7 @@ def signed(name: str, content: Any, uid: str = UID) -> SerializedCall:
     from tgext.asyncjob import serialization
 
     payload = json.dumps(content)
-    signer = serialization._signer("a secret of sixteen signs or more", "call")
+    signer = serialization.Signer("a secret of sixteen signs or more", "call")
     return SerializedCall(
         name,
         payload,

@@ -8,12 +8,8 @@ before. The only package that signs and rebuilds closures; knows nothing of rows
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 from typing import Any, NamedTuple, NoReturn
-
-from itsdangerous import Signer
 
 from ..call import Call, check
 from ..errors import (
@@ -29,6 +25,7 @@ from ..task import Task
 from .closures import CodeReader, CodeWriter
 from .references import Unserializable, find, find_itself, path_to
 from .scalars import TAG, Form, tagged
+from .signer import Signer
 from .values import Reader, Writer, shown
 
 __all__ = ["CallSerializer", "SerializedCall"]
@@ -54,9 +51,8 @@ class CallSerializer:
                 "asyncjob.secret: expected a secret word, got an empty one; "
                 "leave it out to do without signatures"
             )
-        # Two salts: the signature of a value is none for a call.
-        self._call_signer = _signer(secret, "call") if secret else None
-        self._value_signer = _signer(secret, "value") if secret else None
+        self._call_signer = Signer(secret, "call") if secret else None
+        self._value_signer = Signer(secret, "value") if secret else None
 
     def dump(self, uid: str, call: Call) -> SerializedCall:
         """Return *call* as text, for the job *uid*.
@@ -228,27 +224,18 @@ def _unreadable(what: str, error: Exception) -> Unreadable:
 # -- signatures
 
 
-def _signer(secret: str, salt: str) -> Signer:
-    # The key is derived once: a Signer derives it for each signature.
-    key = Signer(
-        secret,
-        salt=f"tgext.asyncjob.{salt}",
-        key_derivation="hmac",
-        digest_method=hashlib.sha256,
-    ).derive_key()
-    return Signer(key, key_derivation="none", digest_method=hashlib.sha256)
-
-
 def _signed_text(uid: str, name: str, payload: str) -> str:
     # With the lengths, so that no end of one can become the beginning of the next.
     return f"{len(uid)} {len(name)} {uid}{name}{payload}"
 
 
 def _signature(signer: Signer, text: str) -> str:
-    return signer.get_signature(text.encode("utf-8", "surrogatepass")).decode("ascii")
+    return signer.sign(_encoded(text)).decode("ascii")
 
 
 def _is_signature(signature: Any, signer: Signer, text: Any) -> bool:
-    # Not verify_signature: it decodes base64, which has several spellings of the same bytes.
-    expected = _signature(signer, text).encode("ascii")
-    return hmac.compare_digest(expected, signature.encode("utf-8", "surrogatepass"))
+    return signer.fits(_encoded(signature), _encoded(text))
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
