@@ -37,7 +37,7 @@ from tgext.asyncjob.__main__ import main
 from tgext.asyncjob.backends.sql.tables import make_tables
 from tgext.asyncjob.cli import COMMANDS, actions
 from tgext.asyncjob.cli.command_result import lasting, table
-from tgext.asyncjob.cli.signals import StopSignals
+from tgext.asyncjob.cli.worker_process import StopSignals
 
 pytestmark = pytest.mark.timeout(60)
 

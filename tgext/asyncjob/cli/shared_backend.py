@@ -7,7 +7,6 @@ from typing import Any
 from ..backends.overview import Overview
 from ..errors import ConfigError
 from ..queue import JobQueue
-from .command_result import Load
 
 
 def shared_backend(queue: JobQueue) -> Any:
@@ -26,17 +25,3 @@ def overview_of(queue: JobQueue) -> Overview:
     """Return what can be asked of its backend; raises ConfigError as ``shared_backend`` does."""
     overview: Overview = shared_backend(queue).overview
     return overview
-
-
-def load_reachable(load: Load) -> JobQueue:
-    """Load the application, and raise at once if its database cannot be reached.
-
-    Other worker processes wait until it can be.
-    """
-    queue: JobQueue = load()
-    try:
-        overview_of(queue).now()
-    except BaseException:
-        queue.close()
-        raise
-    return queue

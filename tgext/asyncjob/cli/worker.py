@@ -11,10 +11,11 @@ from ..errors import ConfigError
 from ..options import Options
 from ..processes.recycling import RecycleLimits
 from ..processes.supervisor import NOTHING_LEFT, Supervisor
+from ..queue import JobQueue
 from ..queue_name import MADE_OF
 from .command_result import FINE, CommandResult, Load
 from .preflight import drain_seconds_of
-from .shared_backend import load_reachable
+from .shared_backend import overview_of
 from .worker_process import WorkerArguments, run_worker
 
 #: What --max-rss counts in.
@@ -65,7 +66,7 @@ def run(load: Load, wanted: Namespace) -> CommandResult:
         recycle_limits=RecycleLimits(wanted.max_jobs, max_rss_bytes),
     )
     if arguments.leave_after is not None:
-        load = partial(load_reachable, load)
+        load = partial(_load_reachable, load)
     if wanted.processes == 1 and arguments.recycle_limits == RecycleLimits():
         status = run_worker(load, arguments, [signal.SIGTERM, signal.SIGINT])
         return CommandResult("", FINE if status == NOTHING_LEFT else status)
@@ -79,6 +80,20 @@ def run(load: Load, wanted: Namespace) -> CommandResult:
         drain_seconds=drain_seconds,
     )
     return CommandResult("", supervisor.run())
+
+
+def _load_reachable(load: Load) -> JobQueue:
+    """Load the application, and raise at once if its database cannot be reached.
+
+    Other worker processes wait until it can be.
+    """
+    queue: JobQueue = load()
+    try:
+        overview_of(queue).now()
+    except BaseException:
+        queue.close()
+        raise
+    return queue
 
 
 def _number(text: str) -> int:

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
 
-from ..processes.forking import set_title
+from ..processes.forking import set_title, signal_name
 from ..processes.recycling import RecycleLimits
 from ..processes.supervisor import NOTHING_LEFT, RECYCLED
 from ..queue import JobQueue
@@ -26,7 +26,6 @@ from ..worker import job_log
 from ..worker.child_process import has_process_tasks
 from .command_result import Load, number_of
 from .shared_backend import overview_of
-from .signals import StopSignals
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +38,10 @@ MARGIN_SECONDS = 1.4
 #: Seconds in which running jobs are given back after a second signal.
 STOP_NOW_SECONDS = 3.0
 
+#: A second signal counts from so many seconds after the first: a service manager and a supervisor,
+#: or a terminal, may both send the same one.
+SECOND_SECONDS = 1.0
+
 
 @dataclass(frozen=True)
 class WorkerArguments:
@@ -48,6 +51,34 @@ class WorkerArguments:
     queues: tuple[str, ...] | None = None
     leave_after: float | None = None  #: jobs after which, or after the last one due, it leaves
     recycle_limits: RecycleLimits = field(default_factory=RecycleLimits)
+
+
+class StopSignals:
+    """The signals that stop this process: the first one drains it, the second stops it at once.
+
+    Handles the signals *handled* from now on; made in the main thread.
+
+    Plain attributes and no Event: a handler runs in the middle of whatever the main thread does,
+    which may hold the event's lock.
+    """
+
+    def __init__(self, handled: Iterable[signal.Signals]) -> None:
+        self.by: str | None = None  #: the name of the first signal
+        self.is_urgent = False  #: whether it came twice
+        self._first_at = 0.0
+        self._before = {each: signal.signal(each, self._on_signal) for each in handled}
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        now = time.monotonic()
+        if self.by is None:
+            self.by, self._first_at = signal_name(number), now
+        elif now - self._first_at >= SECOND_SECONDS:
+            self.is_urgent = True
+
+    def close(self) -> None:
+        """Restore the previous handlers."""
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def run_worker(load: Load, arguments: WorkerArguments, handled: Iterable[signal.Signals]) -> int:
