@@ -72,11 +72,6 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[object]], width: int | N
     return "\n".join("  ".join(map(fitted, line, widths)).rstrip() for line in lines)
 
 
-def ago(then: datetime, now: datetime) -> str:
-    """Return how long ago that was, as in "5m 10s"."""
-    return lasting(now - then)
-
-
 def lasting(time: timedelta) -> str:
     """Return a length of time in its two largest units, as in "5m 10s"."""
     seconds = max(0, int(time.total_seconds()))

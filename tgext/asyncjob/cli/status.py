@@ -11,7 +11,7 @@ from ..errors import UnknownJob
 from ..job import WorkerInfo
 from ..queue import JobQueue
 from ..task import TaskResult
-from .command_result import FINE, NOTHING_FOUND, CommandResult, ago, as_json, lasting, table
+from .command_result import FINE, NOTHING_FOUND, CommandResult, as_json, lasting, table
 from .explain import explain, write_lock_holders
 from .output import one_line
 from .shared_backend import overview_of
@@ -96,7 +96,7 @@ def _running(overview: Overview, now: datetime) -> str:
         (
             each.uid,
             each.name,
-            ago(each.since, now),
+            lasting(now - each.since),
             _progress(each),
             each.attempt,
             each.worker_id or "-",
@@ -130,8 +130,8 @@ def _workers(workers: list[WorkerInfo], now: datetime) -> str:
             each.pid,
             each.threads,
             "all" if each.queues is None else ",".join(each.queues),
-            ago(each.started_at, now),
-            f"{ago(each.seen_at, now)} ago",
+            lasting(now - each.started_at),
+            f"{lasting(now - each.seen_at)} ago",
             "stopping" if each.stopping else "",
         )
         for each in workers
