@@ -11,13 +11,40 @@ of the jobs' database alone: another one's mean what any exception means.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, TypeVar
 
 from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from ...transactions.connections import Origin, cause_of, origin_of
+
+Form = TypeVar("Form")
+Stored = TypeVar("Stored")
+
+
+def store_first_accepted(
+    forms: Iterable[Form],
+    store: Callable[[Form], Stored],
+    is_passing: Callable[[BaseException], bool],
+) -> tuple[Stored, Exception | None]:
+    """Store the first of *forms* that the database accepts, and return what *store* returned, and
+    the error of the first form that it refused; None: it refused none.
+
+    Which error is the content's and which the database's is found out by trying. So the last form
+    should have no content that can be refused: where it is refused too, or an error may pass,
+    that is raised, and the caller has to come back with the same content.
+    """
+    refused: Exception | None = None
+    for form in forms:
+        try:
+            return store(form), refused
+        except Exception as error:
+            if is_passing(error):
+                raise
+            refused = refused or error
+    assert refused is not None
+    raise refused
 
 
 class Faults(ABC):

@@ -1,19 +1,20 @@
 """Stores outcomes by themselves, in forms that ask less and less of the database: none is lost.
 
-A connection may not hold the text of an error, a row not a result. Which error is the content's
-and which the database's is found out by trying: what has no content of its own can be stored
-wherever anything can, so a database that refuses that as well refuses everything for now.
+A connection may not hold the text of an error, or a row a result. What has no content of its own
+can be stored wherever anything can, so a database that refuses that too refuses everything for now.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from ...job import Claim, Outcome, TaskError
 from ...task import NotKept
 from .claims import Claims, End, is_plain
 from .dialect import Dialect
+from .faults import store_first_accepted
 
 log = logging.getLogger(__name__)
 
@@ -39,23 +40,15 @@ class Outcomes:
 
         Raises what it raised for the outcome itself where it takes none: it is to come back.
         """
-        refused: Exception | None = None
-        for form in _forms(outcome):
-            try:
-                stored = self._store(claim, form)
-            except Exception as error:
-                if self._is_passing(error):
-                    raise
-                refused = refused or error
-                continue
-            if refused is not None and stored:
-                log.error(
-                    "job=%s its outcome could not be stored as it is, and was shortened "
-                    "(%.500s); it was: %.5000s", claim.job.uid, refused, outcome,
-                )  # fmt: skip
-            return stored
-        assert refused is not None
-        raise refused
+        stored, refused = store_first_accepted(
+            _forms(outcome), partial(self._store, claim), self._is_passing
+        )
+        if refused is not None and stored:
+            log.error(
+                "job=%s its outcome could not be stored as it is, and was shortened "
+                "(%.500s); it was: %.5000s", claim.job.uid, refused, outcome,
+            )  # fmt: skip
+        return stored
 
     def store_all(self, ends: Sequence[End]) -> list[bool]:
         """Store some in as few commits as possible."""

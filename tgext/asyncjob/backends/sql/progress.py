@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import NamedTuple
 
 from sqlalchemy import Connection, Engine, Table, delete, insert, select, update
@@ -20,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from ...errors import NotSerializable
 from ...job import Progress
 from ...serialization import CallSerializer
+from .faults import store_first_accepted
 from .sizes import why_too_large
 
 log = logging.getLogger(__name__)
@@ -187,21 +189,12 @@ class ProgressWriter:
                     del self._latest[uid]
 
     def _write_one_if_it_fits(self, connection: Connection, uid: str, report: _Report) -> None:
-        refused: Exception | None = None
         # What says nothing is refused only where the database refuses everything for now.
-        for form in (report, report._replace(data=None), _NOTHING):
-            try:
-                self._write_one(connection, uid, form)
-            except Exception as error:
-                if self._is_passing(error):
-                    raise
-                refused = refused or error
-                continue
-            if refused is not None:
-                log.warning("job=%s its progress cannot be stored: %.500s", uid, refused)
-            return
-        assert refused is not None
-        raise refused
+        forms = (report, report._replace(data=None), _NOTHING)
+        write = partial(self._write_one, connection, uid)
+        _, refused = store_first_accepted(forms, write, self._is_passing)
+        if refused is not None:
+            log.warning("job=%s its progress cannot be stored: %.500s", uid, refused)
 
     def _write_one(self, connection: Connection, uid: str, report: _Report) -> None:
         table = self._table
