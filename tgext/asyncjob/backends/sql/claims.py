@@ -35,7 +35,6 @@ from ...job import READY, SUCCESSFUL, Claim, Outcome
 from . import states
 from .dialect import Dialect
 from .rows import Rows
-from .statements import Statement
 from .tables import Clock, Tables
 
 End = tuple[Claim, Outcome]
@@ -53,19 +52,15 @@ class Claims:
     ) -> None:
         self._tables = tables
         self._jobs = tables.jobs
-        self._dialect = dialect
         self._rows = rows
         self._now = clock.now
         self._moment = clock.moment
         self._clock = clock.clause
-        self._succeeding = self._compiled(
+        self._succeeding = dialect.compiled(
             self._succeeded(self._jobs.c.uid == bindparam("held_uid", type_=String()))
         )
         many = dialect.is_one_of(self._jobs.c.uid, "uids")
-        self._succeeding_many = None if many is None else self._compiled(self._succeeded(many))
-
-    def _compiled(self, clause: Any) -> Statement:
-        return Statement(clause, self._dialect.engine.dialect)
+        self._succeeding_many = None if many is None else dialect.compiled(self._succeeded(many))
 
     # -- hold
 

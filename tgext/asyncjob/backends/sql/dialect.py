@@ -11,12 +11,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, TwoPhaseTransaction, create_engine, event
+from sqlalchemy import (
+    ClauseElement,
+    ColumnElement,
+    Connection,
+    Engine,
+    TwoPhaseTransaction,
+    create_engine,
+    event,
+)
 from sqlalchemy.pool import NullPool, Pool, QueuePool
 
 from ...errors import ConfigError
 from ...transactions.connections import forget_connections, listen, note_errors
 from .faults import Faults
+from .statements import Statement
 
 
 class Dialect(ABC):
@@ -94,6 +103,10 @@ class Dialect(ABC):
         """Defer what a finalizer or a signal handler is to write, where it has interrupted this
         thread's own writing and would wait for it; *act* is called once that is done."""
         return False
+
+    def compiled(self, clause: ClauseElement) -> Statement:
+        """Return *clause* as a statement that is compiled once, for this database."""
+        return Statement(clause, self.engine.dialect)
 
     def write(self) -> AbstractContextManager[Connection]:
         """Give a connection for one statement that changes something, and commits by itself."""

@@ -220,7 +220,7 @@ class SqlStore:
         statement = insert(table).values(**values, enqueued_at=now, due_at=due_at).inline()
         if given_back and not silent:
             statement = statement.returning(*given_back)
-        return Statement(statement, self._dialect.engine.dialect)
+        return self._dialect.compiled(statement)
 
     def get(self, uid: str) -> Snapshot | None:
         errors = self.tables.errors

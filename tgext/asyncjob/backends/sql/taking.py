@@ -77,7 +77,7 @@ class Taking:
     ) -> Sequence[Row[Any]]:
         statement = self._taking.get(queues)
         if statement is None:
-            statement = self._taking[queues] = self._compiled(self._taken_at_once(queues))
+            statement = self._taking[queues] = self._dialect.compiled(self._taken_at_once(queues))
         with self._dialect.write_lazily() as connection:
             return statement.execute(
                 connection,
@@ -178,7 +178,7 @@ class Taking:
         statement = self._looking.get(names)
         if statement is None:
             wanted = select(*self.looks(names, self._clock.clause))
-            statement = self._looking[names] = self._compiled(wanted)
+            statement = self._looking[names] = self._dialect.compiled(wanted)
         with self._dialect.engine.connect() as connection:
             return statement.execute(connection, **self._clock.moment()).one()
 
@@ -236,6 +236,3 @@ class Taking:
         jobs = self._jobs
         is_delayed = self._tables.stands(states.SCHEDULED)
         return and_(is_delayed, jobs.c.due_at <= self._clock.now())
-
-    def _compiled(self, clause: Any) -> Statement:
-        return Statement(clause, self._dialect.engine.dialect)
