@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, case, func, or_, select
@@ -14,7 +14,7 @@ from . import states
 from .dialect import Dialect
 from .dialects import MariaDb, PostgreSql, Sqlite
 from .liveness import Liveness
-from .tables import Tables
+from .tables import Tables, instant
 from .worker_registry import WorkerRegistry
 
 #: How many connections there are, and may be.
@@ -53,7 +53,7 @@ class SqlOverview(Overview):
 
     def now(self) -> datetime:
         with self._dialect.engine.connect() as connection:
-            return _instant(connection.execute(select(self._now())).scalar_one())
+            return instant(connection.execute(select(self._now())).scalar_one())
 
     def workers(self) -> list[WorkerInfo]:
         return self._registry.workers()
@@ -76,7 +76,7 @@ class SqlOverview(Overview):
         published = {worker_id: self._liveness.published_locks(worker_id) for worker_id in workers}
         return [
             RunningJob(
-                row.uid, row.name, row.queue_name, _instant(row.last_attempted_at), row.attempts,
+                row.uid, row.name, row.queue_name, instant(row.last_attempted_at), row.attempts,
                 row.worker_id, *reports.get(row.uid, (NO_PROGRESS.value, None)), row.cancelled,
                 _locks_since(row, published.get(row.worker_id, {})),
             )
@@ -115,7 +115,7 @@ class SqlOverview(Overview):
                 row.queue_name,
                 int(row.due),
                 row.number - int(row.due),
-                None if row.next_due_at is None else _instant(row.next_due_at),
+                None if row.next_due_at is None else instant(row.next_due_at),
             )
             for row in rows
         ]
@@ -174,8 +174,4 @@ def _locks_since(row: Any, published: dict[str, float]) -> datetime | None:
     """When the attempt that runs began to hold the lock, as far as its worker has published."""
     since = published.get(row.uid)
     # It may be of the attempt before this one.
-    return None if since is None or since < row.last_attempted_at else _instant(since)
-
-
-def _instant(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, timezone.utc)
+    return None if since is None or since < row.last_attempted_at else instant(since)

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row
@@ -29,6 +29,7 @@ from ...serialization import CallSerializer, SerializedCall
 from ...task import NotKept
 from . import states
 from .sizes import check_size, log_text, why_too_large
+from .tables import instant
 
 log = logging.getLogger(__name__)
 
@@ -203,12 +204,10 @@ class Rows:
         self, row: Row[Any], errors: list[TaskError], progress: Progress = NO_PROGRESS
     ) -> Snapshot:
         """Read how the job of a row stands."""
-        enqueued_at = _instant(row.enqueued_at)
-        assert enqueued_at is not None
         return Snapshot(
             job=self.job(row, opened=False),
             status=states.STATUS_OF[row.state],
-            enqueued_at=enqueued_at,
+            enqueued_at=instant(row.enqueued_at),
             run_at=_instant(row.due_at) if row.state == states.SCHEDULED else None,
             started_at=_instant(row.started_at),
             last_attempted_at=_instant(row.last_attempted_at),
@@ -302,4 +301,4 @@ def _tasks_own(found: dict[str, Any]) -> list[str]:
 
 
 def _instant(seconds: float | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, timezone.utc)
+    return None if seconds is None else instant(seconds)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any
 
 from sqlalchemy import (
@@ -84,6 +85,11 @@ def _epoch_of_postgresql(_element: Any, _compiler: Any, **_options: Any) -> str:
 def _epoch_of_mariadb(_element: Any, _compiler: Any, **_options: Any) -> str:
     # Never by way of local time, of which there is one hour twice when summer time ends.
     return "(timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6)) / 1e6)"
+
+
+def instant(seconds: float) -> datetime:
+    """Return an instant of a row as aware UTC."""
+    return datetime.fromtimestamp(seconds, timezone.utc)
 
 
 def _number(number: int) -> ColumnElement[int]:

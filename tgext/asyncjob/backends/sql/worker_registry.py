@@ -16,7 +16,6 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Collection, Sequence
-from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -42,7 +41,7 @@ from . import states
 from .dialect import Dialect
 from .liveness import Liveness
 from .silence import Silence
-from .tables import Tables
+from .tables import Tables, instant
 
 log = logging.getLogger(__name__)
 
@@ -177,8 +176,8 @@ class WorkerRegistry:
             WorkerInfo(
                 row.worker_id, row.host, row.pid, row.threads,
                 None if row.queues is None else tuple(row.queues.split(",")),
-                datetime.fromtimestamp(row.started_at, timezone.utc),
-                datetime.fromtimestamp(row.seen_at, timezone.utc),
+                instant(row.started_at),
+                instant(row.seen_at),
                 row.expendable,
             )
             for row in rows
