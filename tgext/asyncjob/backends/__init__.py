@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -48,31 +48,30 @@ def make_backend(options: Options, engine: Any = None) -> Backend:
     return made
 
 
-@contextmanager
-def left_unopened() -> Iterator[None]:
+def left_unopened(yes: bool = True) -> AbstractContextManager[None]:
     """Make backends, inside the block, whose tables are neither looked at nor made.
 
-    For commands that show a database as it is: of another version, or of none.
+    For commands that show a database as it is: of another version, or without tables.
     """
-    token = _unopened.set(True)
-    try:
-        yield
-    finally:
-        _unopened.reset(token)
+    return _set(_unopened, yes)
 
 
-@contextmanager
-def only_present(yes: bool = True) -> Iterator[None]:
+def only_present(yes: bool = True) -> AbstractContextManager[None]:
     """Make backends, inside the block, only on a database that exists: a connection to a SQLite
     file makes it.
 
     For commands that read, or change what exists; yes: False for one that may make it.
     """
-    token = _only_present.set(yes)
+    return _set(_only_present, yes)
+
+
+@contextmanager
+def _set(variable: ContextVar[bool], value: bool) -> Iterator[None]:
+    token = variable.set(value)
     try:
         yield
     finally:
-        _only_present.reset(token)
+        variable.reset(token)
 
 
 def _class_of(package: str, name: str) -> Any:

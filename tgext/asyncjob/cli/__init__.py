@@ -75,26 +75,19 @@ def _loaded(load: Load) -> Any:
 Action = Callable[[JobQueue, Namespace], CommandResult]
 
 
-def _on_queue(action: Action) -> Callable[[Load, Namespace], CommandResult]:
-    """Make a command of an action on a queue, in a process that runs no jobs."""
+def _on_queue(action: Action, *, opened: bool = True) -> Callable[[Load, Namespace], CommandResult]:
+    """Make a command of an action on a queue, in a process that runs no jobs.
+
+    opened: whether the tables are checked, and made, before; False for an action on a database
+    that has none yet, or those of another version.
+    """
 
     def run(load: Load, wanted: Namespace) -> CommandResult:
         # What --sql prints may be what is to make the file.
         may_make = getattr(wanted, "create", False) or getattr(wanted, "sql", False)
-        with only_present(not may_make), load() as queue:
+        with only_present(not may_make), left_unopened(not opened), load() as queue:
             queue.allow_worker(False)  # TurboGears has allowed it: there is an application
             return action(queue, wanted)
-
-    return run
-
-
-def _on_unopened(action: Action) -> Callable[[Load, Namespace], CommandResult]:
-    """The same for what looks at a database before it has, or though it has other, tables."""
-    on_queue = _on_queue(action)
-
-    def run(load: Load, wanted: Namespace) -> CommandResult:
-        with left_unopened():
-            return on_queue(load, wanted)
 
     return run
 
@@ -114,6 +107,6 @@ COMMANDS = (
         "schema",
         "show the version of the tables, make or upgrade them",
         schema.add_arguments,
-        _on_unopened(schema.run),
+        _on_queue(schema.run, opened=False),
     ),
 )
