@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from typing import TypeGuard
 
 from .errors import BadCall
 
@@ -11,12 +12,23 @@ from .errors import BadCall
 FOR_EVER = threading.TIMEOUT_MAX / 2
 
 
+def is_int(value: object) -> TypeGuard[int]:
+    """Whether *value* is an int, and no bool."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether *value* is an int or a float, and neither a bool nor NaN."""
+    # A NaN compares false with everything and would pass no later check either.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+
+
 def seconds(name: str, value: object) -> float:
     """Return *value* as seconds to wait, infinity as a wait that does not end.
 
     name: of the argument. Raises BadCall for what is no number, and for NaN.
     """
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value:
+    if is_number(value):
         return float(max(-FOR_EVER, min(value, FOR_EVER)))
     raise BadCall(f"{name}: expected seconds, got {value!r}")
 
@@ -26,7 +38,6 @@ def whole(name: str, value: object) -> float:
 
     Raises BadCall for what is no whole number.
     """
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if is_number and (value in (math.inf, -math.inf) or value == value // 1):  # type: ignore[operator]
+    if is_number(value) and (value in (math.inf, -math.inf) or value == value // 1):
         return value
     raise BadCall(f"{name}: expected a whole number, got {value!r}")

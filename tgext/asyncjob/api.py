@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from .amount import seconds, whole
+from .amount import is_int, seconds, whole
 from .current import attempt_var, current_attempt, current_queue
 from .errors import BadCall, ConfigError
 from .job import Progress
@@ -111,7 +111,7 @@ def asyncjob_timed_query(query: AnyQuery, retries: int = 10, interval: float = 6
 
 
 def _whole(name: str, value: object, function: str = "asyncjob_set_progress") -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not is_int(value):
         raise BadCall(f"{function}: expected {name} to be an int, got {value!r}")
     return value
 

@@ -18,6 +18,7 @@ from enum import Enum
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, NewType
 
+from .amount import is_int, is_number
 from .call import Call
 from .errors import ConfigError
 
@@ -167,7 +168,7 @@ class TaskOptions:
 
     def __post_init__(self) -> None:
         _expect(
-            _is_int(self.priority) and -100 <= self.priority <= 100,
+            is_int(self.priority) and -100 <= self.priority <= 100,
             "priority", "a whole number from -100 to 100, larger first", self.priority,
         )  # fmt: skip
         _expect(
@@ -179,7 +180,7 @@ class TaskOptions:
             "takes_context", "True or False", self.takes_context,
         )  # fmt: skip
         _expect(
-            _is_int(self.max_attempts) and self.max_attempts >= 1,
+            is_int(self.max_attempts) and self.max_attempts >= 1,
             "max_attempts", "a whole number, at least 1", self.max_attempts,
         )  # fmt: skip
         _expect(
@@ -187,12 +188,12 @@ class TaskOptions:
             "max_attempts", f"at most {MOST_ATTEMPTS}", self.max_attempts,
         )  # fmt: skip
         _expect(
-            callable(self.backoff) or (_is_number(self.backoff) and self.backoff >= 0),
+            callable(self.backoff) or (is_number(self.backoff) and self.backoff >= 0),
             "backoff", "seconds, at least 0, or a callable of the attempt", self.backoff,
         )  # fmt: skip
         _expect(
             self.timeout is None
-            or (_is_number(self.timeout) and 0 < self.timeout <= LONGEST_DELAY.total_seconds()),
+            or (is_number(self.timeout) and 0 < self.timeout <= LONGEST_DELAY.total_seconds()),
             "timeout", "seconds, more than 0, or None", self.timeout,
         )  # fmt: skip
         _expect(
@@ -211,7 +212,7 @@ class TaskOptions:
         """
         if callable(self.backoff):
             seconds = self.backoff(attempt)
-            _expect(_is_number(seconds) and seconds >= 0, "backoff", "to give seconds", seconds)
+            _expect(is_number(seconds) and seconds >= 0, "backoff", "to give seconds", seconds)
         else:
             # The exponent is bounded since 2.0 ** 1024 raises OverflowError.
             seconds = self.backoff * 2.0 ** min(attempt - 1, 60) * (1 + jitter / 4)
@@ -255,15 +256,6 @@ def _is_on_the_calendar(value: datetime | timedelta) -> bool:
         return value.astimezone(timezone.utc).year < MAXYEAR
     except OverflowError:
         return False
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    # A NaN compares false with everything and would pass no later check either.
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
 
 
 def _executors_expected(got: object) -> str:
