@@ -229,8 +229,9 @@ def test_a_database_object_among_the_arguments_is_refused_and_says_to_pass_the_i
 
     refused(
         NotSerializable, TypeError,
-        "expected an argument that outlives this session, got an instance of conftest.Note, which "
-        "SQLAlchemy detaches at the commit; pass its id and query it inside the job",
+        "expected an argument that is independent of this session, got an instance of "
+        "conftest.Note, which SQLAlchemy detaches at the commit; pass its id and query it inside "
+        "the job",
         asyncjob_perform, lambda *args, **kwargs: None, *args, **kwargs,
     )  # fmt: skip
 

@@ -465,7 +465,7 @@ def test_what_is_wrong_with_the_application_is_said_once_for_all_processes(shop,
     assert worker.ended() == 2
     [said] = worker.said
     assert said == (
-        "--app wrong_app:queue: expected a JobQueue, or a callable that gives one, got int"
+        "--app wrong_app:queue: expected a JobQueue, or a callable that returns one, got int"
     )
 
 
@@ -908,7 +908,7 @@ def test_jobs_in_the_memory_of_a_process_are_refused_with_the_reason(app_module,
         (["--app", "no_such_module:queue"], "there is no module 'no_such_module'"),
         (["--app", "{app}:nothing"], "has no 'nothing'"),
         (["--app", "{app}"], "--app: expected MODULE:NAME, got 'app_"),
-        (["--app", "{app}:number"], "expected a JobQueue, or a callable that gives one, got int"),
+        (["--app", "{app}:number"], "expected a JobQueue, or a callable that returns one, got int"),
         (["--url", "sqlite://"], "expected a database that other connections see"),
         (["--url", "oracle://x/y"], "expected SQLite, PostgreSQL or MariaDB"),
         (["--url", "mysql+mysqldb://x/y"], "got mysql+mysqldb:// (No module named 'MySQLdb"),

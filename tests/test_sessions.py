@@ -399,7 +399,7 @@ def test_waiting_for_a_job_of_ones_own_transaction_is_refused(held):
     [error] = run(held, parent).errors
 
     assert error.exception_class is NotCommitted
-    assert "waiting here would wait for ever" in error.message
+    assert "waiting here would never end" in error.message
 
 
 # -- in_transaction

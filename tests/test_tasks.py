@@ -302,7 +302,9 @@ def test_backoff_may_be_a_callable_of_the_attempt_without_jitter():
 
 @pytest.mark.parametrize("wrong", ["2", None, -1, float("nan"), True])
 def test_backoff_that_gives_no_seconds_is_a_config_error(wrong):
-    with pytest.raises(ConfigError, match="backoff: expected to give seconds, got ") as caught:
+    with pytest.raises(
+        ConfigError, match="backoff: expected seconds, at least 0, from the callable, got "
+    ) as caught:
         TaskOptions(backoff=lambda attempt: wrong).delay_seconds(1, 0)
     assert str(caught.value).endswith(repr(wrong))
 
@@ -685,8 +687,8 @@ def test_wait_for_a_job_of_this_transaction_is_refused_at_once(held):
 
     assert isinstance(caught.value, RuntimeError)
     assert str(caught.value) == (
-        f"job {result.id!r} was enqueued by this transaction and begins only after its commit: "
-        "waiting here would wait for ever; commit first, or let the next request ask"
+        f"job {result.id!r} was enqueued by this transaction and begins only after its commit, so "
+        "that waiting here would never end; commit first, or wait in the next request"
     )
 
 
@@ -744,7 +746,7 @@ def test_an_enqueue_above_the_bound_is_refused(clock):
             nothing.enqueue()
         assert str(caught.value) == (
             "2 jobs wait and asyncjob.max_queued is 2; try again later, add workers, or raise "
-            "the bound"
+            "the limit"
         )
         assert (caught.value.waiting, caught.value.max_queued) == (2, 2)
         assert queue.run_pending() == 1

@@ -1,6 +1,6 @@
-"""Background jobs for TurboGears2, and any WSGI application, that need nothing else installed.
+"""Background jobs for TurboGears2 and any other WSGI application.
 
-    uid = asyncjob_perform(make_thumbnails, album_id)      # in a controller: answers at once
+    uid = asyncjob_perform(make_thumbnails, album_id)      # in a controller: returns at once
     asyncjob_set_progress(done, total=len(pictures))       # in the job
     asyncjob_result(uid)                                   # in the page that shows the bar
 
@@ -90,7 +90,7 @@ _TURBOGEARS = ("plugme", "start_async_worker")
 
 
 def __getattr__(name: str) -> Any:
-    """Load the TurboGears integration on first use: the rest runs without it."""
+    """Load the TurboGears integration on first use; the rest runs without TurboGears."""
     if name not in _TURBOGEARS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

@@ -1,7 +1,7 @@
-"""``python -m tgext.asyncjob worker --url ...``: the commands for an application without an .ini.
+"""``python -m tgext.asyncjob worker --url ...``: the commands without an .ini file.
 
---url makes a queue on a database. --app names one in a module of the application, or a callable
-that gives it; with both, the callable is given the URL.
+--url makes a queue on a database. --app names a queue in a module of the application, or a callable
+that returns one. With both, the callable is called with the URL.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .cli import COMMANDS, run_command
 from .errors import ConfigError
 from .queue import JobQueue
 
-#: Where an address or a secret may stand that should not be seen in a list of processes.
+#: Environment variables for a URL or a secret that a list of processes should not show.
 URL_VARIABLE = "ASYNCJOB_URL"
 SECRET_VARIABLE = "ASYNCJOB_SECRET"
 
@@ -25,7 +25,10 @@ LOG_FORMAT = "%(asctime)s %(levelname)-7s %(process)d %(message)s"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do what a command line says; return the exit code."""
+    """Run the command of a command line; return the exit code.
+
+    arguments: None: those of this process.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m tgext.asyncjob", description="Background jobs of any application."
     )
@@ -53,7 +56,7 @@ def _add_address(parser: argparse.ArgumentParser) -> None:
         help=f"SQLAlchemy URL of the database (default: ${URL_VARIABLE})",
     )
     address.add_argument(
-        "--app", metavar="MODULE:NAME", help="a JobQueue, or a callable that gives one"
+        "--app", metavar="MODULE:NAME", help="a JobQueue, or a callable that returns one"
     )
     address.add_argument(
         "--secret",
@@ -99,7 +102,7 @@ def _queue_of(path: str, url: str | None) -> JobQueue:
     if not isinstance(made, JobQueue):
         shown = type(found if made is None else made).__name__
         raise ConfigError(
-            f"--app {path}: expected a JobQueue, or a callable that gives one, got {shown}"
+            f"--app {path}: expected a JobQueue, or a callable that returns one, got {shown}"
         )
     return made
 

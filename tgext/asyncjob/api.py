@@ -21,22 +21,27 @@ AnyQuery = TypeVar("AnyQuery")
 
 
 def asyncjob_perform(callable: Callable[..., Any], /, *args: Any, **kwargs: Any) -> str:
-    """Run *callable* with these arguments in the background; return the job's uid at once.
+    """Enqueue a call of *callable* with these arguments, and return the job's uid at once.
 
-    Inside a request the job begins to exist with the commit of the request's transaction, and
-    never does if that is aborted. Every keyword belongs to the callable.
-    Raises BadCall if the arguments do not fit, NotSerializable for a database object among
-    them, QueueFull, ConfigError where no queue is current.
+    Inside a request the job is created by the commit of the request's transaction. If the
+    transaction is aborted, the job never exists. Outside a transaction the job exists at once.
+
+    callable: a function, or anything else that can be called; every other argument is its own.
+    Raises BadCall if the arguments do not fit its signature, NotSerializable if an argument cannot
+    be stored (a database object never can), QueueFull if ``max_queued`` jobs wait, QueueClosed
+    after ``close()``, and ConfigError if there is no current queue.
     """
     return current_queue().perform(callable, *args, **kwargs)
 
 
 def asyncjob_set_progress(value: int, data: Any = None, total: int | None = None) -> None:
-    """Report how far the running job is; a checkpoint, too.
+    """Report the progress of the running job. Each call is a checkpoint.
 
-    value: a whole number. data: anything that JSON holds. total: the *value* at which the job
-    will be done, if known.
-    Raises NotInJob outside a job, BadCall for a value or total that is no int, JobCancelled.
+    value: how much is done, an int.
+    data: a value to show with it, such as a text or a dict; on ``sql`` one that a row can hold.
+    total: the *value* at which the job will be done, an int; None if it is unknown.
+    Raises NotInJob outside a job, BadCall for a value or total that is not an int, NotSerializable
+    for what a row of the database cannot hold, and JobCancelled if the job was cancelled.
     """
     attempt = current_attempt("asyncjob_set_progress")
     total = None if total is None else _whole("total", total)
@@ -44,32 +49,37 @@ def asyncjob_set_progress(value: int, data: Any = None, total: int | None = None
 
 
 def asyncjob_get_progress(uid: str) -> tuple[int, Any] | None:
-    """Return ``(value, data)`` as the job last reported them.
+    """Return ``(value, data)`` of the job's last report.
 
-    ``(-1, None)`` while it has not begun or reported nothing; None once it has ended, however
-    it ended, or when nothing is known of it (any more): ``asyncjob_result`` tells these apart.
+    The result is ``(-1, None)`` before the first report. It is None if the job has ended, whatever
+    its status, and if the uid is unknown; ``asyncjob_result`` distinguishes these cases.
     Raises UnknownJob, on the memory backend, for a uid that another process made.
     """
     return current_queue().progress(uid)
 
 
 def asyncjob_running_uid() -> str | None:
-    """Return the uid of the job that this code runs in, None outside one."""
+    """Return the uid of the job that is running in this thread; None outside a job."""
     attempt = attempt_var.get()
     return None if attempt is None else attempt.uid
 
 
 def asyncjob_result(uid: str) -> TaskResult:
-    """Return the TaskResult of a job; raises UnknownJob for an unknown uid."""
+    """Return the TaskResult of a job.
+
+    Raises UnknownJob for an unknown uid, and ConfigError if there is no current queue.
+    """
     return current_queue().result(uid)
 
 
 def asyncjob_track(iterable: Iterable[Item], total: int | None = None) -> Iterator[Item]:
-    """Iterate over *iterable* and report after each item how many are done, out of *total*.
+    """Iterate over *iterable*, and report after each item how many are done, out of *total*.
 
-    total: None: ``len(iterable)`` where it has one.
-    A point at which a cancellation, a timeout and a drain take effect. Outside a job it only
-    iterates. Raises BadCall for a total that is no int.
+    Each item is a checkpoint: a cancellation, a timeout or a drain takes effect there. Outside a
+    job nothing is reported.
+
+    total: the number of items, an int; None: ``len(iterable)``, or unknown if it has no length.
+    Raises BadCall for a total that is not an int.
     """
     total = _length(iterable) if total is None else _whole("total", total, "asyncjob_track")
     attempt = attempt_var.get()
@@ -83,10 +93,10 @@ def asyncjob_track(iterable: Iterable[Item], total: int | None = None) -> Iterat
 
 
 def asyncjob_session() -> Any:
-    """Return the session of this attempt: the one whose commit completes the job.
+    """Return the session of the running job, whose commit also completes the job.
 
-    In TurboGears that is the application's DBSession.
-    Raises NotInJob outside a job, ConfigError in an application without a session.
+    It is the queue's ``session``, in TurboGears the application's DBSession.
+    Raises NotInJob outside a job, and ConfigError if the queue has no session.
     """
     session = current_attempt("asyncjob_session").session
     if session is None:
@@ -98,12 +108,15 @@ def asyncjob_session() -> Any:
 
 
 def asyncjob_timed_query(query: AnyQuery, retries: int = 10, interval: float = 6) -> AnyQuery:
-    """Wait until *query* finds something, and return it.
+    """Wait until *query* has a row, and return the query.
 
-    Looks at once, then every *interval* seconds, *retries* times at the most (60 s by default);
-    returns the query then too.
-    query: a legacy ``Query``, or a ``select()``, which runs in the queue's session.
-    Raises BadCall for anything else.
+    The query is executed at once, and then again every *interval* seconds, up to *retries* times
+    (60 s by default). It is returned also if it has no row by then.
+
+    query: a legacy ``Query``, or a ``select()``, which is executed in the queue's session.
+    retries: how often to execute it again. interval: seconds.
+    Raises BadCall for another query, for retries that are not a whole number, and for an interval
+    that is not a number.
     """
     pause = seconds("interval", interval)
     current_queue().wait_for_row(query, whole("retries", retries), pause)

@@ -1,7 +1,7 @@
 """A bound on calls to a server that may never answer.
 
-A connection whose packets are dropped waits for an answer as long as the kernel does, a quarter
-of an hour or more, and no exception reaches the thread that waits.
+If the packets of a connection are dropped, a call waits as long as the kernel does, a quarter of an
+hour or more, and no exception reaches the waiting thread.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ log = logging.getLogger(__name__)
 
 
 def within(seconds: float, act: Callable[[], object], what: str) -> bool:
-    """Do *act* in a daemon thread, and wait *seconds* for its end; False if it goes on alone.
+    """Call *act* in a daemon thread, and wait *seconds* for its end.
 
-    what: for the log, after "could not". What *act* raises is logged.
+    what: what it does, for the log, after "could not".
+    Returns False if it has not ended by then; its thread continues. What *act* raises is logged.
     """
 
     def run() -> None:

@@ -1,7 +1,7 @@
-"""A call: a target and its arguments, checked when it is asked for, not when it is run.
+"""A call: a target and its arguments, checked at the enqueue.
 
-Knows nothing of jobs. ``check`` is on the path of every enqueue, so the common case (a plain
-function, positional arguments of plain types) costs less than a microsecond.
+Knows nothing of jobs. Every enqueue calls ``check``, so the common case (a plain function,
+positional arguments of plain types) takes less than a microsecond.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 from .errors import BadCall, NotSerializable
 
-#: Types of values that are nothing but themselves.
+#: Types whose values need no further check.
 PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
 
-#: The flags of a function whose call runs none of its lines.
+#: The flags of a generator function, of which a call runs no line.
 _GENERATES = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 
@@ -26,16 +26,16 @@ class Call(NamedTuple):
 
     target: Callable[..., Any]
     args: tuple[Any, ...]
-    kwargs: dict[str, Any] | None  #: None for none: an empty dict would cost 64 bytes a job
+    kwargs: dict[str, Any] | None  #: None instead of an empty dict, which takes 64 bytes a job
 
     @property
     def name(self) -> str:
-        """The dotted path of the target, or the nearest thing to one."""
+        """The dotted path of the target, or of its class; see ``path_of``."""
         return path_of(self.target)
 
 
 def path_of(target: object) -> str:
-    """The dotted path of a function, method or class; of its class for another object."""
+    """Return the dotted path of a function, method or class; of any other object its class's."""
     named = target if hasattr(target, "__qualname__") else type(target)
     return f"{getattr(named, '__module__', None) or 'builtins'}.{named.__qualname__}"
 
@@ -43,9 +43,9 @@ def path_of(target: object) -> str:
 def check(
     target: object, args: tuple[Any, ...], kwargs: dict[str, Any], *, implied: int = 0
 ) -> None:
-    """Refuse a call that cannot work.
+    """Check that a call can work.
 
-    implied: how many positional arguments the machine puts before *args*.
+    implied: how many positional arguments the worker passes before *args*.
     Raises BadCall if *target* is not callable or *args* and *kwargs* do not fit its signature,
     NotSerializable if an argument is bound to the caller's database session.
     """
@@ -76,7 +76,7 @@ def _check_lines(target: Callable[..., Any]) -> None:
 
 
 def _generates(target: object) -> bool:
-    """Whether a call only makes a generator, as far as can be seen before."""
+    """Whether a call of *target* would only make a generator, as far as its type shows."""
     while type(target) is not FunctionType:
         kind: Any = type(target)
         if issubclass(kind, functools.partial):
@@ -88,15 +88,15 @@ def _generates(target: object) -> bool:
         else:
             target = kind.__call__
     flags = target.__code__.co_flags
-    # What types.coroutine() has marked can be awaited, and is.
+    # A generator function marked by types.coroutine() is awaited, so its lines run.
     return bool(flags & _GENERATES) and not flags & inspect.CO_ITERABLE_COROUTINE
 
 
 def check_done(value: object) -> None:
-    """Refuse a returned value that is work which was not done.
+    """Check that a returned value is not a generator that still has lines to run.
 
-    That is a generator that has not ended, as a decorated generator function returns it, also one
-    for a ``with`` block. A generator expression is a value, though none that can be kept.
+    A decorated generator function returns one, also that of a ``contextmanager``. A generator
+    expression is accepted here: it is a value, though one that cannot be kept.
     Raises BadCall.
     """
     kind: Any = type(value)
@@ -117,7 +117,7 @@ def check_done(value: object) -> None:
 
 
 def _plainly_fits(target: object, given: int, kwargs: dict[str, Any]) -> bool:
-    """The quick yes, for a Python function that takes what it is given by position."""
+    """Whether a plain Python function accepts that many positional arguments: a quick check."""
     if kwargs or type(target) is not FunctionType:
         return False
     code = target.__code__
@@ -134,7 +134,7 @@ def _check_signature(
     target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], implied: int
 ) -> None:
     try:
-        # Not that of what a decorator wraps: it is the wrapper that will be called.
+        # follow_wrapped=False: the wrapper is called, not the function that a decorator wraps.
         signature = inspect.signature(target, follow_wrapped=False)
     except (ValueError, TypeError):  # some builtins have none
         return
@@ -148,12 +148,12 @@ def _check_signature(
 
 
 def _check_detached(value: Any) -> None:
-    """Refuse an ORM instance, in a container too: after the commit it is detached."""
-    seen = set()  # a container may hold itself
+    """Refuse an ORM instance, also inside a container: the commit detaches it."""
+    seen = set()  # a container may contain itself
     waiting = [value]
     while waiting:
         value = waiting.pop()
-        kind = type(value)  # not isinstance: a proxy may answer for another object, or raise
+        kind = type(value)  # not isinstance: a proxy may pretend to be of another class, or raise
         if issubclass(kind, (list, tuple, set, frozenset, dict)):
             if id(value) not in seen:
                 seen.add(id(value))
@@ -161,22 +161,22 @@ def _check_detached(value: Any) -> None:
                 waiting += [item for item in items if type(item) not in PLAIN]
         elif is_orm_instance(value):
             raise NotSerializable(
-                f"expected an argument that outlives this session, got {_shown(value)}, which "
-                "SQLAlchemy detaches at the commit; pass its id and query it inside the job"
+                f"expected an argument that is independent of this session, got {_shown(value)}, "
+                "which SQLAlchemy detaches at the commit; pass its id and query it inside the job"
             )
 
 
 def is_orm_instance(value: object) -> bool:
-    """Whether SQLAlchemy maps *value*; asks no import of it."""
-    # Its class is asked: a proxy or a mock has every attribute, or raises for each.
+    """Whether *value* is an instance of a class that SQLAlchemy maps; imports nothing."""
+    # The class is inspected: a proxy or a mock may have any attribute, or raise for each.
     return hasattr(type(value), "_sa_class_manager")
 
 
 def why_not_kept(result: object) -> str | None:
-    """Say why the value that a job returned cannot be kept; None if it can.
+    """Return the reason why a job's return value cannot be kept; None if it can be.
 
-    A database object is detached by the commit, and an iterator can run only once, in the
-    session that is gone by then.
+    The commit detaches a database object. An iterator can be consumed only once, and may need the
+    session, which is closed by then.
     """
     if type(result) in PLAIN:
         return None
@@ -192,7 +192,7 @@ def why_not_kept(result: object) -> str | None:
 
 
 def _shown(value: object) -> str:
-    """``repr``, short; for a value whose ``repr`` may raise or touch a database, its type."""
+    """A short ``repr``; only the type of a value whose ``repr`` may raise or use a database."""
     if type(value) in PLAIN:
         text = repr(value)
         return text if len(text) <= 80 else f"{text[:77]}..."

@@ -31,11 +31,11 @@ open_queues: WeakSet[JobQueue] = WeakSet()
 
 
 def current_queue() -> JobQueue:
-    """Return the innermost ``with queue.as_current():``, else that of the application in whose
-    context this thread is, else the only open queue.
+    """Return the current queue.
 
-    Raises ConfigError where there is none, or more than one to choose from, or none but those of
-    other applications than this thread's.
+    It is the queue of the innermost ``with queue.as_current():``, else that of the application in
+    whose context this thread is, else the only open queue.
+    Raises ConfigError if there is no such queue, or more than one.
     """
     queue = queue_var.get()
     if queue is not None:
@@ -50,7 +50,7 @@ def current_queue() -> JobQueue:
         found = "the application of this thread's context has none"
     raise ConfigError(
         f"expected one current job queue, but {found}; in TurboGears call start_async_worker() "
-        "in Globals.__init__, elsewhere make a JobQueue(), and where there are several, name one "
+        "in Globals.__init__, elsewhere make a JobQueue(), and if there are several, choose one "
         "by `with queue.as_current():` or call its own methods"
     )
 
@@ -66,7 +66,10 @@ def as_current(queue: JobQueue) -> Iterator[None]:
 
 
 def current_attempt(function: str) -> Attempt:
-    """Return the attempt that runs here; raises NotInJob in the name of *function*."""
+    """Return the attempt that runs in this thread.
+
+    Raises NotInJob with the name of *function* outside a job.
+    """
     attempt = attempt_var.get()
     if attempt is None:
         raise NotInJob(function)
@@ -74,7 +77,7 @@ def current_attempt(function: str) -> Attempt:
 
 
 def shielded(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """If a job calls *method*, delay interruptions of that job until it has returned."""
+    """Delay interruptions of a job that calls *method* until the method has returned."""
 
     @functools.wraps(method)
     def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:

@@ -1,8 +1,8 @@
 """The backend of a queue, the application's session, and their database.
 
-If the session works on the database of the jobs, it is ``job_sessions``: a job is enqueued in its
-transaction, and its commit completes the job that it ends. A queue may get its session after it
-was made, as in TurboGears; until then a backend that needs a database is missing.
+If the session works on the database of the jobs, it is ``job_sessions``: its transactions enqueue
+jobs, and the commit of a job's work also completes the job. A queue may get its session after it
+was made, as in TurboGears; until then it may have no backend.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ CLOSE_SECONDS = 3.0
 
 
 class QueueDatabase:
-    """The backend and the sessions of one queue. made: a backend that was made by hand."""
+    """The backend and the sessions of one queue. made: a backend object; None: made here."""
 
     def __init__(self, options: Options, scope: Scope, made: Backend | None) -> None:
         self._options = options
         self._scope = scope
         self._backend = made
-        self._engine: Any = None  # one that is made here, and closed here
+        self._engine: Any = None  # an engine that is made and closed here
         self.session: Any = None
         self.sessions: Any = None
         #: the sessions, if they work on the database of the jobs
         self.job_sessions: Any = None
 
     def bind(self, session: Any) -> None:
-        """Take the application's session, None: it has none (yet), and make the backend if it
-        is not there and can be.
+        """Use the application's session, and make the backend if it is missing and can be made.
 
-        Raises ConfigError for a session whose work nothing commits, MissingExtra.
+        session: None: the application has none, or none yet.
+        Raises ConfigError for a session that a queue cannot use, MissingExtra.
         """
         if session is not None and session is not self.session:
             before = self.job_sessions
             self._adopt(session)
-            if before is not None:  # a session of the queue's own, say, on asyncjob.url
+            if before is not None:  # for example the queue's own session for asyncjob.url
                 is_there = self.sessions.works_on(self._options.url or before.engine().url)
                 self._use_for_jobs(self.sessions if is_there else None)
         if self._backend is None:
@@ -58,7 +58,7 @@ class QueueDatabase:
 
     @property
     def backend(self) -> Backend:
-        """The backend. Raises ConfigError while there is no database for it."""
+        """The backend. Raises ConfigError as long as there is no database for it."""
         if self._backend is None:
             raise ConfigError(
                 "asyncjob.backend = sql: expected a database, got neither a session nor a URL; "
@@ -67,7 +67,7 @@ class QueueDatabase:
         return self._backend
 
     def close(self) -> None:
-        """Close what was made here; once."""
+        """Close what was made here; to be called once."""
         if self._backend is None:
             return
         lost = 0 if self._backend.is_shared else self._backend.counts()[READY]
@@ -86,18 +86,18 @@ class QueueDatabase:
 
     @property
     def carrier(self) -> Any:
-        """The sessions whose commit carries what this thread's transaction does with jobs; None:
-        none does, that transaction is another manager's, say."""
+        """The sessions whose commit stores what this thread's transaction does with jobs; None if
+        there are none, for example because another manager ends the transaction."""
         return None if self._scope.is_foreign else self.job_sessions
 
     def connection(self) -> Any:
-        """The connection in whose transaction a change of jobs takes part; None: its own."""
+        """Return the connection in whose transaction a change of jobs takes part, or None."""
         carrier = self.carrier
         return carrier.connection() if carrier is not None and self._scope.is_managed else None
 
     def store(self, jobs: list[Job]) -> bool:
-        """Write jobs in the transaction that has enqueued them; False where no session that could
-        carry them takes part in it."""
+        """Write jobs in the transaction that has enqueued them; False if no session on their
+        database takes part in it."""
         carrier = self.carrier
         if carrier is None or not carrier.takes_part():
             return False
@@ -110,10 +110,11 @@ class QueueDatabase:
         hand_over: Callable[[list[Job]], None],
         announce: Callable[[list[Job]], None],
     ) -> bool:
-        """Let a commit that is under way in this thread carry jobs, as what hears of a session's
-        events enqueues them; False where they are to be enqueued at once. See ``PendingJobs``.
+        """Let a commit that is in progress in this thread store jobs, which a listener to the
+        session's events has enqueued. See ``PendingJobs``.
 
-        Raises ConfigError where that would wait for ever.
+        Returns False if no commit does, so that the caller has to store them.
+        Raises ConfigError if to store them now would wait for a lock of this thread.
         """
         if self._scope.is_committing and self.job_sessions is None:
             self._scope.after_commit(lambda: hand_over(jobs))
@@ -127,13 +128,13 @@ class QueueDatabase:
         return False
 
     def _check_lock(self) -> None:
-        """Refuse to wait for a lock that this very thread holds."""
+        """Raise ConfigError instead of waiting for a lock that this thread itself holds."""
         sessions = self.job_sessions
         writes = sessions is not None and sessions.has_written() and sessions.is_open()
         if writes and self.backend.has_one_writer:
             raise ConfigError(
-                "perform(): expected no uncommitted work in this thread, whose session has written "
-                "and keeps SQLite's one write lock; commit before, or enqueue inside "
+                "perform(): expected no uncommitted work in this thread, but its session has "
+                "written and holds SQLite's only write lock; commit before, or enqueue inside "
                 "`with queue.in_transaction():`, so that the job is committed with that work"
             )
 
@@ -143,24 +144,25 @@ class QueueDatabase:
             self._backend.after_fork()
 
     def may_fork(self) -> bool:
-        """Make ready for a fork; whether a child could work with the same databases."""
+        """Prepare a fork; return whether a child could work with the same databases."""
         if self.sessions is not None:
             self.sessions.close_idle()
         return not any(ask() for ask in self.in_use())
 
     def in_use(self) -> list[Callable[[], object]]:
-        """Functions that tell, also in a copy of this process, whether a database is in use."""
+        """Return functions that return, also in a forked copy of this process, whether a database
+        is in use."""
         both = (self.sessions, self._backend)
         return [ask for each in both if each is not None for ask in each.in_use()]
 
     def forget_connections(self) -> None:
-        """Leave the connections of the application's session to the parent process, too."""
+        """Leave the connections of the application's session to the parent process."""
         if self.sessions is not None:
             self.sessions.forget_connections()
 
     def leave_attempt(self) -> bool:
         """Leave this thread's transaction and session to the parent, in a child that a job has
-        forked; return whether other processes work on the same jobs."""
+        forked. Returns whether other processes work on the same jobs."""
         self._scope.leave_to_parent()
         if self.sessions is not None:
             leave_session(self.session)
@@ -174,7 +176,7 @@ class QueueDatabase:
         self.backend.close()
 
     def stand_in(self, backend: Backend) -> None:
-        """Work with *backend* from now on: this process's own has none of the jobs."""
+        """Use *backend* from now on: that of this process has none of the jobs."""
         self._backend = backend
 
     def _adopt(self, session: Any) -> None:
@@ -207,7 +209,8 @@ class QueueDatabase:
         self.job_sessions = sessions
 
     def _find_engine(self) -> Any:
-        """The session's own engine, or another one for a URL that is not its; None: neither."""
+        """The engine of the session, or a new one if ``url`` is another database; None if there is
+        neither session nor URL."""
         url = self._options.url
         if self.sessions is not None and (url is None or self.sessions.works_on(url)):
             return self.sessions.engine()

@@ -1,30 +1,30 @@
-"""The errors of the package: one tree, each also under the builtin that one would catch.
+"""The errors of the package: one tree; each is also a builtin exception of the same meaning.
 
     AsyncJobError
-    +-- BadCall          TypeError       what was given cannot be called like that
-    +-- NotSerializable  TypeError       an argument or a result that cannot outlive its session
-    +-- BadSignature     ValueError      a stored call whose signature does not fit
-    +-- ConfigError      ValueError      an option that is unknown, malformed or contradicts another
-    +-- MissingExtra     ImportError     a package that only some users need is not installed
-    +-- NotInJob         RuntimeError    asked outside a job for what only a job has
-    +-- NotCommitted     RuntimeError    would wait for what this very transaction has yet to commit
+    +-- BadCall          TypeError       the target cannot be called with these arguments
+    +-- NotSerializable  TypeError       an argument or a result cannot be stored
+    +-- BadSignature     ValueError      a signature does not fit what is signed
+    +-- ConfigError      ValueError      an option is unknown, invalid or contradicts another
+    +-- MissingExtra     ImportError     an optional package is not installed
+    +-- NotInJob         RuntimeError    a function for jobs was called outside a job
+    +-- NotCommitted     RuntimeError    waits for a job that this transaction has not committed yet
     +-- QueueClosed      RuntimeError    the queue was closed
     +-- UnknownJob       LookupError     no job with this uid
     +-- QueueFull        queue.Full      more jobs wait than ``max_queued`` allows
     +-- JobCancelled     concurrent.futures.CancelledError   raised inside a job
     +-- JobTimeout       TimeoutError                        raised inside a job
     +-- WorkerCrashed    RuntimeError    the process that ran the job died
-    +-- RemoteError      RuntimeError    stands for an exception that could not travel
+    +-- RemoteError      RuntimeError    stands for an exception of another process
     +-- NoReader         TimeoutError    no reader takes a task from its store
-    +-- ModuleMissing    ImportError     a stored call names a module that is not here
-    +-- CallableMissing  LookupError     a stored call names what its module no longer has
+    +-- ModuleMissing    ImportError     this process lacks a module that a stored call names
+    +-- CallableMissing  LookupError     a module lacks what a stored call names in it
     +-- OtherPython      RuntimeError    another version of Python compiled a stored closure
-    +-- Unreadable       ValueError      a stored text that this version does not write
-    +-- CallRefused      RuntimeError    another server refused a call, unopened
-    +-- ServerUnreachable  ConnectionError   another server could not be reached, or gave up
+    +-- Unreadable       ValueError      a stored text is not as this version writes it
+    +-- CallRefused      RuntimeError    another server refused a call without opening it
+    +-- ServerUnreachable  ConnectionError   another server cannot be reached, or hung up
 
-A message says what was expected, what came, and what to do. The data it is made of are the
-exception's ``args``, so that every error can be pickled.
+A message says what was expected, what was found instead, and what to do. The ``args`` of an
+exception are the data of its message, so that every error can be pickled.
 """
 
 from __future__ import annotations
@@ -34,29 +34,35 @@ import queue
 
 
 class AsyncJobError(Exception):
-    """The root of all errors that this package raises on purpose."""
+    """The base class of all errors that this package raises on purpose."""
 
 
 class BadCall(AsyncJobError, TypeError):
-    """Raised at enqueue when the target is not callable, or not with these arguments."""
+    """Raised if a target cannot be called, or not with these arguments; mostly at the enqueue.
+
+    Also raised for an argument of the wrong type to a function of this package, and inside a job
+    for a generator that it returns without running all its lines.
+    """
 
 
 class NotSerializable(AsyncJobError, TypeError):
-    """Raised for an argument (at enqueue) or a result (when read) that cannot be kept."""
+    """Raised if an argument (at the enqueue), reported data or a return value (when it is read)
+    cannot be stored."""
 
 
 class BadSignature(AsyncJobError, ValueError):
-    """Raised when something signed was changed, or signed with another secret."""
+    """Raised if a stored call or a message was changed, or signed with another secret."""
 
 
 class ConfigError(AsyncJobError, ValueError):
-    """Raised for an option that is unknown, malformed, or contradicts another one."""
+    """Raised for an option that is unknown, invalid, or contradicts another one, for a session
+    or database that a queue cannot use, and if there is no current queue."""
 
 
 class MissingExtra(AsyncJobError, ImportError):
-    """Raised when an optional dependency is used and not installed.
+    """Raised if an optional dependency is needed and not installed.
 
-    feature: what was asked for. extra: the name between the brackets of ``pip install``.
+    feature: what needs it. extra: the name between the brackets of ``pip install``.
     """
 
     def __init__(self, feature: str, extra: str) -> None:
@@ -67,13 +73,16 @@ class MissingExtra(AsyncJobError, ImportError):
     def __str__(self) -> str:
         return (
             f"{self.feature} needs packages that are not installed; "
-            # with a version: where this one came from a checkout, the index has only older ones
+            # with a version: if this one came from a checkout, the index has only older ones
             f"run: pip install 'tgext.asyncjob[{self.extra}]>=1.0.dev0'"
         )
 
 
 class NotInJob(AsyncJobError, RuntimeError):
-    """Raised outside a job by a function that only means something inside one."""
+    """Raised if a function that works only inside a job is called outside one.
+
+    function: its name.
+    """
 
     def __init__(self, function: str) -> None:
         super().__init__(function)
@@ -87,7 +96,10 @@ class NotInJob(AsyncJobError, RuntimeError):
 
 
 class NotCommitted(AsyncJobError, RuntimeError):
-    """Raised when a transaction waits for a job that it has itself enqueued, not committed."""
+    """Raised if a thread waits for a job that its own transaction has enqueued and not committed.
+
+    uid: that of the job.
+    """
 
     def __init__(self, uid: str) -> None:
         super().__init__(uid)
@@ -95,20 +107,23 @@ class NotCommitted(AsyncJobError, RuntimeError):
 
     def __str__(self) -> str:
         return (
-            f"job {self.uid!r} was enqueued by this transaction and begins only after its commit: "
-            "waiting here would wait for ever; commit first, or let the next request ask"
+            f"job {self.uid!r} was enqueued by this transaction and begins only after its commit, "
+            "so that waiting here would never end; commit first, or wait in the next request"
         )
 
 
 class QueueClosed(AsyncJobError, RuntimeError):
-    """Raised by an enqueue on a queue after its ``close()``."""
+    """Raised by an enqueue after the queue's ``close()``."""
 
     def __str__(self) -> str:
         return "this job queue was closed; enqueue before close(), or make another JobQueue"
 
 
 class UnknownJob(AsyncJobError, LookupError):
-    """Raised when a uid belongs to no job that can be asked about here."""
+    """Raised if no job that this process can read has the uid.
+
+    uid: the uid. reason: why there is none.
+    """
 
     def __init__(self, uid: object, reason: str) -> None:
         super().__init__(uid, reason)
@@ -120,7 +135,10 @@ class UnknownJob(AsyncJobError, LookupError):
 
 
 class QueueFull(AsyncJobError, queue.Full):
-    """Raised by an enqueue while ``max_queued`` or more jobs wait."""
+    """Raised by an enqueue while ``max_queued`` or more jobs wait.
+
+    waiting: how many jobs wait. max_queued: the option.
+    """
 
     def __init__(self, waiting: int, max_queued: int) -> None:
         super().__init__(waiting, max_queued)
@@ -130,12 +148,12 @@ class QueueFull(AsyncJobError, queue.Full):
     def __str__(self) -> str:
         return (
             f"{self.waiting} jobs wait and asyncjob.max_queued is {self.max_queued}; "
-            "try again later, add workers, or raise the bound"
+            "try again later, add workers, or raise the limit"
         )
 
 
 class JobCancelled(AsyncJobError, concurrent.futures.CancelledError):
-    """Raised inside a job at its next checkpoint after it was cancelled."""
+    """Raised inside a job at its first checkpoint after it was cancelled."""
 
     def __str__(self) -> str:
         return "the job was cancelled"
@@ -144,8 +162,7 @@ class JobCancelled(AsyncJobError, concurrent.futures.CancelledError):
 class JobTimeout(AsyncJobError, TimeoutError):
     """Raised inside a job that ran longer than its task's ``timeout``.
 
-    seconds: that timeout; None where the error is raised in the job's own thread, which
-    can be given a class only.
+    seconds: that timeout; None in the thread of the job, in which only the class can be raised.
     """
 
     def __init__(self, seconds: float | None = None) -> None:
@@ -159,14 +176,14 @@ class JobTimeout(AsyncJobError, TimeoutError):
 
 
 class WorkerCrashed(AsyncJobError, RuntimeError):
-    """Recorded for a job whose worker process died while running it."""
+    """Recorded as the error of a job whose worker process died while it ran the job."""
 
 
 class RemoteError(AsyncJobError, RuntimeError):
-    """Raised in place of an exception that another process raised and that cannot come here.
+    """Raised instead of an exception of another process that cannot be rebuilt in this one.
 
-    class_path: ``module.Class`` of that exception. text: its message. traceback: as Python prints
-    it there, "" if unknown.
+    class_path: ``module.Class`` of that exception. text: its message. traceback: its traceback as
+    Python prints it; "" if unknown.
     """
 
     def __init__(self, class_path: str, text: str, traceback: str = "") -> None:
@@ -180,7 +197,7 @@ class RemoteError(AsyncJobError, RuntimeError):
 
 
 class NoReader(AsyncJobError, TimeoutError):
-    """Raised when no reader takes a task from the store that it was written to."""
+    """Raised if no reader takes a task from the store that it was written to."""
 
     def __init__(self, task: str, reason: str) -> None:
         super().__init__(task, reason)
@@ -195,7 +212,7 @@ class NoReader(AsyncJobError, TimeoutError):
 
 
 class Unreadable(AsyncJobError, ValueError):
-    """Raised for a stored text that is not what this version of the package writes."""
+    """Raised for a stored text that is not as this version of the package writes it."""
 
 
 class OtherPython(AsyncJobError, RuntimeError):
@@ -216,10 +233,10 @@ class OtherPython(AsyncJobError, RuntimeError):
 
 
 class ModuleMissing(AsyncJobError, ImportError):
-    """Raised when this process does not have a module that a stored call names.
+    """Raised if this process does not have a module that a stored call names.
 
-    Says nothing against the call: another worker may have it.
-    module: the one that is named. missing: it, or the package above it that is not here.
+    Another worker may have it. module: the module that is named. missing: that module, or the
+    package around it that is missing.
     """
 
     def __init__(self, module: str, missing: str) -> None:
@@ -235,7 +252,7 @@ class ModuleMissing(AsyncJobError, ImportError):
 
 
 class CallableMissing(AsyncJobError, LookupError):
-    """Raised when a module is there, but what a stored call names in it is not."""
+    """Raised if a module has no such object as a stored call names in it."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)
@@ -250,9 +267,9 @@ class CallableMissing(AsyncJobError, LookupError):
 
 
 class CallRefused(AsyncJobError, RuntimeError):
-    """Raised when another server refused a call; nothing of it was opened or run there.
+    """Raised if another server refused a call; nothing of it was opened or run there.
 
-    status: of HTTP. reason: what that server says.
+    status: that of the HTTP response. reason: the message of that server.
     """
 
     def __init__(self, status: int, reason: str) -> None:
@@ -265,7 +282,7 @@ class CallRefused(AsyncJobError, RuntimeError):
 
 
 class ServerUnreachable(AsyncJobError, ConnectionError):
-    """Raised when another server cannot be reached, or the connection breaks off.
+    """Raised if another server cannot be reached, or the connection is lost.
 
     The message says whether the call may have run there.
     """

@@ -1,8 +1,7 @@
-"""The nouns of every other module: a job, its states, a claim on it, its outcome.
+"""The model: a job, its options and statuses, a claim on it, its outcome.
 
-Standard library only; nothing here reads a clock, a lock or a database. What was *asked*
-(``Job``) never changes; how it *stands* (``Snapshot``) is read from a backend, which alone
-may change it.
+Standard library only; nothing here uses a clock, a lock or a database. A ``Job`` is what was
+enqueued, and never changes. A ``Snapshot`` is its state, which a backend stores and alone changes.
 """
 
 from __future__ import annotations
@@ -27,20 +26,20 @@ _PACKAGE = __name__.rpartition(".")[0] + "."
 JobId = NewType("JobId", str)
 WorkerId = NewType("WorkerId", str)
 
-#: Longest message and traceback that are kept of an error, in characters: a job that raises a
-#: 2 MB message must not cost every reader of its result 2 MB.
+#: Longest message and traceback of an error that are stored, in characters: an error with a
+#: message of 2 MB must not cost every reader of the result 2 MB.
 MESSAGE_LENGTH = 10_000
 TRACEBACK_LENGTH = 50_000
 
 
 class TaskResultStatus(str, Enum):
-    """How a job stands. A string too, so that it goes into JSON and templates as it is."""
+    """The status of a job. Also a str, so that JSON and templates can use it as it is."""
 
-    READY = "READY"  #: waits: for a worker, for its ``run_after``, or for its next attempt
+    READY = "READY"  #: waits for a worker, for its ``run_after``, or for its next attempt
     RUNNING = "RUNNING"  #: claimed by a worker
-    SUCCESSFUL = "SUCCESSFUL"  #: returned, and its work is committed
-    FAILED = "FAILED"  #: raised, timed out or lost its worker once too often
-    CANCELLED = "CANCELLED"  #: taken back before it ended
+    SUCCESSFUL = "SUCCESSFUL"  #: its function returned, and its work is committed
+    FAILED = "FAILED"  #: the last allowed attempt raised or timed out, or too many workers died
+    CANCELLED = "CANCELLED"  #: cancelled before it ended
 
     def __str__(self) -> str:
         return self.value
@@ -56,11 +55,11 @@ _FINAL = frozenset({SUCCESSFUL, FAILED, CANCELLED})
 
 
 class Progress(NamedTuple):
-    """What a job last reported."""
+    """The last progress report of a job."""
 
-    value: int = -1  #: -1 until something is reported
-    data: Any = None  #: whatever the job gave with it
-    total: int | None = None  #: the value at which the job will be done, where it knows
+    value: int = -1  #: how much is done; -1 before the first report
+    data: Any = None  #: what the job passed with it
+    total: int | None = None  #: the value at which the job will be done; None: unknown
 
 
 NO_PROGRESS = Progress()
@@ -70,12 +69,12 @@ class TaskError(NamedTuple):
     """Why one attempt failed."""
 
     exception_class_path: str  #: ``module.Class``
-    message: str  #: ``str()`` of the exception, about MESSAGE_LENGTH characters at the most
-    traceback: str  #: as Python prints it, from the job's own first frame
+    message: str  #: ``str()`` of the exception; longer than 10,000 characters, shortened
+    traceback: str  #: as Python prints it, from the first frame outside of this package
 
     @property
     def exception_class(self) -> type[BaseException] | None:
-        """The class, where it can be imported; else None."""
+        """The class of the exception; None if it cannot be imported."""
         module_name, _, name = self.exception_class_path.rpartition(".")
         try:
             found = getattr(importlib.import_module(module_name), name)
@@ -102,7 +101,7 @@ class TaskError(NamedTuple):
 
 
 def outside_frames(error: BaseException) -> TracebackType | None:
-    """Return its traceback from the first frame that is not this package's."""
+    """Return the traceback of *error* from the first frame outside of this package."""
     found = error.__traceback__
     while found is not None and is_ours(found.tb_frame):
         found = found.tb_next
@@ -116,8 +115,8 @@ def is_ours(frame: FrameType) -> bool:
 
 
 def storable(text: str) -> str:
-    """Escape what UTF-8 (half a surrogate pair, as in the name of an odd file) or a database's
-    text (NUL) does not hold."""
+    """Return *text* with escapes for lone surrogates, which UTF-8 cannot encode, and for NUL,
+    which the text columns of a database refuse."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
 
 
@@ -128,42 +127,43 @@ def _shortened(text: str, length: int) -> str:
     return f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
 
 
-#: Second attempt after 2 s (to let a passing fault pass), then 4, 8, ... up to a day, which is
-#: also the bound for a backoff of one's own: a job that waits longer is forgotten, not retried.
+#: The second attempt begins after 2 s, which a brief fault may take, the next ones after 4, 8, ...
+#: up to a day. A day is also the bound for a backoff of the task's own.
 BACKOFF_SECONDS = 2.0
 LONGEST_BACKOFF_SECONDS = 86_400.0
 
 
 #: Where an attempt may run, by name: in a thread of the worker, in a process of its own, or in a
-#: thread that runs a coroutine function, as any thread does.
+#: thread of the worker, for a coroutine function only.
 EXECUTORS = ("thread", "process", "coroutine")
 
-#: More than any job needs, and a column of a database holds it twice.
+#: More than any job needs; the columns of a database can store twice as many.
 MOST_ATTEMPTS = 1_000_000_000
 
-#: A hundred years: what is meant to be for ever, or a mistake, is beyond it.
+#: A hundred years; a longer delay is a mistake.
 LONGEST_DELAY = timedelta(days=36_525)
 
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """How jobs of a task are run; checked when made, so that ``@task`` fails at import.
+    """How jobs of a task run. The values are checked here, so that ``@task`` fails at import.
 
-    Raises ConfigError for a value out of range. The name of a queue may be one that an earlier
-    release took: ``queue_name.py`` is for new ones.
+    Raises ConfigError for a value out of range. The name of a queue is checked less strictly than
+    that of a new task (``queue_name.py``): rows of an earlier release are read by this class too.
     """
 
     priority: int = 0  #: -100..100, larger first
-    queue_name: str = "default"  #: the lane; a worker may serve some only
+    queue_name: str = "default"  #: the queue; a worker may serve some queues only
     takes_context: bool = False  #: the first argument is a TaskContext
-    max_attempts: int = 1  #: 1: no second try
-    #: seconds before the second attempt, doubled for each further one, with up to a quarter
-    #: more as jitter; or a callable of the number of the attempt that failed
+    max_attempts: int = 1  #: 1: no retry
+    #: seconds before the second attempt, doubled for each further one, plus up to a quarter as
+    #: jitter; or a callable that takes the number of the failed attempt (1 for the first) and
+    #: returns seconds
     backoff: float | Callable[[int], float] = BACKOFF_SECONDS
-    timeout: float | None = None  #: seconds an attempt may take; None: no bound
+    timeout: float | None = None  #: seconds that an attempt may take; None: no limit
     #: "thread", "process": where the whole attempt runs; "coroutine": a thread, for an `async def`
-    #: function only. An executor is given the bare call, which the attempt waits for: what the
-    #: call does over there is outside the job's transaction, and happens at least once
+    #: function only. An executor gets only the call, and the attempt waits for it: the effects of
+    #: the call are outside the job's transaction, and happen at least once
     executor: str | Executor = "thread"
 
     def __post_init__(self) -> None:
@@ -200,29 +200,35 @@ class TaskOptions:
             isinstance(self.executor, Executor) or self.executor in EXECUTORS,
             "executor", _executors_expected(self.executor), self.executor,
         )  # fmt: skip
-        # Members of an Enum, say, which not every driver of a database takes for what they are.
+        # Members of an Enum, for example, are not accepted by every database driver.
         for name, plain in (("priority", int), ("max_attempts", int), ("queue_name", str.__str__)):
             object.__setattr__(self, name, plain(getattr(self, name)))
 
     def delay_seconds(self, attempt: int, jitter: float) -> float:
-        """How long to wait after attempt number *attempt* (1 for the first) failed.
+        """Return the seconds to wait after attempt number *attempt* (1 for the first) failed.
 
         jitter: 0 to 1, spreads jobs that failed together.
-        Raises ConfigError if a ``backoff`` callable does not give seconds.
+        Raises ConfigError if a ``backoff`` callable does not return seconds.
         """
         if callable(self.backoff):
             seconds = self.backoff(attempt)
-            _expect(is_number(seconds) and seconds >= 0, "backoff", "to give seconds", seconds)
+            _expect(
+                is_number(seconds) and seconds >= 0,
+                "backoff",
+                "seconds, at least 0, from the callable",
+                seconds,
+            )
         else:
-            # The exponent is bounded since 2.0 ** 1024 raises OverflowError.
+            # The exponent is bounded: 2.0 ** 1024 raises OverflowError.
             seconds = self.backoff * 2.0 ** min(attempt - 1, 60) * (1 + jitter / 4)
         return min(float(seconds), LONGEST_BACKOFF_SECONDS)
 
 
 def check_run_after(value: object) -> datetime | timedelta | None:
-    """Return *value* if a job can wait for it.
+    """Return *value* if it can be a ``run_after``.
 
-    Raises ConfigError for a naive datetime, a negative delay, or anything else.
+    value: an aware datetime, a timedelta of 0 to 36,525 days, or None.
+    Raises ConfigError for anything else.
     """
     if isinstance(value, datetime) and value.tzinfo is None:
         raise ConfigError(
@@ -240,8 +246,8 @@ def check_run_after(value: object) -> datetime | timedelta | None:
         if _is_on_the_calendar(value):
             return value
         raise ConfigError(
-            f"run_after: expected a moment of this century or so, got {value!r}; "
-            f"the longest delay is {LONGEST_DELAY.days} days"
+            f"run_after: expected a delay of at most {LONGEST_DELAY.days} days, or a datetime "
+            f"before the year {MAXYEAR}, got {value!r}; give an earlier one"
         )
     raise ConfigError(
         f"run_after: expected an aware datetime or a timedelta, got {value!r}; "
@@ -274,53 +280,53 @@ DEFAULT_OPTIONS = TaskOptions()
 
 
 class Job(NamedTuple):
-    """What was asked: immutable, and small, because a hundred thousand may wait."""
+    """One request to run a call: immutable, and small, because a hundred thousand may wait."""
 
     uid: JobId
     call: Call
     options: TaskOptions  #: shared by all jobs of a task
-    run_after: datetime | timedelta | None = None  #: not before; a timedelta counts from enqueue
-    context: Mapping[str, Any] | None = None  #: what ``capture`` saw: user, language, request id
+    run_after: datetime | timedelta | None = None  #: earliest start; a timedelta from the enqueue
+    context: Mapping[str, Any] | None = None  #: what ``capture`` returned: user, language, ...
 
 
 class Claim(NamedTuple):
     """A worker's right to run one attempt of a job."""
 
     job: Job
-    lease: int  #: the fencing token: with the worker, never given twice for one job
+    lease: int  #: the fencing token; with the worker's id, unique among the claims of a job
     attempt: int  #: 1 for the first
-    attempts_left: int  #: further ones that the job's budget allows after this one
-    crashes_left: int = 0  #: further deaths of a worker, or losses of the database, it may cause
-    worker_id: str = ""  #: whose it is
+    attempts_left: int  #: further attempts that the job's budget allows after this one
+    crashes_left: int = 0  #: further crashes (deaths of a worker, losses of the database) allowed
+    worker_id: str = ""  #: the worker that has it
 
 
 class Outcome(NamedTuple):
-    """What became of an attempt, decided by the machine and only stored by the backend."""
+    """The outcome of an attempt: decided by the worker, stored by the backend."""
 
     status: TaskResultStatus  #: READY: another attempt, in ``delay_seconds``
     result: Any = None
     error: TaskError | None = None
     delay_seconds: float = 0.0
     log: tuple[str, ...] = ()  #: the attempt's log lines, oldest first
-    crashed: bool = False  #: it costs the job a crash, and READY then no attempt
+    crashed: bool = False  #: it counts as a crash; READY then does not count as an attempt
 
 
 class WorkerInfo(NamedTuple):
-    """A worker, as its registry knows it."""
+    """A worker, as the registry of workers describes it."""
 
     worker_id: str
     host: str
     pid: int
     threads: int
-    queues: tuple[str, ...] | None  #: names that it serves; None: all
+    queues: tuple[str, ...] | None  #: names of the queues that it serves; None: all
     started_at: datetime
     seen_at: datetime  #: its last heartbeat
-    stopping: bool  #: it was told to stop, or stands under a reloader
+    stopping: bool  #: it is stopping, or a reloader runs its process
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """How a job stood at one moment; instants are aware UTC."""
+    """The state of a job at one moment; instants are aware UTC."""
 
     job: Job
     status: TaskResultStatus
@@ -334,5 +340,5 @@ class Snapshot:
     result: Any = None
     progress: Progress = NO_PROGRESS
     log: tuple[str, ...] = ()
-    worker_id: str | None = None  #: who runs it, where that is known
+    worker_id: str | None = None  #: the worker that runs it; None: none, or unknown
     crashes: int = 0  #: deaths of workers while they ran it

@@ -1,7 +1,7 @@
-"""Give any value in a form that JSON holds, for pages and ``--json``.
+"""Convert any value to one that JSON can represent, for pages and ``--json``.
 
-The form is for reading: it is never an error, and nothing is made from it again. What a backend
-keeps and gives back equal is in ``serialization/``.
+The conversion never fails, and it is not reversible. ``serialization/`` has the reversible one,
+which backends use.
 
 ==================================== ===========================================================
 value                                form
@@ -9,16 +9,17 @@ value                                form
 None, bool, int, str, finite float   itself
 NaN, infinity                        null, as ``JSON.stringify`` of a browser has it
 list, tuple, set, frozenset, deque   an array
-dict, any other Mapping, dataclass   an object; a key that JSON does not know as its text
+dict, any other Mapping, dataclass   an object; a key that is not a str as its text
 datetime, date, time                 ISO 8601 text
 timedelta                            seconds
-bytes, bytearray                     text in UTF-8; what is none as ``\\xff``
+bytes, bytearray                     text decoded as UTF-8; other bytes as ``\\xff``
 Enum                                 the form of its value
-what has ``__json__``                the form of what that returns
+an object with ``__json__()``        the form of what that returns
 anything else (Decimal, UUID, path)  its text: ``str(value)``, cut after 1000 characters
 ==================================== ===========================================================
 
-What is in itself, lies deeper than 50 or comes after 100,000 other values is the text ``...``.
+A value that contains itself, is nested more than 50 levels deep or follows 100,000 other values
+becomes the text ``...``.
 """
 
 from __future__ import annotations
@@ -31,28 +32,29 @@ from enum import Enum
 from math import isfinite
 from typing import Any
 
-#: The most that is shown of the text of an object.
+#: The longest text of an object.
 MOST_CHARACTERS = 1000
-#: A deeper one is a mistake, and RecursionError in a JSON encoder comes not far below.
+#: A deeper value is a mistake; a JSON encoder raises RecursionError not far below.
 MOST_DEEP = 50
-#: Some megabytes. Lists in lists, each several times, are few objects and no end of values.
+#: Some megabytes. Lists that contain the same list several times are few objects, but an
+#: exponential number of values.
 MOST_VALUES = 100_000
-#: Python itself refuses to write a longer number in decimal digits (4300).
+#: Python refuses to write a longer number in decimal digits (its limit is 4300).
 MOST_BITS = 14_000
-#: Stands for what is left out.
+#: Stands for a value that is left out.
 LEFT_OUT = "..."
 
 
 def json_form(value: Any) -> Any:
     """Return *value* as None, bool, int, finite float, str, list or dict with str keys.
 
-    Whatever it is; see the module. Never raises for it.
+    See the module for the form of each type. Never raises.
     """
     return _Forming().of(value)
 
 
 class _Forming:
-    """One value on its way: how many parts it had, and in which of them this one lies."""
+    """Converts one value; counts its parts, and knows which of them enclose the present one."""
 
     def __init__(self) -> None:
         self._left = MOST_VALUES
@@ -67,7 +69,7 @@ class _Forming:
         self._around.append(id(value))
         try:
             return self._formed(value)
-        except Exception:  # noqa: BLE001 - its __str__, __json__ or __iter__ is anybody's code
+        except Exception:  # noqa: BLE001 - its __str__, __json__ or __iter__ may raise anything
             return f"<{type(value).__qualname__}>"
         finally:
             self._around.pop()
@@ -105,7 +107,7 @@ class _Forming:
 
     def _array(self, values: Iterable[Any]) -> list[Any]:
         found = []
-        for value in list(values):  # list(): the job may go on filling what it has reported
+        for value in list(values):  # a copy: the job may still add to a list that it has reported
             found.append(self.of(value))
             if self._left < 0:
                 break
@@ -132,5 +134,5 @@ def _key(key: Any) -> str:
 
 
 def _sound(text: str) -> str:
-    """Half a surrogate pair, which no UTF-8 has, as ``\\ud800``."""
+    """Write a lone surrogate, which UTF-8 cannot encode, as ``\\ud800``."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,22 +1,22 @@
-"""Text of an application's users, on one line of a log or a terminal.
+"""Makes text of an application's users safe for one line of a log or a terminal.
 
-It cannot move the cursor, begin a line or turn the order of letters: what would is shown as its
-escape.
+Characters that move the cursor, begin a line or reverse the order of letters become escapes.
 """
 
 from __future__ import annotations
 
 import unicodedata
 
-#: Categories of Unicode that are shown as escapes: controls, formats (those that turn the order
-#: of letters are among them), half surrogate pairs, lines and paragraphs, what has no meaning.
+#: Categories of Unicode that are shown as escapes: controls, formats (which include those that
+#: reverse the order of letters), surrogates, separators of lines and paragraphs, and code points
+#: that are unassigned or private.
 _HIDDEN = {"Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp"}
-#: Formats that words of some languages, and some emoji, are spelled with.
+#: Format characters that words of some languages, and some emoji, need.
 JOINERS = "\u200c\u200d"
 
 
 def one_line(text: str) -> str:
-    """Return *text* with escapes for line ends and for what is not to be seen."""
+    """Return *text* with escapes for line ends and invisible characters."""
     if text.isprintable():
         return text
     return "".join(each if _is_shown(each) else _escape(each) for each in text)

@@ -1,7 +1,7 @@
-"""Every option once: its default, its unit, and what values make sense.
+"""The options of a queue: defaults, units and allowed values.
 
-From the .ini file all of them come as text. Nothing is passed over in silence: an unknown name
-or a value that makes no sense is a ConfigError before the first job is enqueued.
+Values from the .ini file are text. An unknown name or an invalid value raises ConfigError when the
+queue is made.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from .queue_name import MADE_OF, check_queue_name
 #: The prefix of the names in the .ini file.
 PREFIX = "asyncjob."
 
-#: What an option in seconds may be: a hundred years. No clock of a system waits for ever.
+#: The largest value of an option in seconds: a hundred years. No system call waits longer.
 MOST_SECONDS = 3_155_760_000
 
 _TRUE = {"true", "yes", "on", "y", "t", "1"}
 _FALSE = {"false", "no", "off", "n", "f", "0"}
 
 
-#: What is designed, and refused until it is there.
+#: Values that are planned, and refused until they are implemented.
 _LATER = ("celery",)
 
 
@@ -115,58 +115,58 @@ def _at_least(least: int, convert: Callable[[Any], Any]) -> Callable[[Any], Any]
 
 
 def _option(default: Any, convert: Callable[[Any], Any], *, repr: bool = True) -> Any:
-    # repr=False: it holds a secret, or may
+    # repr=False: the value is a secret, or may contain one
     return field(default=default, repr=repr, metadata={"convert": convert})
 
 
 @dataclass(frozen=True)
 class Options:
-    """The options of a queue. Options of the durable backends are accepted by ``memory`` too and
-    mean nothing there, so that a test.ini may inherit a development.ini.
+    """The options of a queue; made by ``Options.of``, which checks them.
 
-    Raises ConfigError from ``Options.of``, which is how one is made.
+    ``memory`` accepts the options of ``sql`` and ignores them, so that a test.ini may inherit from
+    a development.ini.
     """
 
-    #: where jobs wait
+    #: where jobs are stored
     backend: str = _option("memory", _one_of("memory", "sql"))
-    #: what delivers them to a process
+    #: how jobs reach a process
     engine: str = _option("own", _one_of("own"))
-    #: worker threads in a process that serves; 0: only separate workers run jobs
+    #: worker threads of a process that serves requests; 0: only separate workers run jobs
     threads: int = _option(1, _at_least(0, _whole))
-    #: queue names that this process's worker serves; None: all
+    #: names of the queues that the worker of this process serves; None: all
     queues: tuple[str, ...] | None = _option(None, _names)
     #: SQLAlchemy URL of a queue outside TurboGears
     url: str | None = _option(None, _text, repr=False)
-    #: whether missing tables are made at start
+    #: whether missing tables are created at start
     create_tables: bool = _option(True, _switch)
-    #: the prefix of the names of the tables
+    #: the prefix of the table names
     table_prefix: str = _option("asyncjob_", _prefix)
-    #: the schema of the tables (on MariaDB: the database); None: where they are found at start
+    #: the schema of the tables (on MariaDB: the database); None: the one where they are found
     schema: str | None = _option(None, _schema)
-    #: signs what is not plain JSON; never shown
+    #: signs stored calls; None: calls that need a signature are refused
     secret: str | None = _option(None, _text, repr=False)
-    #: seconds of silence after which a worker that is not known to be dead is given up
+    #: seconds without a heartbeat after which the jobs of a worker are rescued
     lease: float = _option(20.0, _seconds(1))
-    #: seconds that running jobs may still take when a worker stops; less than Docker's 10 and
-    #: gunicorn's 30, so that a deploy is a drain
+    #: seconds that running jobs may still take when a worker stops; less than the 10 s of Docker
+    #: and the 30 s of gunicorn, so that a deploy is a drain
     drain_timeout: float = _option(8.0, _seconds(0))
     #: seconds that ended jobs are kept (7 days)
     retention: float = _option(604_800.0, _seconds(0))
-    #: deaths of a worker while it ran one job, after which that job has FAILED
+    #: deaths of workers while they ran a job, after which the job has FAILED
     max_crashes: int = _option(3, _at_least(1, _whole))
-    #: waiting jobs from which on an enqueue raises QueueFull; None: no bound
+    #: number of waiting jobs at which an enqueue raises QueueFull; None: no limit
     max_queued: int | None = _option(None, _at_least(1, _whole))
-    #: Celery's
+    #: the URL of Celery's broker; not used in this version
     broker_url: str | None = _option(None, _text, repr=False)
-    #: what ``tg.url(qualified=True)`` begins with inside jobs; None: as in the request
+    #: what ``tg.url(qualified=True)`` begins with inside jobs; None: as in the enqueuing request
     base_url: str | None = _option(None, _text)
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Options:
-        """Make options of *settings*, names without the prefix, values as text or as they are.
+        """Make options of *settings*.
 
-        A value None or '' means the default.
-        Raises ConfigError for an unknown name or a value that makes no sense.
+        settings: by name without the prefix. A value may be text; None or '' means the default.
+        Raises ConfigError for an unknown name and for an invalid value.
         """
         known = {option.name: option for option in fields(cls)}
         values = {}
@@ -195,10 +195,10 @@ def _unknown(name: str, known: list[str]) -> str:
 
 
 def settings_of(config: Mapping[Any, Any]) -> dict[str, Any]:
-    """Pick what has the prefix out of an application's configuration, without the prefix.
+    """Return the options in an application's configuration, by their names without the prefix.
 
-    Raises ConfigError for a key that is meant to have it, as ``asyncjob_threads``, and which
-    nothing would read.
+    Raises ConfigError for a key with a misspelt prefix, such as ``asyncjob_threads``, which nothing
+    would read.
     """
     found = {}
     for key, value in config.items():
@@ -214,20 +214,20 @@ def settings_of(config: Mapping[Any, Any]) -> dict[str, Any]:
     return found
 
 
-#: The prefix as it is, and as it is misspelt: asyncjob_, asyncjobs., async_job., tgext.asyncjob.
+#: The prefix, and its usual misspellings: asyncjob_, asyncjobs., async_job., tgext.asyncjob.
 _NEARLY_PREFIX = re.compile(r"(?:tgext[._-])?async[._-]?jobs?[._-]+(.+)", re.IGNORECASE)
 
 
 def meant_by(key: str) -> str | None:
-    """Return the name of the option that a key of a configuration is meant for; None for a key
-    of the application's own."""
+    """Return the option that a key of a configuration is meant to be; None if the key is not meant
+    for this package."""
     found = _NEARLY_PREFIX.fullmatch(key.strip())
-    # Nearer than a suggestion has to be: the application may have keys that begin like ours.
+    # Stricter than for a suggestion: the application may have keys that begin like ours.
     return None if found is None else _near(found[1], 0.85)
 
 
 def _near(name: str, least: float) -> str | None:
-    """The option whose name is as like *name* as *least*, 1 being the same, at least."""
+    """The option whose name is most similar to *name*; *least*: the least similarity, 0 to 1."""
     plain = re.sub(r"[^a-z]+", "_", name.lower())
     near = difflib.get_close_matches(plain, [each.name for each in fields(Options)], 1, least)
     return near[0] if near else None

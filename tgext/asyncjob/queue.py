@@ -1,10 +1,10 @@
-"""JobQueue: what an application holds; the one object that knows backend, scope and worker.
+"""``JobQueue``: the object that an application holds; it connects backend, scope and worker.
 
     perform -> check -> [managed transaction: pending, until its commit] -> backend -> worker
     result, progress, cancel, retry -> backend
 
-A queue belongs to one process. After a fork the child's copy begins anew, without jobs, threads
-and locks, and with a worker as soon as something is enqueued, if the parent's had one.
+A queue belongs to one process. After a fork the copy in the child begins anew, without jobs,
+threads and locks. If the parent's queue had a worker, the child's starts one at its first enqueue.
 """
 
 from __future__ import annotations
@@ -38,14 +38,15 @@ EnterContext = Callable[["dict[str, Any]"], AbstractContextManager[Any]]
 
 
 class JobQueue:
-    """A queue of background jobs, for any application or script; a context manager too.
+    """A queue of background jobs; as a context manager it is closed at the end of the block.
 
-    backend: a name (see Options), or a backend made by hand.
-    session: the application's ``scoped_session``, registered with zope.sqlalchemy; None where
-        jobs need no database.
-    progress_tracker: an object that keeps progress in the backend's stead.
-    options: those of the .ini file, without the prefix.
-    Raises ConfigError for an option that is unknown or makes no sense, MissingExtra.
+    backend: "memory" or "sql", or a backend object.
+    session: the application's ``scoped_session``, registered with zope.sqlalchemy, or None.
+    progress_tracker: an object with ``track``, ``set_progress``, ``get_progress`` and ``remove``
+        that stores progress instead of the backend.
+    options: the options of the .ini file, without the prefix ``asyncjob.``.
+    Raises ConfigError for an unknown or invalid option, and for a session or database that the
+    queue cannot use; MissingExtra if a package that it needs is not installed.
     """
 
     def __init__(
@@ -90,12 +91,12 @@ class JobQueue:
         enter_context: EnterContext | None = None,
         is_here: Callable[[], bool | None] | None = None,
     ) -> None:
-        """Tell the queue what its application has got meanwhile; before the first job.
+        """Set what the application has only after the queue was made; before the first job.
 
-        capture: what to keep of the caller with each job, or None. enter_context: given that, a
-        context manager to run the job in. is_here: whether this thread is in a context of the
-        application; None: it is in no application's.
-        Raises ConfigError for a session whose work nothing commits, MissingExtra.
+        capture: returns what to store of the caller with each job, or None. enter_context: takes
+        that, and returns a context manager to run the job in. is_here: whether this thread is in a
+        context of the application; None: it is in a context of no application.
+        Raises ConfigError for a session that the queue cannot use, MissingExtra.
         """
         self._database.bind(session)
         self._capture = capture or self._capture
@@ -104,21 +105,21 @@ class JobQueue:
 
     @property
     def backend(self) -> Backend:
-        """Where the jobs are. Raises ConfigError while there is no database for it."""
+        """The backend. Raises ConfigError as long as there is no database for it."""
         return self._database.backend
 
     @property
     def session(self) -> Any:
-        """The application's ``scoped_session``, or one of the queue's own on its database; None
-        where jobs need no database."""
+        """The application's ``scoped_session``, or the queue's own for its ``url``; None if there
+        is neither."""
         return self._database.session
 
     # -- enqueue
 
     def perform(self, callable: Callable[..., Any], /, *args: Any, **kwargs: Any) -> str:
-        """Enqueue a call and return its uid; every keyword belongs to the callable.
+        """Enqueue a call and return the job's uid; see ``asyncjob_perform``.
 
-        In a managed transaction the job begins to exist with its commit, else at once.
+        In a managed transaction the commit creates the job, otherwise it exists at once.
         Raises BadCall, NotSerializable, QueueFull, QueueClosed.
         """
         if isinstance(callable, Task):
@@ -132,7 +133,7 @@ class JobQueue:
     def enqueue(
         self, call: Call, options: TaskOptions, run_after: datetime | timedelta | None
     ) -> TaskResult:
-        """Enqueue a call as its task's options say; raises as ``perform`` does."""
+        """Enqueue a call with the options of its task; raises as ``perform`` does."""
         job = self._enqueue(call, options, run_after)
         return TaskResult(self._results, self._results.snapshot_of(job))
 
@@ -164,7 +165,7 @@ class JobQueue:
             pending.add(job, join)
         return job
 
-    @shielded  # a job that commits in the middle comes here, where locks are taken; below as well
+    @shielded  # a commit inside a job calls this and takes locks; the same holds for _hand_over
     def _announce(self, jobs: list[Job]) -> None:
         """Have jobs run that a commit has stored."""
         self.backend.announced(jobs)
@@ -188,25 +189,25 @@ class JobQueue:
         if (waiting := own + self.backend.waiting(max(max_queued - own, 0))) >= max_queued:
             raise QueueFull(waiting, max_queued)
 
-    # -- ask
+    # -- read
 
     def result(self, uid: str) -> TaskResult:
-        """Return the TaskResult of a job; raises UnknownJob for an unknown uid."""
+        """Return the TaskResult of the job *uid*. Raises UnknownJob if there is none."""
         return TaskResult(self._results, self._results.snapshot(uid))
 
     def progress(self, uid: object) -> tuple[int, Any] | None:
-        """Return ``(value, data)``, ``(-1, None)`` before the first report, None once the job
-        has ended or where nothing is known of it; raises UnknownJob as the backend does."""
+        """Return ``(value, data)`` of the last report, ``(-1, None)`` before the first one, None if
+        the job has ended or is unknown. See ``asyncjob_get_progress``."""
         return self._results.progress(uid)
 
     def wait_for_row(self, query: Any, looks: float, seconds: float) -> None:
-        """See ``asyncjob_timed_query``; inside a job a checkpoint between two looks."""
+        """See ``asyncjob_timed_query``; inside a job each pause is a checkpoint."""
         attempt = attempt_var.get()
         pause = threading.Event().wait if attempt is None else attempt.pause
         sessions_module().wait_for_row(
             query,
             self._database.sessions,
-            looks=max(looks, 0) + 1,  # at once, and that often again
+            looks=max(looks, 0) + 1,  # the first one is no repetition
             pause=lambda: pause(max(0.0, seconds)),
             end_snapshot=self._scope.end_reading,
         )
@@ -214,32 +215,30 @@ class JobQueue:
     # -- run
 
     def start_worker(self) -> None:
-        """Run jobs in this process from now on, on ``threads`` daemon threads.
-
-        Does nothing where it runs already, and nothing with ``threads = 0``.
-        """
+        """Run jobs in this process from now on, in ``threads`` daemon threads. Does nothing if
+        ``threads`` is 0, or if they are running already."""
         self.allow_worker()
         self.serve()
 
     def allow_worker(self, yes: bool = True) -> None:
-        """Let the first job, or the first ``serve``, start the worker. yes: False forbids it."""
+        """Allow the first enqueue or ``serve`` to start the worker. yes: False forbids it."""
         self._local_worker.wanted = yes
 
     @property
     def local_worker(self) -> LocalWorker:
-        """What runs jobs in this process; for the commands that run a worker process."""
+        """The worker of this process; for the commands that run a worker process."""
         return self._local_worker
 
     def serve(self) -> None:
-        """Start the worker if that is allowed and it does not run; cheap enough for requests."""
+        """Start the worker if it is allowed and not running; cheap enough for each request."""
         self._here()
         self._local_worker.serve()
 
     def run_pending(self, limit: int | None = None) -> int:
-        """Run what is due in this thread, as a worker would, and return how many jobs ran.
+        """Run due jobs in this thread, as a worker would, and return how many were run.
 
-        limit: how many at the most; None: until nothing is due.
-        Raises RuntimeError inside a managed transaction, or where this thread's transaction holds
+        limit: the largest number of jobs to run; None: until no job is due.
+        Raises RuntimeError inside a managed transaction, and if the transaction of this thread has
         uncommitted work: the jobs would commit it, or lose it.
         """
         self._here()
@@ -248,7 +247,7 @@ class JobQueue:
                 "run_pending() expected no transaction under way in this thread, and there is "
                 "uncommitted work in it; call transaction.commit() or abort() before"
             )
-        self._scope.forget()  # one that only read
+        self._scope.forget()  # a transaction that has only read
         with self.as_current():
             return self._local_worker.run_pending(limit)
 
@@ -267,7 +266,7 @@ class JobQueue:
     # -- processes of attempts
 
     def open_fork_server(self) -> None:
-        """Start the fork server of jobs' processes; best before this process has threads."""
+        """Start the fork server of attempts; best before this process has threads."""
         self._fork_server.open()
 
     def _become_fork_server(self) -> None:
@@ -285,27 +284,28 @@ class JobQueue:
     # -- extents
 
     def as_current(self) -> AbstractContextManager[None]:
-        """Make this the queue of the ``asyncjob_*`` functions and of tasks, for a block."""
+        """Make this queue that of the ``asyncjob_*`` functions and of tasks, for a block."""
         return as_current(self)
 
     def in_transaction(
         self, yes: bool = True, *, manager: Any = None
     ) -> AbstractContextManager[None]:
-        """Say that the caller commits this thread's transaction after the block.
+        """Declare that the caller commits this thread's transaction after the ``with`` block.
 
-        Neither begins nor commits. Jobs enqueued inside begin to exist with that commit.
-        yes: False says the contrary, inside such a block. manager: what commits, where requests
-        have a transaction manager of their own; the jobs are stored right after its other votes.
+        The block itself neither begins nor commits. The commit creates the jobs enqueued in it.
+        yes: False: declare the contrary, inside such a block. manager: the transaction manager
+        that commits; None: ``transaction.manager``, or that of the enclosing block. With another
+        manager the jobs are stored right after its other votes.
         """
         return self._scope.managed(yes, manager)
 
     @contextmanager
     def session_scope(self) -> Iterator[None]:
-        """Run a block as a job would run: this queue is current, what the block did is committed
-        at its end and aborted where it raises, and the thread's session removed.
+        """Run a ``with`` block as a job would run: this queue is current, the work of the block is
+        committed at its end, or aborted if it raises, and the session of this thread is removed.
 
-        Inside a managed transaction the block is a part of that, which is doomed where it raises.
-        Raises RuntimeError where this thread holds uncommitted work of other code.
+        Inside a managed transaction the block is part of that, which is doomed if the block raises.
+        Raises RuntimeError if this thread has uncommitted work of other code.
         """
         with self.as_current(), self._scope.block():
             yield
@@ -313,9 +313,9 @@ class JobQueue:
     # -- end
 
     def close(self) -> None:
-        """Stop the worker as a SIGTERM does, and take no more jobs; may be called twice.
+        """Stop the worker, as SIGTERM does, and accept no more jobs; may be called twice.
 
-        Running jobs may finish within ``drain_timeout``; the rest waits again.
+        Running jobs have ``drain_timeout`` seconds to end; those that have not ended wait again.
         """
         self._here()
         first, self._closed = not self._closed, True
@@ -334,16 +334,16 @@ class JobQueue:
         self.close()
 
     def after_fork(self) -> None:
-        """Begin anew in a child process; Python calls it there."""
+        """Begin anew in a child process; called there by ``os.register_at_fork``."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._local_worker.begin()
             self._fork_server.after_fork()
             self._database.after_fork()
             if attempt_var.get() is not None and self._database.leave_attempt():
-                self.allow_worker(False)  # one that ends with a job's child would count as a crash
+                self.allow_worker(False)  # its end with the job's child would count as a crash
 
     def _here(self) -> None:
-        # Embedded in uWSGI without --py-call-osafterfork, Python is not told of a fork.
+        # In uWSGI without --py-call-osafterfork, Python calls no function after a fork.
         if self._pid != os.getpid():
             self.after_fork()

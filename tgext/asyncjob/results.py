@@ -1,4 +1,5 @@
-"""Read, wait for, cancel and retry jobs: those of this thread's transaction and the backend's."""
+"""Reads, waits for, cancels and retries jobs: the pending ones of this thread's transaction, and
+those of the backend."""
 
 from __future__ import annotations
 
@@ -15,22 +16,21 @@ from .job import READY, Job, Snapshot
 from .transactions.scope import Scope
 from .worker.progress_tracker import GuardedTracker
 
-#: Longest that a wait for a job's end goes without looking, in seconds; shorter inside a job,
-#: where each look is a checkpoint too.
+#: Longest time between two reads while waiting for a job's end, in seconds; shorter inside a job,
+#: where each read is a checkpoint.
 LONGEST_LOOK = 5.0
 LONGEST_LOOK_IN_JOB = 0.05
 
-#: Times that a change is tried in all.
+#: How often a change is tried in all.
 TRIES = 3
 
 
 class Results:
-    """Of one queue; any thread may use it.
+    """The results of one queue; any thread may use it.
 
-    backend: gives the backend, with each call. retention_seconds: named in the error for a job that
-    is gone.
-    announce: called with jobs that wait again. connection: gives the one of this thread's
-    transaction, in which a change is to take part, None where there is none.
+    backend: returns the backend. retention_seconds: for the message about an unknown job.
+    announce: called with jobs that wait again. connection: returns the connection of this thread's
+    transaction, in which a change takes part; None if there is none.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class Results:
 
     @shielded
     def snapshot_of(self, job: Job) -> Snapshot:
-        """Read a job that was enqueued a moment ago."""
-        # One that has been run and removed in this moment is shown as it was enqueued.
+        """Read a job that has just been enqueued."""
+        # If it has been run and removed meanwhile, it is shown as it was enqueued.
         return self._pending(job.uid) or self._backend().get(job.uid) or _waiting(job)
 
     @shielded
@@ -86,9 +86,9 @@ class Results:
         return reported
 
     def wait_for_end(self, uid: str, timeout: float | None) -> Snapshot:
-        """Wait until a job has ended, *timeout* seconds at the most; None or infinity: for ever.
+        """Wait until a job has ended, for at most *timeout* seconds; None or infinity: no limit.
 
-        Raises TimeoutError, NotCommitted, UnknownJob.
+        Raises TimeoutError, NotCommitted, BadCall, UnknownJob.
         """
         if self._pending(uid) is not None:
             raise NotCommitted(uid)
@@ -108,10 +108,10 @@ class Results:
 
     @shielded
     def cancel(self, uid: str) -> bool:
-        """Cancel a job; True unless it had ended. One that this very transaction enqueued
-        never comes to exist. Raises UnknownJob."""
+        """Cancel a job; False if it had ended. A job that the transaction of this thread has
+        enqueued is never created. Raises UnknownJob."""
         attempt = attempt_var.get()
-        if attempt is not None and attempt.uid == uid:  # its transaction must not end that way
+        if attempt is not None and attempt.uid == uid:  # not within its own transaction
             return attempt.cancel()
         pending = self._scope.pending_or_none()
         if pending is not None and pending.drop(uid):
@@ -124,7 +124,7 @@ class Results:
 
     @shielded
     def retry(self, uid: str) -> bool:
-        """Enqueue an ended job again; True if it had ended. Raises UnknownJob."""
+        """Enqueue an ended job again; False if it has not ended. Raises UnknownJob."""
         job = self.snapshot(uid).job
         retried = self._change(self._backend().retry, uid)
         if retried and self._connection() is None:
@@ -134,8 +134,8 @@ class Results:
         return retried
 
     def _change(self, change: Callable[[str, Any], bool | None], uid: str) -> bool:
-        """Make a change in this thread's transaction, or, where it has none, by itself; then also
-        if it has to give way to another one's (a deadlock, say) at first."""
+        """Make a change in this thread's transaction, or, if it has none, in one of its own. That
+        one is tried again after an error that may pass, such as a deadlock."""
         connection = self._connection()
         tries_left = TRIES if connection is None else 1
         while True:
@@ -154,7 +154,7 @@ class Results:
     def _has_ended(self, uid: str) -> bool:
         try:
             found = self._backend().get(uid)
-        except UnknownJob:  # another process's, of which a tracker may know
+        except UnknownJob:  # another process made it; a tracker may have its progress
             return False
         return found is not None and found.status.is_final
 

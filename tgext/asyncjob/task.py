@@ -1,7 +1,7 @@
-"""Task, a declared function, and TaskResult, one request to run it: two tasks, three jobs.
+"""``Task``, a declared function, and ``TaskResult``, one job.
 
-Names and meanings are those of the Django 6 Tasks API where it has them. A
-``TaskResult`` reads its job again only in ``refresh`` and ``wait``.
+Names and meanings are those of the Django 6 Tasks API where it has them. A ``TaskResult`` reads its
+job again only in ``refresh`` and ``wait``.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _OPTION_NAMES = [field.name for field in fields(TaskOptions)]
 
 
 def _never(*args: Any, **kwargs: Any) -> None:
-    """The default of a field that has to have one because those before it have."""
+    """The default of ``func``, which needs one because the fields before it have defaults."""
 
 
 @dataclass(frozen=True, eq=False)
 class Task(TaskOptions):
-    """A function and how to run it in the background; made by ``@task``.
+    """A function with its options; made by ``@task``.
 
-    Every option of ``@task`` is an attribute. Calling it calls the function, here and now.
+    Every option of ``@task`` is an attribute. Calling the task calls the function, without a job.
     """
 
     func: Callable[..., Any] = _never
@@ -59,8 +59,8 @@ class Task(TaskOptions):
         check_queue_name(self.queue_name)
         check_run_after(self.run_after)
         self._check_executor()
-        # What functools.update_wrapper does, which a frozen dataclass refuses; no option shares
-        # a name with these.
+        # As functools.update_wrapper, which cannot set attributes of a frozen dataclass; no option
+        # has one of these names.
         for name in functools.WRAPPER_ASSIGNMENTS:
             vars(self)[name] = getattr(self.func, name, None)
         vars(self)["__wrapped__"] = self.func
@@ -87,26 +87,29 @@ class Task(TaskOptions):
         return path_of(self.func)
 
     def using(self, /, **options: Any) -> Task:
-        """Return a copy with other options; ``run_after`` too.
+        """Return a copy of the task with other options.
 
-        run_after: an aware datetime, or a timedelta that counts from the enqueue.
+        options: those of ``@task``, and ``run_after``, the earliest start of a job: an aware
+        datetime, or a timedelta from the enqueue; None: as soon as a worker is free.
         Raises ConfigError for an unknown option or a value out of range.
         """
         _refuse_unknown(options, [*_OPTION_NAMES, "run_after"], "Task.using")
         return replace(self, **options)
 
     def enqueue(self, /, *args: Any, **kwargs: Any) -> TaskResult:
-        """Ask the current queue to run the function with these arguments.
+        """Enqueue a job on the current queue that calls the function with these arguments.
 
-        Inside a managed transaction the job begins to exist with its commit.
+        Inside a request, or any other managed transaction, the commit creates the job. If the
+        transaction is aborted, the job never exists.
         Raises BadCall if the arguments do not fit, NotSerializable if one of them cannot be
-        kept, QueueFull, and ConfigError where no queue is current.
+        stored, QueueFull if ``max_queued`` jobs wait, QueueClosed after ``close()``, and
+        ConfigError if there is no current queue.
         """
         call = Call(self.func, args, kwargs or None)
         return current_queue().enqueue(call, self, self.run_after)
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        # By its path, as a function is pickled: where @task stands above one, its path leads here.
+        # By its path, as a function is pickled: the path of a function with @task is the Task's.
         held = held_at(self.func)
         if held is self:
             return str(self.func.__qualname__)
@@ -119,7 +122,7 @@ class Task(TaskOptions):
 
 
 def held_at(func: Callable[..., Any]) -> Any:
-    """Return what the path of *func* leads to in this process; None: nothing, or no path."""
+    """Return the object at the path of *func* in this process; None if there is none."""
     try:
         path = func.__qualname__.split(".")
         return functools.reduce(getattr, path, sys.modules[func.__module__])
@@ -139,10 +142,9 @@ def task(**options: Any) -> Callable[[Callable[..., Any]], Task]: ...
 def task(func: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Declare a module-level function as a Task: ``@task`` or ``@task(priority=10, ...)``.
 
-    Options: those of TaskOptions. executor: "thread", or "process" to run each attempt, with its
-    session and its commit, in a process of its own; an executor is given the bare call: what that
-    does is outside the job's transaction, and happens at least once.
-    Raises ConfigError at import for an unknown option or a value out of range.
+    options: any of priority, queue_name, takes_context, max_attempts, backoff, timeout, executor.
+    Raises ConfigError at import for an unknown option or a value out of range, and BadCall for
+    something that cannot be called.
     """
     _refuse_unknown(options, _OPTION_NAMES, "@task")
     if func is not None:
@@ -162,14 +164,14 @@ def _refuse_unknown(options: dict[str, Any], known: list[str], where: str) -> No
 class TaskContext:
     """The first argument of a task that ``takes_context``."""
 
-    task_result: TaskResult
+    task_result: TaskResult  #: the running job
     attempt: int  #: 1 for the first
 
 
 class TaskResult:
-    """One job, as it stood when it was last read: at the enqueue, or by ``refresh``.
+    """One job, in the state in which it was last read: by ``enqueue``, ``refresh`` or ``wait``.
 
-    Instants are aware UTC, or None while they have not happened.
+    Instants are aware datetimes in UTC; None as long as the event has not happened.
     """
 
     __slots__ = ("_results", "_snapshot")
@@ -180,86 +182,92 @@ class TaskResult:
 
     @property
     def id(self) -> str:
-        """The uid."""
+        """The uid of the job."""
         return self._snapshot.job.uid
 
     @property
     def name(self) -> str:
-        """The dotted path of what was called."""
+        """The dotted path of the function that the job calls."""
         return self._snapshot.job.call.name
 
     @property
     def args(self) -> tuple[Any, ...]:
-        """The positional arguments."""
+        """The positional arguments.
+
+        On ``sql`` they are read from the row at the first access. That raises BadSignature or
+        another AsyncJobError if the stored call cannot be read in this process.
+        """
         return self._snapshot.job.call.args
 
     @property
     def kwargs(self) -> dict[str, Any]:
-        """The keyword arguments; a copy."""
+        """The keyword arguments, as a new dict; see ``args``."""
         return dict(self._snapshot.job.call.kwargs or {})
 
     @property
     def status(self) -> TaskResultStatus:
-        """READY, RUNNING, SUCCESSFUL, FAILED or CANCELLED."""
+        """READY, RUNNING, SUCCESSFUL, FAILED or CANCELLED; also a str."""
         return self._snapshot.status
 
     @property
     def is_finished(self) -> bool:
-        """Whether it ended, however it ended."""
+        """Whether the job has ended: SUCCESSFUL, FAILED or CANCELLED."""
         return self._snapshot.status.is_final
 
     @property
     def enqueued_at(self) -> datetime:
-        """When it was enqueued."""
+        """When the job was enqueued."""
         return self._snapshot.enqueued_at
 
     @property
     def started_at(self) -> datetime | None:
-        """When its first attempt began."""
+        """When the first attempt began."""
         return self._snapshot.started_at
 
     @property
     def last_attempted_at(self) -> datetime | None:
-        """When its last attempt began."""
+        """When the last attempt began."""
         return self._snapshot.last_attempted_at
 
     @property
     def finished_at(self) -> datetime | None:
-        """When it ended."""
+        """When the job ended."""
         return self._snapshot.finished_at
 
     @property
     def attempts(self) -> int:
-        """How many attempts were begun, all budgets together."""
+        """How many attempts have begun, including those before a ``retry()``."""
         return self._snapshot.attempts
 
     @property
     def errors(self) -> list[TaskError]:
-        """One for each attempt that raised, timed out or lost its worker, oldest first."""
+        """A TaskError for each attempt that raised or timed out, or whose worker died; oldest
+        first."""
         return list(self._snapshot.errors)
 
     @property
     def progress(self) -> Progress:
-        """The last report, ``(value, data, total)``; ``(-1, None, None)`` before the first."""
+        """The last report, ``(value, data, total)``; ``(-1, None, None)`` before the first one."""
         return self._snapshot.progress
 
     @property
     def log(self) -> list[str]:
-        """The last 100 log lines of its last attempt that ended."""
+        """The last 100 log lines of the last attempt that has ended."""
         return list(self._snapshot.log)
 
     @property
     def enqueued_by(self) -> str | None:
-        """Who was logged in where it was enqueued; None: nobody, or not in a request."""
+        """The user who was logged in when the job was enqueued; None if there was none, or no
+        request."""
         context = self._snapshot.job.context
         return None if context is None else context.get("user")
 
     @property
     def return_value(self) -> Any:
-        """What the function returned.
+        """The return value of the function.
 
-        Raises ValueError until the job is SUCCESSFUL, NotSerializable for a value that could
-        not be kept.
+        Raises ValueError unless the job is SUCCESSFUL, and NotSerializable if the value could not
+        be stored.
         """
         status = self.status
         if status is not TaskResultStatus.SUCCESSFUL:
@@ -270,37 +278,41 @@ class TaskResult:
         return value
 
     def refresh(self) -> None:
-        """Read the job again. Raises UnknownJob if it has been removed since."""
+        """Read the job again. Raises UnknownJob if it was removed meanwhile."""
         self._snapshot = self._results.snapshot(self.id)
 
     def wait(self, timeout: float | None = None) -> TaskResult:
-        """Wait until the job has ended, and return this result, refreshed.
+        """Wait until the job has ended, and return this TaskResult, refreshed.
 
-        timeout: seconds; None: as long as it takes.
-        Raises TimeoutError, NotCommitted if the calling transaction enqueued the job itself
-        and has not committed, UnknownJob.
+        timeout: seconds; None: no limit.
+        Raises TimeoutError if the job has not ended by then, NotCommitted if the transaction of
+        this thread has enqueued the job and is not committed, BadCall for a timeout that is not a
+        number, and UnknownJob if the job was removed meanwhile.
         """
         self._snapshot = self._results.wait_for_end(self.id, timeout)
         return self
 
     def cancel(self) -> bool:
-        """Take the job back: a waiting one at once, a running one at its next checkpoint.
+        """Cancel the job: a waiting one at once, a running one at its next checkpoint.
 
-        Returns True unless it had ended. Does not refresh. Raises UnknownJob.
+        Returns False if it has ended, or is just being committed. Does not refresh this TaskResult.
+        Raises UnknownJob if the job was removed meanwhile.
         """
         return self._results.cancel(self.id)
 
     def retry(self) -> bool:
-        """Enqueue an ended job again, with a fresh budget of attempts and its history kept.
+        """Enqueue an ended job again, with a new budget of attempts; its errors are kept.
 
-        Returns True if it had ended. Does not refresh. Raises UnknownJob.
+        Returns False if it has not ended. Does not refresh this TaskResult.
+        Raises UnknownJob if the job was removed meanwhile.
         """
         return self._results.retry(self.id)
 
     def __json__(self) -> dict[str, Any]:
-        """What a page needs, for ``@expose('json')``: never arguments, never a traceback.
+        """Return what a page needs, for ``@expose('json')``; neither arguments nor a traceback.
 
-        Reported data of any kind has a form here that JSON holds (``json_form``).
+        Keys: ``id``, ``name``, ``status``, ``progress``, ``error``, ``enqueued_at``,
+        ``started_at``, ``finished_at``. All values are such that JSON can represent them.
         """
         error = self._snapshot.errors[-1] if self._snapshot.errors else None
         found = {
@@ -321,12 +333,12 @@ class TaskResult:
 
 @dataclass(frozen=True, slots=True)
 class NotKept:
-    """Stands where a return value would, had it been one that can be kept."""
+    """Stands for a return value that could not be kept."""
 
-    why: str
+    why: str  #: the reason
 
 
 def kept(result: Any) -> Any:
-    """Return *result*, or a NotKept if it cannot outlive the attempt."""
+    """Return *result*, or a NotKept if it cannot be used after the attempt."""
     why = why_not_kept(result)
     return result if why is None else NotKept(why)
