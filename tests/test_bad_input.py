@@ -666,7 +666,8 @@ def test_option_that_a_row_does_not_hold_is_refused_with_the_way_out(tmp_path):
         ):
             for made in (declared.using(**options), task(**options)(function)):
                 refused(
-                    NotSerializable, TypeError, f"{name}: expected what a database row can hold",
+                    NotSerializable, TypeError,
+                    f"{name}: expected a value that a database row can hold",
                     made.enqueue, 1,
                 )  # fmt: skip
                 refused(NotSerializable, TypeError, way, made.enqueue, 1)
@@ -682,7 +683,7 @@ def test_job_whose_task_lost_the_option_that_it_needs_fails_and_runs_nowhere_els
 
         [error] = sql.result(result.id).errors
     assert error.exception_class_path == "tgext.asyncjob.errors.CallableMissing"
-    assert "it is no task any more, and the job needs its executor" in error.message
+    assert "it is no longer a task, and the job needs its executor" in error.message
 
 
 @task(executor=InlineExecutor())

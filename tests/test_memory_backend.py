@@ -116,7 +116,7 @@ def test_uid_of_another_process_raises_unknown_job_and_names_the_way_out(backend
     pid = UID.fullmatch(strange_uid)[1]
     assert str(raised.value) == (
         f"no job {strange_uid!r}: it was made by process {pid} and this is {os.getpid()}; on the "
-        "memory backend a process knows its own jobs only, set asyncjob.backend = sql"
+        "memory backend a process knows only its own jobs, set asyncjob.backend = sql"
     )
 
 

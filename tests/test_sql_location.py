@@ -152,7 +152,7 @@ def test_schema_that_the_option_names_has_the_tables(home):
 
 
 def test_schema_that_is_not_there_is_refused(home):
-    with pytest.raises(ConfigError, match=r"asyncjob\.schema: expected a schema that is there"):
+    with pytest.raises(ConfigError, match=r"asyncjob\.schema: expected a schema that exists"):
         JobQueue("sql", session=home.Session, schema="nowhere", **home.options)
 
 

@@ -885,7 +885,7 @@ def test_progress_that_no_row_holds_is_refused_and_harms_no_other_job(
     found = other.result(too_much)
     assert found.status == FAILED
     assert found.errors[-1].exception_class is NotSerializable
-    assert f"{name} that 64 bits hold, got {total or value:#x}" in found.errors[-1].message
+    assert f"{name} of at most 64 bits, got {total or value:#x}" in found.errors[-1].message
     assert other.result(good).progress == (3, {"step": "third"}, 4)
     assert other.result(good).status == SUCCESSFUL
     assert other.result(at_the_bound).progress == (-(2**63), None, 2**63 - 1)

@@ -406,8 +406,8 @@ def test_a_queue_that_is_closed_while_the_server_is_away_says_what_it_could_not_
 
         app.queue.close()
 
-        assert heard.has_said(f"could not tell the database the last progress of job={result.id}")
-        assert heard.has_said("could not tell the database that worker")
+        assert heard.has_said(f"could not write the last progress of job={result.id} to the")
+        assert heard.has_said("could not record in the database that worker")
         assert heard.has_said("run elsewhere after 20s (asyncjob.lease) at the latest")
         server.start()
         stage.go_on.set()

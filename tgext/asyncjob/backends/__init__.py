@@ -1,4 +1,4 @@
-"""Where jobs wait: one package a backend, loaded by its name when it is first used."""
+"""Backends, which store jobs: a package each, loaded by name at the first use."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _only_present: ContextVar[bool] = ContextVar("asyncjob_only_present", default=Fa
 
 
 def make_backend(options: Options, engine: Any = None) -> Backend:
-    """Make the backend that *options* name. engine: SQLAlchemy's, for the one that needs it.
+    """Make the backend that *options* name. engine: that of SQLAlchemy, for ``sql``.
 
-    Raises MissingExtra, and ConfigError for a database that it cannot work with.
+    Raises MissingExtra, and ConfigError for a database that the backend cannot use.
     """
     made: Backend
     if options.backend == "memory":
@@ -49,7 +49,7 @@ def make_backend(options: Options, engine: Any = None) -> Backend:
 
 
 def left_unopened(yes: bool = True) -> AbstractContextManager[None]:
-    """Make backends, inside the block, whose tables are neither looked at nor made.
+    """Inside the block, make backends without checking or making their tables.
 
     For commands that show a database as it is: of another version, or without tables.
     """
@@ -57,10 +57,10 @@ def left_unopened(yes: bool = True) -> AbstractContextManager[None]:
 
 
 def only_present(yes: bool = True) -> AbstractContextManager[None]:
-    """Make backends, inside the block, only on a database that exists: a connection to a SQLite
-    file makes it.
+    """Inside the block, make backends only on a database that exists: a connection to a SQLite
+    file would create it.
 
-    For commands that read, or change what exists; yes: False for one that may make it.
+    For commands that read, or change what exists; yes: False for a command that may create it.
     """
     return _set(_only_present, yes)
 

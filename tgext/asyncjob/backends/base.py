@@ -39,23 +39,23 @@ class Backend(ABC):
     def new_uid(self) -> JobId:
         """Return a uid that starts with ``asyncjob_``, was never given and cannot be guessed."""
 
-    def open(self, *, create_tables: bool) -> None:  # noqa: B027 - memory is there
+    def open(self, *, create_tables: bool) -> None:  # noqa: B027 - memory needs no preparation
         """Prepare the store; called once.
 
-        create_tables: whether to make missing tables.
+        create_tables: whether to create missing tables.
         Raises ConfigError if the tables are not those of this version.
         """
 
     def prepare(self, job: Job) -> Job:
-        """Return *job* as it will be kept; raises NotSerializable if it cannot be."""
+        """Return *job* as it will be stored. Raises NotSerializable if it cannot be stored."""
         return job
 
-    def check_carrier(self, engine: Any) -> None:  # noqa: B027 - where there is none
-        """Raise ConfigError where no transaction on *engine*, the application's, would carry a
-        job, since each of its statements commits by itself."""
+    def check_carrier(self, engine: Any) -> None:  # noqa: B027 - only sql has one
+        """Raise ConfigError if *engine*, that of the application's session, has no transactions
+        that could store a job: if each of its statements is committed by itself."""
 
     def announced(self, jobs: Sequence[Job]) -> None:  # noqa: B027 - memory wakes in enqueue
-        """Wake workers for *jobs*, which were enqueued on a connection and are committed now."""
+        """Wake workers for *jobs*, which were enqueued on a connection that has committed now."""
 
     @abstractmethod
     def enqueue(self, jobs: Sequence[Job], connection: Any = None) -> None:
@@ -63,76 +63,78 @@ class Backend(ABC):
 
     @abstractmethod
     def get(self, uid: str) -> Snapshot | None:
-        """Read one job; None if nothing is known of it (any more).
+        """Read one job; None if it is unknown, or was removed.
 
         Raises UnknownJob if *uid* shows that another process made the job.
         """
 
     @abstractmethod
     def progress(self, uid: str) -> Progress | None:
-        """Return the last report of a job that has not ended; None if it has, or is unknown.
+        """Return the last report of a job; None if the job has ended or is unknown.
 
         Raises UnknownJob as ``get`` does.
         """
 
     @abstractmethod
     def cancel(self, uid: str, connection: Any = None) -> bool | None:
-        """Cancel a READY job, or ask a RUNNING one to stop; False if it had ended.
+        """Cancel a READY job, or ask a RUNNING one to stop.
 
-        False too where its work is just being committed. After True no attempt of it can
-        ``finish`` as SUCCESSFUL, nor lead to another. None if nothing is known of it.
+        Returns True if that was possible: no attempt of the job can then ``finish`` as SUCCESSFUL,
+        and none follows. Returns False if the job had ended, or its work is just being committed,
+        and None if it is unknown.
         """
 
     @abstractmethod
     def retry(self, uid: str, connection: Any = None) -> bool | None:
-        """Make an ended job READY with a fresh budget of attempts; False if it has not ended.
+        """Make an ended job READY with a new budget of attempts; False if it has not ended.
 
-        Its errors and its number of attempts are kept. None if nothing is known of it.
+        Its errors and its number of attempts are kept. None if it is unknown.
         """
 
     def is_passing(self, error: BaseException) -> bool:
-        """Tell whether *error*, of one of these methods, may pass: the store was lost or busy."""
+        """Return whether *error*, raised by one of these methods, may pass: the store could not be
+        reached or was busy."""
         return False
 
     def is_conflict(self, error: BaseException) -> bool:
-        """Tell whether *error* says that the store's database has undone a transaction and asks
-        for another try: a deadlock, a serialisation failure."""
+        """Return whether *error* says that the database of the store has rolled back a transaction,
+        which may succeed if it is tried again: a deadlock, a serialization failure."""
         return False
 
     def is_loss(self, error: BaseException) -> bool:
-        """Tell whether *error*, raised in an attempt, says that the store was lost under it, so
-        that it is not the job's: the connection broke or could not be had, or the disk is full.
+        """Return whether *error*, raised in an attempt, says that the store was lost, so that it is
+        not an error of the job: the connection failed or was refused, or the disk is full.
 
-        What a statement of the job came to is the job's: its timeout, a lock not to be had.
+        Other errors of a statement are the job's own: its timeout, a lock that is not granted.
         """
         return False
 
     @abstractmethod
     def wait_for_end(self, uid: str, seconds: float) -> None:
-        """Return when the job may have ended, after *seconds* at the latest."""
+        """Return when the job may have ended, at the latest after *seconds*."""
 
     @abstractmethod
     def counts(self) -> dict[TaskResultStatus, int]:
-        """Count the jobs by status; every status is there."""
+        """Return the number of jobs of each status."""
 
     @abstractmethod
     def waiting(self, most: int | None = None) -> int:
-        """Count the READY jobs; cheap enough for every enqueue.
+        """Return the number of READY jobs; cheap enough for each enqueue.
 
-        most: counting may end there.
+        most: counting may stop there; None: count all.
         """
 
     def in_use(self) -> list[Callable[[], object]]:
-        """Return functions that tell, also in a copy of this process, whether the store is in use
-        in a way that a forked child could not work with it."""
+        """Return functions that return, also in a forked copy of this process, whether the store
+        is in use in such a way that the copy could not use it."""
         return []
 
     @abstractmethod
     def after_fork(self) -> None:
-        """Begin anew in a child process: no lock, connection or job of the parent's is used."""
+        """Begin anew in a child process, without locks, connections and jobs of the parent."""
 
     def close(self) -> None:  # noqa: B027 - memory has nothing to close
-        """Close what is open; no other method is called after it."""
+        """Close what is open; no other method may be called after it."""
 
     # -- the worker's side
 
@@ -146,60 +148,61 @@ class Backend(ABC):
     ) -> None:
         """Register a worker before it claims.
 
-        expendable: whether its death is no crash of what it runs: it is under a reloader.
+        queues: the names that it serves; None: all. expendable: whether its death does not count
+        as a crash of the jobs that it runs: a reloader kills its process.
         """
 
     def retire(self, worker_id: WorkerId) -> None:  # noqa: B027 - as register
-        """Note that a worker was told to stop: its death from now on is no crash, and a claim of
-        its that is under way ends at the next job that cannot be run."""
+        """Note that a worker is stopping. From now on its death does not count as a crash, and a
+        claim of it that is in progress ends at the next job that cannot be run."""
 
     def dismiss(self, worker_id: WorkerId) -> None:  # noqa: B027 - as register
-        """Note that a worker has ended: the jobs that it still holds wait again."""
+        """Note that a worker has ended; the jobs that it still holds wait again."""
 
     @abstractmethod
     def claim(self, worker_id: WorkerId, queues: Collection[str] | None, limit: int) -> list[Claim]:
-        """Take up to *limit* due READY jobs for this worker; they are RUNNING, one attempt more.
+        """Claim up to *limit* due READY jobs for this worker; each is RUNNING then, with one more
+        attempt.
 
-        queues: names to take from; None: all. Highest priority first, then in the order of
-        their enqueue. However many claim at one instant, a job goes to one of them. Never
-        waits; [] when nothing is due.
+        queues: names of the queues to claim from; None: all. Order: highest priority first, then
+        in the order of their enqueue. If several workers claim at once, each job goes to one of
+        them. Never waits; [] if nothing is due.
         """
 
     @abstractmethod
     def holds(self, claim: Claim, *, fresh: bool = False) -> bool:
-        """Tell whether *claim* still holds and the job is not cancelled.
+        """Return whether *claim* still holds and the job is not cancelled.
 
-        fresh: by a new read; else an answer may be half a second old.
+        fresh: whether to read again; else the answer may be half a second old.
         """
 
     @abstractmethod
     def is_cancelled(self, claim: Claim) -> bool:
-        """Tell whether *claim* still holds and the job is cancelled."""
+        """Return whether *claim* still holds and the job is cancelled."""
 
     @abstractmethod
     def fence(self, claim: Claim, connection: Any = None) -> bool:
-        """Tell as ``holds`` does, and keep it so: from here on a cancellation comes too late.
+        """Return what ``holds`` does, and keep it so: a cancellation is too late from now on.
 
-        On a *connection* until its transaction ends, else until ``finish``.
+        This lasts, on a *connection*, until its transaction ends, else until ``finish``.
         """
 
     def unfence(self, claim: Claim) -> None:  # noqa: B027 - a rollback may do it
-        """Take a ``fence`` back that no commit followed; where it was part of the transaction,
-        the rollback has done that."""
+        """Undo a ``fence`` that no commit has followed. If it was part of a transaction, the
+        rollback has undone it."""
 
     @abstractmethod
     def finish(self, claim: Claim, outcome: Outcome, connection: Any = None) -> bool:
         """Store the outcome and end the claim.
 
-        False, and nothing is stored, when the claim no longer holds, or when the outcome is
-        SUCCESSFUL and the job was cancelled: the caller rolls back. An outcome READY of a
-        cancelled job ends it as CANCELLED.
+        Returns False, and stores nothing, if the claim no longer holds, or if the outcome is
+        SUCCESSFUL and the job was cancelled; the caller rolls back. An outcome READY of a
+        cancelled job makes it CANCELLED.
         """
 
     def committed(self, claim: Claim) -> bool:
-        """Tell whether a ``finish`` of *claim* as SUCCESSFUL came about whose answer was lost.
-
-        Waits where its commit is still under way.
+        """Return whether a ``finish`` of *claim* as SUCCESSFUL, whose answer was lost, was
+        committed. Waits if its commit is still in progress.
         """
         return False
 
@@ -208,58 +211,58 @@ class Backend(ABC):
 
     @abstractmethod
     def finish_many(self, ends: Sequence[tuple[Claim, Outcome]]) -> list[bool]:
-        """``finish`` each, for attempts that used no connection, in as few commits as possible."""
+        """``finish`` several attempts that used no connection, in as few commits as possible."""
 
     @abstractmethod
     def release(self, claims: Iterable[Claim]) -> None:
-        """Make jobs READY again as if they had not been claimed: it costs no attempt.
+        """Make jobs READY again as if they had not been claimed: it counts as no attempt.
 
-        Those that were cancelled meanwhile end; claims that no longer hold are passed over.
+        Jobs that were cancelled meanwhile end; claims that no longer hold are ignored.
         """
 
     @abstractmethod
     def report(self, claim: Claim, progress: Progress) -> bool:
-        """Store a progress, visible at once to every reader; False as ``holds`` does."""
+        """Store a progress report, visible at once to every reader; False if ``holds`` is."""
 
     @abstractmethod
     def heartbeat(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:
-        """Send a heartbeat; return the claims that the worker has lost to others: uids and leases,
-        since it may have claimed the same job anew."""
+        """Send a heartbeat; return uids and leases of the claims that the worker has lost. (By
+        leases too, since it may have claimed the same job again.)"""
 
     @abstractmethod
     def lost(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:
-        """Return the same where the store takes no writes: it is only read."""
+        """Return the same without a heartbeat, for a store that accepts no writes at the moment."""
 
     def watch_locks(self, worker_id: WorkerId, running: Iterable[tuple[JobId, Any]]) -> bool:
-        """Report which jobs of this worker keep all others from writing, in the log and to other
-        processes. running: uids, and connections in use.
+        """Report, in the log and to other processes, which jobs of this worker keep all others
+        from writing. running: uids, and the connections that they use.
 
-        False where no job can, and there is no need to call it again.
+        Returns False if no job can do that in this store; then it need not be called again.
         """
         return False
 
     @abstractmethod
     def rescue(self) -> int:
-        """Take the jobs of dead workers away from them; return how many."""
+        """Make the jobs of dead workers wait again; return how many."""
 
     def is_in_doubt(self) -> bool:
-        """Tell whether a job is held by a worker that may be dead, which only further calls of
-        ``rescue`` will show."""
+        """Return whether a job is held by a worker that may be dead, so that only further calls of
+        ``rescue`` will decide."""
         return False
 
     @abstractmethod
     def wait(
         self, queues: Collection[str] | None, seconds: float, stopped: Callable[[], bool]
     ) -> None:
-        """Return when something of *queues* may be claimable, after *seconds* at the latest.
+        """Return when a job of *queues* may be claimable, at the latest after *seconds*.
 
-        At once if ``stopped()``; call ``wake`` after a change that makes it true.
+        Returns at once if ``stopped()``; call ``wake`` after a change that makes it true.
         """
 
     @abstractmethod
     def wake(self) -> None:
-        """Make every ``wait`` of this process that is under way return now."""
+        """Make every ``wait`` in this process return now."""
 
     @abstractmethod
     def prune(self) -> int:
-        """Remove ended jobs older than the retention; return how many."""
+        """Remove the jobs that ended longer ago than the retention; return how many."""

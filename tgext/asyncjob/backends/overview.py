@@ -1,7 +1,7 @@
-"""What an operator may ask of a backend that several processes share, beyond one job's result.
+"""What an operator can read from a backend that several processes share: jobs, queues, workers.
 
-A backend that can answer has an ``overview``. All of it is read, nothing is changed, and it may
-be old by the time that it is shown. Instants are aware UTC, by the clock of the store.
+Such a backend has an ``overview``. Its methods only read. Instants are aware UTC, by the clock of
+the store.
 """
 
 from __future__ import annotations
@@ -17,44 +17,44 @@ class RunningJob(NamedTuple):
     """A job that a worker has claimed."""
 
     uid: str
-    name: str  #: the dotted path of what was called
+    name: str  #: the dotted path of its function
     queue_name: str
     since: datetime  #: when this attempt was claimed
     attempt: int  #: 1 for the first
     worker_id: str | None
-    value: int  #: its progress; -1 until something is reported
+    value: int  #: its progress; -1 before the first report
     total: int | None
-    is_cancelled: bool  #: it was asked to stop
-    #: since when it keeps all others from writing, on SQLite; None: it does not, or not long
+    is_cancelled: bool  #: it was cancelled, and stops at its next checkpoint
+    #: since when it has held SQLite's write lock; None: it does not hold it, or not for long
     locks_since: datetime | None
 
 
 class QueueDepth(NamedTuple):
-    """What waits in one queue."""
+    """The number of jobs that wait in one queue."""
 
     queue_name: str
-    due: int  #: jobs that a worker may take now
-    delayed: int  #: jobs that wait for their time
+    due: int  #: jobs that a worker may claim now
+    delayed: int  #: jobs that are not due yet
     next_due_at: datetime | None  #: when the first of those is due
 
 
 class QueuePosition(NamedTuple):
-    """Which position a waiting job has in its queue."""
+    """The position of a waiting job in its queue."""
 
-    is_delayed: bool  #: it waits for its time
+    is_delayed: bool  #: it is not due yet
     before: int  #: jobs of its queue that come first; 0 while it is delayed
-    was_given_back: bool  #: a worker has had it and could not run it
+    was_given_back: bool  #: a worker has claimed it, and released it since it could not run it
 
 
 class Connections(NamedTuple):
     """Connections to the database."""
 
-    held: int  #: by all programs, as far as this one may see
-    most: int  #: that the server allows
+    held: int  #: by all programs, as far as this user may see them
+    most: int  #: the limit of the server
 
 
 class Overview(ABC):
-    """The answers; each is a query or two."""
+    """Reads from one backend; each method takes a query or two."""
 
     @abstractmethod
     def now(self) -> datetime:
@@ -62,15 +62,15 @@ class Overview(ABC):
 
     @abstractmethod
     def workers(self) -> list[WorkerInfo]:
-        """Return the workers that live, or may, oldest first."""
+        """Return the workers that are not known to be dead, oldest first."""
 
     @abstractmethod
     def running(self, limit: int | None = None) -> list[RunningJob]:
-        """Return what runs, the longest first; at most *limit*."""
+        """Return the running jobs, oldest attempt first; limit: the most to return; None: all."""
 
     @abstractmethod
     def waiting(self) -> list[QueueDepth]:
-        """Return the queues in which something waits, by their names."""
+        """Return the queues with waiting jobs, in the order of their names."""
 
     @abstractmethod
     def position(self, uid: str) -> QueuePosition | None:
@@ -78,7 +78,7 @@ class Overview(ABC):
 
     @abstractmethod
     def connections(self) -> Connections | None:
-        """Count the connections; None where there is no server to count them."""
+        """Count the connections; None for a database without a server."""
 
     @abstractmethod
     def database(self) -> str:
@@ -86,4 +86,4 @@ class Overview(ABC):
 
     @abstractmethod
     def notification(self) -> str:
-        """Return in some words how a worker there is notified of new jobs."""
+        """Return a phrase for how a worker is notified of new jobs, as in "by LISTEN"."""

@@ -1,9 +1,9 @@
-"""A worker's id says which process it is, and how long it may be silent.
+"""The id of a worker, which identifies its process and contains its lease.
 
-A pid alone proves nothing: it is given again, and each machine and container counts its own. So
-an id also has the process's start, and a name for the kernel and the namespaces by which both are
-counted. Only there can the kernel be asked whether that process is gone; elsewhere nothing is
-known of it. Where there is no ``/proc``, an id has the pid alone.
+A pid alone identifies no process: it is reused, and each machine and container has its own. So an
+id also has the start of the process, and a name for the kernel and the namespaces in which both
+count. Only a process there can ask the kernel whether the worker's process still exists. Without
+``/proc`` an id has the pid alone.
 
     4711 - 81234 - 9f86d081884c - 20s - 5d41402abc4b
     pid    start   kernel         lease random
@@ -24,21 +24,21 @@ _ID = re.compile(
     r"(?:(?P<lease>\d{1,9}(?:\.\d{1,3})?)s-)?[0-9a-f]{12}"
 )
 
-#: What a pid and a start are counted by; old kernels do not have the second.
+#: The namespaces that a pid and a start belong to; old kernels do not have the second.
 _NAMESPACES = ("/proc/self/ns/pid", "/proc/self/ns/time")
 
 
 class _Process(NamedTuple):
     """A process, as the kernel describes it."""
 
-    start: int  #: in ticks since the machine's
-    has_ended: bool  #: and its parent has not asked for its status yet
+    start: int  #: in clock ticks since the start of the machine
+    has_ended: bool  #: it is a zombie: its parent has not read its status yet
 
 
 def new_worker_id(lease_seconds: float | None = None, pid: int | None = None) -> WorkerId:
-    """Return an id that no other worker has or had.
+    """Return a new id.
 
-    lease_seconds: how long it may be silent. pid: None: this process's.
+    lease_seconds: how long the worker may send no heartbeat. pid: None: that of this process.
     """
     parts = [str(os.getpid() if pid is None else pid)]
     kernel, process = kernel_name(), _process(int(parts[0]))
@@ -50,13 +50,13 @@ def new_worker_id(lease_seconds: float | None = None, pid: int | None = None) ->
 
 
 def lease_of(worker_id: str) -> float | None:
-    """Return how long it may be silent, in seconds; None: its id does not say."""
+    """Return the lease in the id of a worker, in seconds; None if there is none."""
     found = _ID.fullmatch(worker_id)
     return float(found["lease"]) if found is not None and found["lease"] else None
 
 
 def is_gone(worker_id: str) -> bool | None:
-    """Tell whether the process of a worker is gone for sure; None: this kernel does not know."""
+    """Return whether the process of a worker has ended; None if this kernel cannot tell."""
     found = _ID.fullmatch(worker_id)
     if found is None or found["kernel"] is None or found["kernel"] != kernel_name():
         return None
@@ -66,7 +66,7 @@ def is_gone(worker_id: str) -> bool | None:
     except ProcessLookupError:
         return True
     except OSError:
-        pass  # another user's
+        pass  # it is another user's process
     process = _process(pid)
     if process is None:  # hidden from us
         return None
@@ -74,11 +74,11 @@ def is_gone(worker_id: str) -> bool | None:
 
 
 def kernel_name() -> str | None:
-    """Return what stands for this run of this kernel and the namespaces of this process; None
-    where it cannot be found out."""
+    """Return a name for this boot of this kernel and the namespaces of this process; None if it
+    cannot be found out."""
     try:
         if os.readlink("/proc/self") != str(os.getpid()):
-            return None  # it is that of another namespace
+            return None  # /proc belongs to another namespace
         spaces = [os.readlink(each) for each in _NAMESPACES if os.path.lexists(each)]
     except OSError:
         return None
@@ -89,7 +89,7 @@ def kernel_name() -> str | None:
 
 
 def boot_id() -> str | None:
-    """Return what names this run of this kernel, in all its containers; None: it has no name."""
+    """Return the name of this boot of this kernel, the same in all containers; None: none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
@@ -101,7 +101,7 @@ def _process(pid: int) -> _Process | None:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
-    # The second field is the program's name, which may have anything in it.
+    # The second field is the name of the program, which may contain any character.
     fields = stat.rpartition(b")")[2].split()
     state, threads, start = fields[0], int(fields[17]), int(fields[19])
     # The first thread of a process may end before the others.

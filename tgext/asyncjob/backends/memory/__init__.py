@@ -1,10 +1,10 @@
-"""Jobs in this process's memory: nothing to install, gone with the process.
+"""The backend ``memory``: jobs in the memory of this process, lost when it ends.
 
     enqueue --> ready queue --> claim ... finish --> ended
 
-One lock guards everything; nothing waits while it holds it. A finalizer or a signal handler may
-come here while its own thread holds it: see ``SpinLock``. A uid names the process that made it.
-After a fork the child begins with no jobs: its copies are the parent's.
+One lock guards everything; no thread waits for anything while it holds the lock. A finalizer or a
+signal handler may call the backend while its own thread holds the lock: see ``SpinLock``. A uid
+names the process that made it. After a fork the child begins without jobs: those are the parent's.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .changes import JobChanges
 from .ready_queue import Entry
 from .spinlock import SpinLock, running_deferred
 
-SECRETS = 256  #: random parts of uids that are drawn at a time
+SECRETS = 256  #: random parts of uids that are generated at a time
 
 _UID = re.compile(r"asyncjob_(\d+)_([0-9a-f]{8})_[0-9a-f]{32}", re.ASCII)
 
@@ -43,8 +43,8 @@ _UID = re.compile(r"asyncjob_(\d+)_([0-9a-f]{8})_[0-9a-f]{32}", re.ASCII)
 class MemoryBackend(JobChanges, Backend):
     """See the module.
 
-    retention_seconds: how long ended jobs are kept. max_crashes: deaths that a job may cause of
-    the process that runs it. clock: gives seconds since the epoch.
+    retention_seconds: how long ended jobs are kept. max_crashes: deaths of its process after
+    which a job has FAILED. clock: returns seconds since the epoch.
     """
 
     name = "memory"
@@ -78,8 +78,8 @@ class MemoryBackend(JobChanges, Backend):
         try:
             return uids.popleft()
         except IndexError:
-            # Many at once: the system call releases the interpreter, and a worker would run
-            # in the middle of every request.
+            # Many at once: the system call releases the interpreter lock, and a worker thread
+            # would run in the middle of each request.
             origin, random = self._origin, os.urandom(16 * SECRETS).hex()
             made = [origin + random[at : at + 32] for at in range(0, len(random), 32)]
             uids.extend(cast("list[JobId]", made))
@@ -128,8 +128,8 @@ class MemoryBackend(JobChanges, Backend):
         if self._lock.is_mine():
             raise RuntimeError(
                 "wait() expected to be called outside a finalizer or signal handler, got called "
-                "by one in the middle of the queue's own work, which would wait for itself; "
-                "enqueue there what is to come after that job"
+                "by one that has interrupted the queue's own work, which would wait for itself; "
+                "enqueue there a job that does what is to follow"
             )
         with self._lock():
             entry = self._find(uid)
@@ -168,9 +168,7 @@ class MemoryBackend(JobChanges, Backend):
                 crashes = self._max_crashes - entry.crashes - 1
                 claims.append(Claim(entry.job, lease, attempt, entry.budget - attempt, crashes))
             due = self._ready_queue.next_due()
-            if (
-                due is not None
-            ):  # the thread that takes a job may have been the one to wait for that
+            if due is not None:  # the thread that claims a job may have waited for that one
                 self._waiters.wake_by(due)
         if self._lock.deferred:
             self._lock.run_deferred()
@@ -232,7 +230,7 @@ class MemoryBackend(JobChanges, Backend):
             entry = self._held(claim)
             if entry is None:
                 return False
-            # the old one is dropped after the lock: see _gone
+            # the old one is dropped after the lock is released: see _gone
             _before, entry.progress = entry.progress, progress
             return not entry.cancelled
 
@@ -257,7 +255,7 @@ class MemoryBackend(JobChanges, Backend):
             if seconds <= 0 or stopped() or self._ready_queue.has_ready(queues):
                 return
             waiter = self._waiters.add(queues, now + seconds)
-        self._lock.run_deferred()  # which may wake this thread
+        self._lock.run_deferred()  # that may wake this thread
         try:
             waiter.wait(seconds)
         finally:
@@ -292,6 +290,6 @@ class MemoryBackend(JobChanges, Backend):
                 raise UnknownJob(
                     uid,
                     f"it was made by process {made[1]} and this is {os.getpid()}; on the memory "
-                    "backend a process knows its own jobs only, set asyncjob.backend = sql",
+                    "backend a process knows only its own jobs, set asyncjob.backend = sql",
                 )
         return entry

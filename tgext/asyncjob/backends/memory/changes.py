@@ -1,6 +1,6 @@
 """The jobs of one process, and every change of their state.
 
-Nothing here locks: the backend does, and calls each of these with the lock held.
+Nothing here takes a lock: the backend calls each method with its lock held.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from ...job import (
 from .ready_queue import Entry, ReadyQueue, due_at
 from .waiters import Waiters
 
-#: Ended jobs kept whatever ``retention`` says, so that a process that runs for a year at a
-#: million jobs a day does not grow. What each takes is up to its arguments and its result.
+#: The most ended jobs that are kept, even within ``retention``, so that a process with a million
+#: jobs a day does not grow for a year. The memory of each depends on its arguments and its result.
 MOST_ENDED = 10_000
 
 
 class JobChanges:
-    """See the module; what the backend is made of."""
+    """A base class of the backend; see the module."""
 
-    _clock: Callable[[], float]  # gives seconds since the epoch
+    _clock: Callable[[], float]  # returns seconds since the epoch
 
     def _begin_jobs(self) -> None:
         self._waiters = Waiters()
         self._entries: dict[str, Entry] = {}
         self._ready_queue = ReadyQueue()
         self._ended: deque[Entry] = deque()
-        #: removed; dropped without the lock: a __del__ of the application's may wait
+        #: removed entries, to be dropped without the lock: a __del__ of the application may wait
         self._gone: deque[Entry] = deque()
 
     def _held(self, claim: Claim) -> Entry | None:
-        """The entry that *claim* still has the right to change."""
+        """The entry of *claim* if the claim still holds."""
         entry = self._entries.get(claim.job.uid)
         if entry is None or entry.status is not RUNNING or entry.lease != claim.lease:
             return None
@@ -55,7 +55,7 @@ class JobChanges:
             self._make_ready(entry)
 
     def _cancel(self, entry: Entry, now: bool) -> bool:
-        """Cancel a job; False where it is too late. now: False: only tell whether that is so."""
+        """Cancel a job; False if it is too late. now: False: only return that, change nothing."""
         if entry.status.is_final or entry.fenced:
             return False
         if now:
@@ -66,7 +66,7 @@ class JobChanges:
         return True
 
     def _retry(self, entry: Entry, now: bool) -> bool:
-        """Let an ended job wait again; False where it has not ended. now: as for ``_cancel``."""
+        """Let an ended job wait again; False if it has not ended. now: as for ``_cancel``."""
         if not entry.status.is_final:
             return False
         if now:

@@ -1,10 +1,10 @@
-"""The jobs that wait, in the order in which they will run.
+"""The waiting jobs, in the order in which they will run.
 
-The ready queue has a heap for each queue name, the delayed queue is one heap. An item of a heap
-has a sequence number. It is stale once its job waits no more, or has another number: a job that is
-cancelled leaves its item behind, which is skipped later.
+There is a heap of ready jobs for each queue name, and one heap of delayed jobs. An item of a heap
+has a sequence number. It is stale if its job no longer waits or has another number. A cancelled job
+leaves its item behind, which is skipped later.
 
-Nothing here locks: the backend does.
+Nothing here takes a lock: the backend does.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any
 
 from ...job import NO_PROGRESS, READY, Job, Outcome, Snapshot, TaskError
 
-#: Queue names whose heaps are kept though they are empty: making one for each job that a quick
-#: worker waits for would cost as much as the job.
+#: Number of queue names whose heaps are kept while they are empty: to make a heap for each job of
+#: an idle worker would take as long as the job.
 MOST_NAMES = 64
 
-#: Stale items that may be in the heaps before they are removed; a sweep is linear in the
-#: heaps' length, so it must be rare.
+#: Number of stale items at which they are removed; that takes time linear in the length of the
+#: heaps, so it must be rare.
 MOST_STALE = 1_000
 
-#: Attempts of one job whose errors are kept.
+#: Number of attempts of one job whose errors are kept.
 MOST_ERRORS = 20
 
 
@@ -41,7 +41,7 @@ class Entry:
     def __init__(self, job: Job, now: float) -> None:
         self.job = job
         self.status = READY
-        self.sequence = 0  #: its sequence number; 0: it has none yet
+        self.sequence = 0  #: its sequence number; 0: none yet
         self.enqueued_at = now
         self.run_at: float | None = None
         self.attempts = 0
@@ -49,7 +49,7 @@ class Entry:
         self.lease = 0
         self.cancelled = False
         self.crashes = 0  #: deaths of the process of an attempt
-        self.fenced = False  #: the attempt that holds it is committing
+        self.fenced = False  #: its attempt is committing
         self.started_at: float | None = None
         self.last_attempted_at: float | None = None
         self.finished_at: float | None = None
@@ -57,10 +57,12 @@ class Entry:
         self.result: Any = None
         self.progress = NO_PROGRESS
         self.log: tuple[str, ...] = ()
-        self.ended: threading.Event | None = None  #: made by the first that waits for the end
+        self.ended: threading.Event | None = (
+            None  #: made by the first thread that waits for its end
+        )
 
     def note(self, outcome: Outcome) -> None:
-        """Keep what an attempt that has ended leaves behind."""
+        """Store error, log and counts of an attempt that has ended."""
         if outcome.error is not None:
             self.errors = (*self.errors[1 - MOST_ERRORS :], outcome.error)
         self.log = outcome.log
@@ -88,7 +90,7 @@ class Entry:
 
 
 def due_at(run_after: datetime | timedelta, now: float) -> float | None:
-    """When a job may start, in seconds since the epoch; None: at once."""
+    """Return when a job may start, in seconds since the epoch; None: at once."""
     if isinstance(run_after, timedelta):
         due = now + run_after.total_seconds()
     else:
@@ -105,7 +107,7 @@ _HeapItem = tuple[float, int, Entry]
 
 
 class ReadyQueue:
-    """See the module. ``len()`` is the number of jobs that wait."""
+    """See the module. ``len()`` is the number of waiting jobs."""
 
     def __init__(self) -> None:
         self._ready: dict[str, list[_HeapItem]] = {}
@@ -119,7 +121,7 @@ class ReadyQueue:
         return self._length
 
     def put(self, entry: Entry) -> None:
-        """Let a READY job wait: behind all of its priority, unless it has a number already."""
+        """Add a READY job: behind all others of its priority, unless it has a number already."""
         if not entry.sequence:
             self._last_sequence = entry.sequence = self._last_sequence + 1
         self._length += 1
@@ -129,7 +131,7 @@ class ReadyQueue:
             heapq.heappush(self._delayed, (entry.run_at, entry.sequence, entry))
 
     def take(self, queues: Collection[str] | None, now: float) -> Entry | None:
-        """Take the next job out that is due and that *queues* serve; None: all are served."""
+        """Remove and return the next due job of *queues*; None: of all."""
         while self._delayed and (self._delayed[0][0] <= now or not _is_current(self._delayed[0])):
             item = heapq.heappop(self._delayed)
             if _is_current(item):
@@ -144,7 +146,7 @@ class ReadyQueue:
         return heapq.heappop(best)[2]
 
     def discard(self, entry: Entry) -> None:
-        """Remove a job that waits no longer; its status says so already."""
+        """Remove a job whose status is no longer READY."""
         self._length -= 1
         self._stale += 1
         if self._stale > max(MOST_STALE, self._length):
@@ -154,27 +156,27 @@ class ReadyQueue:
                 heapq.heapify(heap)
 
     def has_ready(self, queues: Collection[str] | None) -> bool:
-        """Whether ``take`` may find something without time passing."""
+        """Whether ``take`` may find a job now."""
         return any(
             heap and (queues is None or name in queues) for name, heap in self._ready.items()
         )
 
     def next_due(self) -> float | None:
-        """When the first delayed job may run, None if there is none."""
+        """When the first delayed job is due; None if there is none."""
         return self._delayed[0][0] if self._delayed else None
 
     def _make_ready(self, entry: Entry) -> None:
         options = entry.job.options
         heap = self._ready.get(options.queue_name)
         if heap is None:
-            if len(self._ready) >= self._most_names:  # they may be many, and come and go
+            if len(self._ready) >= self._most_names:  # an application may use ever new names
                 self._ready = {name: kept for name, kept in self._ready.items() if kept}
                 self._most_names = max(MOST_NAMES, 2 * len(self._ready))
             heap = self._ready[options.queue_name] = []
         heapq.heappush(heap, (-options.priority, entry.sequence, entry))
 
     def _first(self, queues: Collection[str] | None) -> list[_HeapItem] | None:
-        """The heap whose first job is the next one."""
+        """The heap whose first job is the next one of *queues*."""
         best: list[_HeapItem] | None = None
         for name, heap in self._ready.items():
             if queues is not None and name not in queues:

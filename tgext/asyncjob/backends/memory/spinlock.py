@@ -19,26 +19,25 @@ _NOTHING_TO_TAKE: AbstractContextManager[Any] = nullcontext()
 
 
 class SpinLock:
-    """A mutex that never makes a thread wait for anything but the thread that holds it.
+    """A mutex for critical sections that do not wait for anything.
 
-    A thread that blocks on a ``threading.Lock`` is given it by the kernel, before it has the
-    interpreter lock; the thread that has that needs the lock again a moment later and must hand
-    over the interpreter first: from then on every job costs two context switches or more. This
-    lock convoy makes four workers slower than one; ``benchmarks/memory.py`` shows both. A
-    thread that waits until it is free, and takes it then, hardly ever starts one. The holder must
-    not wait for anything.
+    A thread that blocks on a ``threading.Lock`` gets it from the kernel before it has the
+    interpreter lock. The thread that has the interpreter lock needs the mutex again a moment later
+    and must release the interpreter first. From then on each job costs two context switches or
+    more. This lock convoy makes four workers slower than one; ``benchmarks/memory.py`` shows both.
+    A thread that yields until the mutex is free, and acquires it then, hardly ever starts a convoy.
 
-    Used as ``with lock():``. The ``with`` is given the interpreter's own lock because only that is
-    taken and held in one step: between a Python ``acquire`` and the ``try`` after it a signal's
-    handler may raise (Ctrl-C, a server's SIGABRT), and it would never be released.
+    Used as ``with lock():``. That returns a ``threading.Lock``, because only C code acquires a lock
+    and enters the ``with`` block in one step. Between a Python ``acquire`` and the ``try`` after it
+    a signal handler may raise (Ctrl-C, SIGABRT of a server), and nothing would release the lock.
 
-    The garbage collector and signal handlers run anywhere, also in the thread that holds it, and
-    what they run may come back here: the lock is not reentrant, since what it guards may be half
-    changed. ``is_mine()`` tells such a caller: it reads without it (``unless_mine()``), or appends
-    its change to ``deferred``. Every method that takes the lock is ``@running_deferred``, or calls
-    ``run_deferred()`` after its release.
+    The garbage collector and signal handlers run anywhere, also in the thread that holds the lock,
+    and may call the module again. The lock is not reentrant, since the guarded data may be half
+    changed. If ``is_mine()``, such a caller reads without the lock (``unless_mine()``), or appends
+    its change to ``deferred``. Each method that takes the lock is ``@running_deferred``, or calls
+    ``run_deferred()`` after the release.
 
-    module: the name of the one whose functions take it.
+    module: the name of the module whose functions take the lock.
     """
 
     def __init__(self, module: str) -> None:
@@ -49,34 +48,34 @@ class SpinLock:
         self.deferred: deque[Callable[[], object]] = deque()
 
     def __call__(self) -> threading.Lock:
-        """Return the lock, free a moment ago, if need be after letting its holder run."""
+        """Return the lock once it is free; until then other threads run."""
         while self._is_held():
             time.sleep(0)
         return self._lock
 
     def is_mine(self) -> bool:
-        """Whether this thread may hold it; asked by a function of the module.
+        """Whether this thread may hold the lock; called by a function of the module.
 
-        True also where the thread is in such a function and another one holds the lock: that one
-        then makes the deferred changes.
+        Also True if this thread is in such a function and another thread holds the lock. That
+        thread then makes the deferred changes.
         """
         return self._is_held() and self._is_inside(sys._getframe(1).f_back)
 
     def unless_mine(self) -> AbstractContextManager[Any]:
-        """Return what a reader enters: the lock, or nothing where this thread may hold it."""
+        """Return a context manager for reading: the lock, or none if this thread may hold it."""
         if self._is_held() and self._is_inside(sys._getframe(1).f_back):
             return _NOTHING_TO_TAKE
         return self()
 
     def run_deferred(self) -> None:
-        """Make the deferred changes, unless this thread may hold the lock still."""
+        """Make the deferred changes, unless this thread may still hold the lock."""
         while self.deferred and not (self._is_held() and self._is_inside(sys._getframe(1).f_back)):
             with self():
                 while self.deferred:
                     self.deferred.popleft()()
 
     def _is_inside(self, frame: FrameType | None) -> bool:
-        """Whether a frame, or what called it, takes the lock."""
+        """Whether a frame, or one of its callers, may hold the lock."""
         while frame is not None:
             if frame.f_globals.get("__name__") == self._module or frame.f_code is _RUNNING_DEFERRED:
                 return True
@@ -88,7 +87,7 @@ _RUNNING_DEFERRED = SpinLock.run_deferred.__code__
 
 
 def running_deferred(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Let a method of what has a ``_lock`` make changes that were deferred while it held that."""
+    """Make the changes that were deferred while a method held the ``_lock`` of its object."""
 
     @functools.wraps(method)
     def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:

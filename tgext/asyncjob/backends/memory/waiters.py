@@ -1,7 +1,7 @@
-"""Threads that wait for something to do. Nothing here locks: the backend does.
+"""Worker threads that wait for jobs. Nothing here takes the backend's lock: the backend does.
 
-Each has a waiter of its own: a lock that is released to wake it. A waiter is added under the
-backend's lock, after a look for work; work is added under the same lock, so none is overlooked.
+Each has a waiter: a lock that is released to wake it. With the backend's lock held a thread checks
+for jobs and adds its waiter. Jobs are added under the same lock, so that none is missed.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from collections.abc import Collection
 
 
 class Waiter:
-    """What one thread waits on; only that thread calls ``wait``, without the backend's lock."""
+    """One waiting thread, which alone calls ``wait``, without the backend's lock."""
 
     __slots__ = ("_lock", "queues", "until")
 
     def __init__(self, queues: Collection[str] | None, until: float) -> None:
-        self.queues = queues  #: the names whose jobs wake it; None: all
-        self.until = until  #: when its wait ends by itself, by the backend's clock
+        self.queues = queues  #: names of the queues whose jobs wake it; None: all
+        self.until = until  #: when its wait times out, by the backend's clock
         self._lock = threading.Lock()
         self._lock.acquire()
 
     def wait(self, seconds: float) -> None:
-        """Return when woken, after *seconds* at the latest."""
+        """Return when woken, at the latest after *seconds*."""
         self._lock.acquire(timeout=seconds)
 
     def wake(self) -> None:
@@ -30,7 +30,7 @@ class Waiter:
 
 
 class Waiters:
-    """See the module."""
+    """The waiters of one backend."""
 
     def __init__(self) -> None:
         self._waiting: list[Waiter] = []
@@ -42,12 +42,12 @@ class Waiters:
         return waiter
 
     def remove(self, waiter: Waiter) -> None:
-        """Remove *waiter*: its thread waits no longer, for whatever reason."""
+        """Remove *waiter*, whose thread no longer waits."""
         if waiter in self._waiting:  # else it was removed when it was woken
             self._waiting.remove(waiter)
 
     def wake_one(self, queue_name: str) -> None:
-        """Wake a thread that serves *queue_name*: the last one added, its cache is the warmest."""
+        """Wake the last added thread that serves *queue_name*; its caches are the warmest."""
         if not self._waiting:
             return
         for at in range(len(self._waiting) - 1, -1, -1):
@@ -57,7 +57,7 @@ class Waiters:
                 return
 
     def wake_by(self, due: float) -> None:
-        """Ensure that a thread is awake when a job is due; *due* by the backend's clock."""
+        """Ensure that a thread is awake at *due*, by the backend's clock."""
         if self._waiting and all(waiter.until > due for waiter in self._waiting):
             self._waiting.pop().wake()
 

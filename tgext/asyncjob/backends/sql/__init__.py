@@ -1,13 +1,13 @@
-"""Jobs in the application's own database: SQLite, PostgreSQL or MariaDB.
+"""The backend ``sql``: jobs in the application's database, SQLite, PostgreSQL or MariaDB.
 
-    enqueue   on the request's connection: the job exists with its commit
-    claim     one short transaction; the lease it gives out is one more than the last
-    finish    on the job's own connection: committed with its work, or not at all
-    rescue    what dead workers held waits again; a death counts as a crash, not as an attempt
+    enqueue   on the request's connection; its commit creates the job
+    claim     one short transaction; the new lease of a job is one more than the one before
+    finish    on the job's connection; committed together with its work, or not at all
+    rescue    jobs of dead workers wait again; a death counts as a crash, not as an attempt
 
-Here is what a worker needs, in ``store`` what enqueues and reads. ``taking`` tells which jobs come
-next, ``worker_registry``, ``liveness`` and ``silence`` which workers live, ``wakeup`` and
-``listener`` wake threads that wait, ``dialects`` and ``faults`` have what differs.
+This module has what a worker needs, ``store`` what enqueues and reads. ``taking`` decides which
+jobs are next; ``worker_registry``, ``liveness`` and ``silence`` which workers live; ``wakeup`` and
+``listener`` wake waiting threads; ``dialects`` and ``faults`` have what differs between databases.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ from .store import SqlStore
 
 log = logging.getLogger(__name__)
 
-#: Heartbeats that look for claims whose answer was lost, after something has failed.
+#: Number of heartbeats, after a failure, that search for claims whose answer was lost.
 DOUBTFUL_HEARTBEATS = 4
 
-#: Rounds of rescue to one look at the jobs, where that takes a query of its own.
+#: Rounds of rescue for each look at the jobs, where that takes a query of its own.
 ROUNDS_TO_LOOK = 20
 
-#: How old a look at a claim may be that ``holds`` still believes, in seconds.
+#: How long ``holds`` reuses the result of its last query, in seconds.
 HOLDS_SECONDS = 0.5
 
-#: How long one round of pruning may go on, in seconds: a rescue waits for it.
+#: The longest round of pruning, in seconds: a rescue waits for it.
 PRUNING_SECONDS = 0.2
 
 
@@ -86,7 +86,7 @@ class SqlBackend(SqlStore, Backend):
         if not self._registry.is_registered(worker_id):
             self.register(worker_id, queues, 1)
         claims: list[Claim] = []
-        while not claims:  # what cannot be run here does not wait any more, and others may
+        while not claims:  # jobs that cannot be run here are ended or released: take others
             rows = self._take(worker_id, queues, limit)
             if not rows:
                 break
@@ -103,7 +103,7 @@ class SqlBackend(SqlStore, Backend):
 
     def _opened(self, worker_id: WorkerId, rows: Sequence[Row[Any]]) -> list[Claim]:
         """The claims on rows that can be run here. Each of the others is stored by itself, which
-        takes a while: once the worker was told to stop, the rest is given back."""
+        takes a while: if the worker is stopping meanwhile, the rest is released."""
         claims = []
         for number, row in enumerate(rows):
             if worker_id in self._retired:
@@ -122,19 +122,19 @@ class SqlBackend(SqlStore, Backend):
             look = self._look(queues)
             self._wakeup.due_in(look.due_seconds)
             if not look.is_waiting:
-                return []  # to claim nothing would take the one lock too
+                return []  # a claim of nothing would take the write lock too
         self._promote()
         try:
             rows = self._taking.take(worker_id, queues, limit)
         except DBAPIError:
-            self._doubtful_heartbeats = DOUBTFUL_HEARTBEATS  # it may have come through
+            self._doubtful_heartbeats = DOUBTFUL_HEARTBEATS  # it may have been committed
             raise
         if not rows:
             return []
         self._wakeup.poll_faster()
         if len(rows) == limit:
-            self._wakeup.wake()  # there may be more, for another thread
-        # A server that lost a claim gives its lease once more: the next one will be another.
+            self._wakeup.wake()  # there may be more jobs, for another thread
+        # A server that lost a claim gives the same lease again; the next claim gets another one.
         twice = [row for row in rows if self._running.get((row.uid, row.lease)) == worker_id]
         if twice:
             self.release([self._rows.claim(row, opened=False) for row in twice])
@@ -143,15 +143,15 @@ class SqlBackend(SqlStore, Backend):
         return rows
 
     def _promote(self) -> None:
-        """Let the delayed jobs wait whose time has come, as many as there is time for."""
+        """Make delayed jobs that are due AVAILABLE, as many as there is time for."""
         if not (self._wakeup.is_due() or self._clock.is_fake):
             return
         self._taking.promote()
         self._wakeup.due_in(self._look(None).due_seconds)  # the next one; now, if some are left
 
     def _alone(self, rows: Sequence[Row[Any]]) -> Sequence[Row[Any]]:
-        """Leave out, and give back, what is not to be claimed together: a suspect that may end
-        the process takes no others with it, so that next time it is known to have been it."""
+        """Return the rows that may run together, and release the others. A suspect may end the
+        process, so it runs alone: if the process dies again, that job has crashed it."""
         if not any(row.suspect for row in rows):
             return rows
         number = next(number for number, row in enumerate(rows) if row.suspect) or 1
@@ -163,11 +163,11 @@ class SqlBackend(SqlStore, Backend):
         return kept
 
     def _claim_of(self, row: Row[Any]) -> Claim | None:
-        """The claim on a row that is ours now; None if its call cannot be run, which is then
-        the job's end, or another worker's to try."""
+        """The claim on a row that this worker has claimed; None if its call cannot be run here.
+        The job has then FAILED, or is left to other workers."""
         try:
             return self._rows.claim(row, opened=True)
-        except Exception as error:  # noqa: BLE001 - whatever a stored call raises when read
+        except Exception as error:  # noqa: BLE001 - a stored call may raise anything when it is read
             claim, missing = self._rows.claim(row, opened=False), isinstance(error, ModuleMissing)
             if missing and may_be_elsewhere(self._dialect.engine, self._select(row.uid)):
                 log.warning("job=%s left to another worker: %s", row.uid, error)
@@ -279,22 +279,22 @@ class SqlBackend(SqlStore, Backend):
         with self._dialect.engine.connect() as connection:
             ours = {(uid, lease) for uid, lease in connection.execute(mine)}
         see_to(ours)
-        # What was finished between the two looks is not lost.
+        # A job that was finished between the two reads is not lost.
         lost = [which for which in held if which not in ours and which in self._running]
         return [(JobId(uid), lease) for uid, lease in lost]
 
     def _check_unreceived(self, ours: set[tuple[str, int]]) -> None:
         unreceived = {which for which in ours if which not in self._running}
         self._release_unreceived(unreceived)
-        if not unreceived:  # as long as the database refuses their release, the doubt stays
+        if not unreceived:  # while the database refuses to release them, the search continues
             self._doubtful_heartbeats = max(self._doubtful_heartbeats - 1, 0)
 
     def _release_unreceived(self, unreceived: set[tuple[str, int]]) -> None:
-        """Let jobs wait again that the table gives this worker and that it does not run: the answer
-        to a claim was lost. At the second look: at the first one the answer may be under way."""
+        """Release jobs that this worker holds by the table and does not run: the answer to a claim
+        was lost. Only when seen twice: the first time the answer may still be on its way."""
         again, self._unreceived = unreceived & self._unreceived, unreceived
         for uid, lease in again:
-            self._doubtful_heartbeats = DOUBTFUL_HEARTBEATS  # until all are given back
+            self._doubtful_heartbeats = DOUBTFUL_HEARTBEATS  # until all are released
             with self._dialect.engine.connect() as connection:
                 row = connection.execute(self._select(uid)).one_or_none()
             if row is not None and row.lease == lease:
@@ -339,12 +339,12 @@ class SqlBackend(SqlStore, Backend):
         return self._pruning.remove(states.ENDED, old, within_seconds=PRUNING_SECONDS)
 
     def purge(self, statuses: Collection[TaskResultStatus], older_than_seconds: float) -> int:
-        """Remove all jobs that ended in one of *statuses*, so long ago at least; return how
+        """Remove all jobs that ended in one of *statuses* at least so long ago; return how
         many."""
         ends = [states.STATE_OF[status] for status in statuses]
         return self._pruning.remove(ends, older_than_seconds)
 
     def ended(self, statuses: Collection[TaskResultStatus], older_than_seconds: float) -> int:
-        """Count what ``purge`` would remove."""
+        """Count the jobs that ``purge`` would remove."""
         ends = [states.STATE_OF[status] for status in statuses]
         return self._pruning.count(ends, older_than_seconds)

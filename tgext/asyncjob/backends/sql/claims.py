@@ -1,13 +1,13 @@
-"""The statements of a claim's life, each fenced by its lease.
+"""The statements of a claim, each fenced by its lease.
 
-    fence     the row is kept from all others: on the job's own connection until its end
-    finish    the outcome: committed with the job's work, or not at all
-    release   as if it had not been claimed
+    fence     lock the row against all others until the transaction ends
+    finish    store the outcome, committed together with the job's work or not at all
+    release   make the job wait again as if it had not been claimed
 
-A row is changed only by the holder of its lease; a statement that hits no row says so. ``held``
-stands for all of that: uid, lease, worker and state in one condition. The worker is part of it
-since a claim's commit waits for no disk: a server that comes back without it gives the same lease
-once more, to another. No work can outlive its claim, whose commit is older.
+Only the holder of the lease changes a row; if a statement changes no row, the claim is lost.
+``held`` is the condition: uid, lease, worker and state. The worker is part of it because the commit
+of a claim does not wait for the disk: a server that restarts without it gives the same lease again,
+to another worker. The work of a job is never kept without its claim, which was committed earlier.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ End = tuple[Claim, Outcome]
 
 
 class Claims:
-    """Builds and executes them."""
+    """Builds and executes these statements."""
 
     def __init__(
         self,
@@ -75,30 +75,30 @@ class Claims:
         )
 
     def undisturbed(self, claim: Claim) -> Any:
-        """Select the row where *claim* still holds and the job is not cancelled."""
+        """Select the row if *claim* still holds and the job is not cancelled."""
         return select(self._jobs.c.uid).where(self.held(claim), not_(self._jobs.c.cancelled))
 
     def fence(self, claim: Claim, connection: Connection, *, lasting: bool) -> bool:
-        """Keep the row from all others: until the transaction on *connection* ends, or,
-        where it is not the job's own (*lasting*), by a flag in the row."""
+        """Lock the row against all others until the transaction on *connection* ends; lasting:
+        that is not the transaction of the job: set a flag in the row instead."""
         jobs = self._jobs
-        # A change of nothing takes the lock.
+        # An UPDATE that changes nothing takes the lock.
         values = {"fenced": true()} if lasting else {"lease": jobs.c.lease}
         ours = update(jobs).where(self.held(claim), not_(jobs.c.cancelled)).values(**values)
         return bool(connection.execute(ours).rowcount == 1)
 
     def unfence(self, claim: Claim, connection: Connection) -> None:
-        """Reset that flag."""
+        """Reset the flag."""
         connection.execute(update(self._jobs).where(self.held(claim)).values(fenced=false()))
 
     def begin(self, claim: Claim, connection: Connection) -> None:
-        """Note that its attempt begins, before it does."""
+        """Note that the attempt of *claim* begins, before it does."""
         connection.execute(update(self._jobs).where(self.held(claim)).values(begun=true()))
 
     # -- finish
 
     def finish(self, claim: Claim, outcome: Outcome, connection: Connection) -> bool:
-        """Store an outcome; False where the claim no longer holds."""
+        """Store an outcome; False if the claim no longer holds."""
         if is_plain(outcome):
             done = self._succeeding.execute(
                 connection,
@@ -141,8 +141,8 @@ class Claims:
         return True
 
     def finish_many(self, ends: Sequence[End], connection: Connection) -> bool:
-        """Store the outcomes of one worker's attempts that used no database; False as soon as one
-        claim does not hold, and then the caller rolls back and stores them one by one."""
+        """Store the outcomes of one worker's attempts that used no database. False as soon as one
+        claim does not hold; the caller then rolls back and stores them one by one."""
         plain: dict[int, list[Claim]] = {}
         for claim, outcome in ends:
             if is_plain(outcome):
@@ -172,12 +172,12 @@ class Claims:
             "worker_id": None, "fenced": false(), "suspect": false(), "result": None, "log": None,
             "finished_at": self._clock, "state": states.SUCCEEDED,
         }  # fmt: skip
-        # The parameters must not have the names of columns, which SQLAlchemy keeps for itself.
+        # Parameters must not have the names of columns, which SQLAlchemy reserves.
         return update(jobs).where(held, self._tables.running, not_(jobs.c.cancelled)).values(values)
 
     def succeeded(self, claim: Claim, connection: Connection) -> bool:
-        """Read whether *claim* has ended as SUCCESSFUL; its lease stays in the row until another
-        takes it. Waits while another transaction changes the row."""
+        """Read whether *claim* has ended as SUCCESSFUL: its lease stays in the row until the next
+        claim. Waits while another transaction changes the row."""
         jobs = self._jobs
         its = and_(jobs.c.uid == claim.job.uid, jobs.c.lease == claim.lease)
         state = connection.execute(select(jobs.c.state).where(its).with_for_update()).scalar()
@@ -188,7 +188,7 @@ class Claims:
     def release(
         self, claims: Sequence[Claim], connection: Connection, delay_seconds: float = 0.0
     ) -> None:
-        """Let jobs wait as if they had not been claimed; those that were cancelled end."""
+        """Make jobs wait again as if they had not been claimed; cancelled ones end."""
         jobs = self._jobs
         again = states.SCHEDULED if delay_seconds else states.AVAILABLE
         for claim in claims:
@@ -205,5 +205,5 @@ class Claims:
 
 
 def is_plain(outcome: Outcome) -> bool:
-    """Whether it is what most jobs come to: many of it are one statement."""
+    """Whether it is the most common outcome, of which one statement stores many."""
     return outcome.status is SUCCESSFUL and outcome.result is None and not outcome.log

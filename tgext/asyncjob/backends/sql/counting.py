@@ -1,4 +1,4 @@
-"""How many jobs stand how: each state by its own index, which is much smaller than the table."""
+"""Counts jobs, each state by its own index, which is much smaller than the table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Counting:
         self._dialect = dialect
 
     def by_status(self) -> dict[TaskResultStatus, int]:
-        """Count all; every status is there."""
+        """Return the number of jobs of each status."""
         found = dict.fromkeys(TaskResultStatus, 0)
         of_each = [
             select(func.count()).where(self._tables.stands(state)).scalar_subquery()
@@ -31,7 +31,7 @@ class Counting:
         return found
 
     def waiting(self, most: int | None) -> int:
-        """Count those that wait, delayed or not, no further than *most*."""
+        """Count the waiting jobs, delayed or not, up to *most*; None: all."""
         jobs = self._tables.jobs
         of_each = [
             select(select(jobs.c.number).where(self._tables.stands(state)).limit(most).subquery())

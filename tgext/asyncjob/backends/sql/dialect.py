@@ -1,7 +1,7 @@
-"""What every database is asked for: the pieces of statements that have no common form.
+"""``Dialect``: the parts of statements that differ between databases.
 
-Statements are written once; they ask a ``Dialect``. Its engine is our own, with connections of
-its own: each statement commits by itself, and what needs more than one stands in ``begin()``.
+Statements are written once, and get these parts from a ``Dialect``. Its engine is our own, with its
+own connections: each statement commits by itself, and several are put into ``begin()``.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from .statements import Statement
 
 
 class Dialect(ABC):
-    """How one database does what all do. channel: what a notification is sent by."""
+    """The peculiarities of one database. channel: the name of the channel of notifications."""
 
-    #: Whether UPDATE gives back rows. Where not, a claim is a SELECT ... FOR UPDATE before it.
+    #: Whether UPDATE can return rows. If not, a claim executes SELECT ... FOR UPDATE before it.
     update_returns: bool
-    #: Whether a SELECT can pass over rows that others have locked.
+    #: Whether SELECT can skip rows that others have locked.
     skips_locked: bool
-    #: Begins a transaction that writes.
+    #: The statement that begins a writing transaction.
     begin_text = "BEGIN"
     #: Whether a writer keeps all others out.
     has_one_writer = False
-    #: Bytes that one statement may have; None: more than anybody has.
+    #: The most bytes of one statement; None: no limit, or not known yet.
     most_bytes: int | None = None
 
-    #: Statements that make what is missing where ``side_database`` is, if that is another file.
+    #: Statements that create missing tables in ``side_database``, if that is another file.
     side_statements: Sequence[str] = ()
 
-    #: How its errors are read.
+    #: The class that classifies its errors.
     faults_of: type[Faults]
 
     def __init__(self, engine: Engine, channel: str) -> None:
@@ -55,7 +55,7 @@ class Dialect(ABC):
         listen(engine)
 
     def make_engine(self, engine: Engine) -> Engine:
-        """Return an engine like the application's, with connections of our own, on which every
+        """Return an engine like the application's, with its own connections, on which each
         statement commits by itself."""
         pool = _pool_like(engine.pool)
         own = create_engine(engine.url, pool=pool, isolation_level="AUTOCOMMIT")
@@ -64,44 +64,44 @@ class Dialect(ABC):
         return own
 
     def prepare(self, connection: Any, _record: Any) -> None:  # noqa: B027
-        """Set up a fresh connection of our own."""
+        """Set up a new connection of our own."""
 
     def check_carrier(self, engine: Engine) -> None:
         """See ``Backend.check_carrier``."""
         with engine.connect() as connection:
             carries = self.is_in_transaction(connection)
-            connection.detach()  # a parent process that forks later leaves none in the pool
+            connection.detach()  # the pool stays empty, in case this process forks later
         if not carries:
             raise ConfigError(
                 "session: expected an engine with transactions, got one in AUTOCOMMIT mode, where "
-                "an exception takes nothing back, no job either: leave isolation_level out of "
-                "create_engine(), or bind the session to engine.execution_options("
-                "isolation_level=...) with another one"
+                "a rollback undoes nothing and a failed request keeps its jobs: leave "
+                "isolation_level out of create_engine(), or bind the session to "
+                "engine.execution_options(isolation_level=...) with another one"
             )
 
     @abstractmethod
     def is_in_transaction(self, connection: Connection) -> bool:
-        """Whether what is done on *connection* waits for its commit."""
+        """Whether a change on *connection* takes effect only with a commit."""
 
     def home(self, connection: Connection, table: str, wanted: str | None) -> str | None:
-        """Return the schema to name the tables by: the one that *table* is found in, or would be
-        made in; None: there is but one. wanted: asyncjob.schema. Raises ConfigError."""
+        """Return the schema of the tables: the one in which *table* is found, or would be created;
+        None: the database has no schemas. wanted: asyncjob.schema. Raises ConfigError."""
         return None
 
     @property
     def side_database(self) -> Engine:
-        """The engine of the side tables, which never waits for a job's transaction: on SQLite of
-        a file of its own, elsewhere the main one."""
+        """The engine of the side tables, which never waits for the transaction of a job: on SQLite
+        that of another file, elsewhere the main one."""
         return self.engine
 
     def is_one_of(self, column: ColumnElement[str], parameter: str) -> ColumnElement[bool] | None:
-        """The condition that *column* is in a list that is one parameter; None: there are none
-        such here."""
+        """The condition that *column* is in a list that is one parameter; None if the database has
+        no such parameters."""
         return None
 
     def defers(self, act: Callable[[], object]) -> bool:
-        """Defer what a finalizer or a signal handler is to write, where it has interrupted this
-        thread's own writing and would wait for it; *act* is called once that is done."""
+        """Defer *act*, which writes, if a finalizer or a signal handler calls this and has
+        interrupted a write of its own thread, for which it would wait. It is called after that."""
         return False
 
     def compiled(self, clause: ClauseElement) -> Statement:
@@ -109,12 +109,12 @@ class Dialect(ABC):
         return Statement(clause, self.engine.dialect)
 
     def write(self) -> AbstractContextManager[Connection]:
-        """Give a connection for one statement that changes something, and commits by itself."""
+        """Return a connection for one writing statement, which commits by itself."""
         return self.engine.connect()
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
-        """Give a connection inside a transaction, which is committed where the block ends."""
+        """Return a connection inside a transaction, which is committed at the end of the block."""
         with self.write() as connection:
             connection.exec_driver_sql(self.begin_text)
             try:
@@ -126,46 +126,46 @@ class Dialect(ABC):
                 raise
 
     def change(self, connection: Connection | None, change: Callable[[Connection], bool]) -> bool:
-        """Make a change that a job's commit is to carry, on its connection; None: by itself."""
+        """Make a change in the transaction on *connection*; None: in a transaction of its own."""
         if connection is not None:
             return change(connection)
         with self.begin() as own:
             return change(own)
 
     def write_lazily(self) -> AbstractContextManager[Connection]:
-        """Give one like ``write`` whose commit waits for no disk: a power cut may take it back,
-        and nothing that was committed after it is there then."""
+        """Return one like ``write`` whose commit does not wait for the disk. A power cut may undo
+        it, together with everything that was committed after it."""
         return self.write()
 
     @property
     def lazily(self) -> list[ColumnElement[Any]]:
-        """What an UPDATE there has to give back for that."""
+        """What an UPDATE on such a connection has to return for that."""
         return []
 
     def may_announce(self, connection: Connection) -> bool:
-        """Whether the transaction on *connection* can notify idle workers of its commit; one in two
-        phases cannot."""
+        """Whether the commit of the transaction on *connection* can notify idle workers; that of a
+        two-phase transaction cannot."""
         return not isinstance(connection.get_transaction(), TwoPhaseTransaction)
 
     def announces(self, queue_name: Any) -> list[ColumnElement[Any]]:
-        """Return what an INSERT is to give back, so that its commit notifies idle workers."""
+        """Return what an INSERT has to return so that its commit notifies idle workers."""
         return []
 
-    def announce(  # noqa: B027 - where nothing notifies, workers look
+    def announce(  # noqa: B027 - without notifications workers poll
         self, connection: Connection, queue_names: Sequence[str]
     ) -> None:
         """Notify idle workers, with the commit of the transaction on *connection*."""
 
     def watch_locks(self, running: Iterable[tuple[str, Any]]) -> dict[str, float] | None:
-        """Return which jobs keep all others from writing, and since when; None where none can."""
+        """Return the jobs that keep all others from writing, and since when; None: none can."""
         return None
 
     def trim(self) -> None:
-        """Close the idle connections to a server, which threads that sleep do not need, but for
-        one that claims the next job at once."""
+        """Close the idle connections to a server, which waiting threads do not need, except for
+        one, which claims the next job without delay."""
         pool: Any = self.engine.pool
         is_kept = self.has_one_writer or not hasattr(pool, "checkedin")
-        # One that is in use would come back to a pool that is no more, and stay open.
+        # A connection in use would be returned to the old pool, and stay open.
         if is_kept or pool.checkedin() < 2 or pool.checkedout():
             return
         self.engine.dispose()
@@ -177,7 +177,7 @@ class Dialect(ABC):
         self.engine.dispose()
 
     def in_use(self) -> list[Callable[[], object]]:
-        """Return functions that tell, also in a copy of this process, whether one of our
+        """Return functions that return, also in a forked copy of this process, whether one of our
         connections is in a state that a forked child must not copy."""
         return []
 
@@ -188,7 +188,7 @@ class Dialect(ABC):
 
 def _pool_like(pool: Pool) -> Pool:
     """Make a pool that connects as the application's does, with a connection for each thread:
-    some pools have one connection for all of them."""
+    some pools have one connection for all threads."""
     if isinstance(pool, (QueuePool, NullPool)):
         return pool.recreate()
     return QueuePool(pool._creator, dialect=pool._dialect, _dispatch=pool.dispatch)
@@ -197,5 +197,5 @@ def _pool_like(pool: Pool) -> Pool:
 def driver_of(connection: Connection) -> Any:
     found = connection.connection.dbapi_connection
     if found is None:
-        raise RuntimeError("the connection has been closed meanwhile")
+        raise RuntimeError("expected an open connection, got one that was closed meanwhile")
     return found

@@ -1,6 +1,7 @@
-"""What differs between SQLite, PostgreSQL and MariaDB: nearly all of it.
+"""The dialects of SQLite, PostgreSQL and MariaDB.
 
-``liveness.py`` tells whether a worker lives, ``listener.py`` hears of commits.
+Two other modules also differ by database: ``liveness.py`` (whether a worker lives) and
+``listener.py`` (notification of commits).
 """
 
 from __future__ import annotations
@@ -40,28 +41,28 @@ from .plans import keep_to_indexes
 
 log = logging.getLogger(__name__)
 
-#: Seconds that our own connections wait for SQLite's one write lock. The driver's default of 5
-#: is less than an ordinary import holds it.
+#: Seconds that our own connections wait for SQLite's only write lock. The driver's default of 5 is
+#: less than an ordinary import holds it.
 BUSY_SECONDS = 30
 
-#: Pages that each of our own connections to SQLite keeps: the top of the indexes, and what is new.
-#: The default of 2,000 would fill slowly, and make a worker look as if it leaked.
+#: Cache of each of our own connections to SQLite, enough for the top of the indexes and new rows.
+#: The default of 2,000 would fill slowly, and look like a leak of the worker.
 CACHE_KIBIBYTES = 200
 
-#: SQLite's setting for commits that a power cut may take back, the last one first.
+#: SQLite's ``synchronous`` for commits that a power cut may undo, the last one first.
 NORMAL = 1
 
-#: A bit of what MariaDB's protocol says of a connection with each answer.
+#: A bit of the status that MariaDB's protocol sends with each answer.
 IN_TRANSACTION = 1
 
 
-#: SQLite's number of the bound for the bytes of a row, which Python 3.10 has no name for.
+#: SQLite's number of the limit on the bytes of a row; Python 3.10 has no name for it.
 SQLITE_LIMIT_LENGTH = 0
 
-#: Bytes that PostgreSQL takes in one value or message; and SQLite, unless it was built otherwise.
+#: The most bytes of one value or message of PostgreSQL; and of SQLite, unless built otherwise.
 POSTGRESQLS_BYTES, SQLITES_BYTES = 2**30 - 1, 1_000_000_000
 
-#: The level of our own transactions, as PostgreSQL shows it and as it is set.
+#: The isolation level of our own transactions, as PostgreSQL shows it, and as it is set.
 READ_COMMITTED = "read committed"
 LEVEL = "ISOLATION LEVEL READ COMMITTED"
 
@@ -77,24 +78,24 @@ class PostgreSql(Dialect):
         return schema_on_postgresql(connection, table, wanted)
 
     def is_in_transaction(self, connection: Connection) -> bool:
-        # Outside of one, what is set for its rest is set for nothing.
+        # set_config(..., is_local = true) has no effect outside a transaction.
         connection.execute(select(func.set_config("asyncjob.probe", "set", true())))
         probed = select(func.current_setting("asyncjob.probe", true()))
         return bool(connection.execute(probed).scalar() == "set")
 
     def prepare(self, connection: Any, _record: Any) -> None:
-        # The default of a role or a database may be another: a claim would fail where two meet.
+        # A role or a database may have another default: concurrent claims would fail.
         cursor = connection.cursor()
         cursor.execute("SHOW default_transaction_isolation")
         [level] = cursor.fetchone()
-        if level != READ_COMMITTED:  # else it is left alone: a pooler may give it to others
+        if level != READ_COMMITTED:  # else unchanged: a pooler may pass the session to others
             cursor.execute(f"SET SESSION CHARACTERISTICS AS TRANSACTION {LEVEL}")
         keep_to_indexes(connection, cursor)
-        # Whatever the application's connections hold: the text of an error may be anything.
+        # Whatever the application's connections use: the text of an error may be anything.
         cursor.execute("SET client_encoding TO 'UTF8'")
         cursor.close()
         if not connection.autocommit:
-            connection.commit()  # an end without it would take that back
+            connection.commit()  # a rollback would undo the settings
 
     def is_one_of(self, column: ColumnElement[str], parameter: str) -> ColumnElement[bool] | None:
         return column == func.any(bindparam(parameter, type_=ARRAY(String)))
@@ -126,7 +127,7 @@ class MariaDb(Dialect):
         roll_back = own.dialect.do_rollback
 
         def roll_back_if_begun(connection: Any) -> None:
-            # The pool asks for it after each statement, and the driver would ask the server.
+            # The pool rolls back after each statement, which would be a round trip to the server.
             if getattr(connection, "server_status", IN_TRANSACTION) & IN_TRANSACTION:
                 roll_back(connection)
 
@@ -134,11 +135,11 @@ class MariaDb(Dialect):
         return own
 
     def prepare(self, connection: Any, _record: Any) -> None:
-        # Whatever the application's connections hold: the text of an error may be anything.
+        # Whatever the application's connections use: the text of an error may be anything.
         set_characters = getattr(connection, "set_character_set", None)
         if set_characters is not None:
             set_characters("utf8mb4")
-        # The default would lock the gaps between rows, and read an old snapshot.
+        # The default level locks the gaps between rows, and reads an old snapshot.
         cursor = connection.cursor()
         cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
         cursor.execute("SELECT @@max_allowed_packet")
@@ -151,7 +152,7 @@ class MariaDb(Dialect):
 
 
 class Sqlite(Dialect):
-    """One writer at a time, and a side database, another file, for what must not wait for it."""
+    """One writer at a time; a side database, another file, for rows that must not wait for it."""
 
     faults_of = SqliteFaults
     most_bytes = SQLITES_BYTES
@@ -166,14 +167,14 @@ class Sqlite(Dialect):
 
     def make_engine(self, engine: Engine) -> Engine:
         self._write_lock = threading.RLock()
-        self._writer = 0  # the thread that has it
+        self._writer = 0  # the thread that holds it
         self._deferred: deque[Callable[[], object]] = deque()
-        #: held while a connection is asked for the number of commits
+        #: held while a connection reads the number of commits
         self.counting = threading.Lock()
         own = super().make_engine(engine)
         with own.connect() as connection:
-            # As SQLite has found it: the URL's may be relative, a URI, or lead over a link, and
-            # the files beside it must be the same for all who share it.
+            # The path as SQLite resolved it. The URL's may be relative, a URI or a link, and all
+            # processes must use the same files beside it.
             path = connection.exec_driver_sql("PRAGMA database_list").first().file  # type: ignore[union-attr]
             mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
             if not path or mode == "memory":
@@ -205,18 +206,18 @@ class Sqlite(Dialect):
 
     def is_in_transaction(self, connection: Connection) -> bool:
         connection.execute(select(true()))
-        driver = driver_of(connection)  # by default it begins one with what writes first
+        driver = driver_of(connection)  # by default it begins one before the first write
         return driver.in_transaction or driver.isolation_level is not None
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        # Threads of one process wait here for each other: SQLite lets them sleep and look again,
-        # and the last may come first for a long time.
+        # Threads of one process wait here for each other: in SQLite they would sleep and try again,
+        # and one of them could fail to get the lock for a long time.
         if self._is_writing():
             raise RuntimeError(
-                "expected to be called outside a finalizer or signal handler, got called by one in "
-                "the middle of the queue's own writing, which SQLite makes wait for itself; "
-                "enqueue there a job that does it"
+                "expected to be called outside a finalizer or signal handler, got called by one "
+                "that has interrupted a write of the queue in the same thread, for which it would "
+                "wait; enqueue there a job that does it"
             )
         try:
             with self._write_lock:
@@ -245,7 +246,7 @@ class Sqlite(Dialect):
         except OperationalError as error:
             if connection is None or not was_refused_the_lock(connection, error):
                 raise
-        # It has written nothing, so there is nothing that the change must be committed with.
+        # It has written nothing, so the change need not be committed together with it.
         return super().change(None, change)
 
     @contextmanager
@@ -268,14 +269,14 @@ class Sqlite(Dialect):
     def prepare_side(self, connection: Any, record: Any) -> None:
         self.prepare(connection, record)
         connection.execute("PRAGMA journal_mode = WAL")
-        # A power cut may take the last of it, and with it nothing that is promised.
+        # A power cut may undo the last changes; progress and heartbeats promise no durability.
         connection.execute("PRAGMA synchronous = OFF")
         record.info["file"] = _file_at(self._side_database.url.database)
         for statement in self.side_statements:
             connection.execute(statement)
 
     def check_side(self, connection: Any, record: Any, _proxy: Any) -> None:
-        """Leave a file that was removed: no other process would look into it."""
+        """Close a connection to a file that was removed or replaced: no other process reads it."""
         if _file_at(self._side_database.url.database) != record.info["file"]:
             raise DisconnectionError("the side database is another file now")
 
@@ -287,8 +288,8 @@ class Sqlite(Dialect):
         return self._lock_monitor.look(running)
 
     def in_use(self) -> list[Callable[[], object]]:
-        # SQLite keeps in the process which locks its connections hold: one that is out may be
-        # inside a transaction. The one that counts commits is not the pool's.
+        # SQLite keeps in the process which locks its connections hold: one that is checked out may
+        # be inside a transaction. The one that counts commits is not in the pool.
         pools = (self.engine.pool, self._side_database.pool)
         return [self.counting.locked, *[getattr(pool, "checkedout", int) for pool in pools]]
 
@@ -313,7 +314,7 @@ def _file_at(path: str | None) -> tuple[int, int] | None:
 
 
 def check_present(engine: Engine) -> None:
-    """Raise an error of SQLAlchemy's, as a server would, for a SQLite file that is not there."""
+    """Raise an error of SQLAlchemy's, as for an unreachable server, if a SQLite file is missing."""
     path = engine.url.database if engine.dialect.name == "sqlite" else None
     if path and not path.startswith((":", "file:")) and not os.path.exists(path):
         raise SQLAlchemyError(
@@ -330,7 +331,7 @@ _DIALECTS: dict[str, type[Dialect]] = {
 
 
 def dialect_of(engine: Engine, channel: str) -> Dialect:
-    """Return the dialect of the database behind *engine*; raises ConfigError for another."""
+    """Return the dialect of the database of *engine*; raises ConfigError if there is none."""
     if engine.dialect.is_async:
         raise ConfigError(
             "asyncjob.backend = sql: expected a driver that blocks (psycopg, pymysql, pysqlite), "

@@ -1,11 +1,11 @@
-"""What errors of a database mean: for the store, and for the attempt that met one.
+"""Classifies the errors of a database, for the store and for attempts.
 
     passing    of a statement of ours: the database was lost or busy; the statement is tried again
-    conflict   the database has undone a transaction because of others, and asks for another try
-    loss       the database was lost under an attempt, has no room, or takes no writes
+    conflict   the database has rolled back a transaction because of others; it may be tried again
+    loss       the database was lost during an attempt, has no room, or accepts no writes
 
-What else a job's statement comes to is the job's own error. Conflict and loss are said of errors
-of the jobs' database alone: another one's mean what any exception means.
+Any other error of a job's statement is the job's own. Only errors of the jobs' database are a
+conflict or a loss; those of another database are like any exception.
 """
 
 from __future__ import annotations
@@ -28,12 +28,11 @@ def store_first_accepted(
     store: Callable[[Form], Stored],
     is_passing: Callable[[BaseException], bool],
 ) -> tuple[Stored, Exception | None]:
-    """Store the first of *forms* that the database accepts, and return what *store* returned, and
-    the error of the first form that it refused; None: it refused none.
+    """Store the first of *forms* that the database accepts.
 
-    Which error is the content's and which the database's is found out by trying. So the last form
-    should have no content that can be refused: where it is refused too, or an error may pass,
-    that is raised, and the caller has to come back with the same content.
+    Returns what *store* returned, and the error of the first form that was refused; None if none
+    was. The last form should have no content that a database could refuse. If it is refused too,
+    the error of the first form is raised. An error that may pass is raised at once.
     """
     refused: Exception | None = None
     for form in forms:
@@ -48,14 +47,14 @@ def store_first_accepted(
 
 
 class Faults(ABC):
-    """Reads the errors of one kind of database. urls: gives those of the jobs' own."""
+    """Classifies the errors of one kind of database. urls: returns those of the jobs' database."""
 
     def __init__(self, urls: Callable[[], Collection[URL]]) -> None:
         self._urls = urls
 
     def is_passing(self, error: BaseException) -> bool:
-        """Whether trying again may help: a deadlock, a lock that came too late, a lost
-        connection, a full disk, a database that takes no writes for a while."""
+        """Whether another try may succeed: after a deadlock, a timeout of a lock, a lost
+        connection, a full disk, or while the database accepts no writes."""
         return isinstance(error, DBAPIError) and (
             error.connection_invalidated or self._passes(error)
         )
@@ -80,7 +79,7 @@ class Faults(ABC):
         return origin if origin is not None and origin.engine.url in self._urls() else None
 
     def _is_own(self, error: DBAPIError) -> bool:
-        """Whether the connection was lost by what the job itself did, and would be again."""
+        """Whether the job itself has caused the loss of the connection, and would do so again."""
         return False
 
     @abstractmethod
@@ -89,14 +88,14 @@ class Faults(ABC):
     def _conflicts(self, error: DBAPIError) -> bool: ...
     @abstractmethod
     def _is_refusing(self, error: DBAPIError) -> bool:
-        """Whether there was no room, on the disk, in memory, for one connection more; or the
-        database takes no writes: a failover leads to a standby, say."""
+        """Whether there was no room on the disk, in memory or for another connection, or the
+        database accepts no writes, for example since a failover has led to a standby."""
 
 
 #: PostgreSQL's state for a write in a transaction that may only read.
 READ_ONLY = "25006"
 
-#: Its states for a connection that it ends since a transaction was idle, or open, too long.
+#: Its states for a connection that it closes since a transaction was idle, or open, for too long.
 TOO_LONG = ("25P03", "25P04")
 
 
@@ -104,9 +103,9 @@ class PostgreSqlFaults(Faults):
     def _passes(self, error: DBAPIError) -> bool:
         state = _state_of(error)
         if not state and isinstance(error, OperationalError):
-            return True  # what no server said: there was none, or it was not ready yet
-        # Connection exceptions, rollbacks (deadlock, serialisation), resources, a lock that was
-        # not to be had, an operator who shuts down.
+            return True  # the driver raised it: there was no server, or it was not ready
+        # Connection exceptions, rollbacks (deadlock, serialization), insufficient resources, a
+        # lock that is not available, a shutdown by the operator.
         return state[:2] in ("08", "40", "53", "57") or state in ("55P03", READ_ONLY)
 
     def _is_own(self, error: DBAPIError) -> bool:
@@ -128,10 +127,10 @@ class MariaDbFaults(Faults):
     #: Too many connections (in all, or of one user), a full table or disk, read-only tables.
     REFUSING = (1040, 1203, 1226, 1114, 1021, 1836)
 
-    #: An option forbids the statement: which one, the text says.
+    #: An option forbids the statement; the message names the option.
     FORBIDDEN = 1290
 
-    #: Also a lock that came too late, a shutdown, a query that was killed, a server that is gone.
+    #: Also a timeout of a lock, a shutdown, a killed query, a server that cannot be reached.
     PASSING = (*CONFLICTS, 1205, 1053, 1317, 1927, 2003, 2006, 2013, 4031)
 
     def _passes(self, error: DBAPIError) -> bool:
@@ -151,8 +150,8 @@ class SqliteFaults(Faults):
         return "is locked" in str(error.orig) or self._is_refusing(error)
 
     def _conflicts(self, error: DBAPIError) -> bool:
-        # Inside a transaction that has read SQLite refuses the lock at once: there has been a
-        # commit since, or is one under way. Elsewhere it has waited, as long as it was told to.
+        # Inside a transaction that has read, SQLite refuses the lock at once if others have
+        # committed since or hold it. Otherwise it has waited for the busy timeout.
         origin = origin_of(error)
         return origin is not None and origin.was_open and "is locked" in str(error.orig)
 

@@ -1,8 +1,8 @@
-"""How a worker is notified that another process has committed something: one listener a database.
+"""Listeners, which notify a worker of the commits of other processes; each database has its own.
 
-PostgreSQL has LISTEN and NOTIFY. SQLite counts commits (``PRAGMA data_version``); to read that
-number is no query, but a look into shared memory. On MariaDB a worker polls: often after something
-has happened, and ever more rarely when nothing does.
+PostgreSQL has LISTEN and NOTIFY. SQLite counts commits (``PRAGMA data_version``), and reading that
+number is only an access to shared memory. On MariaDB a worker polls: often after an event, and ever
+more rarely without one.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ from .dialects import PostgreSql, Sqlite
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks at SQLite's counter: while something has happened lately, and after
-#: LATELY_SECONDS without. A job starts within half of that on average; the second keeps an idle
-#: worker below 1 % of a core (tests/test_sql_idle.py prints what it is).
+#: Seconds between two reads of SQLite's counter: after a recent commit, and after LATELY_SECONDS
+#: without one. On average a job starts after half of that. The second value keeps an idle worker
+#: below 1 % of a core (tests/test_sql_idle.py prints how much).
 COUNTER_SECONDS = (0.002, 0.04)
 LATELY_SECONDS = 10.0
 
-#: How long after a write the file's time may still be that of another, in seconds: it moves on
-#: in the kernel's ticks.
+#: How long after a write a further write may leave the time of the file unchanged, in seconds: the
+#: kernel's clock for files advances in ticks.
 TICK_SECONDS = 0.05
 
-#: Seconds between two polls: right after something happened, and at the most.
+#: Seconds between two polls: right after an event, and at most.
 POLL_SECONDS = (0.02, 1.5)
 
-#: Seconds that a LISTEN waits before it looks whether to stop.
+#: Seconds that a LISTEN waits before it checks whether to stop.
 LISTEN_SECONDS = 1.0
 
 
 class Listener(ABC):
-    """Listens for the commits of others; used by one thread."""
+    """Waits for commits of other processes; used by one thread."""
 
-    #: Whether a look at the table comes before a thread is woken: where it costs less than a
-    #: claim that finds nothing.
+    #: Whether the table is read before a thread is woken, because that takes less than a claim that
+    #: finds nothing.
     looks_first = True
 
     @abstractmethod
     def listen(self, stop: threading.Event) -> list[str] | None:
-        """Return when something may have happened, or *stop* is set.
+        """Return when a job may have been enqueued, or *stop* is set.
 
-        Gives the names of the queues in which something waits now; None: that is not known.
+        Returns the names of the queues in which jobs wait now; None if they are not known.
         """
 
-    def interrupt(self) -> None:  # noqa: B027 - most look often enough
+    def interrupt(self) -> None:  # noqa: B027 - most return soon anyway
         """Make ``listen`` return soon; called by any thread."""
 
     def close(self) -> None:  # noqa: B027 - polling has nothing to close
@@ -69,7 +69,7 @@ class ListenNotify(Listener):
         connection = dialect.engine.connect()
         driver: Any = connection.connection.dbapi_connection
         self._driver = driver
-        connection.detach()  # it listens for ever, and must not go back to the pool
+        connection.detach()  # it listens until the end, and must not return to the pool
         self._connection: Connection | None = connection
         self._dialect = dialect
         self._own_channel = f"{dialect.channel}_{os.urandom(6).hex()}"
@@ -88,7 +88,7 @@ class ListenNotify(Listener):
         while not names and not stop.is_set():
             found = self._driver.notifies(timeout=LISTEN_SECONDS, stop_after=1)
             names = [each.payload for each in found]
-        return names if all(names) else None  # nameless: look for yourself
+        return names if all(names) else None  # an empty name: read the table
 
     def interrupt(self) -> None:
         with self._dialect.engine.connect() as connection:
@@ -102,14 +102,14 @@ class ListenNotify(Listener):
 
 
 class NotDelivered(Exception):
-    """Raised inside this module where a notification to oneself does not arrive."""
+    """Raised inside this module if a notification to its own connection does not arrive."""
 
 
 class DataVersion(Listener):
-    """Looks at the number that changes with every commit of another connection, whenever the
-    write-ahead log was written to: to ask for the time of a file is cheaper."""
+    """Reads the number that changes with each commit of another connection, but only if the time
+    of the write-ahead log has changed, which is cheaper to read."""
 
-    looks_first = False  # a claim does it
+    looks_first = False  # a claim does the same
 
     def __init__(self, dialect: Sqlite) -> None:
         self._dialect = dialect
@@ -119,13 +119,13 @@ class DataVersion(Listener):
         self._changed_at = 0.0
         self._connection = dialect.engine.connect()
         self._cursor: Any = self._connection.connection.driver_connection.cursor()  # type: ignore[union-attr]
-        self._connection.detach()  # it is out for ever, and never in a transaction
+        self._connection.detach()  # used until the end, and never in a transaction
         self._seen = self._count()
 
     def listen(self, stop: threading.Event) -> list[str] | None:
         while not stop.is_set():
             is_quiet = time.monotonic() - self._changed_at > LATELY_SECONDS
-            time.sleep(COUNTER_SECONDS[is_quiet])  # cheaper than to wait for the event
+            time.sleep(COUNTER_SECONDS[is_quiet])  # cheaper than a wait for *stop*
             if self._was_written() and (seen := self._count()) != self._seen:
                 self._seen, self._changed_at = seen, time.monotonic()
                 break
@@ -135,7 +135,7 @@ class DataVersion(Listener):
         try:
             written_ns = os.stat(self._log_path).st_mtime_ns
         except OSError:
-            return True  # there is none: the counter knows
+            return True  # there is no such file: read the counter
         now = time.monotonic()
         if written_ns != self._written_ns:
             self._written_ns = written_ns
@@ -153,24 +153,24 @@ class DataVersion(Listener):
 
 
 class Polling(Listener):
-    """Says ever more rarely that something may have happened, until a round of the registry,
-    which looks too, is as often."""
+    """Returns ever more rarely, until the rounds of the registry, which read the table too, are as
+    frequent; then it waits for ``poll_faster``."""
 
     def __init__(self) -> None:
         self._seconds = POLL_SECONDS[0]
-        #: as an Event, but one that a finalizer may set while its thread just does
+        #: instead of an Event: a finalizer may interrupt a thread inside set(), and call it again
         self._asked: SimpleQueue[None] = SimpleQueue()
 
     def listen(self, stop: threading.Event) -> list[str] | None:
         if self._seconds > POLL_SECONDS[1]:
             self._asked.get()
-        # Spread, so that a fleet that was started at once does not look at once.
+        # Spread, so that workers that were started at once do not poll at once.
         stop.wait(self._seconds * random.uniform(0.75, 1.25))
         self._seconds *= 1.5
         return None
 
     def poll_faster(self) -> None:
-        """Poll often again: something has happened."""
+        """Poll often again, after an event."""
         self._seconds = POLL_SECONDS[0]
         if self._asked.empty():
             self._asked.put(None)
@@ -188,7 +188,7 @@ def listener_of(dialect: Dialect) -> Listener:
             return ListenNotify(dialect)
         except NotDelivered:
             log.warning(
-                "a notification of the database does not arrive, a pooler may stand between: "
+                "a notification of the database does not arrive, perhaps because of a pooler: "
                 "new jobs are polled for, and start up to %gs later", POLL_SECONDS[1],
             )  # fmt: skip
     return Polling()

@@ -1,10 +1,10 @@
-"""Whether a worker lives, as far as it can be proven.
+"""Proofs that a worker lives or is dead.
 
-The kernel proves it, where a worker's id can be asked about: on the same machine, in the same
-container (see ``worker_id``). On SQLite a lock proves it in other containers too: a worker holds a
-``flock`` on a file of its own, which is dropped when the process ends, however it ends. Nothing
-else is a proof: a server that ends a connection, or a file that is gone, says nothing about the
-process. Where nothing can be proven the lease decides.
+On the same machine and in the same container the kernel knows whether the process of a worker id
+exists (see ``worker_id``). On SQLite a lock is a proof in other containers too: a worker holds a
+``flock`` on a file of its own, which the kernel releases when the process ends, however it ends.
+Nothing else is a proof: a closed connection or a missing file says nothing about the process.
+Without a proof the lease decides.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ from .dialects import Sqlite
 
 log = logging.getLogger(__name__)
 
-#: The most that is read of a lock's file to see whose it is.
+#: How much of a lock file is read to identify its lock.
 _FIRST_LINE_BYTES = 200
 
 
 class Liveness(ABC):
-    """Gives proofs of life of this process's workers, and checks those of others."""
+    """Provides proofs of life of this process's workers, and checks those of others."""
 
     def hold(self, worker_id: str) -> bool:
-        """See that this worker's life can be proven, with each heartbeat anew; False where only
-        the kernel of its own container knows."""
+        """Provide the proof that this worker lives; called again with each heartbeat. Returns
+        False if only the kernel in its own container has a proof."""
         return False
 
     @abstractmethod
     def connection(self) -> Any:
-        """A context manager: the connection for a heartbeat."""
+        """Return a context manager: the connection for a heartbeat."""
 
     def is_dead(self, worker_id: str) -> bool:
-        """Whether it is proven that its process is gone."""
+        """Whether it is proven that the process of a worker has ended."""
         return is_gone(worker_id) is True
 
-    def clean_up(self, worker_id: str) -> None:  # noqa: B027 - only SQLite has something
+    def clean_up(self, worker_id: str) -> None:  # noqa: B027 - only SQLite has one
         """Remove the proof of life that a dead worker has left."""
 
     def publish_locks(self, worker_id: str, held: dict[str, float]) -> None:  # noqa: B027
-        """Publish to other processes which jobs of this worker keep all others from writing, and
-        since when, in seconds since the epoch."""
+        """Publish, for other processes, which jobs of this worker hold the write lock, and since
+        when, in seconds since the epoch."""
 
     def published_locks(self, worker_id: str) -> dict[str, float]:
-        """Return what a worker that lives has published so."""
+        """Return what a living worker has published."""
         return {}
 
     def release(self, worker_id: str) -> None:  # noqa: B027 - only SQLite's
@@ -67,24 +67,24 @@ class Liveness(ABC):
         """Stop proving anything."""
 
     def after_fork(self) -> None:  # noqa: B027 - likewise
-        """Stop in a forked child, without a change that its parent's readers see."""
+        """Stop proving in a forked child, without a change to the proofs of the parent."""
 
 
 class _HeldLock(NamedTuple):
-    """A lock of ours: a descriptor, and the file that it is of."""
+    """A lock of this process: a descriptor, and the identity of its file."""
 
     descriptor: int
     file: tuple[int, int]  #: its device and inode
 
     def is_ours(self) -> bool:
-        """Whether the descriptor is still that file's: a job may close all that are open."""
+        """Whether the descriptor is still that of the file: a job may close all descriptors."""
         try:
             return _file_of(os.fstat(self.descriptor)) == self.file
         except OSError:
             return False
 
     def is_at(self, path: Path) -> bool:
-        """Whether the lock is held, and found there."""
+        """Whether the lock is held, and its file is at *path*."""
         try:
             return self.is_ours() and _file_of(os.stat(path)) == self.file
         except OSError:
@@ -96,11 +96,11 @@ class _HeldLock(NamedTuple):
 
 
 class FileLocks(Liveness):
-    """Files ``<database>-asyncjob-<worker id>``; removed with the worker that they tell of.
+    """Lock files ``<database>-asyncjob-<worker id>``; removed when the worker ends.
 
-    The first line names the kernel and the file, so that a copy, or one on another machine's
-    disk, proves nothing. The rest says which jobs hold the database's one write lock: while they
-    do, that cannot be written into the database.
+    The first line names the kernel and the file, so that a copy of the file, or a file that another
+    machine has locked, proves nothing. The rest lists the jobs that hold the write lock of the
+    database: as long as they do, that cannot be written to the database.
     """
 
     def __init__(self, dialect: Sqlite) -> None:
@@ -119,8 +119,8 @@ class FileLocks(Liveness):
         except OSError as error:
             if not self._complained:
                 log.warning(
-                    "cannot lock %s, by which other containers would see at once that this worker "
-                    "has died, and not only after asyncjob.lease: %s", path, error,
+                    "cannot lock %s; if this worker dies, processes in other containers will know "
+                    "it only after asyncjob.lease: %s", path, error,
                 )  # fmt: skip
             self._complained = True
             return False
@@ -130,9 +130,11 @@ class FileLocks(Liveness):
         return True
 
     def _lock(self, path: Path) -> _HeldLock:
-        """Make the file, so that it is never seen there without its lock and its first line."""
+        """Make the file so that it is never at *path* without its lock and its first line."""
         fresh = Path(f"{path}.new")
-        mode = os.stat(self._database).st_mode & 0o666  # who reads the one may look at the other
+        mode = (
+            os.stat(self._database).st_mode & 0o666
+        )  # readable for those who can read the database
         made = os.open(fresh, os.O_CREAT | os.O_RDWR | os.O_TRUNC, mode)
         try:
             # flock and not lockf: a lockf is lost when any descriptor of the file is closed.
@@ -155,12 +157,12 @@ class FileLocks(Liveness):
         """Whether the file that the worker locked is there, and no longer locked."""
         try:
             found = os.open(self._path(worker_id), os.O_RDONLY)
-        except OSError:  # removed, or another user's: it may live
+        except OSError:  # removed, or of another user: the worker may live
             return False
         try:
             fcntl.flock(found, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return os.read(found, _FIRST_LINE_BYTES).startswith(_first_line(found))
-        except OSError:  # it is locked, or cannot be asked
+        except OSError:  # it is locked, or cannot be read
             return False
         finally:
             os.close(found)
@@ -184,7 +186,7 @@ class FileLocks(Liveness):
         try:
             text = self._path(worker_id).read_text("utf-8").partition("\n")[2]
             found: dict[str, float] = json.loads(text)
-        except (OSError, ValueError):  # nothing yet, or it is just being written
+        except (OSError, ValueError):  # nothing yet, or a write is in progress
             return {}
         return found
 
@@ -201,7 +203,7 @@ class FileLocks(Liveness):
 
     def after_fork(self) -> None:
         for held in self._held.values():
-            held.close()  # a forked child's copy would keep a dead parent alive
+            held.close()  # the child's copy would keep the lock when the parent has died
         self._held.clear()
         self._published.clear()
 
@@ -214,12 +216,12 @@ def _file_of(found: os.stat_result) -> tuple[int, int]:
 
 
 def _first_line(descriptor: int) -> bytes:
-    """What stands first in the file of a lock that this kernel keeps."""
+    """The first line of a lock file of this kernel."""
     return f"{boot_id() or os.uname().nodename} {os.fstat(descriptor).st_ino}\n".encode()
 
 
 class HeartbeatConnection(Liveness):
-    """For servers: one connection is kept for the heartbeats, which then never wait for one."""
+    """For servers: keeps one connection for heartbeats, which then never wait for a connection."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -230,14 +232,14 @@ class HeartbeatConnection(Liveness):
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        if self._is_over:  # a late heartbeat: nothing would close a connection that is kept
+        if self._is_over:  # a late heartbeat: nothing would close a kept connection
             with self._engine.connect() as passing:
                 yield passing
             return
         with self._lock:
             if self._connection is None:
                 made = self._engine.connect()
-                made.detach()  # it must not go back to the pool
+                made.detach()  # it must not return to the pool
                 self._connection = made
             try:
                 yield self._connection

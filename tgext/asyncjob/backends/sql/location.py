@@ -1,7 +1,7 @@
-"""In which schema the tables are: found at start, so that they are named by it from then on.
+"""Finds the schema of the tables at start, so that statements can name it.
 
-A session may change its path at any time (a schema for each tenant, ``USE`` on MariaDB), and what
-is enqueued there must come to the tables of the queue.
+A session may change its search path at any time (a schema for each tenant, ``USE`` on MariaDB), and
+a job that is enqueued in it must be inserted into the tables of the queue.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, select, text
 
 from ...errors import ConfigError
 
-#: The schema in which a table is found, else that in which it would be made.
+#: Selects the schema in which a table is found, else the one in which it would be created.
 _FOUND = """
 SELECT coalesce(
     (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -23,7 +23,7 @@ _IS_DATABASE = "SELECT count(*) FROM information_schema.schemata WHERE schema_na
 
 
 def schema_on_postgresql(connection: Connection, table: str, wanted: str | None) -> str:
-    """Return *wanted*, else the schema where the path finds *table*; raises ConfigError."""
+    """Return *wanted*, else the schema in which *table* is found. Raises ConfigError."""
     if wanted is not None:
         there = select(func.to_regnamespace(f'"{wanted}"').is_not(None))
         return _present(wanted, connection.execute(there).scalar())
@@ -31,26 +31,26 @@ def schema_on_postgresql(connection: Connection, table: str, wanted: str | None)
     if found is None:
         raise ConfigError(
             "asyncjob.backend = sql: expected a schema to make the tables in, got a search_path "
-            "that names none which exists; say asyncjob.schema"
+            "that names no existing one; set asyncjob.schema"
         )
     return found
 
 
 def database_on_mariadb(connection: Connection, wanted: str | None) -> str:
-    """Return *wanted*, else the database of the URL; raises ConfigError."""
+    """Return *wanted*, else the database of the URL. Raises ConfigError."""
     if wanted is not None:
         return _present(wanted, connection.execute(text(_IS_DATABASE), {"name": wanted}).scalar())
     found: str | None = connection.execute(select(func.database())).scalar()
     if found is None:
         raise ConfigError(
             "asyncjob.backend = sql: expected a database to make the tables in, got a URL that "
-            "names none; name one, or say asyncjob.schema"
+            "names none; name one, or set asyncjob.schema"
         )
     return found
 
 
 def refuse_schema(wanted: str | None) -> None:
-    """Raise ConfigError for a schema where there are none."""
+    """Raise ConfigError for a schema, on a database without schemas."""
     if wanted is not None:
         raise ConfigError(
             f"asyncjob.schema: expected none, as SQLite has no schemas, got {wanted!r}; leave the "
@@ -61,7 +61,7 @@ def refuse_schema(wanted: str | None) -> None:
 def _present(wanted: str, is_there: object) -> str:
     if not is_there:
         raise ConfigError(
-            f"asyncjob.schema: expected a schema that is there, got {wanted!r}; make it, or leave "
+            f"asyncjob.schema: expected a schema that exists, got {wanted!r}; create it, or leave "
             "the option out, and the tables are where the connection finds them"
         )
     return wanted

@@ -1,9 +1,9 @@
-"""Which jobs hold SQLite's one write lock for long: all other writers wait, and fail in the end.
+"""Finds the jobs that hold SQLite's only write lock for long: other writers wait, and fail at last.
 
-The worker looks at intervals, with the connections that its jobs use. A job holds the lock if
-its transaction has changed a row: one that only reads does not, and one that waits for the lock
-has not changed any yet. (Nor has one that took the lock by a ``BEGIN IMMEDIATE`` of the
-application's own and only reads so far; SQLite does not show that.)
+The worker checks at intervals the connections that its jobs use. A job holds the lock if its
+transaction has changed a row. A transaction that only reads does not hold it, and one that waits
+for it has changed no row yet. (A transaction that took the lock by the application's own ``BEGIN
+IMMEDIATE``, and has only read so far, is not found; SQLite does not show it.)
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from sqlalchemy.exc import OperationalError
 
 log = logging.getLogger(__name__)
 
-#: How long a job may hold the lock before it is named, in seconds: drivers give up after 5.
+#: How long a job may hold the lock before it is reported, in seconds: drivers time out after 5.
 HELD_SECONDS = 2.0
 
-#: Where a connection keeps how many rows it had changed when its transaction began.
+#: The key of a connection's ``info`` for the rows it had changed when its transaction began.
 _CHANGES = "asyncjob_changes"
 
-#: What ``sqlite3.Connection.isolation_level`` may be where a transaction begins with the lock.
+#: Values of ``sqlite3.Connection.isolation_level`` with which a transaction begins with the lock.
 _AT_ONCE = ("IMMEDIATE", "EXCLUSIVE")
 
 
 class LockMonitor:
-    """Used by one thread. engine: the application's; own: ours on the same file, *path*."""
+    """Used by one thread. engine: the application's; own: ours for the same file, *path*."""
 
     def __init__(self, engine: Engine, own: Engine, path: str) -> None:
         self._own = own
         self._path = path
-        # By the uid, and the transaction: one that commits in parts releases it in between.
+        # By uid and transaction: a job that commits in parts releases the lock in between.
         self._since: dict[tuple[str, int], float] = {}  # by time.monotonic()
         self._named: dict[tuple[str, int], float] = {}  # and since when, by the clock
         event.listen(engine, "begin", _remember_changes)
 
     def look(self, running: Iterable[tuple[str, Any]]) -> dict[str, float]:
-        """Name the jobs that hold the lock for long, each once; return them, with the moments,
-        in seconds since the epoch, since when they do. running: uids, and connections."""
+        """Log the jobs that hold the lock for long, each once. Return them, and since when they
+        hold it, in seconds since the epoch. running: uids, and connections."""
         wrote = [(uid, self._wrote_since(connection)) for uid, connection in running]
         found = {(uid, begun) for uid, begun in wrote if begun is not None}
         if not found or not self._is_locked():
@@ -53,15 +53,15 @@ class LockMonitor:
             if now - since >= HELD_SECONDS and each not in self._named:
                 self._named[each] = time.time() - (now - since)
                 log.warning(
-                    "job=%s holds the write lock of %s for more than %.0fs: whoever else writes "
-                    "waits for it, requests too, and fails in the end; let the job write last, "
+                    "job=%s holds the write lock of %s for more than %.0fs: all other writers, "
+                    "requests too, wait for it, and fail in the end; let the job write last, "
                     "or commit in parts, or use PostgreSQL", each[0], self._path, now - since,
                 )  # fmt: skip
         return {uid: since for (uid, _begun), since in self._named.items()}
 
     def _wrote_since(self, connection: Any) -> int | None:
-        """How many rows a connection had changed when the transaction began in which it has
-        changed more; None: it is in no such one."""
+        """The number of rows that a connection had changed when its transaction began; None unless
+        that transaction has changed more."""
         try:
             is_here = connection.engine.url.database == self._path
             driver, begun = connection.connection.dbapi_connection, connection.info[_CHANGES]
@@ -85,13 +85,13 @@ class LockMonitor:
 
 
 def was_refused_the_lock(connection: Connection, error: OperationalError) -> bool:
-    """Whether *error* shows that the transaction on *connection* was to write for the first time.
+    """Whether *error* was raised by the first write of the transaction on *connection*.
 
-    It was refused the lock, which it would have if it had written: others hold it, or have
-    written since it first read, and then no waiting helps it.
+    The lock was refused, so the transaction has written nothing: others hold the lock, or have
+    written since this transaction first read, and then it cannot get the lock at all.
     """
     driver: Any = connection.connection.dbapi_connection
-    # In a database that is attached to this one it may have written.
+    # It may have written to an attached database.
     has_changed = getattr(driver, "total_changes", None) != connection.info.get(_CHANGES)
     return "database is locked" in str(error.orig) and not has_changed
 
@@ -102,13 +102,13 @@ def _remember_changes(connection: Connection) -> None:
 
 
 def warn_of_short_timeout(engine: Engine, enough_seconds: int) -> None:
-    """Say once that the application's own requests give up early when a job is writing."""
+    """Log once that requests of the application time out early while a job is writing."""
     with engine.connect() as connection:
         seconds = int(connection.exec_driver_sql("PRAGMA busy_timeout").scalar() or 0) / 1000
     if seconds < enough_seconds:
         log.warning(
-            "a job that writes keeps requests that write waiting until it commits, and after "
-            "%gs they fail; give them more time, in the .ini file by the line "
+            "while a job has written and not committed, requests that write wait, and fail after "
+            "%gs; give them more time, in the .ini file by the line "
             "sqlalchemy.url = sqlite:///<the file>?timeout=%d, and let jobs write last",
             seconds, enough_seconds,
         )  # fmt: skip

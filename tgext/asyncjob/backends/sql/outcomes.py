@@ -1,7 +1,7 @@
-"""Stores outcomes by themselves, in forms that ask less and less of the database: none is lost.
+"""Stores outcomes in transactions of their own, if need be shortened, so that none is lost.
 
-A connection may not hold the text of an error, or a row a result. What has no content of its own
-can be stored wherever anything can, so a database that refuses that too refuses everything for now.
+A connection may be unable to send the text of an error, or a row to hold a result. A form without
+content can always be stored, so a database that refuses that too refuses everything at the moment.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from .faults import store_first_accepted
 
 log = logging.getLogger(__name__)
 
-#: Characters of a text that is kept escaped.
+#: The length of a text that is stored escaped, in characters.
 _ESCAPED_LENGTH = 2_000
 
 _NOT_KEPT = NotKept("the database could not store it; the log of the worker says why")
 
 
 class Outcomes:
-    """is_passing: whether an error says that the database is away or busy."""
+    """is_passing: whether an error says that the database cannot be reached or is busy."""
 
     def __init__(
         self, claims: Claims, dialect: Dialect, is_passing: Callable[[BaseException], bool]
@@ -35,10 +35,10 @@ class Outcomes:
         self._is_passing = is_passing
 
     def store(self, claim: Claim, outcome: Outcome) -> bool:
-        """Store an outcome in the first form that the database takes; False where the claim no
+        """Store an outcome in the first form that the database accepts; False if the claim no
         longer holds.
 
-        Raises what it raised for the outcome itself where it takes none: it is to come back.
+        Raises the error of the outcome itself if no form is accepted; it is to be stored later.
         """
         stored, refused = store_first_accepted(
             _forms(outcome), partial(self._store, claim), self._is_passing
@@ -51,7 +51,7 @@ class Outcomes:
         return stored
 
     def store_all(self, ends: Sequence[End]) -> list[bool]:
-        """Store some in as few commits as possible."""
+        """Store several outcomes in as few commits as possible."""
         try:
             with self._dialect.begin() as connection:
                 if self._claims.finish_many(ends, connection):
@@ -62,10 +62,10 @@ class Outcomes:
         except Exception as error:
             if self._is_passing(error):
                 raise
-        return [self.store(*end) for end in ends]  # it may have been one of them
+        return [self.store(*end) for end in ends]  # one of them may have been refused
 
     def _store(self, claim: Claim, outcome: Outcome) -> bool:
-        # What is one statement commits by itself.
+        # A single statement commits by itself.
         connect = self._dialect.write if is_plain(outcome) else self._dialect.begin
         with connect() as own:
             return self._claims.finish(claim, outcome, own)
@@ -82,7 +82,7 @@ def _forms(outcome: Outcome) -> Iterator[Outcome]:
 
 
 def _escaped(text: str) -> str:
-    """The beginning and the end of a text, in ASCII, as Python would write it."""
+    """The beginning and the end of a text, in ASCII, with the escapes of Python."""
     plain = text.encode("ascii", "backslashreplace").decode("ascii")
     half = _ESCAPED_LENGTH // 2
     return plain if len(plain) <= _ESCAPED_LENGTH else f"{plain[:half]} ... {plain[-half:]}"

@@ -1,4 +1,4 @@
-"""What an operator reads in the tables: jobs that run, jobs that wait, workers."""
+"""Reads what an operator wants to know from the tables: running and waiting jobs, workers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .liveness import Liveness
 from .tables import Tables, instant
 from .worker_registry import WorkerRegistry
 
-#: How many connections there are, and may be.
+#: Queries for the number of connections, and for its limit.
 _CONNECTIONS: dict[type[Dialect], tuple[str, str]] = {
     PostgreSql: (
         "SELECT count(*) FROM pg_stat_activity WHERE datname IS NOT NULL",
@@ -29,7 +29,7 @@ _CONNECTIONS: dict[type[Dialect], tuple[str, str]] = {
     ),
 }
 
-#: Uids in one condition.
+#: The most uids in one condition.
 _AT_ONCE = 500
 
 
@@ -84,7 +84,7 @@ class SqlOverview(Overview):
         ]  # fmt: skip
 
     def _reports(self, uids: list[str]) -> dict[str, tuple[int, int | None]]:
-        """Read how far jobs have come; on SQLite that stands in another file, so not by a join."""
+        """Read the progress of jobs; not by a join, since on SQLite it is in another file."""
         table, found = self._tables.progress, {}
         with self._dialect.side_database.connect() as connection:
             for begin in range(0, len(uids), _AT_ONCE):
@@ -122,7 +122,7 @@ class SqlOverview(Overview):
 
     def _is_due(self) -> ColumnElement[bool]:
         jobs = self._jobs
-        # One whose time has come is made to wait by the next claim of any worker.
+        # The next claim of any worker makes a due job AVAILABLE.
         is_over = and_(jobs.c.state == states.SCHEDULED, jobs.c.due_at <= self._now())
         return or_(jobs.c.state == states.AVAILABLE, is_over)
 
@@ -137,14 +137,14 @@ class SqlOverview(Overview):
             if row is None:
                 return None
             before = connection.execute(self._before(row)).scalar_one() if row.is_due else 0
-        # Every claim raises the lease, and one that is given back takes its attempt back.
+        # Each claim increases the lease; a release undoes its attempt, but not its lease.
         was_given_back = row.state == states.SCHEDULED and row.lease > 0 and row.attempts == 0
         return QueuePosition(not row.is_due, before, was_given_back)
 
     def _before(self, row: Any) -> Any:
         jobs = self._jobs
         in_queue = self._tables.stands(states.AVAILABLE), jobs.c.queue_name == row.queue_name
-        # Each a piece of the index, which both together are not.
+        # Two counts, since each is a range of the index, and both together are not.
         more_urgent = select(func.count()).where(*in_queue, jobs.c.rank < row.rank)
         before = jobs.c.rank == row.rank, jobs.c.number < row.number
         as_urgent = select(func.count()).where(*in_queue, *before)
@@ -171,7 +171,7 @@ class SqlOverview(Overview):
 
 
 def _locks_since(row: Any, published: dict[str, float]) -> datetime | None:
-    """When the attempt that runs began to hold the lock, as far as its worker has published."""
+    """Since when the running attempt holds the lock, if its worker has published it."""
     since = published.get(row.uid)
-    # It may be of the attempt before this one.
+    # It may have been published for the attempt before.
     return None if since is None or since < row.last_attempted_at else instant(since)

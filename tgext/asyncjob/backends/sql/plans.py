@@ -1,4 +1,4 @@
-"""What keeps a database to the index that a statement was written for."""
+"""Makes a database use the index that a statement was written for."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from sqlalchemy import Boolean
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-#: What PostgreSQL is not to do for our own connections. Each of our statements has an index that it
-#: is to follow in its order; where statistics are missing, or say that most rows would do, it would
-#: rather read the table until it finds one, or sort all that waits for the sake of the first.
+#: Settings of the planner that are off for our own connections to PostgreSQL. Each of our
+#: statements is written for an index in its order. Without statistics, or if most rows match, the
+#: planner would scan the table until it finds a row, or sort all waiting jobs to find the first.
 _DETOURS = ("enable_seqscan", "enable_bitmapscan", "enable_sort", "jit")
 
 
 def keep_to_indexes(connection: Any, cursor: Any) -> None:
-    """Forbid PostgreSQL detours for a session that is ours alone; one that a pooler hands on to
-    others shows another process than the connection does."""
+    """Turn these settings off, unless the session is a pooler's and is shared with others: then the
+    connection shows the id of another server process than the session does."""
     pid = int(getattr(getattr(connection, "info", None), "backend_pid", 0))
     names = ", ".join(f"'{name}'" for name in _DETOURS)
     cursor.execute(
@@ -26,13 +26,13 @@ def keep_to_indexes(connection: Any, cursor: Any) -> None:
 
 
 class is_just(FunctionElement[bool]):
-    """That a column is a number, as the condition of a partial index says it."""
+    """The condition that a column equals a number, as a partial index needs it."""
 
     type = Boolean()
     inherit_cache = True
 
     def self_group(self, against: Any = None) -> Any:
-        return self  # with a comparison around it no database would know the index's condition
+        return self  # in parentheses no database would recognize the condition of the index
 
 
 @compiles(is_just)
@@ -44,7 +44,6 @@ def _is_just_that(element: Any, compiler: Any, **options: Any) -> str:
 @compiles(is_just, "postgresql")
 def _is_just_that_on_postgresql(element: Any, compiler: Any, **options: Any) -> str:
     column, number = (compiler.process(each, **options) for each in element.clauses)
-    # A condition that the index's own implies is dropped before the index is searched, and then
-    # nothing is said of its first column: all of it is read. The second one cannot be seen
-    # through.
+    # The planner drops a condition that the index implies, and then searches the index without its
+    # first column: it reads all of it. It cannot prove that the second condition is implied.
     return f"({column} = {number} AND {column} = ANY (ARRAY(SELECT {number}::smallint)))"

@@ -1,10 +1,10 @@
-"""Progress: written by a thread of its own, so that a report costs its job next to nothing.
+"""Writes progress reports in a thread of its own, so that a report hardly delays its job.
 
     job: asyncjob_set_progress --> latest (memory) --> every WRITE_SECONDS --> table
 
-However often a job reports, a value is written ten times a second at most, and the last one
-always: the end of the attempt writes what is still to be written. On SQLite the table is in the
-side database, since the job may hold the main one's write lock.
+A value is written at most ten times a second, however often a job reports. The last one is always
+written, at the latest by the end of the attempt. On SQLite the table is in the side database, since
+the job may hold the write lock of the main one.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from .sizes import why_too_large
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two writes; a bar that moves ten times a second moves smoothly.
+#: Seconds between two writes; a bar moves smoothly at ten times a second.
 WRITE_SECONDS = 0.1
 
-#: The same where the table refuses it, doubled up to the last.
+#: The same after an error: at first, and at most; doubled in between.
 FAULT_SECONDS = (0.1, 5.0)
 
-#: What a column of 64 bits holds.
+#: The range of a column of 64 bits.
 _LEAST, _MOST = -(2**63), 2**63 - 1
 
-#: How long the thread stays without anything to write, in seconds.
+#: How long the thread waits without a report before it ends, in seconds.
 IDLE_SECONDS = 10.0
 
 
@@ -45,15 +45,15 @@ class _Report(NamedTuple):
     total: int | None
 
 
-#: What is read before the first report.
+#: The report of a job that has not reported.
 _NOTHING = _Report(-1, None, None)
 
 
 class ProgressWriter:
     """Writes and reads the last report of each job. table: of progress; engine: its database.
 
-    is_passing: whether an error says that the table is away, not that a report is wrong.
-    most_bytes: gives how many one statement may have; None: not known yet.
+    is_passing: whether an error says that the database cannot be reached, not that a report is
+    wrong. most_bytes: returns the most bytes of one statement; None: not known yet.
     """
 
     def __init__(
@@ -79,13 +79,13 @@ class ProgressWriter:
         self._thread: threading.Thread | None = None
 
     def put(self, uid: str, progress: Progress) -> None:
-        """Take a report; raises NotSerializable for what a row cannot hold."""
+        """Accept a report. Raises NotSerializable if a row cannot hold it."""
         value, data, total = progress
         for name, number in (("value", value), ("total", total)):
             if number is not None and not _LEAST <= number <= _MOST:
                 raise NotSerializable(
-                    f"asyncjob_set_progress: expected a {name} that 64 bits hold, got {number:#x}; "
-                    "report it in a larger unit"
+                    f"asyncjob_set_progress: expected a {name} of at most 64 bits, got "
+                    f"{number:#x}; report it in a larger unit"
                 )
         text = None if data is None else self._serializer.dump_value(data)
         why = why_too_large([text], self._most_bytes())
@@ -98,7 +98,7 @@ class ProgressWriter:
             self._ensure_thread()
 
     def get(self, uid: str) -> Progress | None:
-        """Return the last report of a job, None if it has not reported."""
+        """Return the last report of a job; None if it has not reported."""
         report = self._latest.get(uid) or self._read(uid)
         if report is None:
             return None
@@ -106,12 +106,12 @@ class ProgressWriter:
         return Progress(report.value, data, report.total)
 
     def flush(self, uids: Collection[str]) -> None:
-        """Write what is still to be written of these jobs, which have ended. Where the table
-        refuses it the writer comes back to it: the end of a job does not hang on its progress."""
+        """Write the last reports of jobs that have ended. After an error the thread tries again:
+        the end of a job does not depend on its progress."""
         if self._latest and any(uid in self._latest for uid in uids):
             try:
                 self._write()
-            except Exception as error:  # noqa: BLE001 - whatever the database says
+            except Exception as error:  # noqa: BLE001 - whatever the database raises
                 log.info("could not write the progress of jobs yet: %s", error)
                 self._news.set()
                 self._ensure_thread()
@@ -124,7 +124,7 @@ class ProgressWriter:
             connection.execute(delete(self._table).where(self._table.c.uid.in_(uids)))
 
     def close(self) -> None:
-        """Write the rest, and end; it is lost where the database is away."""
+        """Write the rest, and end; the rest is lost if the database cannot be reached."""
         self._stop.set()
         self._news.set()
         thread = self._thread
@@ -134,12 +134,12 @@ class ProgressWriter:
             self._write()
         except DBAPIError as error:
             log.warning(
-                "closed, and could not tell the database the last progress of %s: %s",
+                "could not write the last progress of %s to the database: %s",
                 ", ".join(f"job={uid}" for uid in self._latest), error.orig,
             )  # fmt: skip
 
     def after_fork(self) -> None:
-        """Forget what a parent process has to write."""
+        """Forget the reports that the parent process has to write."""
         self._begin()
 
     # -- the writing thread
@@ -175,9 +175,9 @@ class ProgressWriter:
                 fault_seconds = min(2 * fault_seconds, FAULT_SECONDS[1])
 
     def _write(self) -> None:
-        """Write all that is new, in one transaction."""
+        """Write all new reports."""
         with self._lock:
-            # In the table before it leaves the memory: a reader looks there last.
+            # They stay in memory until they are in the table: a reader reads the table last.
             reports = dict(self._latest)
             if not reports:
                 return
@@ -189,7 +189,7 @@ class ProgressWriter:
                     del self._latest[uid]
 
     def _write_one_if_it_fits(self, connection: Connection, uid: str, report: _Report) -> None:
-        # What says nothing is refused only where the database refuses everything for now.
+        # A report without content is refused only if the database refuses everything for now.
         forms = (report, report._replace(data=None), _NOTHING)
         write = partial(self._write_one, connection, uid)
         _, refused = store_first_accepted(forms, write, self._is_passing)

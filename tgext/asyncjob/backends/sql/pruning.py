@@ -1,4 +1,4 @@
-"""Jobs that ended long ago go, a few at a time: what others do goes on between."""
+"""Removes jobs that ended long ago, a batch at a time, so that others can work in between."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .dialect import Dialect
 from .progress import ProgressWriter
 from .tables import Tables
 
-#: Ended jobs that one transaction removes: a few milliseconds' worth of locks.
+#: Ended jobs that one transaction removes: it holds locks for a few milliseconds.
 PRUNED_AT_ONCE = 500
 
 
 class Pruning:
-    """now: the moment, as an SQL expression."""
+    """now: returns the current time, as SQL."""
 
     def __init__(
         self,
@@ -38,8 +38,8 @@ class Pruning:
         *,
         within_seconds: float = math.inf,
     ) -> int:
-        """Remove the jobs that ended in one of *states*, so long ago at least, with what belongs
-        to them, and return how many; once it has taken *within_seconds*, the rest stays."""
+        """Remove the jobs that ended in one of *states* at least so long ago, with their errors and
+        progress, and return how many. After *within_seconds* the rest is left."""
         until = time.monotonic() + within_seconds
         removed, goes_on = 0, True
         while goes_on:
@@ -49,7 +49,7 @@ class Pruning:
         return removed
 
     def count(self, states: Collection[int], older_than_seconds: float) -> int:
-        """Count the jobs that ``remove`` would."""
+        """Count the jobs that ``remove`` would remove."""
         of_each = [
             select(func.count())
             .where(self._tables.stands(state), self._is_old(older_than_seconds))
@@ -63,12 +63,12 @@ class Pruning:
         return self._tables.jobs.c.finished_at <= self._now() - older_than_seconds
 
     def _remove_some(self, states: Collection[int], older_than_seconds: float) -> tuple[int, int]:
-        """Look for some, and return how many were found, and how many of them removed."""
+        """Remove one batch; return how many jobs were found, and how many of them removed."""
         jobs, errors = self._tables.jobs, self._tables.errors
         is_old = self._is_old(older_than_seconds)
         found: list[str] = []
         with self._dialect.engine.connect() as connection:
-            for state in states:  # one at a time: each is a piece of the index
+            for state in states:  # one at a time: each is a range of the index
                 wanted = select(jobs.c.uid).where(self._tables.stands(state), is_old)
                 some = wanted.limit(PRUNED_AT_ONCE - len(found))
                 found += connection.execute(some).scalars()
@@ -76,8 +76,8 @@ class Pruning:
                     break
         if not found:
             return 0, 0
-        # Once more, and locked: one that was retried meanwhile is not ended any more, and one
-        # that another transaction changes is left to the next round.
+        # Checked again, with locks: a job may have been retried meanwhile, and one that another
+        # transaction changes is left to the next round.
         still = select(jobs.c.uid).where(jobs.c.uid.in_(found), self._tables.still(*states), is_old)
         still = still.with_for_update(skip_locked=True)
         with self._dialect.begin() as connection:

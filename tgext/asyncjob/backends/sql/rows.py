@@ -1,4 +1,4 @@
-"""A job as a row, and a row as a job."""
+"""Converts jobs to rows, and rows to jobs."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ from .tables import instant
 
 log = logging.getLogger(__name__)
 
-#: Stands for what is no text or number, a backoff that is a function or an executor: for the one
-#: that the task has where the job is run.
+#: Stands for an option that a row cannot hold, a callable ``backoff`` or an executor object: for
+#: that of the task in the process that runs the job.
 _TASKS_OWN = "the task's"
 
 _PLAIN_OPTIONS = ("takes_context", "max_attempts", "timeout", "backoff", "executor")
 
-#: What a row holds of those that can be something else.
+#: The other values of these options, which a row can hold.
 _HOLDABLE = {"backoff": "seconds", "executor": "the name of one"}
 
-#: What begins a stored result that could not be kept; no JSON text begins with it.
+#: Begins the text that is stored for a result that could not be kept; no JSON begins with it.
 _NOT_KEPT = "!"
 
-#: What a claim is made of.
+#: The columns that a claim reads.
 CLAIMED = (
     "number", "uid", "rank", "queue_name", "due_at", "lease", "worker_id", "attempts", "budget",
     "crashes", "suspect", "name", "payload", "signature", "options", "context",
@@ -53,9 +53,9 @@ CLAIMED = (
 
 
 class UnopenedCall:
-    """A stored call that is looked at: its name is there, the rest is read when asked for.
+    """A stored call whose arguments are read at their first access; its name is there at once.
 
-    So the page that polls a job's status neither imports nor unpickles anything.
+    So a page that polls the status of a job imports and unpickles nothing.
     """
 
     def __init__(
@@ -84,9 +84,9 @@ class UnopenedCall:
 
 
 class Rows:
-    """Translates, with one secret. max_crashes: deaths of workers that one job may cause.
+    """Converts with one secret. max_crashes: deaths of workers after which a job has FAILED.
 
-    most_bytes: gives how many one statement may have; None: not known yet.
+    most_bytes: returns the most bytes of one statement; None: not known yet.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Rows:
         self._most_bytes = most_bytes
 
     def prepared(self, job: Job) -> Job:
-        """Return a job whose call is what a row will hold of it; raises NotSerializable."""
+        """Return the job with its call in serialized form. Raises NotSerializable."""
         serialized = self._serialized(job)
         call: Any = UnopenedCall(
             job.uid, serialized, self.serializer, int(job.options.takes_context)
@@ -110,21 +110,21 @@ class Rows:
         return prepared
 
     def _serialized(self, job: Job) -> SerializedCall:
-        """Return what to keep of a job's call, once its options are such as a row holds, too."""
+        """Return the serialized call of a job. Raises NotSerializable, also for its options."""
         serialized = self.serializer.dump(job.uid, job.call)
         for name in _not_in_rows(job.options):
             task = self.serializer.task_of(serialized)
             if task is None or getattr(task, name) is not getattr(job.options, name):
                 raise NotSerializable(
-                    f"{name}: expected what a database row can hold, got one that only this "
-                    f"process has; declare it at {serialized.name}, by @task({name}=...), where a "
+                    f"{name}: expected a value that a database row can hold, got an object of this "
+                    f"process; declare it at {serialized.name}, by @task({name}=...), where a "
                     f"worker finds it, or give {_HOLDABLE[name]}"
                 )
         return serialized
 
     def of_job(self, job: Job) -> dict[str, Any]:
-        """Return what a new job's row holds, but for the instants that the database's clock
-        gives; raises NotSerializable."""
+        """Return the row of a new job, without the instants, which the database sets. Raises
+        NotSerializable."""
         call: Any = job.call
         serialized = call.serialized if type(call) is UnopenedCall else self._serialized(job)
         after = job.run_after
@@ -144,7 +144,8 @@ class Rows:
         }
 
     def job(self, row: Row[Any], *, opened: bool) -> Job:
-        """Read the job of a row; *opened*: its call too; raises as ``CallSerializer.load`` does."""
+        """Read the job of a row. opened: read its call at once, which raises as
+        ``CallSerializer.load`` does."""
         options = self._options(row) if opened else self.options(row)
         serialized = SerializedCall(row.name, row.payload, row.signature)
         implied = int(options.takes_context)
@@ -166,12 +167,12 @@ class Rows:
         if own and task is None:
             raise CallableMissing(
                 serialized.name,
-                f"it is no task any more, and the job needs its {' and '.join(own)}",
+                f"it is no longer a task, and the job needs its {' and '.join(own)}",
             )
         return replace(options, **{name: getattr(task, name) for name in own})
 
     def claim(self, row: Row[Any], *, opened: bool) -> Claim:
-        """Read the claim on a row that was taken; raises as ``job`` does."""
+        """Read the claim on a row that was claimed; raises as ``job`` does."""
         return Claim(
             self.job(row, opened=opened),
             row.lease,
@@ -182,8 +183,8 @@ class Rows:
         )
 
     def options(self, row: Row[Any]) -> TaskOptions:
-        """Read the options of a row: those of a task without any, where they cannot
-        be read. So such a row can be shown, and ended."""
+        """Read the options of a row; the default ones if they cannot be read, so that such a job
+        can be shown and ended."""
         try:
             return self._options(row)
         except Unreadable:
@@ -197,13 +198,13 @@ class Rows:
             if not found and row.rank == 0 and row.queue_name == DEFAULT_OPTIONS.queue_name:
                 return DEFAULT_OPTIONS
             return TaskOptions(priority=-row.rank, queue_name=row.queue_name, **found)
-        except Exception as error:  # noqa: BLE001 - whatever stands there
+        except Exception as error:  # noqa: BLE001 - the text may be anything
             raise _unreadable("options", error) from None
 
     def snapshot(
         self, row: Row[Any], errors: list[TaskError], progress: Progress = NO_PROGRESS
     ) -> Snapshot:
-        """Read how the job of a row stands."""
+        """Read the state of the job of a row."""
         return Snapshot(
             job=self.job(row, opened=False),
             status=states.STATUS_OF[row.state],
@@ -222,7 +223,8 @@ class Rows:
         )
 
     def result_text(self, uid: str, result: Any) -> str | None:
-        """Return what to store of a return value, in ASCII; never raises: the work is done."""
+        """Return the text to store for a return value, in ASCII; never raises, since the work is
+        done."""
         if result is None:
             return None
         why = result.why if isinstance(result, NotKept) else None
@@ -240,7 +242,7 @@ class Rows:
         return _NOT_KEPT + json.dumps(why[:MESSAGE_LENGTH])
 
     def log_text(self, lines: tuple[str, ...]) -> str | None:
-        """Return what to store of an attempt's log lines, in ASCII."""
+        """Return the text to store for an attempt's log lines, in ASCII; None for no lines."""
         return log_text(lines, self._most_bytes())
 
     def _result(self, text: str | None) -> Any:
@@ -262,7 +264,7 @@ def _why(text: str) -> str:
 
 
 def _options_text(options: TaskOptions) -> str | None:
-    """The options that have no column and are not the default."""
+    """The options that have no column and differ from the default, as JSON."""
     if options is DEFAULT_OPTIONS:
         return None
     found = {
@@ -275,7 +277,7 @@ def _options_text(options: TaskOptions) -> str | None:
 
 
 def _not_in_rows(options: TaskOptions) -> list[str]:
-    """The options that no text holds."""
+    """The names of the options that cannot be stored as text."""
     found = ["backoff"] if callable(options.backoff) else []
     return found if isinstance(options.executor, str) else [*found, "executor"]
 
@@ -291,7 +293,7 @@ def _context(row: Row[Any], *, strict: bool) -> dict[str, Any] | None:
 
 def _unreadable(what: str, error: Exception) -> Unreadable:
     return Unreadable(
-        f"expected {what} of a job as they were stored, got what cannot be read "
+        f"expected {what} of a job as this package stores them, got a text that cannot be read "
         f"({type(error).__name__}: {error}): the row was changed; enqueue the job again"
     )
 

@@ -1,4 +1,4 @@
-"""The tables in a database: made where they are missing, refused where they are too new."""
+"""Creates, upgrades and checks the tables in a database."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .tables import SCHEMA_VERSION, Tables
 
 log = logging.getLogger(__name__)
 
-#: Statements that lead from a version to the next one, by the version that they start from.
+#: Statements that upgrade a version to the next one, by the version that they start from.
 UPGRADES: dict[int, tuple[str, ...]] = {}
 
 
 class Schema:
     """The tables of one database."""
 
-    #: The version that this package works with.
+    #: The version that this package needs.
     expected = SCHEMA_VERSION
 
     def __init__(self, tables: Tables, dialect: Dialect, wanted: str | None = None) -> None:
@@ -34,12 +34,12 @@ class Schema:
 
     @property
     def side_file(self) -> str | None:
-        """The file of the side database, on SQLite; None: there is none."""
+        """The file of the side database on SQLite; None on other databases."""
         side = self._dialect.side_database
         return None if side is self._dialect.engine else side.url.database
 
     def version(self) -> int | None:
-        """Return the version that the database has; None: it has no tables of ours."""
+        """Return the version of the tables in the database; None if there are no tables."""
         self._locate()
         table = self._tables.schema
         if not inspect(self._dialect.engine).has_table(table.name, schema=table.schema):
@@ -49,7 +49,7 @@ class Schema:
         return found
 
     def open(self, *, create: bool) -> None:
-        """Do what ``check`` does; later, where the database is away."""
+        """Call ``check``; if the database cannot be reached, ``ensure`` does it later."""
         self._unopened = create
         try:
             self.ensure()
@@ -57,7 +57,8 @@ class Schema:
             log.warning("cannot look at the tables of jobs yet, going on: %s", error)
 
     def check_carrier(self, engine: Engine) -> None:
-        """Raise ConfigError where *engine* has no transactions; later, where it is away."""
+        """Raise ConfigError if *engine* has no transactions; if its database cannot be reached,
+        ``ensure`` does it later."""
         self._unchecked = engine
         try:
             self._ensure_carrier(engine)
@@ -65,10 +66,10 @@ class Schema:
             log.warning("cannot look at the application's database yet, going on: %s", error)
 
     def ensure(self) -> None:
-        """Come back to what could not be done at start."""
+        """Do what could not be done at start."""
         if self._unopened is not None:
             self.check(create=self._unopened)
-            # What was compiled before it was known where the tables are.
+            # It has statements that were compiled before the schema of the tables was known.
             self._dialect.engine.clear_compiled_cache()
             self._unopened = None
         if self._unchecked is not None:
@@ -80,7 +81,7 @@ class Schema:
         self._unchecked = None
 
     def _locate(self) -> None:
-        """Find the schema of the tables, once: what a session's path says later is its own."""
+        """Find the schema of the tables, once: the search path of a session may change later."""
         with self._dialect.engine.connect() as connection:
             name = self._tables.schema.name
             self._tables.locate(self._dialect.home(connection, name, self._wanted))
@@ -88,8 +89,8 @@ class Schema:
     def check(self, *, create: bool) -> None:
         """Ensure that the tables exist, of this version.
 
-        create: whether to make what is missing and upgrade what is old.
-        Raises ConfigError for a newer version, and for tables that may not be made.
+        create: whether to create missing tables and to upgrade older ones.
+        Raises ConfigError for a newer version, and for missing or older tables without *create*.
         """
         version = self.version()
         if version is not None and version > SCHEMA_VERSION:
@@ -113,7 +114,7 @@ class Schema:
             self._dialect.side_statements = [str(each.compile(dialect=dialect)) for each in makes]
 
     def upgrade(self, version: int | None) -> None:
-        """Lead the database from *version* to the present one; None: from nothing."""
+        """Upgrade the tables from *version* to the present one; None: create them."""
         if version is None:
             _create(self._tables.metadata, self._tables.main_tables, self._dialect.engine)
         with self._dialect.begin() as connection:
@@ -123,7 +124,7 @@ class Schema:
             self._note_version(connection)
 
     def statements(self) -> list[str]:
-        """Return the SQL that makes the tables, for those who run it themselves."""
+        """Return the SQL statements that create the tables, to be executed by other means."""
         dialect = self._dialect.engine.dialect
         found = []
         for table in [*self._tables.main_tables, *self._tables.side_tables]:
@@ -142,12 +143,12 @@ class Schema:
 
 
 def _create(metadata: MetaData, tables: list[Table], engine: Engine) -> None:
-    """Make tables that are missing; several processes may do so at once."""
+    """Create missing tables; several processes may do so at once."""
     for tries_left in (2, 1, 0):
         try:
             metadata.create_all(engine, tables=tables)
         except DBAPIError:
-            # Between the look and the CREATE another process was faster: look again.
+            # Another process may have created a table after the check: check again.
             if not tries_left:
                 raise
         else:

@@ -1,4 +1,4 @@
-"""How large a job may be, and what is kept of a result and of log lines."""
+"""The limits on the size of a job, a result and log lines."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from ...errors import NotSerializable
 
-#: How much of the longest statement the texts of a new job may be, or a result: the rest is for
-#: log lines, and for the statement itself.
+#: The share of the longest statement for the texts of a new job, or for a result, and the share for
+#: log lines. The rest is for the statement itself.
 _SHARE, _LOGS_SHARE = 0.85, 0.1
 
 
 def sent_bytes(texts: Iterable[Any]) -> int:
-    """How long the texts among some values are in a statement, escaped."""
+    """Return the number of bytes that the texts among *texts* take in a statement, escaped."""
     return sum(
         len(text.encode("utf-8", "surrogatepass")) + sum(map(text.count, "\"'\\"))
         for text in texts
@@ -23,15 +23,15 @@ def sent_bytes(texts: Iterable[Any]) -> int:
 
 
 def why_too_large(texts: Iterable[Any], most_bytes: int | None) -> str | None:
-    """Return what to say of texts that are larger than fits; None: they fit.
+    """Return the reason why texts do not fit into a statement; None if they fit.
 
-    most_bytes: of one statement; None: not known yet.
+    most_bytes: the most bytes of one statement; None: not known yet.
     """
     if most_bytes is None:
         return None
     texts, most = list(texts), int(most_bytes * _SHARE)
     if sum(5 * len(text) for text in texts if isinstance(text, str)) <= most:
-        return None  # whatever is in them
+        return None  # whatever characters they have
     found = sent_bytes(texts)
     if found <= most:
         return None
@@ -42,7 +42,7 @@ def why_too_large(texts: Iterable[Any], most_bytes: int | None) -> str | None:
 
 
 def check_size(name: str, row: dict[str, Any], most_bytes: int | None) -> None:
-    """Refuse a job that no statement holds; raises NotSerializable."""
+    """Raise NotSerializable for a job that does not fit into a statement."""
     why = why_too_large(row.values(), most_bytes)
     if why is not None:
         raise NotSerializable(
@@ -51,7 +51,7 @@ def check_size(name: str, row: dict[str, Any], most_bytes: int | None) -> None:
 
 
 def log_text(lines: tuple[str, ...], most_bytes: int | None) -> str | None:
-    """The last log lines of an attempt, as many as fit, as they are stored."""
+    """Return the last log lines of an attempt, as many as fit, as JSON; None if there are none."""
     if not lines:
         return None
     text = json.dumps(lines)

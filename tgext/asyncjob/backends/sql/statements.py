@@ -1,8 +1,8 @@
 """Statements that are compiled once.
 
-SQLAlchemy takes longer to build a statement and to look it up than the database takes to execute
-most of ours. Those that every job needs are compiled at their first use, when it is known in which
-schema the tables are, and executed by their text from then on.
+SQLAlchemy takes longer to build a statement and to find it in its cache than the database takes to
+execute most of ours. Statements that each job needs are compiled at their first use, when the
+schema of the tables is known, and are executed by their text from then on.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from sqlalchemy.engine import Dialect
 class Statement:
     """One statement in one dialect; its parameters are those of ``bindparam(name)``.
 
-    Values go to the driver as they are: text, numbers, booleans, None, and lists where the
-    database knows arrays.
+    Values are passed to the driver unchanged: text, numbers, booleans, None, and lists if the
+    database has arrays.
     """
 
     def __init__(self, clause: ClauseElement, dialect: Dialect) -> None:
@@ -27,20 +27,20 @@ class Statement:
 
     @property
     def text(self) -> str:
-        """The text that the database is given."""
+        """The SQL text."""
         if self._text is None:
             compiled: Any = self._clause.compile(dialect=self._dialect)
             self._fixed: dict[str, Any] = dict(compiled.params)
             self._order = list(compiled.positiontup) if compiled.positional else None
-            self._text = str(compiled)  # last: another thread may come here meanwhile
+            self._text = str(compiled)  # last: another thread may run this meanwhile
         return self._text
 
     def execute(self, connection: Connection, **values: Any) -> CursorResult[Any]:
-        """Execute it; *values*: of the parameters."""
+        """Execute the statement; values: those of its parameters."""
         return connection.exec_driver_sql(self.text, self._arranged(values))
 
     def execute_all(self, connection: Connection, rows: list[dict[str, Any]]) -> None:
-        """Execute it for each of *rows*, whose other keys are passed over."""
+        """Execute the statement for each of *rows*; keys that are no parameters are ignored."""
         if len(rows) == 1:
             self.execute(connection, **rows[0])
         elif rows:

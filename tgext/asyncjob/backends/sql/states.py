@@ -1,14 +1,14 @@
-"""What ``jobs.state`` holds. The only module that knows which status a state has.
+"""The values of ``jobs.state``, and the status of each; no other module maps them.
 
-Used as ``states.RUNNING``: some names are also those of a ``TaskResultStatus``.
+Used as ``states.RUNNING``, since some names are also those of a ``TaskResultStatus``.
 """
 
 from __future__ import annotations
 
 from ...job import TaskResultStatus
 
-#: A scheduled job is READY to the application, and has a state of its own in the table, so that a
-#: million of them cost a claim nothing.
+#: A scheduled job has the status READY. It has a state of its own in the table so that a claim does
+#: not read scheduled jobs.
 AVAILABLE, SCHEDULED, RUNNING, SUCCEEDED, FAILED, CANCELLED = range(6)
 
 #: Groups of them.

@@ -1,4 +1,4 @@
-"""Enqueue, read, cancel and retry jobs: what any process of the application does with them."""
+"""Enqueues, reads, cancels and retries jobs, in any process of the application."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ log = logging.getLogger(__name__)
 class SqlStore:
     """See the package.
 
-    engine: the application's. secret: signs what is not plain JSON, None: such is refused.
-    lease_seconds: how long a silent worker keeps its jobs. max_crashes: deaths that a job may
-    cause. For tests that let time pass: clock, seconds since the epoch in the database's stead;
-    monotonic, this process's own, by which it tells which workers are silent.
+    engine: the application's. secret: signs calls; None: calls that are not plain JSON are refused.
+    lease_seconds: how long a worker without heartbeats keeps its jobs. max_crashes: deaths of
+    workers after which a job has FAILED. For tests that let time pass: clock returns seconds since
+    the epoch instead of the database; monotonic measures the silence of workers.
     """
 
     name = "sql"
@@ -95,7 +95,7 @@ class SqlStore:
         self._dialect = dialect_of(engine, f"{prefix}jobs")
         self.has_one_writer = self._dialect.has_one_writer
         self._serializer = CallSerializer(secret)
-        most_bytes = lambda: self._dialect.most_bytes  # noqa: E731 - known once it is connected
+        most_bytes = lambda: self._dialect.most_bytes  # noqa: E731 - known after the first connection
         self._rows = Rows(self._serializer, max_crashes, most_bytes)
         self.schema = Schema(self.tables, self._dialect, schema)
         self._liveness = liveness_of(self._dialect)
@@ -129,13 +129,12 @@ class SqlStore:
     def _begin(self) -> None:
         self._lock = threading.RLock()
         self._looked: dict[tuple[str, int], tuple[float, bool]] = {}
-        self._running: dict[tuple[str, int], str] = {}  # claims, and whose they are
-        self._unreceived: set[tuple[str, int]] = (
-            set()
-        )  # claims in the table whose answer never came
+        self._running: dict[tuple[str, int], str] = {}  # claims, and their workers
+        #: claims in the table whose answer has not arrived
+        self._unreceived: set[tuple[str, int]] = set()
         self._doubtful_heartbeats = 0
         self._rounds = 0
-        self._retired: set[str] = set()  # workers of this process that were told to stop
+        self._retired: set[str] = set()  # workers of this process that are stopping
 
     def open(self, *, create_tables: bool) -> None:
         self.schema.open(create=create_tables)
@@ -174,11 +173,11 @@ class SqlStore:
         if connection is None and self._dialect.defers(lambda: self.enqueue(jobs)):
             return
         self.schema.ensure()
-        # As rows first: one that cannot be stored must not leave the others behind.
+        # All are converted first: if one cannot be stored, none is.
         rows = [self._rows.of_job(job) for job in jobs]
         if connection is not None:
             self._insert(rows, jobs, connection)
-        elif len(rows) == 1:  # one statement, which commits by itself
+        elif len(rows) == 1:  # a single statement commits by itself
             with self._dialect.write() as own:
                 self._insert(rows, jobs, own)
         else:
@@ -208,7 +207,7 @@ class SqlStore:
         self._insertions[silent].execute_all(connection, rows)
 
     def _insertion(self, *, silent: bool) -> Statement:
-        """The statement that enqueues: one for all jobs, whenever they are due."""
+        """The statement that enqueues jobs, whether or not they are delayed."""
         table = self.tables.jobs
         columns = ("uid", "state", "rank", "queue_name", "budget", "name", "payload", "signature",
                    "options", "context")  # fmt: skip
@@ -253,7 +252,7 @@ class SqlStore:
             .ordered_values(
                 (jobs.c.cancelled, true()),
                 (jobs.c.finished_at, case((waits, self._now()), else_=None)),
-                # Last: MariaDB sees in each assignment what those before it have assigned.
+                # Last: on MariaDB an assignment sees the values assigned by those before it.
                 (jobs.c.state, case((waits, states.CANCELLED), else_=jobs.c.state)),
             )
         )
@@ -320,7 +319,7 @@ class SqlStore:
     # -- pieces of statements
 
     def _look(self, queues: Collection[str] | None) -> Look:
-        """See whether something is waiting, and when the next delayed job is due."""
+        """Read whether a job is waiting, and when the next delayed job is due."""
         return self._seen_in(self._taking.look(queues))
 
     def _seen_in(self, row: Any) -> Look:
@@ -330,12 +329,12 @@ class SqlStore:
         return select(self.tables.jobs).where(self._is(uid))
 
     def _is(self, uid: str) -> ColumnElement[bool]:
-        """That a row is of this job: of none where *uid* is garbage that a database refuses."""
+        """The condition that a row is of this job; false for a uid that a database refuses."""
         return self.tables.jobs.c.uid == uid if storable(uid) == uid else false()
 
     @contextmanager
     def _on(self, connection: Connection | None) -> Iterator[Connection]:
-        """Work on the caller's connection, or on one of our own and commit."""
+        """Use the caller's connection, or one of our own, which commits at the end."""
         if connection is not None:
             yield connection
             return

@@ -1,11 +1,11 @@
-"""The tables of one prefix, and the conditions that their indexes serve.
+"""The tables of one prefix, and the conditions that use their indexes.
 
-A job's row is written when it is enqueued, claimed and ended, never in between: what changes
-while it runs (progress, whether its worker lives) stands elsewhere, so that a reader of it never
-waits for the job's own transaction.
+The row of a job is written when the job is enqueued, claimed and ended, and not in between.
+Progress and heartbeats, which change meanwhile, are in other tables, so that their readers and
+writers never wait for the job's own transaction.
 
-Instants are seconds since the epoch by the database's own clock, as doubles: equal on all
-databases, microseconds exact until the year 2242.
+Instants are seconds since the epoch by the clock of the database, as doubles: the same on all
+databases, exact to the microsecond until the year 2242.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ from sqlalchemy.sql.functions import FunctionElement
 from . import states
 from .plans import is_just
 
-#: What begins the tables' names where ``asyncjob.table_prefix`` says nothing else.
+#: The default of ``asyncjob.table_prefix``, which begins the names of the tables.
 PREFIX = "asyncjob_"
 
-#: The version of what is below. A database with a newer one is refused.
+#: The version of the tables below. A database with a newer version is refused.
 SCHEMA_VERSION = 1
 
-# SQLite numbers rows by itself in a column of just this type; MariaDB's TEXT ends at 64 KiB.
+# SQLite generates numbers only in an INTEGER column; MariaDB's TEXT is limited to 64 KiB.
 _Number = BigInteger().with_variant(Integer(), "sqlite")
 _Long = Text().with_variant(LONGTEXT(), "mysql", "mariadb")
 
-# What MariaDB's text is, whatever the database's is by default: all of Unicode, and "Mail" is not
-# "mail".
+# The text columns of MariaDB, whatever the default of the database: all of Unicode, and case
+# sensitive.
 _TEXT: dict[str, Any] = {
     f"{name}_{option}": value
     for name in ("mysql", "mariadb")
@@ -62,8 +62,8 @@ _TEXT: dict[str, Any] = {
 
 
 class epoch(FunctionElement[float]):
-    """The database's clock: seconds since the epoch, when the statement began. The same all
-    through a statement, so that an index can be asked for what is due."""
+    """The clock of the database: seconds since the epoch at the begin of the statement. Constant
+    within a statement, so that a condition with it can use an index."""
 
     type = Double()
     inherit_cache = True
@@ -76,14 +76,14 @@ def _epoch_of_sqlite(_element: Any, _compiler: Any, **_options: Any) -> str:
 
 @compiles(epoch, "postgresql")
 def _epoch_of_postgresql(_element: Any, _compiler: Any, **_options: Any) -> str:
-    # now() would be the moment in which a job's transaction began.
+    # now() is the begin of the transaction, which may be a job's and hours ago.
     return "CAST(extract(epoch FROM statement_timestamp()) AS double precision)"
 
 
 @compiles(epoch, "mysql")
 @compiles(epoch, "mariadb")
 def _epoch_of_mariadb(_element: Any, _compiler: Any, **_options: Any) -> str:
-    # Never by way of local time, of which there is one hour twice when summer time ends.
+    # Not through local time, which repeats an hour when summer time ends.
     return "(timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6)) / 1e6)"
 
 
@@ -97,12 +97,12 @@ def _number(number: int) -> ColumnElement[int]:
 
 
 class Clock:
-    """Gives the moment: the database's own, or, for tests that let time pass, *fake*'s."""
+    """The current time as SQL: the clock of the database; in tests that let time pass, *fake*."""
 
     def __init__(self, fake: Callable[[], float] | None = None) -> None:
         self._fake = fake
         self.is_fake = fake is not None
-        #: in a statement that is compiled once; its parameter is what ``moment`` gives
+        #: for a statement that is compiled once; ``moment`` returns its parameter
         self.clause: ColumnElement[float] = (
             epoch() if fake is None else bindparam("moment", type_=Double())
         )
@@ -112,7 +112,7 @@ class Clock:
         return {} if self._fake is None else {"moment": self._fake()}
 
     def now(self) -> ColumnElement[float]:
-        """Return the moment for a statement that is built each time."""
+        """Return the expression for a statement that is built for each execution."""
         return epoch() if self._fake is None else literal(self._fake(), Double())
 
 
@@ -123,55 +123,54 @@ class Tables:
     prefix: str
     metadata: MetaData
     jobs: Table
-    errors: Table  #: one row for each attempt that failed
+    errors: Table  #: one row for each failed attempt
     progress: Table  #: one row for each job that has reported
-    workers: Table  #: one row for each worker that has not ended, as far as it is known
+    workers: Table  #: one row for each worker that is not known to have ended
     schema: Table  #: one row: the version
 
     def locate(self, schema: str | None) -> None:
-        """Name the tables by the schema that they are in, whatever the path of the session is
-        in which a statement comes to be executed; None: by none."""
+        """Qualify the names of the tables by a schema, so that the search path of a session does
+        not matter; None: no schema."""
         for table in self.metadata.tables.values():
             table.schema = schema
             table.fullname = f"{schema}.{table.name}" if schema else table.name
 
     @property
     def running(self) -> ColumnElement[bool]:
-        """That a job, found by its uid, is claimed."""
+        """The condition that a job, found by its uid, is claimed."""
         return self.still(states.RUNNING)
 
     def still(self, *states: int) -> ColumnElement[bool]:
-        """That a job, found by its uid or number, stands like that; so written that no database
-        comes to use an index of those that do: rows that left it stay there until it cleans up."""
+        """The condition that a job, found by its uid or number, is in one of *states*. Written
+        so that no database uses the index of a state, which keeps dead entries until a cleanup."""
         return (self.jobs.c.state + 0).in_([_number(state) for state in states])
 
     @property
     def side_tables(self) -> list[Table]:
-        """What changes while a job runs; on SQLite these are in the side database."""
+        """The tables that change while a job runs; on SQLite they are in the side database."""
         return [self.progress, self.workers]
 
     def stands(self, state: int) -> ColumnElement[bool]:
-        """That a job is in *state*, as a condition that the index of those that are serves: a
-        number in the text of the statement, since with a parameter no database would use it."""
+        """The condition that a job is in *state*, as the index of that state needs it: with the
+        number in the text of the statement. With a parameter no database would use the index."""
         is_one: ColumnElement[bool] = is_just(self.jobs.c.state, _number(state))
         return and_(self.ended, is_one) if state in states.ENDED else is_one
 
     @property
     def ended(self) -> ColumnElement[bool]:
-        """That a job has ended, as the condition of the index of those that have."""
+        """The condition that a job has ended, as the index of the ended jobs needs it."""
         return self.jobs.c.state.in_([_number(state) for state in states.ENDED])
 
     @property
     def main_tables(self) -> list[Table]:
-        """What is in the application's database itself."""
+        """The tables in the application's database itself."""
         return [self.jobs, self.errors, self.schema]
 
 
 def make_tables(prefix: str = PREFIX, metadata: MetaData | None = None) -> Tables:
     """Describe the tables.
 
-    metadata: where; None: in one of their own. An application that lets Alembic look after
-    them gives its own.
+    metadata: None: one of their own. An application that manages them with Alembic passes its own.
     """
     metadata = MetaData() if metadata is None else metadata
     return Tables(
@@ -204,13 +203,13 @@ def make_tables(prefix: str = PREFIX, metadata: MetaData | None = None) -> Table
             Column("host", String(255), nullable=False),
             Column("pid", Integer, nullable=False),
             Column("threads", Integer, nullable=False),
-            #: the names that it serves, separated by commas; None: all
+            #: names of the queues that it serves, separated by commas; NULL: all
             Column("queues", _Long),
             Column("started_at", Double, nullable=False),
             Column("seen_at", Double, nullable=False),
-            #: whether others on its machine can prove its death; for who looks at the table
+            #: whether other processes on its machine can prove its death; for information only
             Column("provable", Boolean, nullable=False),
-            #: its death is not a crash of what it runs: it was told to stop, or is reloaded
+            #: its death is not a crash of its jobs: it is stopping, or a reloader runs it
             Column("expendable", Boolean, nullable=False),
             **_TEXT,
         ),
@@ -225,7 +224,7 @@ def _jobs(prefix: str, metadata: MetaData) -> Table:
         Column("number", _Number, primary_key=True, autoincrement=True),
         Column("uid", String(64), nullable=False, unique=True),
         Column("state", SmallInteger, nullable=False),
-        #: the priority turned round, so that every index is read in one direction
+        #: the negative priority, so that every index is read in one direction
         Column("rank", SmallInteger, nullable=False),
         Column("queue_name", String(64), nullable=False),
         Column("due_at", Double),
@@ -235,11 +234,11 @@ def _jobs(prefix: str, metadata: MetaData) -> Table:
         Column("budget", Integer, nullable=False),
         Column("crashes", Integer, nullable=False, server_default=text("0")),
         Column("cancelled", Boolean, nullable=False, server_default=false()),
-        #: the attempt that holds it is committing, in another database
+        #: its attempt is committing, in another database
         Column("fenced", Boolean, nullable=False, server_default=false()),
-        #: the attempt is known to have begun: it was claimed alone
+        #: its attempt is known to have begun: the job was claimed alone
         Column("begun", Boolean, nullable=False, server_default=false()),
-        #: its worker died with several claimed, and this may be the one that killed it
+        #: its worker died while it held several jobs, and this one may have killed it
         Column("suspect", Boolean, nullable=False, server_default=false()),
         Column("enqueued_at", Double, nullable=False, server_default=epoch()),
         Column("started_at", Double),
@@ -261,7 +260,7 @@ def _jobs(prefix: str, metadata: MetaData) -> Table:
         (("state", "worker_id"), (states.RUNNING,)),
         (("state", "finished_at"), states.ENDED),
     ):
-        # Partial where the database can: then a row costs the indexes of its state only.
+        # Partial if the database can: then a row is only in the indexes of its state.
         where = jobs.c.state.in_(among) if len(among) > 1 else jobs.c.state == among[0]
         name = f"{prefix}jobs_by_{'_'.join(columns[1:])}"
         indexed = [jobs.c[column] for column in columns]

@@ -1,8 +1,9 @@
-"""Which jobs come next: what waits is taken in its order, what was delayed waits when it is due.
+"""Claims the next jobs, and makes delayed jobs available when they are due.
 
-Every look goes by an index and reads a number of rows that depends on the batch alone, whatever
-else is in the table and whether the database has statistics. No database finds the first rows of
-several queues in one walk of an index. So the first of each are read, and of these the first.
+Each query uses an index and reads a number of rows that depends on the batch alone, whatever else
+is in the table and whether or not the database has statistics. No database finds the first rows of
+several queues in one scan of an index. So the first rows of each queue are read, and of these the
+first.
 """
 
 from __future__ import annotations
@@ -34,20 +35,20 @@ from .rows import CLAIMED
 from .statements import Statement
 from .tables import Clock, Tables
 
-#: Rows of each of several queues that a claim looks at, if that is more than twice its batch: as
-#: many others may be claiming at the same moment. Once more, if they are all being taken.
+#: Rows of each of several queues that a claim reads, if that is more than twice its batch: so many
+#: may be claimed by others at the same moment. FAR_AHEAD, if all of those are.
 AHEAD, FAR_AHEAD = 20, 1_000
 
-#: Delayed jobs that one transaction lets wait: a few milliseconds' worth of locks.
+#: Delayed jobs that one transaction makes available: it holds locks for a few milliseconds.
 PROMOTED_AT_ONCE = 500
 
-#: How long a claim may let delayed jobs wait before it takes some, in seconds; the next claim goes
-#: on with those that are left.
+#: How long a claim may spend on delayed jobs before it takes some, in seconds; the next claim
+#: continues with the rest.
 PROMOTING_SECONDS = 0.1
 
 
 class Taking:
-    """Builds these statements and executes them."""
+    """Builds and executes these statements."""
 
     def __init__(self, tables: Tables, dialect: Dialect, clock: Clock) -> None:
         self._tables = tables
@@ -63,7 +64,7 @@ class Taking:
     def take(
         self, worker_id: str, queues: Collection[str] | None, limit: int
     ) -> Sequence[Row[Any]]:
-        """Make up to *limit* waiting rows ours, and return them in their order."""
+        """Claim up to *limit* waiting rows for a worker, and return them in their order."""
         names = None if queues is None else tuple(queues)
         take = self._take_at_once if self._dialect.update_returns else self._take_in_steps
         found = take(worker_id, names, limit, max(2 * limit, AHEAD))
@@ -101,8 +102,8 @@ class Taking:
         )
 
     def _picked(self, numbers: Select[Any]) -> Any:
-        """Numbers that an UPDATE looks for. Materialized: planned into the UPDATE they might be
-        evaluated again for each row."""
+        """The subquery of an UPDATE. As a CTE it is evaluated once; otherwise the planner may
+        evaluate it again for each row."""
         return select(numbers.cte("picked").c.number) if self._dialect.skips_locked else numbers
 
     def _take_in_steps(
@@ -119,9 +120,9 @@ class Taking:
             return connection.execute(select(*self._claimed).where(mine)).all()
 
     def first_available(self, queues: tuple[str, ...] | None, limit: Any, ahead: Any) -> Any:
-        """The numbers of the rows that come next; those that others are taking are passed over.
+        """Select the numbers of the next rows; those that others are claiming are skipped.
 
-        ahead: rows of each of several queues to choose from.
+        ahead: how many rows of each of several queues to choose from.
         """
         if queues is not None and len(queues) > 1:
             return self._first_of_several(queues, limit, ahead)
@@ -143,8 +144,8 @@ class Taking:
         order = (several.c.rank, several.c.number)
         if not self._dialect.skips_locked:
             return select(several.c.number).order_by(*order).limit(limit)
-        # Locked one by one, in their order, until there are enough: to lock all would keep them
-        # from others.
+        # Locked one by one, in their order, until there are enough: if all were locked, others
+        # could not claim them.
         heads = select(several).order_by(*order).limit(ahead).cte("heads")
         return (
             select(jobs.c.number)
@@ -173,7 +174,7 @@ class Taking:
     # -- look
 
     def look(self, queues: Collection[str] | None) -> Row[Any]:
-        """Read whether something waits, and when the next delayed job is due."""
+        """Read whether a job waits, and when the next delayed job is due."""
         names = None if queues is None else tuple(queues)
         statement = self._looking.get(names)
         if statement is None:
@@ -185,10 +186,9 @@ class Taking:
     def looks(
         self, queues: Collection[str] | None, now: ColumnElement[float]
     ) -> tuple[ColumnElement[Any], ...]:
-        """What such a look selects."""
+        """The columns that ``look`` selects."""
         jobs = self._jobs
-        # In their order: PostgreSQL would forget it in an EXISTS, and read the table until it
-        # comes to one.
+        # With an order: in an EXISTS PostgreSQL ignores it, and scans the table for a row.
         first = (
             select(jobs.c.number).where(self._is_available()).order_by(jobs.c.rank, jobs.c.number)
         )
@@ -202,11 +202,10 @@ class Taking:
         due = (due_at.scalar_subquery() - now).label("due")
         return waits.label("waits"), due
 
-    # -- what was delayed
+    # -- delayed jobs
 
     def promote(self) -> None:
-        """Let the delayed jobs wait whose time has come, the earliest first: one batch, and
-        more while there is time."""
+        """Make due jobs AVAILABLE, the earliest first: one batch, and more while there is time."""
         until = time.monotonic() + PROMOTING_SECONDS
         one = select(self._jobs.c.number).where(self._is_due()).limit(1)
         with self._dialect.engine.connect() as connection:
@@ -216,7 +215,7 @@ class Taking:
             goes_on = is_full and time.monotonic() < until
 
     def _promote_some(self) -> int:
-        """Return how many; those that another transaction changes are passed over."""
+        """Do that for one batch, and return its size; rows locked by others are skipped."""
         jobs = self._jobs
         some = select(jobs.c.number).where(self._is_due()).order_by(jobs.c.due_at)
         some = some.limit(PROMOTED_AT_ONCE)

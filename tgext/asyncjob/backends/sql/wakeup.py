@@ -4,8 +4,8 @@
     this process enqueues  ----------------+--> wake --> a thread waits no longer --> claims
     a delayed job becomes due -------------'
 
-One thread listens, for all that wait. A notification is a hint: the thread that is woken claims,
-and may find nothing. Each round of the registry looks at the table too, should one get lost.
+One thread listens for all waiting threads. A notification is only a hint: the thread that is woken
+claims, and may find nothing. In case one is lost, each round of the registry reads the table too.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from .listener import Listener, Polling
 
 log = logging.getLogger(__name__)
 
-#: Seconds until a new listener is made after an error, doubled up to the last.
+#: Seconds until a new listener is made after an error: at first, and at most; doubled in between.
 FAULT_SECONDS = (0.2, 5.0)
 
-#: How long a thread that waits for a job's end goes without a look at the table, in seconds.
+#: How often a thread that waits for a job's end reads the table, in seconds.
 LOOK_SECONDS = 0.2
 
 
 class Look(NamedTuple):
-    """What a look at the table shows."""
+    """The result of a look at the table."""
 
-    is_waiting: bool  #: something can be claimed now
+    is_waiting: bool  #: a job can be claimed now
     due_seconds: float | None  #: until the next delayed job is due; None: there is none
 
 
 class Wakeup:
-    """make_listener: called by the listening thread. look: at the table, for some queues."""
+    """make_listener: called by the listening thread. look: reads the table, for some queues."""
 
     def __init__(
         self,
@@ -64,13 +64,13 @@ class Wakeup:
     # -- wait
 
     def note_seen(self) -> None:
-        """Note, before a look, which wake-ups this thread has seen: later ones must wake it."""
+        """Note, before a look, the present number of wake-ups: later ones must wake this thread."""
         self._seen.wakeups = self._wakeups
 
     def wait(
         self, queues: Collection[str] | None, seconds: float, stopped: Callable[[], bool]
     ) -> None:
-        """Return when something may be claimable that was not at this thread's last look."""
+        """Return when a job may be claimable that was not at this thread's last look."""
         until = time.monotonic() + seconds
         seen: int | None = getattr(self._seen, "wakeups", None)
         self._seen.wakeups = None
@@ -100,7 +100,7 @@ class Wakeup:
                     del self._waiting[served]
 
     def wait_for_end(self, seconds: float) -> None:
-        """Return after the next end of a job in this process, or a moment."""
+        """Return at the next end of a job in this process, at the latest after LOOK_SECONDS."""
         with self._ended:
             self._awaiting += 1
             self._ended.wait(min(seconds, LOOK_SECONDS))
@@ -109,7 +109,7 @@ class Wakeup:
     # -- wake
 
     def wake(self, threads: int = 1) -> None:
-        """Wake some threads; one that finds more than it can take wakes another."""
+        """Wake *threads* threads; one that finds more than it can claim wakes another."""
         with self._changed:
             self._wakeups += 1
             if len(self._waiting) > 1:  # they serve different queues
@@ -118,7 +118,7 @@ class Wakeup:
                 self._changed.notify(threads)
 
     def wake_all(self) -> None:
-        """Wake all threads, so that each looks whether it is to stop."""
+        """Wake all threads, so that each checks whether it is to stop."""
         with self._changed:
             self._wakeups += 1
             self._changed.notify_all()
@@ -130,7 +130,7 @@ class Wakeup:
                 self._ended.notify_all()
 
     def due_in(self, seconds: float | None) -> None:
-        """Wake a thread when a delayed job becomes due."""
+        """Wake a thread after *seconds*, when a delayed job is due; None: none is."""
         if seconds is None:
             return
         due_at = time.monotonic() + max(seconds, 0.0)
@@ -140,7 +140,7 @@ class Wakeup:
                 self._changed.notify_all()
 
     def is_due(self) -> bool:
-        """Whether, as far as is known, a delayed job is due; true once."""
+        """Whether a delayed job is known to be due; True once for each due time."""
         due_at = self._due_at
         if due_at is None or due_at > time.monotonic():
             return False
@@ -148,29 +148,29 @@ class Wakeup:
         return True
 
     def look(self) -> None:
-        """Look at the table, and wake a thread if it can claim something."""
+        """Read the table, and wake a thread if a job can be claimed."""
         self.found(self._look(self._queues))
 
     def found(self, look: Look) -> None:
-        """Take in a look at the table: wake a thread if it can claim something."""
+        """Use a look at the table: wake a thread if a job can be claimed, or when one is due."""
         self.due_in(look.due_seconds)
         if look.is_waiting:
             self.wake()
 
     @property
     def queues(self) -> Collection[str] | None:
-        """What to look for; None: any."""
+        """Names of the queues to look for; None: all."""
         return self._queues
 
     def poll_faster(self) -> None:
-        """Poll faster for a while: something has happened here, and more may follow."""
+        """Poll faster for a while, after an event that others may follow."""
         if isinstance(self._listener, Polling):
             self._listener.poll_faster()
 
     # -- the listening thread
 
     def listen(self, queues: Collection[str] | None) -> None:
-        """Begin to listen for what comes into *queues*; None: any."""
+        """Start to listen for jobs in *queues*; None: in all."""
         self._queues = queues
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="asyncjob-wakeup", daemon=True)
@@ -198,13 +198,13 @@ class Wakeup:
             try:
                 listener = self._listener = self._make_listener()
                 try:
-                    self.look()  # what came before it listened
+                    self.look()  # for jobs from before it listened
                     while not self._stop.is_set():
                         self._notified(listener.listen(self._stop), listener.looks_first)
                         fault_seconds = FAULT_SECONDS[0]
                 finally:
                     listener.close()
-            except Exception as error:  # noqa: BLE001 - it must listen again, whatever it was
+            except Exception as error:  # noqa: BLE001 - it must listen again after any error
                 log.warning(
                     "cannot listen for new jobs, trying again in %.1fs: %s", fault_seconds, error
                 )

@@ -2,12 +2,12 @@
 
     register --> heartbeat, heartbeat ... --> (dead | silent) --> another worker's rescue
 
-A worker is given up at once where its death is proven (see ``liveness``), and after its lease
-if it sends no heartbeat (see ``silence``). Its jobs wait again. A job that is known to
-have run when its worker died has crashed it; if the worker held several and any of them may have
-killed it, all are suspects, which are claimed alone the next time. Silence alone is no crash, but
-makes suspects too: a worker that falls silent with nothing but a suspect is one that it has
-crashed, or else a job that hangs a whole machine would go round for ever.
+The jobs of a worker are rescued at once if its death is proven (see ``liveness``), and after its
+lease if it sends no heartbeat (see ``silence``). They wait again. A job that is known to have run
+when its worker died has crashed it. If the worker held several jobs, any of which may have killed
+it, all are suspects, which are claimed alone the next time. A missing heartbeat alone is no crash,
+but makes suspects too. If a worker that holds only a suspect sends no heartbeat, the suspect has
+crashed it; otherwise a job that hangs its machine would be run again without end.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ from .tables import Tables, instant
 
 log = logging.getLogger(__name__)
 
-#: A worker that holds nothing is forgotten after so many leases, by the database's clock; it is
-#: known again by its next heartbeat.
+#: The row of a worker that holds no job is removed after so many leases, by the database's clock;
+#: its next heartbeat inserts it again.
 LEASES_TO_FORGET = 100
 
-#: By so much at least a heartbeat changes ``seen_at``, in seconds.
+#: The least change of ``seen_at`` by a heartbeat, in seconds.
 TICK_SECONDS = 0.001
 
-#: ``seen_at`` of a worker that has ended and still holds jobs.
+#: The ``seen_at`` of a worker that has ended and still holds jobs.
 NEVER = 0.0
 
 
 class UnknownWorker(NamedTuple):
-    """Has the attributes of a row, for a worker that the registry does not have."""
+    """Has the attributes of a row, for a worker that is not in the registry."""
 
     worker_id: str
     pid: str = "of which nothing is known"
@@ -68,9 +68,9 @@ class UnknownWorker(NamedTuple):
 
 
 class WorkerRegistry:
-    """The workers of one database; ``now`` gives its clock.
+    """The workers of one database. now: returns the time of its clock, as SQL.
 
-    max_crashes: deaths of workers that a job may cause.
+    max_crashes: deaths of workers after which a job has FAILED.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class WorkerRegistry:
         self._liveness = liveness
         self._now = now
         self._max_crashes = max_crashes
-        #: This process's own, with the rest of their rows.
+        #: The workers of this process, with the other columns of their rows.
         self._ours: dict[str, dict[str, Any]] = {}
         self._silence = silence
         #: Ids of workers that hold jobs and are not in the registry.
@@ -97,7 +97,7 @@ class WorkerRegistry:
     def register(
         self, worker_id: str, queues: Collection[str] | None, threads: int, *, expendable: bool
     ) -> None:
-        """Insert a worker of this process, and prove from now on that it lives."""
+        """Insert a worker of this process, and provide a proof that it lives."""
         described = {
             "worker_id": worker_id,
             "host": socket.gethostname()[:255],
@@ -112,17 +112,17 @@ class WorkerRegistry:
         self._ours[worker_id] = described
 
     def is_registered(self, worker_id: str) -> bool:
-        """Whether that is a worker of this process."""
+        """Whether it is a registered worker of this process."""
         return worker_id in self._ours
 
     def heartbeat(self, worker_id: str) -> None:
-        """Send a heartbeat of a worker of this process; insert it anew if others removed it."""
+        """Send a heartbeat of a worker of this process; insert it again if others removed it."""
         workers, described = self._tables.workers, self._ours.get(worker_id)
-        if described is None:  # it has just left
+        if described is None:  # it has just ended
             return
         self._liveness.hold(worker_id)
         now = self._now()
-        # It must change each time, also where the database's clock stands still.
+        # It must change each time, also if the clock of the database does not.
         stands_still = and_(workers.c.seen_at >= now, workers.c.seen_at < now + 1)
         seen_at = case((stands_still, workers.c.seen_at + TICK_SECONDS), else_=now)
         seen = update(workers).where(workers.c.worker_id == worker_id).values(seen_at=seen_at)
@@ -131,7 +131,7 @@ class WorkerRegistry:
                 self._insert(connection, described)
 
     def retire(self, worker_id: str) -> None:
-        """Note that a worker of this process is told to stop: its death is no job's crash."""
+        """Note that a worker of this process is stopping: its death is no crash of its jobs."""
         workers = self._tables.workers
         if worker_id not in self._ours:
             return
@@ -141,14 +141,14 @@ class WorkerRegistry:
             connection.execute(ours.values(expendable=true()))
 
     def dismiss(self, worker_id: str | None = None) -> None:
-        """Remove a worker of this process, or all; one that still holds a job is noted as gone, so
-        that others rescue it. A database that is away prevents no worker from ending."""
+        """Remove a worker of this process, or all. One that still holds a job is marked as ended,
+        so that others rescue the job. If the database cannot be reached, that is only logged."""
         ours = set(self._ours) if worker_id is None else {worker_id} & set(self._ours)
         for each in ours:
             self._ours.pop(each, None)
             self._liveness.release(each)
         if not ours:
-            return  # there may be no tables to look at
+            return  # there may be no tables
         workers = self._tables.workers
         try:
             mine, holders = workers.c.worker_id.in_(ours), self._holders()
@@ -157,18 +157,18 @@ class WorkerRegistry:
                 connection.execute(delete(workers).where(mine, workers.c.worker_id.not_in(holders)))
         except DBAPIError as error:
             log.warning(
-                "could not tell the database that worker %s ends; jobs that it still "
+                "could not record in the database that worker %s ends; jobs that it still "
                 "holds run elsewhere after %gs (asyncjob.lease) at the latest: %s",
                 ", ".join(sorted(ours)), self._silence.lease_seconds, error.orig,
             )  # fmt: skip
 
     def after_fork(self) -> None:
-        """Forget the workers of this process: they are the parent's."""
+        """Forget the workers of the parent process."""
         self._ours.clear()
         self._silence.forget()
 
     def workers(self) -> list[WorkerInfo]:
-        """Read the registry: those that live, or may."""
+        """Read the workers that are not known to be dead."""
         wanted = self._select_workers().order_by(self._tables.workers.c.started_at)
         with self._dialect.side_database.connect() as connection:
             rows = connection.execute(wanted).all()
@@ -181,14 +181,14 @@ class WorkerRegistry:
                 row.expendable,
             )
             for row in rows
-            # A process without a worker has watched no heartbeats: it goes by the database's clock.
+            # A process without a worker has watched no heartbeats: it uses the database's clock.
             if not (row.age > self._silence.lease_of(row.worker_id) or self._is_gone(row))
         ]  # fmt: skip
 
     def rescue(self, also: Sequence[ColumnElement[Any]] = ()) -> tuple[int, Row[Any] | None]:
         """Let the jobs of dead and silent workers wait again; return how many.
 
-        also: what else to select on the way; given back in a row, None where there is none.
+        also: columns to select in the same query; returned in a row, None if there are no workers.
         """
         ours = list(self._ours)
         if ours and self._silence.is_near():
@@ -196,7 +196,7 @@ class WorkerRegistry:
         self._silence.look()
         with self._dialect.side_database.connect() as connection:
             found = connection.execute(self._select_workers().add_columns(*also)).all()
-        # An unknown worker sends no heartbeats, until it is in the registry.
+        # An unknown worker has no heartbeats until it is in the registry.
         seen = dict.fromkeys(self._unknown) | {row.worker_id: row.seen_at for row in found}
         self._silence.note(seen)
         rescued = 0
@@ -207,11 +207,11 @@ class WorkerRegistry:
         return rescued, found[0] if found else None
 
     def rescue_from_unknown(self) -> int:
-        """Let jobs wait again whose worker is not in the registry: one that was given up and
-        removed, came back, claimed, and died before its next heartbeat. Return how many.
+        """Rescue jobs whose worker is not in the registry; return how many. Such a worker was
+        removed as silent, came back, claimed, and died before its next heartbeat.
 
-        Only of those that are dead, or were unknown for a lease: one that lives has sent a
-        heartbeat by then.
+        Only if the worker is dead, or was unknown for a lease: a living one has sent a heartbeat
+        by then.
         """
         with self._dialect.side_database.connect() as connection:
             known = set(connection.execute(select(self._tables.workers.c.worker_id)).scalars())
@@ -220,16 +220,16 @@ class WorkerRegistry:
         return sum(self._rescue_from(each) for each in unknown if self._is_gone(each))
 
     def is_in_doubt(self) -> bool:
-        """Whether a job is held by a worker that may have died, and was not watched for long
-        enough yet: by the database's clock its last heartbeat is older than its lease."""
+        """Whether a job is held by a worker that may have died: by the database's clock its last
+        heartbeat is older than its lease, but this process has not watched it for long enough."""
         with self._dialect.side_database.connect() as connection:
             rows = connection.execute(self._select_workers()).all()
         known = {
             row.worker_id
             for row in rows
-            # Also where the last heartbeat is to come yet: that clock has been set.
+            # Also if its last heartbeat is in the future: the clock has been set back.
             if abs(row.age) <= self._silence.lease_of(row.worker_id)
-            or self._silence.is_over_lease(row.worker_id)  # and it cannot be taken from just now
+            or self._silence.is_over_lease(row.worker_id)  # its jobs cannot be rescued now
         }
         return bool(self._holders() - known - set(self._ours))
 
@@ -260,10 +260,10 @@ class WorkerRegistry:
         return is_silent or worker.seen_at == NEVER or self._liveness.is_dead(worker.worker_id)
 
     def _forget_if_over(self, worker: Row[Any]) -> None:
-        """Remove a worker that will not come back, or that has sent no heartbeat for very long."""
+        """Remove a worker that is dead, or that has sent no heartbeat for very long."""
         is_dead = self._liveness.is_dead(worker.worker_id)
-        # One that is only silent may come back, and its claims must have a known worker then. Of a
-        # dead one the server may still be rolling back a commit: the next round takes that.
+        # A silent worker may come back, and its claims must have a known worker then. The server
+        # may still roll back a commit of a dead one: the next round rescues that job.
         is_over = is_dead or worker.is_forgotten
         if not is_over or worker.worker_id in self._holders():
             return
@@ -274,7 +274,7 @@ class WorkerRegistry:
             self._liveness.clean_up(worker.worker_id)
 
     def _rescue_from(self, worker: Any) -> int:
-        """Let what a worker held wait again; return how many jobs."""
+        """Make the jobs that a worker holds wait again; return how many."""
         is_dead = self._liveness.is_dead(worker.worker_id)
         named = f"{worker.worker_id} (process {worker.pid} on {worker.host})"
         how = self._how(worker, is_dead)
@@ -290,7 +290,7 @@ class WorkerRegistry:
             if not self._dialect.faults.is_passing(error):
                 raise
             log.info("could not take over from %s yet: %s", worker.worker_id, error)
-            return 0  # the next round comes back to it
+            return 0  # the next round tries again
         if rescued:
             log.warning("worker=%s given up, jobs=%d: it %s", worker.worker_id, rescued, how)
         return rescued
@@ -310,8 +310,8 @@ class WorkerRegistry:
             jobs.c.uid, jobs.c.lease, jobs.c.begun, jobs.c.suspect, jobs.c.crashes,
             jobs.c.queue_name,
         ).where(*its)  # fmt: skip
-        # One that hangs in its commit keeps that row locked: the next look comes back to it, and
-        # a rescue that waited for it could rescue nothing else meanwhile.
+        # A job that hangs in its commit keeps its row locked. The next round tries it again; a
+        # rescue that waited for it could rescue nothing else meanwhile.
         return held.with_for_update(skip_locked=True) if self._dialect.skips_locked else held
 
     def _rescue_job(
