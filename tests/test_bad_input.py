@@ -638,7 +638,7 @@ def test_a_session_that_nobody_commits_is_refused_with_the_line_that_is_missing(
         refused(
             ConfigError, ValueError,
             f"session: expected a scoped_session registered with zope.sqlalchemy, got {shown}; "
-            "nobody would commit its work: make it a scoped_session and add the line "
+            "nothing would commit its work: make it a scoped_session and add the line "
             "`zope.sqlalchemy.register(DBSession)` below it",
             JobQueue, session=wrong,
         )  # fmt: skip

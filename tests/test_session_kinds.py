@@ -56,8 +56,8 @@ def runs_a_job(session: Any) -> bool:
 
 
 def test_session_of_one_s_own_is_refused():
-    refused("got Session; nobody would commit its work", session=Session())
-    refused("got sessionmaker; nobody would commit its work", session=sessionmaker())
+    refused("got Session; nothing would commit its work", session=Session())
+    refused("got sessionmaker; nothing would commit its work", session=sessionmaker())
 
 
 def test_session_for_an_event_loop_is_refused():
@@ -66,7 +66,7 @@ def test_session_for_an_event_loop_is_refused():
 
     made = async_scoped_session(async_sessionmaker(), scopefunc=threading.get_ident)
 
-    refused("got async_scoped_session; nobody would commit its work", session=made)
+    refused("got async_scoped_session; nothing would commit its work", session=made)
 
 
 def test_session_that_may_only_read_is_refused():
@@ -81,7 +81,7 @@ def test_session_that_two_threads_share_is_refused():
     made = scoped_session(sessionmaker(), scopefunc=request.get)
     zope.sqlalchemy.register(made)
 
-    refused("one whose scopefunc is one for two threads", session=made)
+    refused("one whose scopefunc is the same for two threads", session=made)
 
 
 def test_session_whose_scope_means_nothing_in_a_worker_is_refused():
@@ -162,7 +162,7 @@ def test_session_that_is_bound_to_another_database_loses_no_job(url, tmp_path, c
 
         assert queue.run_pending() == 1
         assert queue.result(uid).status is SUCCESSFUL
-    assert caplog.text.count("committed beside its work, and not with it") == 1
+    assert caplog.text.count("not committed together with its work") == 1
     first.dispose()
     second.dispose()
 

@@ -728,7 +728,7 @@ def test_session_that_joins_another_transaction_manager_is_refused(database):
     other = scoped_session(sessionmaker(database.engine))
     zope.sqlalchemy.register(other, transaction_manager=transaction.TransactionManager())
 
-    with pytest.raises(ConfigError, match="nobody would commit its work"):
+    with pytest.raises(ConfigError, match="nothing would commit its work"):
         JobQueue(session=other)
 
 

@@ -16,9 +16,9 @@ REFUSED = {
     "AUTOCOMMIT": "got one in AUTOCOMMIT mode",
     "bound to a connection": "got one that is bound to a connection",
     "registered elsewhere": "registered for another transaction manager",
-    "not registered": "got scoped_session; nobody would commit its work",
-    "not scoped": "got sessionmaker; nobody would commit its work",
-    "shared by threads": "one whose scopefunc is one for two threads",
+    "not registered": "got scoped_session; nothing would commit its work",
+    "not scoped": "got sessionmaker; nothing would commit its work",
+    "shared by threads": "one whose scopefunc is the same for two threads",
     ("sqlite", "twophase=True"): "got one with twophase=True on sqlite",
     # the application's own events begin a transaction there
     ("sqlite", "AUTOCOMMIT", "BEGIN said"): None,

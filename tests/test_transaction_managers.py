@@ -208,7 +208,7 @@ def test_jobs_of_a_manager_that_is_not_named_are_told_of_where_their_thread_ends
     gc.collect()
 
     [warning] = warnings()
-    assert "jobs in a transaction that nobody has committed or aborted: 1" in warning
+    assert "jobs in a transaction that was neither committed nor aborted: 1" in warning
 
 
 def test_blocks_of_one_transaction_that_was_begun_are_told_of_by_nobody(queue, warnings):

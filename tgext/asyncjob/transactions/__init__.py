@@ -1,1 +1,1 @@
-"""Which transaction enqueues, runs and completes a job. None of this knows a backend."""
+"""The transactions that enqueue, run and complete jobs. No module here knows a backend."""

@@ -1,14 +1,14 @@
-"""Events of the database connections that a job works on, passed to its attempt.
+"""Passes events of the database connections that a job uses to its attempt.
 
-    a session begins a transaction     the attempt knows its connection
-    a statement that needs one         SQLite gets its BEGIN, so that no savepoint's end commits
-    COMMIT, and what commits like it   the attempt is asked before; what it raises prevents it
-    an error                           keeps which database it came from; the attempt knows it
-    a connection closed in the midst   the statement that was interrupted on it ends in the server
+    a session begins a transaction   the attempt gets its connection
+    a writing statement on SQLite    a BEGIN comes first, so that no end of a savepoint commits
+    COMMIT, and implicit commits     the attempt is called before, and can prevent it by raising
+    an error                         is marked with its database, and passed to the attempt
+    the close of a connection        ends the statement that was interrupted on it in the server
 
-These are events of SQLAlchemy's engines, so no way to commit passes them by: the transaction
-package, ``Connection.commit()``, COMMIT as text, a savepoint that was still open. What a job does
-on the driver's own connection cannot be seen here.
+These are events of SQLAlchemy's engines, so they cover every way to commit: the transaction
+package, ``Connection.commit()``, COMMIT as text, an open savepoint. What a job does on the driver's
+own connection is not covered.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def _begins_with(pattern: str) -> re.Pattern[str]:
 
 _ENDS_BY_NAME = r"COMMIT|END"
 
-#: Statements that commit what was done before them. MariaDB does so before any change of tables
-#: that others see, and of rights; a temporary table is this connection's own.
+#: Statements that commit the changes before them. MariaDB commits before any change of tables that
+#: others can see, and of rights, but not before one of a temporary table.
 _COMMITTING = {
     "sqlite": _begins_with(_ENDS_BY_NAME),
     "postgresql": _begins_with(rf"{_ENDS_BY_NAME}|PREPARE\s+TRANSACTION"),
@@ -55,31 +55,31 @@ _COMMITTING = {
 }  # fmt: skip
 _COMMITTING["mariadb"] = _COMMITTING["mysql"]
 
-#: Statements that undo what was done before them.
+#: Statements that roll back the changes before them.
 _UNDOING = _begins_with("ROLLBACK|ABORT")
 
-#: The phases of MariaDB's transactions that have two.
+#: The statements of MariaDB's two-phase transactions.
 _PHASE = _begins_with("XA")
 
-#: What SQLite may do outside of a transaction: it changes nothing, or cannot be done inside.
+#: Statements that SQLite may execute outside a transaction: they only read, or cannot run inside.
 _NEEDS_NO_BEGIN = _begins_with(
     r"SELECT|VALUES|PRAGMA|EXPLAIN|ATTACH|DETACH|VACUUM|BEGIN|COMMIT|END|ROLLBACK|RELEASE|"
     r"WITH(?!.*\b(?:INSERT|UPDATE|DELETE|REPLACE)\b)"
 )
 
-#: Where an execution keeps whether a transaction was open before it.
+#: The attribute of an execution with whether a transaction was open before it.
 _WAS_OPEN = "asyncjob_was_open"
 
-#: Stands for that of an execution which is no job's.
+#: The value of that attribute if the execution is not part of a job.
 _UNKNOWN = object()
 
-#: Where a connection keeps that a statement of a job has begun on it and has not come back.
+#: The key in the info of a connection on which a statement of a job has begun and not returned.
 _IN_STATEMENT = "asyncjob_in_statement"
 
-#: Where an error keeps its origin.
+#: The attribute of an error with its origin.
 _ORIGIN = "asyncjob_origin"
 
-#: How MariaDB's protocol and PostgreSQL's library describe a connection.
+#: A status bit of MariaDB's protocol, and a transaction status of PostgreSQL's library.
 SERVER_STATUS_IN_TRANS, IDLE = 1, 0
 
 #: How to read whether a transaction is open on a driver's connection, by its class.
@@ -92,7 +92,7 @@ _inherited: list[Any] = []
 
 
 class Origin(NamedTuple):
-    """Where an error of a database came from."""
+    """The origin of a database error."""
 
     engine: Engine
     was_connecting: bool  #: there was no connection yet
@@ -100,14 +100,14 @@ class Origin(NamedTuple):
 
 
 def origin_of(error: BaseException) -> Origin | None:
-    """Return where *error* came from; None: from none of the databases that jobs work on."""
+    """Return the origin of *error*; None if no database that jobs use has raised it."""
     found: Origin | None = getattr(error, _ORIGIN, None)
     return found
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """Return what is behind *error*: of a session that goes on where its database has failed
-    SQLAlchemy only says that it has to be rolled back."""
+    """Return the cause of *error*: if a session is used after an error of its database, SQLAlchemy
+    raises an error that only says that the session has to be rolled back."""
     attempt = attempt_var.get()
     if attempt is None or not isinstance(error, PendingRollbackError):
         return error
@@ -115,14 +115,14 @@ def cause_of(error: BaseException) -> BaseException:
 
 
 def track_connections() -> None:
-    """Pass the connections of a session to the attempt that uses it; once for all sessions."""
+    """Pass the connections of sessions to the attempts that use them; set up once for all."""
     if not event.contains(Session, "after_begin", _begins):
         event.listen(Session, "after_begin", _begins)
 
 
 def listen(engine: Engine) -> None:
     """Listen to the events of the connections of *engine*; once for each engine."""
-    # One made by execution_options() has the events of its origin as well: they came twice.
+    # An engine of execution_options() has the events of its origin too: they would come twice.
     while (origin := getattr(engine, "_proxied", None)) is not None:
         engine = origin
     if engine in _engines:
@@ -137,7 +137,7 @@ def listen(engine: Engine) -> None:
 
 
 def note_errors(engine: Engine) -> None:
-    """Keep with errors of *engine* where they came from."""
+    """Mark the errors of *engine* with their origin."""
     event.listen(engine, "handle_error", _fails)
 
 
@@ -149,8 +149,8 @@ def forget_connections(engine: Engine) -> None:
 
 
 def read_at_once(connection: Connection) -> None:
-    """Take back from *connection*, before we write on it, that it reads with the server's cursors:
-    PostgreSQL has none for what writes."""
+    """Turn off server-side cursors of *connection* before a write: on PostgreSQL a statement that
+    writes has none."""
     if connection.get_execution_options().get("stream_results"):
         connection.execution_options(stream_results=False)
 
@@ -166,9 +166,9 @@ def _begins(session: Any, _transaction: Any, connection: Connection) -> None:
     if _commits_each_statement(connection):
         raise RuntimeError(
             "expected a session whose work is committed as a whole, got a connection with "
-            "isolation_level AUTOCOMMIT, on which what a job does would stay when it fails or is "
-            "cancelled; let the engine of the session have another isolation level, and use a "
-            "connection of an engine of its own for what needs AUTOCOMMIT"
+            "isolation_level AUTOCOMMIT, on which the work of a job would remain when it fails or "
+            "is cancelled; give the engine of the session another isolation level, and use a "
+            "connection of another engine for what needs AUTOCOMMIT"
         )
     attempt.track_connection(connection, session)
 
@@ -197,7 +197,7 @@ def _commits(connection: Connection, *_xid: Any) -> None:
         read_at_once(connection)
         attempt.before_commit(connection)
     except BaseException:
-        # SQLAlchemy takes the transaction for ended now, and would not roll it back.
+        # SQLAlchemy treats the transaction as ended now, and would not roll it back.
         with suppress(Exception):
             connection.dialect.do_rollback(connection.connection)
         raise
@@ -212,8 +212,8 @@ def _executes(
     driver: Any = connection.connection.dbapi_connection
     is_open = _is_open(driver)
     if is_open is False and connection.dialect.name == "sqlite":
-        # Python's driver begins before INSERT, UPDATE and DELETE only. What comes before a BEGIN
-        # commits by itself: a new table, rows of a WITH, what a savepoint was to hold.
+        # Python's driver sends BEGIN only before INSERT, UPDATE and DELETE. Without it the changes
+        # of other statements commit by themselves: CREATE, WITH ... INSERT, the end of a savepoint.
         if not _NEEDS_NO_BEGIN.match(statement):
             cursor.execute(f"BEGIN {driver.isolation_level or ''}")
         return
@@ -238,7 +238,7 @@ def _has_executed(
     if _is_open(connection.connection.dbapi_connection) is not False or _UNDOING.match(statement):
         return
     if isinstance(connection.get_transaction(), TwoPhaseTransaction) and _PHASE.match(statement):
-        return  # SQLAlchemy's own, after its event
+        return  # executed by SQLAlchemy, after its event
     attempt = attempt_var.get()
     uid = "" if attempt is None else attempt.uid
     log.error("job=%s a statement has committed its work behind its back: %s", uid, statement)
@@ -250,7 +250,7 @@ def _has_executed(
 
 
 def _is_open(driver: Any) -> bool | None:
-    """Whether a transaction is open on a driver's connection; None: it does not show it."""
+    """Whether a transaction is open on a driver's connection; None if the driver cannot tell."""
     kind = type(driver)
     read = _readers.get(kind)
     if read is None:
@@ -259,7 +259,8 @@ def _is_open(driver: Any) -> bool | None:
 
 
 def _reader_for(driver: Any) -> Callable[[Any], bool | None]:
-    """Find how a kind of driver shows it: asked twice for each statement, it has to be quick."""
+    """Return a function for one class of driver connections; it is called twice for each
+    statement, so it has to be quick."""
     if hasattr(driver, "in_transaction"):
         return attrgetter("in_transaction")
     if hasattr(driver, "server_status"):
@@ -285,8 +286,8 @@ def _fails(context: Any) -> None:
 
 
 def _closes(engine_ref: ref[Engine], driver: Any, record: Any) -> None:
-    """End what an interrupted job has left running: a server does not see that its client is gone
-    before the statement ends, and keeps its locks."""
+    """End the statement that an interrupted job has left: a server does not notice before its end
+    that the client is gone, and keeps its locks."""
     engine = engine_ref()
     if engine is not None and record.info.pop(_IN_STATEMENT, False):
         stop_for_good(engine, driver)

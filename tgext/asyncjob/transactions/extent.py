@@ -1,4 +1,4 @@
-"""Who ends the transactions of a thread, as the blocks say that it has entered."""
+"""Which code and which manager end the transactions of a thread, by the blocks it is in."""
 
 from __future__ import annotations
 
@@ -13,38 +13,39 @@ import transaction
 class Extent(threading.local):
     """What ``in_transaction()`` has set for a thread."""
 
-    #: whether its transactions are ended by the block's owner; None: nothing is said
+    #: whether the caller of the block ends its transactions; None: it is in no block
     managed: bool | None = None
-    _manager: Any = None  # that of a block, if it is not transaction's, until it has ended it
-    _listens: Any = None  # the manager that notifies of what begins
+    #: another manager than transaction.manager, until it has ended the block's transaction
+    _manager: Any = None
+    _listens: Any = None  # the manager that notifies of new transactions
 
     @property
     def manager(self) -> Any:
-        """What ends this thread's transactions: a ``TransactionManager``."""
+        """The ``TransactionManager`` that ends this thread's transactions."""
         if self._manager is None:
             return _default_manager()
-        if self.managed is None and self._manager._txn is None:  # and its block is left
+        if self.managed is None and self._manager._txn is None:  # after its block
             self._manager = None
             return _default_manager()
         return self._manager
 
     @property
     def is_foreign(self) -> bool:
-        """Whether that is another manager than the sessions'."""
+        """Whether that is another manager than that of the sessions."""
         return self.manager is not _default_manager()
 
     @contextmanager
     def block(self, managed: bool, manager: Any, synchronizer: Any) -> Iterator[Any]:
-        """Set it for a block; gives the manager. manager: None: that of the block around.
+        """Set this for a block; yields the manager. manager: None: that of the enclosing block.
         synchronizer: is notified of the transactions that begin in the block."""
         before = self.managed, self._manager, self._listens
         if managed and before[0] is None:
             self._manager = None
         self.managed = managed
         if manager is not None:
-            self._manager = getattr(manager, "manager", manager)  # this thread's, of one for all
+            self._manager = getattr(manager, "manager", manager)  # that of this thread
         manager = self.manager
-        # Once for all blocks that stand in one another: the manager keeps a set.
+        # Only once for nested blocks: the manager keeps a set of synchronizers.
         listens = managed and self._listens is not manager
         if listens:
             self._listens = manager
@@ -62,10 +63,10 @@ class Extent(threading.local):
 
 
 def _default_manager() -> Any:
-    """Return the manager of this thread that the package ``transaction`` keeps."""
+    """Return the manager that the package ``transaction`` keeps for this thread."""
     try:
         return transaction.manager.manager
     except AttributeError:
-        # A finalizer in the middle of this thread's first look, which makes it. No transaction
-        # has begun, so any that has none does.
+        # A finalizer has interrupted this thread's first access, which makes the manager. No
+        # transaction has begun, so a new manager is as good.
         return transaction.TransactionManager()

@@ -1,10 +1,10 @@
-"""The jobs that a transaction has enqueued, and what its end makes of them.
+"""The jobs that a transaction has enqueued, and what happens to them at its end.
 
-Where they are kept in the database of a session that takes part in the transaction, they are
-stored in it, just before the votes, and exist with its commit. Where that session takes no part,
-there is nothing in their database that they would have to be committed with: to store them is the
-last vote of the transaction. Elsewhere they are handed over after the commit. An abort forgets
-them, and the rollback of a savepoint of either kind those that came after it.
+If a session on the jobs' database takes part in the transaction, they are stored in that session's
+transaction, just before the votes, and its commit creates them. If that session takes no part, no
+work in their database has to be committed with them: to store them is the last vote of the
+transaction. With another backend they are handed over after the commit. An abort forgets them, and
+the rollback of a savepoint forgets those that were added after it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 class PendingJobs:
     """A data manager of the ``transaction`` package that holds the jobs of one transaction.
 
-    hand_over: called with the jobs, in order, once everything else has been committed; as the
-    last vote, where there is a *store*. store: called with them before the votes, and writes them
-    where the transaction carries them, or gives False. announce: called after the commit with
-    those that *store* has written. manager: of the transaction.
+    hand_over: called with the jobs, in order, after the commit; as the last vote if there is a
+    *store*. store: called with them before the votes; writes them in the transaction, or returns
+    False if it cannot. announce: called after the commit with the jobs that *store* has written.
+    manager: that of the transaction.
     """
 
     def __init__(
@@ -42,10 +42,10 @@ class PendingJobs:
         self._store = store
         self._announce = announce
         self._stored = False
-        self._jobs: list[Job | None] = []  # None: it was dropped; a savepoint counts it still
-        #: False once it was aborted: by the rollback of a savepoint older than itself, too
+        self._jobs: list[Job | None] = []  # None: dropped, but counted by savepoints
+        #: False after an abort, or the rollback of a savepoint from before this object
         self.takes_part = True
-        # A transaction that nobody has ended may end with its thread.
+        # A transaction that is never ended is collected with its thread.
         finalize(self, _warn_of_left, self._jobs)
 
     @property
@@ -54,13 +54,13 @@ class PendingJobs:
         return [job for job in self._jobs if job is not None]
 
     def add(self, job: Job, join: Callable[[], object] | None = None) -> None:
-        """Add one. join: called just before the commit; makes the session that carries it join."""
+        """Add a job. join: called just before the commit; makes the session that stores it join."""
         if join is not None and not self._jobs:
             self.transaction_manager.get().addBeforeCommitHook(join)
         self._jobs.append(job)
 
     def position(self) -> int:
-        """Return where the next job comes; ``drop_after`` drops those added since."""
+        """Return the position of the next job; ``drop_after`` drops the jobs added since."""
         return len(self._jobs)
 
     def drop_after(self, position: int) -> None:
@@ -68,7 +68,7 @@ class PendingJobs:
         del self._jobs[position:]
 
     def drop(self, uid: str) -> bool:
-        """Forget one job; False if it is not here, or stored already."""
+        """Forget one job; False if there is no such job, or it is stored already."""
         found = self.find(uid)
         if found is None or self._stored:
             return False
@@ -76,11 +76,11 @@ class PendingJobs:
         return True
 
     def find(self, uid: str) -> Job | None:
-        """Return one of the jobs."""
+        """Return the job with that uid; None if there is none."""
         return next((job for job in self.jobs if job.uid == uid), None)
 
     def warn_of_left(self) -> None:
-        """Log that jobs wait here for the end of a transaction that may never come."""
+        """Log that the jobs wait for the end of a transaction, which may never be ended."""
         _warn_of_left(self._jobs)
 
     # -- transaction.interfaces.ISavepointDataManager
@@ -97,7 +97,7 @@ class PendingJobs:
         self.takes_part = False
 
     def tpc_begin(self, _txn: Any) -> None:
-        # Last of all, so that the sessions have flushed; no other can join from here on.
+        # Called last, so that the sessions have flushed; nothing can join from here on.
         jobs = self.jobs
         self._stored = bool(jobs) and self._store is not None and self._store(jobs)
 
@@ -123,7 +123,7 @@ def _warn_of_left(jobs: list[Job | None]) -> None:
     left = sum(job is not None for job in jobs)
     if left:
         log.warning(
-            "jobs in a transaction that nobody has committed or aborted: %d; commit it after "
+            "jobs in a transaction that was neither committed nor aborted: %d; commit it after "
             "`with queue.in_transaction():`, and where requests have a transaction manager of "
             "their own, name it: `in_transaction(manager=request.tm)`", left,
         )  # fmt: skip

@@ -1,9 +1,9 @@
-"""The transaction that a piece of work runs in, and what depends on its commit.
+"""The transactions of one application, and what depends on their commits.
 
-A ``Scope`` knows the ``transaction`` package, and answers two questions: is this thread inside
-a transaction that others will commit (``is_managed``), and how is one attempt run in a
-transaction of its own (``run``). It is lazy: a job that touched nothing costs no transaction.
-Of SQLAlchemy it knows only the ``Sessions`` that it may be given.
+A ``Scope`` uses the ``transaction`` package. It knows whether this thread is inside a transaction
+that other code will commit (``is_managed``), and runs an attempt in a transaction of its own
+(``run``). It is lazy: a job that uses no data manager begins no transaction. Of SQLAlchemy it knows
+only the ``Sessions`` that it may be given.
 """
 
 from __future__ import annotations
@@ -31,32 +31,35 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-#: Times that one attempt is run in all when the database has undone it because of others and
-#: asks for another try (a deadlock, a serialisation failure).
+#: How often one attempt is run in all if the database rolls it back because of others (a deadlock,
+#: a serialization failure).
 TRIES = 8
 
-#: Seconds between two of them, doubled each time and drawn from half to one and a half, so that
-#: two that were in each other's way do not meet again.
+#: Seconds between two tries, doubled each time and multiplied by a random number from 0.5 to 1.5,
+#: so that two attempts that were in conflict do not meet again.
 PAUSE_SECONDS = 0.01
 
-#: What took part in a parent's transaction: kept, since to collect it would end it.
+#: Data managers of a parent's transaction: kept, since their collection would end it.
 _left: list[Any] = []
 
 
 class _TransactionState:
-    """What a scope keeps of a transaction, in that transaction's data."""
+    """What a scope stores in the data of a transaction."""
 
     def __init__(self) -> None:
         self.pending: PendingJobs | None = None
         self.aborting = False
-        self.was_begun = True  # False: it was begun for its first job, and may have no owner
+        self.was_begun = True  # False: begun here for its first job; perhaps nothing ends it
 
     def abort(self) -> None:
         self.aborting = True
 
 
 class Scope:
-    """How work and transactions meet in one application; any thread may use it."""
+    """See the module; any thread may use it.
+
+    is_conflict: whether an error says that a transaction may succeed if it is tried again.
+    """
 
     def __init__(self, is_conflict: Callable[[BaseException], bool] = lambda _error: False) -> None:
         self._is_conflict = is_conflict
@@ -67,7 +70,8 @@ class Scope:
         self._unwatch: Callable[[], None] = lambda: None
 
     def bind(self, sessions: Sessions) -> None:
-        """Remove this thread's session after each attempt, and mind its savepoints."""
+        """Use the application's sessions: remove a thread's session after each attempt, and track
+        its savepoints."""
         self.unbind()
         self._unwatch = sessions.watch(
             self._session_used, self._savepoint_begun, self._savepoint_rolled_back
@@ -75,19 +79,19 @@ class Scope:
         self._sessions = sessions
 
     def unbind(self) -> None:
-        """Leave the sessions to themselves: they outlive a queue that is closed."""
+        """Stop listening to the sessions, which the application may use after the queue."""
         unwatch, self._unwatch = self._unwatch, lambda: None
         unwatch()
 
-    # -- a transaction that others end
+    # -- a transaction that other code ends
 
     @property
     def is_managed(self) -> bool:
-        """Whether this thread is in a transaction that others will commit or abort.
+        """Whether this thread is in a transaction that other code will commit or abort.
 
-        True inside ``managed()``, and until that transaction ends, for the hooks that its
-        commit calls; not for those that are called after it, nor by an abort. An open
-        transaction alone says nothing: a query in a script begins one that is never committed.
+        True inside ``managed()``, and in the hooks that the commit of that transaction calls
+        before its end; False in those that are called after it, or by an abort. An open transaction
+        alone does not count: a query in a script begins one that is never committed.
         """
         said = self._extent.managed
         txn = self._extent.manager._txn  # see _open_transaction
@@ -100,19 +104,20 @@ class Scope:
 
     @property
     def is_committing(self) -> bool:
-        """Whether this thread is in the middle of its transaction's commit."""
+        """Whether a commit of this thread's transaction is in progress."""
         return getattr(self._extent.manager._txn, "status", None) == "Committing"
 
     @property
     def is_foreign(self) -> bool:
-        """Whether this thread's transactions are another manager's than its sessions'."""
+        """Whether another manager than that of the sessions ends this thread's transactions."""
         return self._extent.is_foreign
 
     @contextmanager
     def managed(self, yes: bool = True, manager: Any = None) -> Iterator[None]:
-        """Note, for the block, whether others end this thread's transactions.
+        """Declare, for the block, whether other code ends this thread's transactions.
 
-        manager: theirs, where it is not ``transaction.manager``; None: that of the block around.
+        manager: the manager that it uses; None: ``transaction.manager``, or that of the enclosing
+        block.
         """
         if yes and self._extent.managed is None:
             self._warn_of_left_jobs()
@@ -120,12 +125,12 @@ class Scope:
             try:
                 yield
             finally:
-                if yes and manager._txn is not None:  # one of which no synchronizer was notified
+                if yes and manager._txn is not None:  # also one that began without a notification
                     self._state_of(manager._txn)
 
     def _warn_of_left_jobs(self) -> None:
-        """Log the jobs of a transaction that was begun for the first of them and not committed by
-        the block before: requests may have a manager of their own, which never will."""
+        """Log the jobs of a transaction that was begun for the first of them, and that was not
+        committed after the block before: requests may use another manager, which never does."""
         txn = self._extent.manager._txn
         state = None if txn is None else self._state_or_none(txn)
         if state is not None and not state.was_begun and state.pending is not None:
@@ -137,8 +142,8 @@ class Scope:
         store: Callable[[list[Job]], bool] | None = None,
         announce: Callable[[list[Job]], None] = lambda _jobs: None,
     ) -> PendingJobs:
-        """Return the jobs of this thread's transaction; where there are none, an empty list
-        that has joined it; its commit then does what ``PendingJobs`` says."""
+        """Return the pending jobs of this thread's transaction, which join it if they are new; see
+        ``PendingJobs``."""
         manager = self._extent.manager
         txn = manager._txn
         if txn is None:
@@ -157,7 +162,7 @@ class Scope:
         return pending is not None and bool(pending.jobs)
 
     def pending_or_none(self) -> PendingJobs | None:
-        """Return the jobs of this thread's transaction, None where it has enqueued none."""
+        """Return the pending jobs of this thread's transaction; None if it has enqueued none."""
         txn = self._extent.manager._txn
         state = None if txn is None else self._state_or_none(txn)
         return None if state is None else state.pending
@@ -166,7 +171,7 @@ class Scope:
         """Call *act* once this thread's transaction has been committed."""
         self._extent.manager.get().addAfterCommitHook(lambda committed: committed and act())
 
-    # -- transaction.interfaces.ISynchronizer: hear of the transactions that begin in a block
+    # -- transaction.interfaces.ISynchronizer: notified of transactions that begin in a block
 
     def newTransaction(self, txn: Any) -> None:
         self._state_of(txn)
@@ -181,8 +186,8 @@ class Scope:
             txn.set_data(self, state)
             txn.addBeforeAbortHook(state.abort)
             if self._sessions is not None:
-                # Behind the hooks of others: what listens to a flush may enqueue, and can take
-                # part until the votes begin, which would flush too late for that.
+                # After the hooks of others: a listener to a flush may enqueue, and that is only
+                # possible before the votes, which would flush too late.
                 txn.addBeforeCommitHook(txn.addBeforeCommitHook, (self._sessions.flush,))
         return state
 
@@ -194,8 +199,8 @@ class Scope:
         return found
 
     def only_reads(self) -> bool:
-        """Whether nothing is lost when this thread's transaction is aborted: only sessions
-        take part in it, and they hold no work."""
+        """Whether an abort of this thread's transaction would lose nothing: only sessions take
+        part in it, and they have no uncommitted work."""
         if self._sessions is not None and self._sessions.holds_work():
             return False
         txn = self._open_transaction()
@@ -203,37 +208,37 @@ class Scope:
         return all(type(each).__module__.partition(".")[0] == "zope" for each in resources)
 
     def forget(self) -> None:
-        """Abort whatever transaction this thread has open: a session sees what is there then."""
+        """Abort this thread's open transaction, so that its session reads a new snapshot."""
         if self._open_transaction() is not None:
             self._manager.abort()
 
     def end_reading(self) -> bool:
-        """Forget this thread's transaction; False where something would be lost."""
+        """Abort this thread's transaction; False, without an abort, if work would be lost."""
         if not self.only_reads():
             return False
         self.forget()
         if self._manager.explicit and self._extent.managed:
-            self._manager.begin()  # for the block that ends what it has begun
+            self._manager.begin()  # for the block, which will end the transaction that it began
         return True
 
     def leave_to_parent(self) -> None:
-        """Have nothing more to do with this thread's transaction, in a child that was forked in
-        the middle of it: what takes part is neither committed nor aborted here."""
+        """Leave this thread's transaction to the parent, in a child that was forked in the middle
+        of it: its data managers are neither committed nor aborted here."""
         self._extent.managed = None
         txn = self._open_transaction()
         if txn is not None:
             _left.extend(txn._resources)
             txn._resources.clear()
 
-    # -- a transaction of one's own
+    # -- a transaction of its own
 
     def run(self, work: Callable[[], Result], before_commit: Callable[[Result], None]) -> Result:
         """Run *work* in a transaction of its own, commit, and return what it returned.
 
-        before_commit: called last before the commit with what *work* returned, where there is
-        something to commit; what it raises aborts. Anything raised, whatever it is, aborts and
-        is raised again, except that an error by which the database undid it and asks for another
-        try makes *work* run again, TRIES times in all. The thread's session is removed in any case.
+        before_commit: called right before the commit with what *work* returned, if there is a
+        transaction to commit. An exception of either aborts the transaction and is raised again.
+        But if the error says that another try may succeed, *work* runs again, TRIES times in all.
+        The session of this thread is removed in any case.
         """
         extent = self._extent
         manager = self._manager.manager  # this thread's
@@ -264,7 +269,8 @@ class Scope:
 
     @contextmanager
     def block(self) -> Iterator[None]:
-        """Commit what a block did, or abort; doom the managed transaction that it is part of."""
+        """Commit the work of a block, or abort it if the block raises. Inside a managed transaction
+        that one is doomed instead."""
         is_part = self.is_managed
         if not is_part and not self.only_reads():
             raise RuntimeError(
@@ -286,19 +292,19 @@ class Scope:
                 self._sessions.remove()
 
     def _abort(self, error: BaseException) -> bool:
-        """Abort, whatever happens; True if who raised *error* asks for another try."""
+        """Abort; never raises. Returns whether another try may succeed after *error*."""
         asks = isinstance(error, TransientError) or self._is_conflict(error)
         if self._open_transaction() is None:
             return asks
         try:
-            # Data managers of sessions would also answer for databases that are not theirs.
+            # Data managers of sessions would also judge errors of other databases.
             may_ask = self._sessions is None or self._sessions.has_raised(error)
             retryable = asks or (
                 isinstance(error, Exception)
                 and may_ask
                 and bool(self._manager.get().isRetryableError(error))
             )
-        except Exception:  # noqa: BLE001 - a data manager's guess must not hide the error
+        except Exception:  # noqa: BLE001 - an error of a data manager must not hide *error*
             retryable = False
         try:
             self._manager.abort()
@@ -307,20 +313,20 @@ class Scope:
         return retryable
 
     def _open_transaction(self) -> Any:
-        """This thread's transaction, None if none is open.
+        """This thread's transaction; None if none is open.
 
-        ``transaction`` has no public way to ask without beginning one; ``tests/test_scope.py``
-        fails on the day that this attribute goes.
+        ``transaction`` has no public way to find out without beginning one; ``tests/test_scope.py``
+        fails if a release removes this attribute.
         """
         return self._manager.manager._txn
 
-    # -- transactions of a session: those of ours that it will take part in
+    # -- transactions in which a session will take part
 
     def _session_used(self) -> None:
         if self.is_managed and not self.is_foreign:
             self._state_of(self._manager.get())
 
-    # -- SAVEPOINTs of a session, which the transaction package never hears of
+    # -- SAVEPOINTs of a session, of which the transaction package is not notified
 
     def _savepoint_begun(self, savepoint: Any) -> None:
         pending = self.pending_or_none()

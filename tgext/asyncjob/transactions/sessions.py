@@ -1,6 +1,6 @@
 """The application's SQLAlchemy sessions: one for each thread, from its ``scoped_session``.
 
-Loaded only where there is one: the rest of the package runs without SQLAlchemy.
+Imported only if there is one: the rest of the package runs without SQLAlchemy.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from .session_kinds import check_kind, database_of, writer_of
 
 log = logging.getLogger(__name__)
 
-#: Seconds that a connection of a queue's own engine waits for SQLite's one write lock.
+#: Seconds that a connection of a queue's own engine waits for SQLite's only write lock.
 BUSY_SECONDS = 30
 
-#: The extra that brings a driver, by the module that is missing.
+#: The extra that installs a driver, by the driver's module.
 _EXTRAS = {"psycopg": "postgresql", "psycopg2": "postgresql", "pymysql": "mysql"}
 
 
 class Sessions:
     """A ``scoped_session`` that is registered with zope.sqlalchemy.
 
-    Raises ConfigError for anything else, see ``session_kinds``.
+    Raises ConfigError for anything else; see ``session_kinds``.
     """
 
     def __init__(self, scoped: Any) -> None:
         check_kind(scoped)
         self.scoped = scoped
-        self._engine: Engine | None = None  # that of the jobs, once it was asked for
+        self._engine: Engine | None = None  # that of the jobs, after the first ``engine()``
         self._warned = False
         connections.track_connections()
         self._has_session: Callable[[], bool] = scoped.registry.has
@@ -51,8 +51,8 @@ class Sessions:
         savepoint_rolled_back: Callable[[Any], None],
     ) -> Callable[[], None]:
         """Call *used* when one of these sessions is first used in a transaction, *savepoint_begun*
-        with each ``begin_nested()``, and *savepoint_rolled_back* with it where it is rolled back.
-        Returns what ends that."""
+        with each ``begin_nested()``, and *savepoint_rolled_back* with it if it is rolled back.
+        Returns a function that ends this."""
 
         def after_create(_session: Any, created: Any) -> None:
             if created.nested:
@@ -87,27 +87,28 @@ class Sessions:
         return bool(self._state() == datamanager.STATUS_CHANGED)
 
     def is_open(self) -> bool:
-        """Whether this thread's session takes part, and has neither committed nor rolled back."""
+        """Whether this thread's session takes part in the transaction, and has neither committed
+        nor rolled back."""
         begun = self.scoped().get_transaction() if self.takes_part() else None
         return begun is not None and begun.is_active
 
     def flush(self) -> None:
-        """Write what this thread's session is about to commit."""
+        """Flush this thread's session, if it takes part in the transaction."""
         if self.takes_part():
             self.scoped().flush()
 
     def takes_part(self) -> bool:
-        """Whether this thread's session has joined the transaction that is under way."""
+        """Whether this thread's session has joined the present transaction."""
         return self._state() is not None
 
     def _state(self) -> Any:
-        # Only zope.sqlalchemy knows; it has no public way to ask.
+        # zope.sqlalchemy has no public way to find out.
         return datamanager._SESSION_STATE.get(self.scoped()) if self._has_session() else None
 
     def engine(self) -> Engine:
         """Return the engine that this session works on.
 
-        Raises ConfigError where there is none that a queue can work with.
+        Raises ConfigError if there is none that a queue can use.
         """
         had_one = self._has_session()
         try:
@@ -119,14 +120,15 @@ class Sessions:
         return self._engine
 
     def close_idle(self) -> None:
-        """Close the idle connections to SQLite, which a forked child must not copy: it keeps in
-        the process which locks its connections hold."""
+        """Close the idle connections to SQLite, which a forked child must not copy: SQLite keeps
+        in the process which locks its connections hold."""
         for engine in self._engines():
             if engine.dialect.name == "sqlite" and not getattr(engine.pool, "checkedout", int)():
                 engine.dispose()
 
     def in_use(self) -> list[Callable[[], object]]:
-        """What to ask, also in a copy of this process, whether one of those is in use."""
+        """Return functions that return, also in a forked copy of this process, whether one of
+        those connections is in use (a number, 0 for no)."""
         pools = [engine.pool for engine in self._engines() if engine.dialect.name == "sqlite"]
         return [getattr(pool, "checkedout", int) for pool in pools]
 
@@ -136,13 +138,13 @@ class Sessions:
             connections.forget_connections(engine)
 
     def dispose(self) -> None:
-        """Close the connections that are idle."""
+        """Close the idle connections."""
         for engine in self._engines():
             engine.dispose()
 
     def _engines(self) -> list[Engine]:
-        """The engines that these sessions are bound to, but for a single connection for everybody:
-        that may be a database in memory."""
+        """The engines that these sessions are bound to, except those with one connection for all
+        threads, which may be a database in memory."""
         given = self.scoped.session_factory.kw
         binds = [given.get("bind"), *(given.get("binds") or {}).values()]
         engines = {bind.engine for bind in binds if bind is not None}
@@ -150,15 +152,15 @@ class Sessions:
         return [engine for engine in engines if not isinstance(engine.pool, single)]
 
     def works_on(self, url: str | URL) -> bool:
-        """Whether that is the URL of this session's database; raises as ``engine`` does, but where
-        it is none of several."""
+        """Whether *url* is that of this session's database. Raises as ``engine`` does, unless the
+        session has several engines and none with that URL."""
         own, engines = make_url(url), self._engines()
         if len(engines) > 1 and all(engine.url != own for engine in engines):
             return False
         return bool(self.engine().url == own)
 
     def is_used(self) -> bool:
-        """Whether this thread's session was used in the transaction that is under way."""
+        """Whether this thread's session was used in the present transaction."""
         return self._has_session() and bool(self.scoped().in_transaction())
 
     def connection(self) -> Connection:
@@ -166,7 +168,7 @@ class Sessions:
         is committed even if the session itself has nothing to commit."""
         session = self.scoped()
         if not session.in_transaction():
-            session.begin()  # some do not begin by themselves
+            session.begin()  # for a session with autobegin=False
         bind = self._bind_of(session)
         connection: Connection = session.connection(bind_arguments={"bind": bind})
         connections.read_at_once(connection)
@@ -175,40 +177,40 @@ class Sessions:
         return connection
 
     def _bind_of(self, session: Any) -> Engine | None:
-        """What *session* has now for the engine of the jobs: it may have been bound anew, or be
-        told to work on a slave for a while, where no job would be found."""
+        """The engine of *session* for the jobs. It may have changed since: the session may be bound
+        to another one, or use a replica for a while, which does not have the jobs."""
         bind = writer_of(session)
         if self._engine is None or bind is self._engine or bind.engine.url == self._engine.url:
             return bind  # type: ignore[no-any-return]
         if not self._warned:
             self._warned = True
             log.warning(
-                "the session of the jobs writes to %s now, and the jobs are in %s: they are "
-                "committed beside its work, and not with it", bind.engine.url, self._engine.url,
+                "the session of the jobs writes to %s now, and the jobs are in %s: they are not "
+                "committed together with its work", bind.engine.url, self._engine.url,
             )  # fmt: skip
         return self._engine
 
     def commit_last(self) -> None:
-        """Have this thread's session, if it takes part in the transaction, commit after those on
-        other databases: a job that it completes or enqueues must not be without their work."""
+        """Let this thread's session, if it takes part in the transaction, commit after those on
+        other databases: a job that it completes or enqueues must not exist without their work."""
         session = self.scoped() if self.takes_part() else None
         for resource in datamanager.zope_transaction.get()._resources if session else ():
             if getattr(resource, "session", None) is session:
                 resource.sortKey = lambda: "~~sqlalchemy"  # before that of PendingJobs
 
     def owns(self, session: Any, connection: Connection) -> bool:
-        """Whether *session* is this thread's, and *connection* what ``connection()`` gives."""
+        """Whether *session* is this thread's, and *connection* is that of ``connection()``."""
         if not self._has_session() or self.scoped() is not session:
             return False
         engine = self._engine or writer_of(session).engine
         return bool(connection.engine.url == engine.url)
 
     def has_raised(self, error: BaseException) -> bool:
-        """Whether *error* came from a database that sessions work on, or from none at all."""
+        """Whether *error* comes from a database that sessions use, or from no database at all."""
         return not isinstance(error, DBAPIError) or connections.origin_of(error) is not None
 
     def holds_objects(self) -> bool:
-        """Whether this thread's session has loaded or been given any instance."""
+        """Whether this thread's session contains any instance."""
         return self._has_session() and bool(self.scoped().identity_map)
 
     def remove(self) -> None:
@@ -218,14 +220,14 @@ class Sessions:
         try:
             self.scoped.remove()
         except Exception:
-            # The connection is gone, say. The registry must not hand this session out again.
+            # The connection may be lost. The registry must not return this session again.
             log.exception("could not close the session of a job")
             self.scoped.registry.clear()
 
 
 def engine_of(url: str) -> Engine:
-    """Make an engine for *url*; raises ConfigError for one that names no database or driver that
-    we know, MissingExtra where its driver is not installed."""
+    """Make an engine for *url*. Raises ConfigError if SQLAlchemy refuses it or does not know its
+    driver, MissingExtra if its driver is not installed."""
     try:
         own = make_url(url)
         if own.get_backend_name() == "sqlite" and "timeout" not in own.query:
@@ -246,7 +248,7 @@ def engine_of(url: str) -> Engine:
 
 
 def session_on(engine: Engine) -> Any:
-    """Make a ``scoped_session`` on *engine* for a queue that was given none."""
+    """Make a ``scoped_session`` on *engine*, for a queue without the application's."""
     made = scoped_session(sessionmaker(bind=engine))
     register(made)
     return made
@@ -260,15 +262,16 @@ def wait_for_row(
     pause: Callable[[], None],
     end_snapshot: Callable[[], bool],
 ) -> None:
-    """Look whether *query* has a row, *looks* times at the most, with a *pause* between two.
+    """Execute *query* until it has a row, at most *looks* times, with a *pause* in between.
 
-    query: a legacy ``Query``, or a ``select()``, run in this thread's session.
+    query: a legacy ``Query``, or a ``select()``, executed in this thread's session.
     end_snapshot: ends the transaction, or returns False because work would be lost.
 
-    On a database that reads a snapshot a session never sees a row that came after its first
-    look. Where it holds nothing that could be lost, its transaction is ended before the next
-    look. Where it does, a connection of its own looks first, and if the row is there and the
-    session cannot see it, a warning says so: the session has to end its transaction itself.
+    In a transaction that reads a snapshot a session never sees a row that was inserted after its
+    first query. If the session has nothing that could be lost, its transaction is ended before the
+    next look. Otherwise the query is executed on a connection of its own first, and if that finds
+    the row and the session cannot see it, a warning is logged: the application has to end the
+    transaction itself.
     Raises BadCall for anything else than a query.
     """
     _check_query(query, sessions)
@@ -291,7 +294,7 @@ def _check_query(query: Any, sessions: Sessions | None) -> None:
 
 
 def _look_from(query: Any, sessions: Sessions | None, holds: bool) -> bool:
-    """Look once. holds: whether the session has something that must not be lost."""
+    """Look once. holds: whether the session has work or instances that must not be lost."""
     session: Any = query.session if isinstance(query, Query) else sessions and sessions.scoped()
     apart = _engine_apart(query, session) if holds else None
     if apart is None:
@@ -299,15 +302,14 @@ def _look_from(query: Any, sessions: Sessions | None, holds: bool) -> bool:
     statement = query.statement if isinstance(query, Query) else query
     with apart.connect() as connection:
         found = connection.execute(statement).first() is not None
-    # What it has not flushed yet stays so: that would begin the snapshot, and on SQLite keep
-    # everybody else from writing.
+    # No autoflush: it would begin the snapshot, and on SQLite keep all others from writing.
     with session.no_autoflush:
         if (found or _has_connection(session)) and _finds_something(query, session):
             return True
     if found:
         log.warning(
-            "asyncjob_timed_query: the row is there, and this transaction reads a snapshot from "
-            "before it; ending it would lose what the session holds: commit or abort, and then "
+            "asyncjob_timed_query: the row is there, but this transaction reads a snapshot from "
+            "before it, and ending it would lose what the session holds: commit or abort, and then "
             "run the query"
         )
     return found
@@ -315,11 +317,11 @@ def _look_from(query: Any, sessions: Sessions | None, holds: bool) -> bool:
 
 def _has_connection(session: Any) -> bool:
     begun = session.get_transaction()
-    return begun is not None and bool(begun._connections)  # it begins with the first add(), too
+    return begun is not None and bool(begun._connections)  # a session also begins with add()
 
 
 def _engine_apart(query: Any, session: Any) -> Engine | None:
-    """The engine behind *session*; None where it has one connection for everybody."""
+    """The engine of *session* for *query*; None if it has one connection for all threads."""
     statement = query.statement if isinstance(query, Query) else query
     engine: Engine = session.get_bind(clause=statement).engine
     shared = isinstance(engine.pool, (StaticPool, SingletonThreadPool))
