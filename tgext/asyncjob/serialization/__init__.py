@@ -1,9 +1,8 @@
-"""Turn a call into text that a database row can hold, and back, in another process.
+"""Converts calls to text that a database row can hold, and back, in another process.
 
-Plain JSON values and typed ones (see ``values``) need no secret, nor does a target that has a
-dotted path. Everything else (see ``closures``) is written only where there is a secret, and read
-only after the signature was verified: with a secret, nothing is imported, rebuilt or unpickled
-before. The only package that signs and rebuilds closures; knows nothing of rows.
+Plain JSON values, typed values (see ``values``) and a target with a dotted path need no secret.
+Everything else (see ``closures``) is written only with a secret. With a secret, nothing is
+imported, rebuilt or unpickled before the signature is verified. This package knows nothing of rows.
 """
 
 from __future__ import annotations
@@ -35,15 +34,15 @@ _TAGGED = f'"{TAG}"'
 
 
 class SerializedCall(NamedTuple):
-    """A call as a row holds it; every part is signed as it stands here."""
+    """A call as text; name and payload are signed as they are here."""
 
-    name: str  #: the dotted path, to be shown
+    name: str  #: the dotted path, for display
     payload: str  #: JSON, ASCII only
     signature: str | None  #: None: there was no secret
 
 
 class CallSerializer:
-    """Dumps and loads calls and values. secret: None for plain and typed JSON only."""
+    """Dumps and loads calls and values. secret: None: only plain and typed values."""
 
     def __init__(self, secret: str | None) -> None:
         if secret is not None and not secret.strip():
@@ -78,7 +77,7 @@ class CallSerializer:
                     kwargs.append([name, writer.write(value)])
         except Unserializable as why:
             raise _refused_call(part, call, str(why)) from why.__cause__
-        except Exception as error:  # a value's own code runs here, and may raise anything
+        except Exception as error:  # code of a value's class runs here, and may raise anything
             raise _refused_call(part, call, _raised(error)) from error
         name = storable(call.name) if path is None else path.replace(":", ".")
         payload = _dump(content)
@@ -89,9 +88,9 @@ class CallSerializer:
     def load(self, uid: str, serialized: SerializedCall, *, implied: int = 0) -> Call:
         """Return the call that was stored for the job *uid*.
 
-        implied: how many positional arguments the worker puts before those stored.
-        Raises BadSignature before anything is imported; ModuleMissing if another worker may be
-        able to run it; CallableMissing, BadCall, OtherPython or Unreadable if none is.
+        implied: how many positional arguments the worker passes before the stored ones.
+        Raises BadSignature before anything is imported; ModuleMissing, after which another worker
+        may be able to run the call; CallableMissing, BadCall, OtherPython or Unreadable.
         """
         self._verify(uid, serialized)
         try:
@@ -99,7 +98,7 @@ class CallSerializer:
             call = self._call_of(serialized, content)
         except AsyncJobError:
             raise
-        except Exception as error:  # whatever a malformed payload, or a class of it, raises
+        except Exception as error:  # a malformed payload, or a class in it, may raise anything
             raise _unreadable(f"the payload of job {uid!r}", error) from error
         if not callable(call.target):
             raise CallableMissing(
@@ -112,19 +111,20 @@ class CallSerializer:
         path = content["f"]
         if isinstance(path, str) and path.replace(":", ".") != serialized.name:
             raise BadSignature(
-                f"expected a call of {serialized.name}, got one of {path}: one changed"
+                f"expected a call of {serialized.name}, got one of {path}: the row was changed; "
+                "enqueue the job again"
             )
         args, kwargs = content.get("a", ()), content.get("k", ())
         if isinstance(path, str) and _TAGGED not in serialized.payload:
             return Call(find(path), tuple(args), {str(name): form for name, form in kwargs} or None)
-        # The order in which it was written, since a later part may lead to an earlier one.
+        # In the order of writing, since a later part may refer to an earlier one.
         read = CodeReader(trusted=self._call_signer is not None).read
         target = find(path) if isinstance(path, str) else read(path)
         args = [read(form) for form in args]
         return Call(target, tuple(args), {str(name): read(form) for name, form in kwargs} or None)
 
     def task_of(self, serialized: SerializedCall) -> Task | None:
-        """Return the Task that a stored call, which was verified, names; None if it names none."""
+        """Return the Task that a verified call names; None if it names something else."""
         path = json.loads(serialized.payload).get("f")
         found = find_itself(path) if isinstance(path, str) else None
         return found if isinstance(found, Task) else None
@@ -143,15 +143,15 @@ class CallSerializer:
             came = "none" if signature is None else "one that does not fit"
             raise BadSignature(
                 f"expected the signature of job {uid!r} by asyncjob.secret, got {came}: the row "
-                "was changed, belongs to another job, or was stored under another secret; it was "
+                "was changed, belongs to another job, or was signed with another secret; it was "
                 "not opened; enqueue the job again"
             )
 
     def dump_value(self, value: Any) -> str:
         """Return *value*, a result or the data of a progress report, as JSON; never pickled.
 
-        What names a class, which reading will import, is signed where there is a secret.
-        Raises NotSerializable for what is neither plain nor typed.
+        A text that names a class, which reading imports, is signed if there is a secret.
+        Raises NotSerializable for a value that is neither plain nor typed.
         """
         writer = Writer(_refuse_other)
         try:
@@ -165,7 +165,7 @@ class CallSerializer:
         return text
 
     def load_value(self, text: str) -> Any:
-        """Return the value of a text that ``dump_value`` gave.
+        """Return the value of a text that ``dump_value`` returned.
 
         Raises BadSignature, ModuleMissing, CallableMissing, BadCall for a dataclass that has other
         fields now, and Unreadable.
@@ -177,7 +177,7 @@ class CallSerializer:
             return self._read_value(form)
         except AsyncJobError:
             raise
-        except Exception as error:  # whatever a malformed text, or a class that it names, raises
+        except Exception as error:  # a malformed text, or a class in it, may raise anything
             raise _unreadable("a stored value", error) from error
 
     def _read_value(self, form: Form) -> Any:
@@ -187,7 +187,7 @@ class CallSerializer:
             if not signer or not _is_signature(form["by"], signer, form["v"]):
                 raise BadSignature(
                     "expected a value signed by asyncjob.secret, got one that was changed or "
-                    "signed under another secret; it was not opened"
+                    "signed with another secret; it was not opened"
                 )
             form = json.loads(form["v"])
         return Reader({}, imports=signed or signer is None).read(form)
@@ -225,7 +225,7 @@ def _unreadable(what: str, error: Exception) -> Unreadable:
 
 
 def _signed_text(uid: str, name: str, payload: str) -> str:
-    # With the lengths, so that no end of one can become the beginning of the next.
+    # With the lengths, so that no part of the name can be moved to the payload or the uid.
     return f"{len(uid)} {len(name)} {uid}{name}{payload}"
 
 

@@ -1,11 +1,11 @@
-"""Write code as JSON and read it back: functions by path, closures, bound methods, pickles.
+"""Converts code to JSON forms, and back: paths of functions, closures, bound methods, pickles.
 
-A function, class or Task that can be imported is written as its path. The rest is code, or runs
-some when it is read, and is written and read only where there is a secret: a CodeReader is
-``trusted`` with what was signed, and nothing else may be.
+A function, class or Task that can be imported is written as its path. Everything else is code, or
+runs code when it is read. It is written only with a secret, and read only by a ``trusted``
+CodeReader, after the signature was verified.
 
-A closure belongs to its module: it is rebuilt on the globals of the module that the reading
-process imports, never on a copy. Its annotations are left behind.
+A closure belongs to its module: it is rebuilt with the globals of that module in the reading
+process, not with a copy. Its annotations are not stored.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from .references import (
 from .scalars import Form, as_text, tagged
 from .values import Reader, Writer, shown
 
-#: Marshalled code is for one version of one implementation.
+#: The implementation and version of Python, which marshalled code depends on.
 PYTHON = f"{sys.implementation.name}-{sys.version_info[0]}.{sys.version_info[1]}"
 
 #: The newest protocol of every Python that is supported.
@@ -81,7 +81,7 @@ class CodeWriter:
     def _expect_secret(self, value: Any) -> None:
         if not self._signed:
             is_function = isinstance(value, FunctionType)
-            # What stands in a script needs another place, not a secret.
+            # For an object of a script this raises: it needs another module, not a secret.
             importable(value.__module__ if is_function else type(value).__module__, value)
             what = path_of(value) if is_function else shown(value)
             raise Unserializable(
@@ -98,10 +98,10 @@ class CodeWriter:
         module = function.__globals__.get("__name__")
         if getattr(sys.modules.get(str(module)), "__dict__", None) is not function.__globals__:
             raise Unserializable(
-                f"{path_of(function)} has globals of its own, which are those of no module (exec "
-                "makes such functions): define it in a module"
+                f"{path_of(function)} has globals that are not those of a module, as a function "
+                "made by exec: define it in a module"
             )
-        # Every cell gets its number before the first is written: one may lead to another.
+        # All cells get numbers before the first is written, since one may refer to another.
         cells = function.__closure__ or ()
         new = [cell for cell in cells if id(cell) not in self._cells]
         for cell in new:
@@ -129,7 +129,7 @@ class CodeWriter:
     def _content(self, cell: CellType) -> list[Form]:
         try:
             content = cell.cell_contents
-        except ValueError:  # empty: its variable was not assigned yet
+        except ValueError:  # it is empty: its variable is not assigned yet
             return []
         return [self.write(content)]
 
@@ -146,7 +146,7 @@ def _marshalled(function: FunctionType) -> bytes:
 
 
 class _Pickler(pickle.Pickler):
-    """Refuses what another process would not find, or find detached."""
+    """Refuses objects that another process would not find, and database objects."""
 
     def reducer_override(self, value: Any) -> Any:
         if is_orm_instance(value):
@@ -165,7 +165,7 @@ def _pickled(value: Any) -> bytes:
         _Pickler(buffer, _PROTOCOL).dump(value)
     except Unserializable:
         raise
-    except Exception as error:  # the value's own code runs, and may raise anything
+    except Exception as error:  # code of the value's class runs, and may raise anything
         raise Unserializable(
             f"it is or holds {shown(value)}, which cannot be pickled "
             f"({type(error).__name__}: {error}): pass an id and find it inside the job, or a "
@@ -178,7 +178,7 @@ def _pickled(value: Any) -> bytes:
 
 
 class CodeReader:
-    """Reads the target and arguments of one call. trusted: whether a signature was verified."""
+    """Reads the target and arguments of one call. trusted: whether its signature was verified."""
 
     def __init__(self, *, trusted: bool) -> None:
         self._functions: dict[int, FunctionType] = {}
@@ -221,7 +221,7 @@ class CodeReader:
         closure = tuple(self._cells[number] for number in form["cells"]) or None
         code = marshal.loads(base64.b64decode(form["code"]))
         function = FunctionType(code, vars(module), name, None, closure)
-        # Known before its parts are read: one of them may be the function itself.
+        # Registered before its parts are read: one of them may refer to the function.
         self._functions[form["v"]] = function
         function.__module__, function.__qualname__ = named_in, qualname
         for number, *content in form["holds"]:

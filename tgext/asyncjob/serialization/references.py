@@ -1,7 +1,7 @@
-"""Find a module-level thing by its dotted path, and the path of a thing.
+"""Finds an object by its dotted path, and the path of an object.
 
-A path is ``module:qualified.name``. It is given only to what it leads back to: the very same
-object. Nothing is imported to write a path; reading one imports its module.
+A path is ``module:qualified.name``. An object has a path only if the same object is found by it.
+Writing a path imports nothing; reading one imports its module.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from ..call import path_of
 from ..errors import CallableMissing, ModuleMissing
 from ..task import Task
 
-#: What the program's own file is called, in itself and in a child that multiprocessing spawns.
+#: The names of the started script's module, in its process and in a child of multiprocessing.
 _MAINS = frozenset({"__main__", "__mp_main__"})
 
 
 class Unserializable(Exception):
-    """Raised inside this package for a value that cannot be stored; its text says why."""
+    """Raised inside this package for a value that cannot be stored; its message is the reason."""
 
 
 def path_to(thing: Any) -> str | None:
-    """Return the path of *thing*, or None if there is none that leads back to it.
+    """Return the path of an object; None if it has none.
 
-    For the function of a Task the path leads to the Task.
-    Raises Unserializable for what belongs to a script, which no other process can import.
+    The path of a Task's function is that of the Task.
+    Raises Unserializable for an object of a script, which no other process can import.
     """
     module_name, names = _whereabouts(thing)
     if type(module_name) is not str or type(names) is not str:
@@ -43,8 +43,8 @@ def path_to(thing: Any) -> str | None:
 
 def _whereabouts(thing: Any) -> tuple[Any, Any]:
     if type(thing) is not FunctionType and not isinstance(thing, type):
-        # A class method says where it was defined, not on which class it was asked for; the
-        # methods of built-in classes do not say their module.
+        # A class method names the class that defines it, not the one that it is bound to; methods
+        # of built-in classes have no __module__.
         for owner in (getattr(thing, "__self__", None), getattr(thing, "__objclass__", None)):
             if isinstance(owner, type):
                 name = getattr(thing, "__name__", None)
@@ -61,7 +61,7 @@ def _walk(found: Any, names: str) -> Any:
 def _is_same(found: Any, thing: Any) -> bool:
     if isinstance(found, Task):
         return found.func is thing
-    # Every look makes a new bound method: the same one if it is bound to the same class.
+    # Each access makes a new bound method: it is the same if it is bound to the same class.
     owner = getattr(thing, "__self__", None)
     return (
         isinstance(owner, type)
@@ -72,9 +72,10 @@ def _is_same(found: Any, thing: Any) -> bool:
 
 
 def importable(module_name: str, thing: Any) -> str:
-    """Return the name under which another process imports the module of *thing*.
+    """Return the name under which another process can import the module of *thing*.
 
-    That of ``python -m package.module`` is in its spec. A script has none: raises Unserializable.
+    For ``python -m package.module`` the name is in the module's spec. Raises Unserializable for a
+    script, which has none.
     """
     if module_name not in _MAINS:
         return module_name
@@ -94,14 +95,14 @@ def _name_of_main() -> str | None:
 
 
 def module_named(name: str, path: str) -> ModuleType:
-    """Import a module; *path*: what is wanted of it, for the message.
+    """Import a module. path: that of the wanted object, for the message.
 
-    Raises ModuleMissing if it is not here, CallableMissing if it is and cannot be imported.
+    Raises ModuleMissing if there is no such module, CallableMissing if its import fails.
     """
-    if name not in sys.modules and name == _name_of_main():  # else it would be there twice
+    if name not in sys.modules and name == _name_of_main():  # else it would be imported twice
         return sys.modules["__main__"]
     try:
-        # Not from sys.modules: another thread may be in the middle of importing it.
+        # Not from sys.modules: another thread may not have finished importing it.
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         missing = error.name or ""
@@ -114,7 +115,7 @@ def module_named(name: str, path: str) -> ModuleType:
 
 
 def find(path: str) -> Any:
-    """Import what a path leads to; the function, where that is a Task.
+    """Import the object at a path; for a Task return its function.
 
     Raises ModuleMissing and CallableMissing.
     """
@@ -123,18 +124,21 @@ def find(path: str) -> Any:
 
 
 def find_itself(path: str) -> Any:
-    """Import what a path leads to, a Task too. Raises ModuleMissing and CallableMissing."""
+    """Import the object at a path, also a Task. Raises ModuleMissing and CallableMissing."""
     module_name, _, names = path.partition(":")
     module = module_named(module_name, path)
     try:
         return _walk(module, names)
     except AttributeError as error:
-        raise CallableMissing(path, f"that is not there any more ({error})") from None
+        raise CallableMissing(path, f"it is no longer there ({error})") from None
 
 
 def find_class(path: str, kind: str) -> type[Any]:
-    """Import a class. Raises ModuleMissing, and CallableMissing if it is none; *kind*: of what."""
+    """Import a class. kind: which kind of class is expected, for the message.
+
+    Raises ModuleMissing, and CallableMissing if the object is not a class.
+    """
     found = find_itself(path)
     if not isinstance(found, type):
-        raise CallableMissing(path, f"that is no {kind} but a {type(found).__name__}")
+        raise CallableMissing(path, f"it is not a class ({kind}) but a {type(found).__name__}")
     return found

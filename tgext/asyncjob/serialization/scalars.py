@@ -1,6 +1,6 @@
-"""Write the values that have no parts as JSON, and read them back.
+"""Converts values without parts to JSON forms, and back.
 
-What JSON holds stands as it is, everything else becomes ``{"$": kind, "v": ...}``.
+A value that JSON can represent is its own form. Others have the form ``{"$": kind, "v": ...}``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-Form = Any  #: what ``json`` writes
+Form = Any  #: a value that ``json`` can write
 
 #: The key that tags a form. ``"$"`` in a JSON text is a key or a whole string, never a part.
 TAG = "$"
@@ -25,20 +25,20 @@ _LONGEST_INT_BITS = 2_000
 
 
 def tagged(kind: str, value: Form, **more: Form) -> dict[str, Form]:
-    """Return the form of a value that JSON does not have."""
+    """Return the form of a value that JSON cannot represent."""
     return {TAG: kind, "v": value, **more}
 
 
 def as_text(content: bytes) -> str:
-    """Write bytes as base64."""
+    """Return bytes as base64."""
     return base64.b64encode(content).decode("ascii")
 
 
-# -- writing: each function gives a form, or NotImplemented
+# -- writing: each function returns a form, or NotImplemented
 
 
 def write_int(value: int) -> Form:
-    """Write an integer of any size."""
+    """Return the form of an int of any size."""
     return value if value.bit_length() < _LONGEST_INT_BITS else tagged("int", hex(value))
 
 
@@ -47,7 +47,7 @@ def _float(value: float) -> Form:
 
 
 def is_text(value: str) -> bool:
-    """Tell whether JSON gives a string back: it would take two surrogates for one character."""
+    """Whether JSON preserves a str: it would combine two surrogates to one character."""
     if value.isascii():
         return True
     try:
@@ -89,7 +89,7 @@ def _parts_of(value: timedelta) -> list[int]:
 _PASS = "surrogatepass"
 _PATHS = {kind.__name__: kind for kind in (PosixPath, PurePosixPath, PureWindowsPath, WindowsPath)}
 
-#: By the exact type: a subclass is something else.
+#: By the exact type: an instance of a subclass is not a scalar.
 WRITE_SCALAR: dict[type, Callable[[Any], Form]] = {
     int: write_int,
     float: _float,

@@ -2,9 +2,9 @@
 
     signature | "." | head: one line of JSON | body: pickled
 
-The head says what the reader must know before it opens the body: when it was written, its number,
-what is to be called. ``read`` verifies and opens nothing; ``unpickled`` opens a body, once the head
-was checked. A message of one kind is not accepted as one of another.
+The head has what the reader must check before it unpickles the body: the time, a number, the
+target of the call. ``read`` verifies the signature and unpickles nothing; ``unpickled`` reads a
+body, after the head was checked. A message of one kind is not accepted as one of another kind.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PROTOCOL = 5
 
 
 class SignedMessage(NamedTuple):
-    """What was signed: nothing in it has been opened."""
+    """The signed content; the body is not unpickled yet."""
 
     head: dict[str, Any]
     body: bytes
@@ -42,19 +42,19 @@ class SignedMessages:
         if not isinstance(secret, str) or not secret.strip():
             raise ConfigError(
                 "secret: expected a secret word that both servers share, got none or an empty one; "
-                "whoever knows it can run code there"
+                "give one that cannot be guessed: with it one can run code on the other server"
             )
         self._signer = Signer(secret, f"letter.{kind}")
 
     def write(self, head: dict[str, Any], body: bytes) -> bytes:
-        """Return a message; head: what JSON holds."""
+        """Return a message. head: values that JSON can represent."""
         content = json.dumps(head).encode("ascii") + b"\n" + body
         return self._signer.sign(content) + b"." + content
 
     def read(self, text: bytes) -> SignedMessage:
-        """Return what was signed, unopened.
+        """Return the signed content, with its body not unpickled.
 
-        Raises BadSignature, and Unreadable for what was signed and is no message.
+        Raises BadSignature, and Unreadable if the signed content is not a message.
         """
         signature, _, content = text.partition(b".")
         if not self._signer.fits(signature, content):
@@ -72,13 +72,13 @@ class SignedMessages:
         return SignedMessage(head, body)
 
 
-# -- where a target is
+# -- targets
 
 
 def target_path(target: Any) -> str | None:
     """Return the path by which the other server finds *target*; None if it must be pickled.
 
-    Raises NotSerializable for what belongs to a script, which no other server can import.
+    Raises NotSerializable for an object of a script, which no other server can import.
     """
     try:
         if isinstance(target, ModuleType):
@@ -89,7 +89,7 @@ def target_path(target: Any) -> str | None:
 
 
 def target_at(path: str) -> Any:
-    """Import what a path leads to. Raises ModuleMissing and CallableMissing."""
+    """Import the object at a path. Raises ModuleMissing and CallableMissing."""
     module, _, names = path.partition(":")
     return find_itself(path) if names else module_named(module, path)
 
@@ -98,7 +98,7 @@ def target_at(path: str) -> Any:
 
 
 class _Pickler(pickle.Pickler):
-    """Writes modules by their name; refuses what the other server would not find."""
+    """Writes modules by their name; refuses objects that the other server would not find."""
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, ModuleType):
@@ -109,7 +109,7 @@ class _Pickler(pickle.Pickler):
 
 
 class _ArgumentPickler(_Pickler):
-    """Refuses database objects, too: they arrive detached from their session."""
+    """Also refuses database objects, which arrive detached from their session."""
 
     def reducer_override(self, value: Any) -> Any:
         if is_orm_instance(value):
@@ -121,25 +121,28 @@ class _ArgumentPickler(_Pickler):
 
 
 def pickled(value: Any, *, what: str, arguments: bool = False) -> bytes:
-    """Return *value* as bytes; what: what it is, for the message. Raises NotSerializable."""
+    """Return *value* pickled. what: its name in the message. arguments: refuse database objects.
+
+    Raises NotSerializable.
+    """
     buffer = BytesIO()
     try:
         (_ArgumentPickler if arguments else _Pickler)(buffer, _PROTOCOL).dump(value)
-    except Exception as error:  # the value's own code runs, and may raise anything
+    except Exception as error:  # code of the value's class runs, and may raise anything
         why = (
             str(error) if isinstance(error, Unserializable) else f"{type(error).__name__}: {error}"
         )
         raise NotSerializable(
-            f"expected {what} that can be pickled, and cannot be ({why}); pass or return an id, "
-            "or plain values"
+            f"expected {what} that can be pickled, got one that cannot be ({why}); pass or return "
+            "an id, or plain values"
         ) from error
     return buffer.getvalue()
 
 
 def unpickled(body: bytes) -> Any:
-    """Open a body that ``pickled`` gave, of a message whose signature was verified.
+    """Unpickle the body of a message whose signature was verified.
 
-    Raises CallableMissing, and Unreadable for whatever else comes of it.
+    Raises CallableMissing, and Unreadable after any other error.
     """
     try:
         return pickle.loads(body)
@@ -148,5 +151,5 @@ def unpickled(body: bytes) -> Any:
     except Exception as error:
         raise Unreadable(
             f"expected a body that this server can open, got {type(error).__name__}: {error}; both "
-            "need the same classes, at the same places"
+            "servers need the same classes, in the same modules"
         ) from error

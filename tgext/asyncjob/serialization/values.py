@@ -1,9 +1,10 @@
-"""Write values as JSON and read them back equal, and of the same type.
+"""Converts values to JSON forms, and back to equal values of the same type.
 
-What JSON holds stands as it is. Everything else becomes ``{"$": kind, "v": ...}``, and so does a
-dictionary that has a ``"$"`` of its own. Reading calls no code of the classes it meets: it makes
-an instance as ``copy`` would, after it has seen that the class is of the kind that was written.
-What is neither plain nor typed goes to the ``other`` that a Writer and a Reader are given.
+A plain value, one that JSON can represent, is its own form. Typed values have the form
+``{"$": kind, "v": ...}``, and so has a dict with a key ``"$"``. Reading calls no code of classes
+of typed values: it makes an instance as ``copy`` does, after it has checked that the class is still
+of the same kind. All other values are passed to the ``other`` of the Writer, and their forms to the
+``others`` of the Reader.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from ..errors import BadCall, BadSignature, CallableMissing
 from .references import Unserializable, find_class, path_to
 from .scalars import READ_SCALAR, TAG, WRITE_SCALAR, Form, is_text, tagged, write_int
 
-#: Deeper than any honest argument, and safe under Python's limit of 1000 frames (three a level)
-#: with the stack of a web request below.
+#: The deepest nesting: more than an argument needs, and within Python's limit of 1000 frames (three
+#: for each level) together with the stack of a web request.
 DEEPEST = 64
 
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement
 
 
 def shown(value: object) -> str:
-    """Say what a value is, never what is in it: it may be a password."""
+    """Describe a value by its type alone: it may be a password."""
     return f"an instance of {path_of(type(value))}"
 
 
@@ -36,18 +37,18 @@ def shown(value: object) -> str:
 class Writer:
     """Writes the parts of one call or value.
 
-    other: called with a value that is neither plain nor typed; gives its form, or raises
+    other: called with a value that is neither plain nor typed; returns its form, or raises
     Unserializable.
     """
 
     def __init__(self, other: Callable[[Any], Form]) -> None:
-        self.names_classes = False  #: whether a class was named, which reading will import
+        self.names_classes = False  #: whether a form names a class, which reading imports
         self._other = other
         self._open: set[int] = set()
         self._depth = 0
 
     def write(self, value: Any) -> Form:
-        """Return the form of *value*. Raises Unserializable for what cannot be stored."""
+        """Return the form of *value*. Raises Unserializable if it cannot be stored."""
         if value is None or value is True or value is False:
             return value
         kind = type(value)
@@ -70,7 +71,7 @@ class Writer:
     def _once(self, write: Callable[[Writer, Any], Form], value: Any) -> Form:
         if id(value) in self._open:
             raise Unserializable(
-                f"it holds {shown(value)} that holds itself: pass it without the circle"
+                f"it holds {shown(value)} that contains itself: pass it without the cycle"
             )
         self._open.add(id(value))
         try:
@@ -115,11 +116,11 @@ class Writer:
 
 
 def _writer_of(value: Any, kind: type[Any]) -> Callable[[Writer, Any], Form] | None:
-    """Return what writes an instance of a class by its parts, None if they are not all of it."""
+    """Return the method that writes an instance by its parts; None if it has other state."""
     if issubclass(kind, Enum):
         if kind.__members__.get(value._name_) is value:
             return Writer._enum
-        # several flags at once have no name
+        # a combination of flags has no name
         is_flags = issubclass(kind, Flag) and kind(value._value_) is value
         return Writer._flag if is_flags else None
     if issubclass(kind, tuple):
@@ -135,7 +136,7 @@ def _is_its_fields(value: Any, kind: type[Any]) -> bool:
     names = {field.name for field in fields(kind)}
     attributes = set(getattr(value, "__dict__", ()))
     for base in kind.__mro__[:-1]:
-        if not base.__flags__ & _HEAP_TYPE:  # a dict, an exception: more than what it is asked for
+        if not base.__flags__ & _HEAP_TYPE:  # a dict or an exception has state besides attributes
             return False
         slots = base.__dict__.get("__slots__", ())
         attributes.update([slots] if isinstance(slots, str) else slots)
@@ -158,7 +159,7 @@ _CONTAINERS: dict[type, Callable[[Writer, Any], Form]] = {
 class Reader:
     """Reads the parts of one call or value.
 
-    others: what reads the forms that are not known here, by their kind.
+    others: functions that read the forms of other kinds, by kind.
     imports: whether a form may name a class to import.
     """
 
@@ -171,7 +172,7 @@ class Reader:
     def read(self, form: Form) -> Any:
         """Return the value of a form. Raises ModuleMissing, CallableMissing, BadCall.
 
-        A malformed one raises whatever comes of it.
+        A malformed form may raise any exception.
         """
         if type(form) is list:
             return [self.read(item) for item in form]
@@ -200,7 +201,7 @@ class Reader:
     def _dataclass(self, form: dict[str, Form]) -> Any:
         kind = self._class(form["c"], "dataclass")
         if not is_dataclass(kind):
-            raise CallableMissing(form["c"], "that is no dataclass")
+            raise CallableMissing(form["c"], "it is not a dataclass")
         stored, now = list(form["v"]), [field.name for field in fields(kind)]
         if sorted(stored) != sorted(now):
             raise BadCall(
@@ -215,20 +216,20 @@ class Reader:
     def _enum(self, form: dict[str, Form]) -> Any:
         kind = self._class(form["c"], "Enum")
         if not issubclass(kind, Enum) or form["v"] not in kind.__members__:
-            raise CallableMissing(form["c"], f"that is no Enum with a member {form['v']!r}")
+            raise CallableMissing(form["c"], f"it is not an Enum with a member {form['v']!r}")
         return kind.__members__[form["v"]]
 
     def _flag(self, form: dict[str, Form]) -> Any:
         kind = self._class(form["c"], "Flag")
         if not issubclass(kind, Flag):
-            raise CallableMissing(form["c"], "that is no Flag")
+            raise CallableMissing(form["c"], "it is not a Flag")
         return kind(self.read(form["v"]))
 
     def _namedtuple(self, form: dict[str, Form]) -> Any:
         kind = self._class(form["c"], "namedtuple")
         items, names = self.read(form["v"]), getattr(kind, "_fields", None)
         if not issubclass(kind, tuple) or names is None or len(names) != len(items):
-            what = f"that is no namedtuple of {len(items)} fields"
+            what = f"it is not a namedtuple of {len(items)} fields"
             raise CallableMissing(form["c"], what)
         return tuple.__new__(kind, items)
 
