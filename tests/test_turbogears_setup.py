@@ -287,7 +287,7 @@ def test_minimal_application_without_the_transaction_component_says_so(make_app,
     )
 
     [warning] = warnings_of(caplog)
-    assert "committed by nobody" in warning
+    assert "nothing commits what its requests write" in warning
     assert "configurator.register(TransactionManagerConfigurationComponent)" in warning
     uid = app.does(lambda: {"uid": asyncjob_perform(app.model.add, "a job's")}).json["uid"]
     assert app.ended(uid).status is TaskResultStatus.SUCCESSFUL
@@ -394,9 +394,9 @@ def test_options_in_a_section_that_the_application_does_not_get_are_warned_of(
     make_app(ini={"__file__": str(ini), "asyncjob.threads": "2"})
 
     assert [warning.partition(": ")[2].partition(";")[0] for warning in warnings_of(caplog)] == [
-        "asyncjob.threads in [server:main] is read by nobody",
-        "backend in [asyncjob] is read by nobody",
-        "asyncjob_max_queued in [other] is read by nobody",
+        "asyncjob.threads in [server:main] is not read",
+        "backend in [asyncjob] is not read",
+        "asyncjob_max_queued in [other] is not read",
     ]
     assert "write asyncjob.backend in the section of the application" in caplog.text
 

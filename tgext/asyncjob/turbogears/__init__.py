@@ -1,6 +1,6 @@
-"""The TurboGears integration: a queue for an application, and the request's context for a job.
+"""The TurboGears integration: gives an application its queue, and a job the context of its request.
 
-No module of a lower layer imports ``tg``.
+No other part of the package imports ``tg``.
 """
 
 from .plug import plugme, start_async_worker

@@ -1,6 +1,6 @@
 """``gearbox asyncjob-worker -c development.ini``: the commands for a TurboGears application.
 
-They make the application that the .ini file describes, without serving it, and take its queue.
+They make the application of the .ini file, without serving it, and use its queue.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..queue import JobQueue
 
 
 class _AsyncJobCommand(GearboxCommand):  # type: ignore[misc]
-    """One of COMMANDS; *command* is the class's."""
+    """A gearbox command for ``command``, one of COMMANDS."""
 
     command: Command
 
@@ -48,7 +48,7 @@ class _AsyncJobCommand(GearboxCommand):  # type: ignore[misc]
         if self.command.is_service:
             setup_logging(wanted.config_file)
         else:
-            # What the application says while it is loaded is not what was asked for.
+            # Log lines of the application would mix with the output of the command.
             logging.getLogger().setLevel(logging.ERROR)
         return run_command(self.command, partial(load, wanted.config_file), wanted)
 
@@ -56,8 +56,8 @@ class _AsyncJobCommand(GearboxCommand):  # type: ignore[misc]
 def load(config_file: str) -> JobQueue:
     """Make the application of an .ini file and return its queue.
 
-    Raises ConfigError if there is no such file or section, or the application has no queue, or
-    several.
+    Raises ConfigError if there is no such file or section, or if there is no application with a
+    queue, or more than one.
     """
     path = config_file.partition("#")[0]
     if not os.path.isfile(path):
@@ -87,7 +87,7 @@ def load(config_file: str) -> JobQueue:
 
 
 def _is_of_paste(error: LookupError) -> bool:
-    """Whether the .ini file leads nowhere; else it is the application's own error."""
+    """Whether Paste raised *error*, for the .ini file, and not the application."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return str(frame.f_globals.get("__name__")).startswith("paste.deploy")
 

@@ -1,8 +1,8 @@
-"""The job context: what a job keeps of its request, and the TurboGears context it runs in.
+"""The job context: what is stored of the request, and the TurboGears context that the job runs in.
 
 In a job ``tg.config``, ``tg.app_globals``, ``tg.url``, translations and templates work as in the
-request that enqueued it, in its language and under its address. Who asked is kept as
-``TaskResult.enqueued_by``; no user is logged in.
+request that enqueued it, with its language and address. Its user is ``TaskResult.enqueued_by``; in
+the job no user is logged in.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 #: What ``tg.url(qualified=True)`` begins with in a job that no request enqueued.
 NO_REQUEST = "http://localhost"
 
-#: Where a request keeps what its first job captured, for those that follow.
+#: The key in a request's environ for what its first job captured; the next jobs reuse it.
 KEPT = "tgext.asyncjob.captured"
 
 _captured: ContextVar[dict[str, Any] | None] = ContextVar("asyncjob_captured", default=None)
@@ -41,15 +41,15 @@ class TurboGearsJobContext:
         self._warned = False
 
     def capture(self) -> dict[str, Any] | None:
-        """Keep user, language, request id and address of the request, if there is one.
+        """Return user, language, request id and address of the request; None without a request.
 
-        A job that enqueues another hands on what was kept for itself.
+        A job that is enqueued by another job gets what was captured for that one.
         """
         handed_on = _captured.get()
         if handed_on is not None:
             return handed_on
-        # With debug = true the context of a failed request stays on its thread; inside the
-        # wrapper it is the one that is being served.
+        # With debug = true the context of a failed request remains in its thread. Inside the
+        # wrapper it is that of the present request.
         if queue_var.get() is not self._queue:
             return None
         try:
@@ -72,8 +72,8 @@ class TurboGearsJobContext:
         return captured
 
     def is_here(self) -> bool | None:
-        """Whether this thread is in a context of the application, a test's too; None: it is in
-        that of none."""
+        """Whether this thread is in a context of the application, which may be a test's; None: it
+        is in a context of no application."""
         try:
             return bool(request_context._current_obj().app_globals is self._app.globals)
         except TypeError:
@@ -96,7 +96,7 @@ class TurboGearsJobContext:
 
 
 class _JobContext:
-    """Runs the block with a TurboGears context of its own."""
+    """A context manager with a TurboGears context of its own."""
 
     def __init__(self, app: Any, captured: dict[str, Any], address: str) -> None:
         self._config = app.config
@@ -115,14 +115,14 @@ class _JobContext:
 
 
 class _LazyLocals:
-    """Stands where TurboGears looks for ``request``, ``translator`` and the like.
+    """The locals of a TurboGears context: ``request``, ``translator`` and others.
 
-    They are made when one of them is first asked for: most jobs ask for none, and making them
-    takes longer than all else that the worker does for a job.
+    They are made at the first access to one of them: most jobs use none, and to make them takes
+    longer than everything else that the worker does for a job.
     """
 
     def __init__(self, app: Any, captured: dict[str, Any], address: str) -> None:
-        # Past our own __setattr__, which is TurboGears'.
+        # Not by setattr(), which sets attributes of the locals of TurboGears.
         vars(self).update(_make=lambda: _request_locals(app, captured, address))
 
     def __getattr__(self, name: str) -> Any:
@@ -138,7 +138,7 @@ class _LazyLocals:
 
 
 def _request_locals(app: Any, captured: dict[str, Any], address: str) -> Any:
-    """Make what TurboGears makes for a request to *address*."""
+    """Make the locals that TurboGears makes for a request to *address*."""
     environ = environ_from_url(address)
     environ["SCRIPT_NAME"] = environ["PATH_INFO"].rstrip("/")
     environ["PATH_INFO"] = "/"
@@ -149,7 +149,7 @@ def _request_locals(app: Any, captured: dict[str, Any], address: str) -> Any:
     if captured.get("lang"):
         made.translator = _get_translator(captured["lang"], tgl=made, fallback=True)
     made.request._fast_setattr("identity", None)
-    # TurboGears' BalancedSession would read from a replica, which may not have the row yet that
-    # the job is about.
+    # Otherwise TurboGears' BalancedSession reads from a replica, which may not have the rows yet
+    # that the job needs.
     made.request._fast_setattr("_tg_force_sqla_engine", "master")
     return made

@@ -1,11 +1,11 @@
-"""Give an application its queue: ``start_async_worker`` in Globals, or ``plugme``.
+"""Gives an application its queue: ``start_async_worker`` in Globals, or ``plugme``.
 
-    start_async_worker / plugme   a JobQueue on app_globals, the wrapper registered
-    hook config_setup             the application's DBSession exists: bind it
-    hook configure_new_app        there is a WSGI application: from now on jobs may run here
+    start_async_worker / plugme   makes a JobQueue on app_globals, registers the wrapper
+    hook config_setup             the application's DBSession exists: binds it to the queue
+    hook configure_new_app        the WSGI application exists: allows jobs to run here
 
-Nothing starts a thread here. ``Globals()`` is made by ``gearbox setup-app`` and by a parent that
-will fork as well; the worker starts with the first request or the first job.
+Nothing here starts a thread, because ``gearbox setup-app`` and a parent process that will fork make
+``Globals()`` too. The worker starts with the first request or the first job.
 
 Values in the .ini file override keyword arguments.
 """
@@ -35,7 +35,7 @@ from .wrapper import JobQueueWrapper, is_transaction_managed
 
 log = logging.getLogger(__name__)
 
-#: Where an application has the secret of its sessions, by what keeps them.
+#: The options with the secret of an application's sessions, for different kinds of sessions.
 _SECRETS = (
     "session.secret",
     "beaker.session.secret",
@@ -44,28 +44,30 @@ _SECRETS = (
     "sa_auth.cookie_secret",
 )
 
-#: Where an application's configuration has its queue, on whatever object it was asked for.
+#: The key of the queue in an application's configuration, whichever object it was made for.
 _QUEUE = "tgext.asyncjob.queue"
 
-#: The applications that this process has made.
+#: The applications of this process.
 _apps: WeakSet[Any] = WeakSet()
 
-#: Queues that were made while no application was: with which one of them belongs is not known.
+#: Queues that were made before the application, so that it is not known which one they belong to.
 _early: WeakSet[JobQueue] = WeakSet()
 
 
 def start_async_worker(
     app_globals: Any = None, progress_tracker: Tracker | None = None, **options: Any
 ) -> JobQueue:
-    """Attach a JobQueue to the Globals object as ``asyncjob_queue``, and return it.
+    """Make a JobQueue for an application, and set it as ``asyncjob_queue`` of its Globals object.
 
-    Its worker starts with the first request or job of a process that serves.
-    app_globals: None: the object whose ``__init__`` calls this, else the configured one.
+    In a process that serves requests the worker starts with the first request or job. A second call
+    for the same application returns the same queue.
+
+    app_globals: the Globals object; None: the object whose ``__init__`` calls this function, else
+        the configured one.
     progress_tracker: an object with ``track``, ``set_progress``, ``get_progress`` and ``remove``
-        that keeps progress in the backend's stead.
-    options: those of the .ini file, without the prefix; the file wins.
-    Called twice for one application it returns the one queue.
-    Raises ConfigError for an unknown or malformed option, or where there is no Globals object.
+        that stores progress instead of the backend.
+    options: the options of the .ini file, without the prefix; values in the file override them.
+    Raises ConfigError for an unknown or invalid option, and if there is no Globals object.
     """
     configured = _current_configuration()
     if app_globals is None:
@@ -76,13 +78,13 @@ def start_async_worker(
             "Globals object; there is no configured application to find it in"
         )
     if configured.get("tg.app_globals") is not app_globals:
-        # The one that is being made: the process's, also where tg.config is another's because
-        # this thread serves a request of it.
+        # That of the application that is being made; tg.config may be another one's, of which this
+        # thread serves a request.
         configured = tg.config._process_configs[-1]
     if any(app.config is configured for app in _apps):
         raise ConfigError(
-            "start_async_worker(): expected to be called before the application is made, whose "
-            "requests will not know the queue any more; call it in Globals.__init__"
+            "start_async_worker(): expected to be called before the application is made, got "
+            "called after it, when its requests cannot get the queue; call it in Globals.__init__"
         )
     queue = _attach(app_globals, configured, progress_tracker, options)
     if configured.get("tg.app_globals") is app_globals:
@@ -91,11 +93,11 @@ def start_async_worker(
 
 
 def plugme(configurator: Any, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Do the same for ``plug(base_config, 'tgext.asyncjob', threads=2, ...)``.
+    """Make a JobQueue for ``plug(base_config, 'tgext.asyncjob', threads=2, ...)``.
 
-    configurator: an ApplicationConfigurator, or the old AppConfig.
-    options: those of ``start_async_worker``, and what tgext.pluggable itself understands.
-    Raises ConfigError for an unknown or malformed option, when the application is made.
+    configurator: an ApplicationConfigurator, or an AppConfig.
+    options: those of ``start_async_worker``, and those of tgext.pluggable itself.
+    When the application is made, ConfigError is raised for an unknown or invalid option.
     """
     configurator = getattr(configurator, "_configurator", configurator)
     given = {
@@ -114,7 +116,7 @@ def plugme(configurator: Any, options: Mapping[str, Any] | None = None) -> dict[
 
         def _ready(self, conf: dict[str, Any], _app: Any) -> None:
             queue = _attach(conf["tg.app_globals"], conf, tracker, given)
-            if app_globals is not None:  # another object, by which the application finds it
+            if app_globals is not None:  # another object, in which the application looks for it
                 app_globals.asyncjob_queue = queue
 
     with suppress(KeyError):  # it is plugged already
@@ -131,7 +133,7 @@ def _current_configuration() -> dict[str, Any]:
 
 
 def _under_construction(frame: Any) -> Any:
-    """The object whose ``__init__`` *frame* runs, None for any other frame."""
+    """The object whose ``__init__`` *frame* runs; None for any other frame."""
     return frame.f_locals.get("self") if frame.f_code.co_name == "__init__" else None
 
 
@@ -155,17 +157,16 @@ def _attach(
 
 
 def _secret_of(config: Mapping[str, Any]) -> str | None:
-    """The application's own session secret, with which it trusts what comes back to it; None if
-    it has none."""
+    """The application's own session secret, which signs its cookies; None if it has none."""
     found = (config.get(name) for name in _SECRETS)
     return next((secret for secret in found if isinstance(secret, str) and secret.strip()), None)
 
 
 def _register_wrapper(config: dict[str, Any]) -> None:
-    """Put the wrapper around the transaction's, among those that this application will get.
+    """Add the wrapper to those of this application, outside the transaction manager's.
 
-    Into the list itself: register_application_wrapper() warns of every application but the
-    first that a process makes.
+    To the collection itself: register_application_wrapper() logs a warning for each application
+    of a process except the first.
     """
     wrappers = config.get("application_wrappers")
     if wrappers is None:
@@ -192,12 +193,12 @@ def _on_config_setup(_configurator: Any, config: dict[str, Any]) -> None:
 
 
 def _refuse_early_queues() -> None:
-    """Refuse to make an application without a queue if a queue was made for no application."""
+    """Refuse to make an application without a queue if a queue was made for none."""
     for queue in _early & set(open_queues):
         queue.close()
         raise ConfigError(
             "start_async_worker(): expected the Globals object of an application, got another "
-            "object, whose queue no request would know; call it in Globals.__init__ without it"
+            "object, in which no request looks for a queue; call it in Globals.__init__ without it"
         )
 
 
@@ -205,7 +206,7 @@ def _on_new_app(app: Any) -> None:
     _apps.add(app)
     queue = _queue_of(app.config)
     if queue is not None:
-        job_log.install()  # the application may have set up its logging, and ours with it
+        job_log.install()  # the application may have reset its logging, and the handler with it
         job_context = TurboGearsJobContext(app, queue)
         queue.bind(
             capture=job_context.capture,
@@ -216,22 +217,22 @@ def _on_new_app(app: Any) -> None:
 
 
 def _bind(queue: JobQueue, config: dict[str, Any]) -> None:
-    """Bind *queue* to the application's session; warn if nothing commits it."""
+    """Bind *queue* to the application's session; log a warning if nothing commits it."""
     session = config.get("SQLASession")
-    if session is None:  # not `or`: a Ming session refuses to be asked for its truth
+    if session is None:  # not `or`: a Ming session has no truth value
         session = config.get("DBSession")
     if not _is_sqlalchemy(session):
         return
     try:
         queue.bind(session)
     except BaseException:
-        queue.close()  # there will be no application whose queue it is
+        queue.close()  # its application will not be made
         raise
     if not is_transaction_managed(config):
         log.warning(
-            "this application has a DBSession and no transaction manager: what its requests "
-            "write is committed by nobody, and jobs are enqueued at once, whatever becomes of "
-            "the request; add `configurator.register(TransactionManagerConfigurationComponent)` "
+            "this application has a DBSession and no transaction manager: nothing commits what its "
+            "requests write, and jobs are enqueued at once, even if the request fails "
+            "later; add `configurator.register(TransactionManagerConfigurationComponent)` "
             "(tg.configurator.components.transactions), or set tm.enabled = true"
         )
 
@@ -240,6 +241,6 @@ def _is_sqlalchemy(session: Any) -> bool:
     return type(session).__module__.partition(".")[0] == "sqlalchemy"
 
 
-# Hooks are the process's, and tell of every application that it makes.
+# Hooks are process-wide: they are called for each application.
 tg.hooks.register("config_setup", _on_config_setup)
 tg.hooks.register("configure_new_app", _on_new_app)

@@ -1,7 +1,7 @@
-"""Around each request: which queue is current, and whether its transaction will be committed.
+"""Makes the queue current for each request, and declares whether its transaction is committed.
 
-The wrapper stands outside TurboGears' transaction, so that both hold for the hooks of its commit
-as well; an error page is another request, with a transaction of its own.
+The wrapper is outside TurboGears' transaction, so that this also holds in the hooks of its commit.
+An error page is another request, with a transaction of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..task import TaskResult
 
 
 class JobQueueWrapper(ApplicationWrapper):  # type: ignore[misc]
-    """See the module; made by TurboGears when the application is."""
+    """See the module; TurboGears makes it together with the application."""
 
     def __init__(self, handler: Callable[..., Any], config: dict[str, Any]) -> None:
         super().__init__(handler, config)
@@ -39,7 +39,7 @@ class JobQueueWrapper(ApplicationWrapper):  # type: ignore[misc]
             response = self.next_handler(controller, environ, context)
             body = getattr(response, "app_iter", None)
             if isinstance(body, TaskResult):
-                # What TurboGears makes of an @expose('json') that returns anything but a dict.
+                # TurboGears makes this of an @expose('json') that returns anything but a dict.
                 response.text = json_encode(body)
             elif body is not None and not _is_made(body, environ):
                 response.app_iter = _Streamed(body, queue, "repoze.tm.active" in environ)
@@ -48,15 +48,17 @@ class JobQueueWrapper(ApplicationWrapper):  # type: ignore[misc]
 
 def _is_made(body: object, environ: dict[str, Any]) -> bool:
     """Whether no code of the application runs while *body* is sent."""
-    file_wrapper = environ.get("wsgi.file_wrapper")  # which the server wants to see as it is
+    file_wrapper = environ.get("wsgi.file_wrapper")  # the server needs its own class
     return isinstance(body, (list, tuple)) or (
         isinstance(file_wrapper, type) and isinstance(body, file_wrapper)
     )
 
 
 class _Streamed:
-    """A body that is made while it is sent: after TurboGears' commit, so a job it enqueues is so
-    at once; but before that of repoze.tm2 (*managed*).
+    """A body that is generated while it is sent, with the queue as the current one.
+
+    That is after TurboGears' commit, so that it enqueues jobs at once; but before the commit of
+    repoze.tm2 (*managed*).
     """
 
     def __init__(self, body: Iterable[bytes], queue: JobQueue, managed: bool) -> None:
