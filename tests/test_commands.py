@@ -250,7 +250,7 @@ def test_worker_in_a_burst_runs_what_is_due_and_ends(shop, start):
     [begins] = [line for line in worker.said if "begins" in line]
     assert f"process {pid} begins: database {shop.url}" in begins
     assert "2 threads, queues default,mail" in begins
-    assert "hears of new jobs by the file's counter" in begins
+    assert "notified of new jobs by the file's counter" in begins
     assert re.search(rf"process {pid} ends after \d+\.\ds, 2 jobs: nothing more", worker.said[-1])
 
 
@@ -299,7 +299,7 @@ def test_burst_goes_on_behind_a_job_whose_module_is_missing(shop, start, command
     assert code == 0
     assert shop.result(here).status == "SUCCESSFUL"
     _, text = command("status", missing)
-    assert "why not yet: a worker has given it back, since the module of its call is" in text
+    assert "why not yet: a worker has released it, since the module of its call is" in text
     assert "why not yet: the module 'far_away' of its call is missing here" in text
     assert "why not yet: delayed until" in text
 
@@ -313,14 +313,14 @@ def test_sigterm_lets_the_running_job_end_and_begins_no_other(shop, start, comma
     _, shown = command("status", "--json")
 
     worker.tell(signal.SIGTERM)
-    worker.line("was told to end by SIGTERM: it takes no more jobs, and gives what runs 8s")
+    worker.line("received SIGTERM: it claims no more jobs, and running ones have 8s to end")
     _, stopping = command("status")
     shop.open_gate()
     code = worker.ended()
 
     assert code == 0
     assert [shop.result(uid).status for uid in uids] == ["SUCCESSFUL", "READY"]
-    assert "1 job: told by SIGTERM" in worker.said[-1]
+    assert "1 job: received SIGTERM" in worker.said[-1]
     assert title.strip() == "asyncjob-worker: 1 thread, queues all"
     seen = json.loads(shown)
     assert seen["counts"] == {
@@ -341,8 +341,10 @@ def test_second_sigterm_gives_the_job_back_at_once_and_costs_it_nothing(shop, st
     worker.line("^begun")
 
     worker.tell()
-    worker.line("was told to end")
-    worker.line("told a second time: giving back what still runs", meanwhile=worker.tell)
+    worker.line("it claims no more jobs")
+    worker.line(
+        "received a second signal: releasing the jobs that still run", meanwhile=worker.tell
+    )
     code = worker.ended()
 
     found = shop.result(uid)
@@ -385,7 +387,7 @@ def test_long_job_outlives_ten_deploys_that_kill_its_worker_in_the_drain(
         worker = start(shop, "--threads", "2")
         worker.line("^begun")
         worker.tell(signal.SIGTERM)
-        worker.line("was told to end by SIGTERM")
+        worker.line("received SIGTERM: it claims no more jobs")
         with pytest.raises(subprocess.TimeoutExpired):  # the job is still held
             worker.process.wait(1)
         worker.tell(signal.SIGKILL)
@@ -491,7 +493,7 @@ def test_worker_runs_tasks_in_processes_which_end_with_it(shop, start):
     # As a service manager does, to all of them.
     for pid in (worker.process.pid, int(fork_server), int(own)):
         os.kill(pid, signal.SIGTERM)
-    worker.line("was told to end by SIGTERM")
+    worker.line("received SIGTERM: it claims no more jobs")
     shop.open_gate()
 
     assert worker.ended() == 0  # nobody is left who could write
@@ -541,7 +543,7 @@ def test_worker_on_postgresql_listens_and_masks_the_password(make_shop, start, c
     assert {shop.result(uid).status for uid in (waiting, announced)} == {"SUCCESSFUL"}
     assert begins == (
         "postgresql+psycopg://postgres:***@127.0.0.1/test, 1 thread, queues all, "
-        "hears of new jobs by LISTEN"
+        "notified of new jobs by LISTEN"
     )
     assert "sesame" not in "".join([*worker.said, shown])
     assert re.search(r"^connections to the server, by all programs: \d+ of \d+$", shown, re.M)
@@ -654,7 +656,9 @@ def test_status_tells_which_job_of_another_process_holds_the_write_lock(shop, st
     [job] = json.loads(shown)["running"]
     assert (job["uid"], job["worker_id"].partition("-")[0]) == (uid, str(worker.process.pid))
     assert job["since"] <= job["locks_since"] <= datetime.now(timezone.utc).isoformat()
-    assert re.search(rf"^{uid} holds SQLite's write lock for \d+s: whoever else writes", text, re.M)
+    assert re.search(
+        rf"^{uid} has held SQLite's write lock for \d+s: all other writers", text, re.M
+    )
 
 
 def _asked_elsewhere(shop: Shop, *options: str) -> str:
@@ -662,7 +666,7 @@ def _asked_elsewhere(shop: Shop, *options: str) -> str:
     command = [sys.executable, "-m", "tgext.asyncjob", "status", *shop.address, *options]
     return _until(
         lambda: (0, subprocess.run(command, capture_output=True, text=True, check=True).stdout),
-        "holds SQLite" if not options else '"locks_since": "',
+        "has held SQLite" if not options else '"locks_since": "',
     )[1]
 
 
@@ -675,14 +679,16 @@ def test_job_that_waits_says_that_another_holds_the_write_lock(shop, command):
 
         shop.open_gate()
         assert busy.result(waits).wait(PATIENCE_SECONDS).status == "SUCCESSFUL"
-    assert re.search(rf"^  why not yet: {holder} holds SQLite's write lock for \d+s: ", text, re.M)
+    assert re.search(
+        rf"^  why not yet: {holder} has held SQLite's write lock for \d+s: ", text, re.M
+    )
 
 
 def test_lock_of_a_worker_that_was_killed_is_nobodys(shop, start, command):
     [uid] = shop.enqueue((shop.jobs.writes,))
     worker = start(shop)
     worker.line(f"job={uid} holds the write lock")
-    _until(lambda: command("status"), "holds SQLite")
+    _until(lambda: command("status"), "has held SQLite")
 
     worker.process.kill()
     worker.process.wait()
@@ -776,7 +782,7 @@ def test_purge_without_a_filter_is_refused(shop, command):
 
     assert [bare[0], dry[0], both[0]] == [2, 2, 2]
     assert "--older-than AGE, --status STATUS, or --all of them" in bare[1]
-    assert "--all goes with no filter" in both[1]
+    assert "expected --all or a filter, got both" in both[1]
     assert shop.result(uid).status == "SUCCESSFUL"
 
 
@@ -811,15 +817,15 @@ def test_schema_tells_prints_and_makes_the_tables(shop, command):
     after = command("schema")
 
     assert before == (1, "found: no tables\nexpected: version 1\n"
-                         "make them: --create, or what --sql prints\n")  # fmt: skip
+                         "make them: --create, or execute what --sql prints\n")  # fmt: skip
     assert sql[0] == 0
     assert f"CREATE TABLE {shop.prefix}jobs (" in sql[1]
     assert f"INSERT INTO {shop.prefix}schema (version) VALUES (1);" in sql[1]
-    assert f"belong into the file {shop.folder}/jobs.db-asyncjob" in sql[1]
+    assert f"belong in the file {shop.folder}/jobs.db-asyncjob" in sql[1]
     assert upgrade == (2, "there are no tables to upgrade; make them: --create\n")
     assert (still_none[0], json.loads(still_none[1])) == (1, {"found": None, "expected": 1})
     assert made == (0, "made the tables in version 1\n")
-    assert again == (0, "the tables were there, in version 1\n")
+    assert again == (0, "the tables existed, in version 1\n")
     assert after == (0, "found: version 1\nexpected: version 1\n")
 
 
@@ -1005,7 +1011,7 @@ def test_one_job_wants_one_thread(shop, command):
     code, text = command("worker", "--once", "--threads", "2")
 
     assert code == 2
-    assert "--once runs one job: it goes with one process and one thread" in text
+    assert "--once runs one job: expected one process and one thread, got more" in text
 
 
 def test_address_may_stand_in_the_environment(shop, monkeypatch, capsys):

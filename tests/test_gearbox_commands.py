@@ -278,7 +278,7 @@ def test_two_processes_drain_at_a_sigterm(bakery):
     said = read_to(worker, "\nbegun")
 
     worker.send_signal(signal.SIGTERM)
-    said += read_to(worker, "was told to end by SIGTERM")
+    said += read_to(worker, "received SIGTERM: it claims no more jobs")
     (bakery.path / "gate").write_text("go on")
     _, rest = worker.communicate(timeout=PATIENCE_SECONDS)
 
@@ -294,7 +294,9 @@ def test_schema_is_looked_at_before_the_application_makes_the_tables(bakery):
     made = bakery.run("asyncjob-schema", "--create")
 
     assert none[:2] == (
-        1, "found: no tables\nexpected: version 1\nmake them: --create, or what --sql prints\n"
+        1,
+        "found: no tables\nexpected: version 1\n"
+        "make them: --create, or execute what --sql prints\n",
     )  # fmt: skip
     assert still_none[0] == 0
     assert "CREATE TABLE asyncjob_jobs (" in still_none[1]

@@ -1,7 +1,7 @@
 """The commands of both entry points, ``python -m tgext.asyncjob`` and gearbox.
 
-An entry point loads a queue (from a URL, a module or an .ini file) and names the commands. The
-rest is here.
+An entry point loads a queue (from a URL, a module or an .ini file) and offers the commands. This
+package has the rest.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .output import write
 
 
 class Command(NamedTuple):
-    """summary: one line of help. is_service: whether it runs on and writes a log."""
+    """summary: one line of help. is_service: whether it keeps running and writes a log."""
 
     name: str
     summary: str
@@ -56,13 +56,13 @@ def run_command(command: Command, load: Load, wanted: Namespace) -> int:
     if code not in (FINE, NOTHING_FOUND):
         write(text, sys.stderr)
     elif not write(text, sys.stdout):
-        write("done, but what there is to say of it could not be written", sys.stderr)
+        write("the command is done, but its output could not be written", sys.stderr)
         return NOT_WRITTEN
     return code
 
 
 def _loaded(load: Load) -> Any:
-    """Load an application; what it raises is shown here, and is a ConfigError from here on."""
+    """Load an application. An unexpected error of it is printed here, and becomes a ConfigError."""
     try:
         return load()
     except Exception as error:
@@ -78,15 +78,15 @@ Action = Callable[[JobQueue, Namespace], CommandResult]
 def _on_queue(action: Action, *, opened: bool = True) -> Callable[[Load, Namespace], CommandResult]:
     """Make a command of an action on a queue, in a process that runs no jobs.
 
-    opened: whether the tables are checked, and made, before; False for an action on a database
-    that has none yet, or those of another version.
+    opened: whether the tables are checked, and created, before; False for an action on a database
+    without tables, or with those of another version.
     """
 
     def run(load: Load, wanted: Namespace) -> CommandResult:
-        # What --sql prints may be what is to make the file.
+        # The SQL that --sql prints may be meant to create the file.
         may_make = getattr(wanted, "create", False) or getattr(wanted, "sql", False)
         with only_present(not may_make), left_unopened(not opened), load() as queue:
-            queue.allow_worker(False)  # TurboGears has allowed it: there is an application
+            queue.allow_worker(False)  # the TurboGears integration has allowed it
             return action(queue, wanted)
 
     return run
@@ -96,16 +96,16 @@ COMMANDS = (
     Command("worker", "run jobs", worker.add_arguments, worker.run, is_service=True),
     Command(
         "status",
-        "show what waits, runs and works, or how some jobs stand",
+        "show waiting and running jobs and the workers, or the state of some jobs",
         status.add_arguments,
         _on_queue(status.run),
     ),
     Command("retry", "enqueue ended jobs again", actions.add_uids, _on_queue(actions.retry)),
-    Command("cancel", "take jobs back", actions.add_uids, _on_queue(actions.cancel)),
+    Command("cancel", "cancel jobs", actions.add_uids, _on_queue(actions.cancel)),
     Command("purge", "remove ended jobs", actions.add_filters, _on_queue(actions.purge)),
     Command(
         "schema",
-        "show the version of the tables, make or upgrade them",
+        "show the version of the tables, create or upgrade them",
         schema.add_arguments,
         _on_queue(schema.run, opened=False),
     ),

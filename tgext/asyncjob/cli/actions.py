@@ -29,7 +29,7 @@ def retry(queue: JobQueue, wanted: Namespace) -> CommandResult:
 
 
 def cancel(queue: JobQueue, wanted: Namespace) -> CommandResult:
-    """Take jobs back: waiting ones at once, running ones at their next checkpoint."""
+    """Cancel jobs: waiting ones at once, running ones at their next checkpoint."""
     shared_backend(queue)
     return _each(queue, wanted.uid, TaskResult.cancel, "is cancelled", "had ended already")
 
@@ -68,24 +68,24 @@ def add_filters(parser: ArgumentParser) -> None:
         "--older-than",
         type=_seconds,
         metavar="AGE",
-        help="only jobs that ended so long ago: seconds, or as in 15m, 12h, 30d",
+        help="only jobs that ended longer ago than this: seconds, or as in 15m, 12h, 30d",
     )
     add(
         "--status",
         type=_statuses,
         metavar="STATUS,...",
-        help=f"only jobs that ended so: one or more of {','.join(ENDS)}",
+        help=f"only jobs with these statuses: one or more of {','.join(ENDS)}",
     )
-    add("--all", action="store_true", help="all ended jobs, however they ended, and when")
-    add("--dry-run", action="store_true", help="only say how many jobs that would remove")
+    add("--all", action="store_true", help="all ended jobs, of any status and age")
+    add("--dry-run", action="store_true", help="print how many jobs would be removed; remove none")
 
 
 def purge(queue: JobQueue, wanted: Namespace) -> CommandResult:
-    """Remove ended jobs, at once and for ever: those that are named by a filter, or all."""
+    """Remove ended jobs for good: those that match the filters, or all."""
     backend = shared_backend(queue)
     has_filter = wanted.older_than is not None or wanted.status is not None
     if wanted.all and has_filter:
-        raise ConfigError("purge: --all goes with no filter; leave it out, or the filter")
+        raise ConfigError("purge: expected --all or a filter, got both; leave one of them out")
     if not wanted.all and not has_filter:
         raise ConfigError(
             "purge: expected which ended jobs to remove: --older-than AGE, --status STATUS, or "

@@ -13,21 +13,21 @@ from .output import columns, fitted, one_line
 
 #: Exit codes.
 FINE = 0
-NOTHING_FOUND = 1  #: no such job, or none that the command could do it to
-USAGE = 2  #: options, or a configuration, that make no sense
-NO_DATABASE = 3  #: the database cannot be asked
+NOTHING_FOUND = 1  #: no such job, or none to which the command applies
+USAGE = 2  #: invalid options, or an invalid configuration
+NO_DATABASE = 3  #: the database cannot be reached, or refuses a statement
 NOT_WRITTEN = 4  #: the result could not be written
-INTERRUPTED = 130  #: as a shell has it for SIGINT
+INTERRUPTED = 130  #: the exit code of a shell for SIGINT
 
-#: Said below the traceback of an application.
+#: Printed below the traceback of an application.
 NOT_LOADED = "the application cannot be loaded; the lines above say why"
 
-#: The least that is left of a column that is made narrower.
+#: The least width of a column that is cut.
 LEAST_WIDTH = 8
 
 
 class CommandResult(NamedTuple):
-    """text: without the last newline; "" for nothing."""
+    """text: the output without the last newline; "" for no output."""
 
     text: str
     code: int = FINE
@@ -44,7 +44,7 @@ def result_of_error(error: Exception) -> CommandResult | None:
 
 
 def as_json(content: Any, code: int = FINE) -> CommandResult:
-    """CommandResult with JSON; instants in ISO format."""
+    """Return a CommandResult with JSON; instants in ISO format."""
     text = json.dumps(content, indent=2, default=_plain, allow_nan=False)
     return CommandResult(
         text.replace("\x7f", "\\u007f"), code
@@ -60,8 +60,8 @@ def _plain(value: object) -> Any:
 def table(heads: Sequence[str], rows: Sequence[Sequence[object]], width: int | None = None) -> str:
     """Return a plain table whose lines fit into *width* columns.
 
-    width: None: the terminal's, and without one there is no bound. The widest column is cut
-    first, until all fit or none is wider than LEAST_WIDTH.
+    width: None: that of the terminal, or unlimited without one. The widest column is cut first,
+    until all fit or none is wider than LEAST_WIDTH.
     """
     if width is None:
         width = shutil.get_terminal_size((0, 0)).columns
@@ -73,7 +73,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[object]], width: int | N
 
 
 def lasting(time: timedelta) -> str:
-    """Return a length of time in its two largest units, as in "5m 10s"."""
+    """Return a duration in its two largest units, as in "5m 10s"."""
     seconds = max(0, int(time.total_seconds()))
     units = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)]
     parts = []
@@ -90,5 +90,5 @@ def number_of(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-#: What gives a command its queue: loads the application, or makes a queue on a URL.
+#: Loads the application and returns its queue, or makes a queue for a URL.
 Load = Callable[[], Any]

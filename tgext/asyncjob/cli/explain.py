@@ -1,4 +1,4 @@
-"""Why a job that waits is not running yet, in sentences."""
+"""Explains in sentences why a waiting job is not running yet."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def explain(queue: JobQueue, uid: str) -> list[str]:
         reasons.append(f"{position.before} {are} before it")
     if not reasons:
         reasons = [*write_lock_holders(overview, overview.now()), *_busy_threads(serving, overview)]
-    return reasons or ["it is next, and a worker should have it at any moment"]
+    return reasons or ["it is next, and a worker should claim it at any moment"]
 
 
 def write_lock_holders(overview: Overview, now: datetime) -> list[str]:
     """Return a sentence for each running job that holds the write lock."""
     return [
-        f"{each.uid} holds SQLite's write lock for {lasting(now - each.locks_since)}: whoever else "
-        "writes, enqueues or claims a job waits until it commits"
+        f"{each.uid} has held SQLite's write lock for {lasting(now - each.locks_since)}: all other "
+        "writers, enqueues and claims wait until it commits"
         for each in overview.running()
         if each.locks_since is not None
     ]
@@ -50,21 +50,21 @@ def _delay(found: Snapshot, position: QueuePosition, now: datetime) -> list[str]
     ]
     if position.was_given_back:
         reasons.append(
-            "a worker has given it back, since the module of its call is missing there; "
-            "it is delayed so that another worker may take it"
+            "a worker has released it, since the module of its call is missing there; "
+            "it is delayed so that another worker may claim it"
         )
     elif found.errors:
-        reasons.append("its last attempt failed, and it is tried again then")
+        reasons.append("its last attempt failed, and the next one begins then")
     return reasons
 
 
 def _missing_module(found: Snapshot) -> list[str]:
-    """Try to load the call in this process; in a worker the outcome may differ."""
+    """Try to load the call in this process; the result may be another one in a worker."""
     try:
         _ = found.job.call.args
     except ModuleMissing as error:
-        return [f"the module {error.module!r} of its call is missing here, and so it may be there"]
-    except AsyncJobError:  # of a secret that only the workers have, say
+        return [f"the module {error.module!r} of its call is missing here, and perhaps in workers"]
+    except AsyncJobError:  # for example since only the workers have the secret
         return []
     return []
 

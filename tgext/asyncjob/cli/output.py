@@ -1,6 +1,6 @@
-"""Write the output of a command: in any encoding, or to a pipe that was closed.
+"""Writes the output of a command, in any encoding, also to a closed pipe.
 
-Commands write nowhere else. The text of an application's users is escaped.
+Commands write nowhere else. Text of an application's users is escaped.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ CUT = "..."
 
 
 def write(text: str, stream: TextIO | None) -> bool:
-    """Write *text* and a line feed; return whether its reader, if there still is one, has it.
+    """Write *text* and a line feed; False if that failed. A closed pipe is no failure.
 
-    stream: None: Python has none where the command was started without.
+    stream: None if the command was started without it.
     """
     if stream is None:
         return False
@@ -30,17 +30,17 @@ def write(text: str, stream: TextIO | None) -> bool:
         stream.write(_encodable(written, stream))
         stream.flush()
     except OSError as error:
-        # What is left in its buffer would be an error once more at the interpreter's exit.
+        # The rest of its buffer would raise again at the interpreter's exit.
         with suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())
             os.close(nowhere)
-        return isinstance(error, BrokenPipeError)  # `| head -1` has its line
+        return isinstance(error, BrokenPipeError)  # `| head -1` has read its line
     return True
 
 
 def one_line(text: str) -> str:
-    """Return *text* with escapes for what the output cannot show, line feeds among it."""
+    """Return *text* with escapes for characters that the output cannot show, and line feeds."""
     return _encodable(escaped(text), sys.stdout)
 
 
@@ -61,7 +61,7 @@ def _columns(character: str) -> int:
 
 
 def fitted(text: str, width: int) -> str:
-    """Return *text* filled up to *width* columns, or cut to fit into them."""
+    """Return *text* padded, or cut, to *width* columns."""
     if columns(text) > width:
         kept, left = [], width - len(CUT)
         for character in text:

@@ -1,7 +1,7 @@
-"""Preflight check: load the application once in a child, before any worker process is started.
+"""Preflight check: loads the application once in a child, before any worker process is started.
 
-So an error of the application is shown once and at once, its tables are made by one process, and
-the supervisor, which loads nothing itself, knows how long a drain may take.
+So an error of the application is shown at once and only once, one process creates the tables, and
+the supervisor, which does not load the application, knows how long a drain may take.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from ..queue import JobQueue
 from .command_result import NOT_LOADED, USAGE, CommandResult, Load, result_of_error
 from .shared_backend import shared_backend
 
-#: What the child may take to end after this process has died, in seconds.
+#: How long the child may take to end after this process has died, in seconds.
 END_SECONDS = 1.0
 
 
 def drain_seconds_of(load: Load) -> float | CommandResult:
-    """Return the application's ``drain_timeout``, or the result of the command: this process
-    was told to end, the application cannot be loaded, or worker processes cannot see its jobs.
+    """Return the application's ``drain_timeout``, or the result of the command if a signal came,
+    the application cannot be loaded, or worker processes cannot see its jobs.
 
     Called in the main thread of a process that has no other thread.
     """
@@ -62,7 +62,7 @@ def _drain_seconds_or_error(load: Load) -> float | CommandResult:
 
 
 def _wait_for(pid: int, children: ChildProcesses) -> bool:
-    """Wait for the child's end; True where this process was told to end meanwhile."""
+    """Wait for the end of the child; True if a signal to end came meanwhile."""
     was_told = False
     while True:
         ended, _ = os.waitpid(pid, os.WNOHANG)

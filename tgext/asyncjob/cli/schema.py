@@ -1,4 +1,4 @@
-"""``schema``: the version of the tables in a database, their SQL, making and upgrading them."""
+"""``schema``: show the version of the tables and their SQL; create or upgrade them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from .shared_backend import shared_backend
 
 def add_arguments(parser: ArgumentParser) -> None:
     options = parser.add_mutually_exclusive_group()
-    options.add_argument("--sql", action="store_true", help="print the SQL that makes the tables")
-    options.add_argument("--create", action="store_true", help="make the tables, if there are none")
-    options.add_argument("--upgrade", action="store_true", help="lead older tables to this version")
+    options.add_argument("--sql", action="store_true", help="print the SQL that creates the tables")
+    options.add_argument(
+        "--create", action="store_true", help="create the tables, if there are none"
+    )
+    options.add_argument(
+        "--upgrade", action="store_true", help="upgrade older tables to this version"
+    )
     options.add_argument("--json", action="store_true", help="the versions as JSON")
 
 
 def run(queue: JobQueue, wanted: Namespace) -> CommandResult:
-    """Show the versions, or make or upgrade the tables. The queue has not checked them yet."""
+    """Show the versions, or create or upgrade the tables, which are not checked yet."""
     schema = shared_backend(queue).schema
     if wanted.sql:
-        return CommandResult(_sql(schema).expandtabs(4))  # a tab would be an escape
+        return CommandResult(_sql(schema).expandtabs(4))  # a tab would be printed as an escape
     found, expected = schema.version(), schema.expected
     if wanted.create or wanted.upgrade:
         return _make(schema, found, create=wanted.create)
@@ -33,9 +37,9 @@ def run(queue: JobQueue, wanted: Namespace) -> CommandResult:
     lines = [f"found: {'no tables' if found is None else f'version {found}'}"]
     lines.append(f"expected: version {expected}")
     if found is None:
-        lines.append("make them: --create, or what --sql prints")
+        lines.append("make them: --create, or execute what --sql prints")
     elif found < expected:
-        lines.append("lead them to this version: --upgrade")
+        lines.append("upgrade them to this version: --upgrade")
     elif found > expected:
         lines.append("a newer tgext.asyncjob made them: install that one here too")
     return CommandResult("\n".join(lines), code)
@@ -45,7 +49,7 @@ def _sql(schema: Any) -> str:
     parts = [f"{statement};" for statement in schema.statements()]
     side_file = schema.side_file
     if side_file is not None:
-        parts.insert(0, f"-- progress and workers belong into the file {one_line(str(side_file))}")
+        parts.insert(0, f"-- progress and workers belong in the file {one_line(str(side_file))}")
     return "\n\n".join(parts)
 
 
@@ -55,11 +59,11 @@ def _make(schema: Any, found: int | None, *, create: bool) -> CommandResult:
         return CommandResult("there are no tables to upgrade; make them: --create", USAGE)
     if found is not None and found < expected and create:
         return CommandResult(
-            f"the tables are there, in version {found}; lead them on: --upgrade", USAGE
+            f"the tables exist, in version {found}; upgrade them: --upgrade", USAGE
         )
-    schema.check(create=True)  # refuses newer ones, and makes what is missing of present ones
+    schema.check(create=True)  # refuses newer tables, and creates those that are missing
     if found == expected:
-        return CommandResult(f"the tables were there, in version {expected}")
+        return CommandResult(f"the tables existed, in version {expected}")
     return CommandResult(
-        f"{'made the tables in' if create else 'led the tables to'} version {expected}"
+        f"{'made the tables in' if create else 'upgraded the tables to'} version {expected}"
     )

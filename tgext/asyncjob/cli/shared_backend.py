@@ -1,4 +1,4 @@
-"""The backend of a queue, if other processes see its jobs; any other is refused with the reason."""
+"""The backend of a queue whose jobs other processes can see; any other is refused."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ def shared_backend(queue: JobQueue) -> Any:
 
 
 def overview_of(queue: JobQueue) -> Overview:
-    """Return what can be asked of its backend; raises ConfigError as ``shared_backend`` does."""
+    """Return the overview of its backend; raises ConfigError as ``shared_backend`` does."""
     overview: Overview = shared_backend(queue).overview
     return overview

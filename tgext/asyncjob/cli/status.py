@@ -1,4 +1,4 @@
-"""``status``: counts of jobs, running and waiting jobs, workers; or the state of one job."""
+"""``status``: show counts, waiting and running jobs and workers, or the state of some jobs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .explain import explain, write_lock_holders
 from .output import one_line
 from .shared_backend import overview_of
 
-#: Running jobs that a page of text shows; --json shows all.
+#: The most running jobs in a text; --json shows all.
 MOST_SHOWN = 50
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("uid", nargs="*", help="jobs to tell of, and why one does not run yet")
+    parser.add_argument("uid", nargs="*", help="jobs to show, and why they do not run yet")
     parser.add_argument("--json", action="store_true", help="as JSON, for programs")
 
 

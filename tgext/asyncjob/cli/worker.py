@@ -1,4 +1,4 @@
-"""``worker``: run jobs in this process, or keep several that do."""
+"""``worker``: run jobs in this process, or in several that are supervised."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .preflight import drain_seconds_of
 from .shared_backend import overview_of
 from .worker_process import WorkerArguments, run_worker
 
-#: What --max-rss counts in.
+#: The unit of --max-rss, in bytes.
 MEGABYTE = 1024 * 1024
 
 
@@ -38,26 +38,26 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="names of the queues to serve (default: asyncjob.queues, else all)",
     )
     until = parser.add_mutually_exclusive_group()
-    until.add_argument("--once", action="store_true", help="run one job if one is due, and end")
-    until.add_argument("--burst", action="store_true", help="run until nothing is due, and end")
+    until.add_argument("--once", action="store_true", help="run one job if one is due, and exit")
+    until.add_argument("--burst", action="store_true", help="run until no job is due, and exit")
     add(
         "--max-jobs",
         type=_number,
         metavar="N",
-        help="replace a process that has run about so many jobs",
+        help="replace a process that has run about N jobs",
     )
     add(
         "--max-rss",
         type=_number,
         metavar="MB",
-        help="replace a process whose resident memory has come to so many megabytes",
+        help="replace a process whose resident memory has reached MB megabytes",
     )
 
 
 def run(load: Load, wanted: Namespace) -> CommandResult:
-    """Run jobs until told to end, or until nothing is left to do."""
+    """Run jobs until a signal comes, or until no job is left (``--once``, ``--burst``)."""
     if wanted.once and (wanted.processes > 1 or (wanted.threads or 1) > 1):
-        raise ConfigError("--once runs one job: it goes with one process and one thread")
+        raise ConfigError("--once runs one job: expected one process and one thread, got more")
     max_rss_bytes = None if wanted.max_rss is None else wanted.max_rss * MEGABYTE
     arguments = WorkerArguments(
         threads=1 if wanted.once else wanted.threads,
@@ -74,7 +74,7 @@ def run(load: Load, wanted: Namespace) -> CommandResult:
     if isinstance(drain_seconds, CommandResult):
         return drain_seconds
     supervisor = Supervisor(
-        # The supervisor alone answers a terminal's SIGINT, which all processes get.
+        # A terminal sends SIGINT to all processes; only the supervisor handles it.
         partial(run_worker, load, arguments, [signal.SIGTERM]),
         processes=wanted.processes,
         drain_seconds=drain_seconds,
@@ -85,7 +85,7 @@ def run(load: Load, wanted: Namespace) -> CommandResult:
 def _load_reachable(load: Load) -> JobQueue:
     """Load the application, and raise at once if its database cannot be reached.
 
-    Other worker processes wait until it can be.
+    Without ``--once`` and ``--burst`` worker processes wait for the database instead.
     """
     queue: JobQueue = load()
     try:

@@ -1,10 +1,10 @@
-"""One worker process, from the loaded application to the last line of its log.
+"""Runs one worker process: loads the application, runs its jobs, drains, returns an exit status.
 
     stop signals -------.
     nothing is due -----+--> polled by the main thread --> drain --> exit status
     share of jobs, RSS -'
 
-The main thread only polls, and each of its waits has a bound: a signal takes effect at once.
+The main thread only polls, with short waits, so that a signal takes effect at once.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ log = logging.getLogger(__name__)
 #: Seconds between two checks of the main thread.
 POLL_SECONDS = 0.1
 
-#: Seconds that a drain may take beyond ``drain_timeout``: to store what became of the jobs.
+#: Seconds that a drain may take beyond ``drain_timeout``, to store the outcomes of the jobs.
 MARGIN_SECONDS = 1.4
 
-#: Seconds in which running jobs are given back after a second signal.
+#: Seconds for the release of running jobs after a second signal.
 STOP_NOW_SECONDS = 3.0
 
 #: A second signal counts from so many seconds after the first: a service manager and a supervisor,
@@ -45,11 +45,11 @@ SECOND_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class WorkerArguments:
-    """How worker processes are to work; None: as the application's options say."""
+    """Arguments of worker processes; None: as in the application's options."""
 
     threads: int | None = None
     queues: tuple[str, ...] | None = None
-    leave_after: float | None = None  #: jobs after which, or after the last one due, it leaves
+    leave_after: float | None = None  #: number of jobs after which it exits; also when none is due
     recycle_limits: RecycleLimits = field(default_factory=RecycleLimits)
 
 
@@ -58,8 +58,8 @@ class StopSignals:
 
     Handles the signals *handled* from now on; made in the main thread.
 
-    Plain attributes and no Event: a handler runs in the middle of whatever the main thread does,
-    which may hold the event's lock.
+    Plain attributes and no Event: a handler interrupts the main thread, which may hold the lock of
+    the event.
     """
 
     def __init__(self, handled: Iterable[signal.Signals]) -> None:
@@ -82,11 +82,11 @@ class StopSignals:
 
 
 def run_worker(load: Load, arguments: WorkerArguments, handled: Iterable[signal.Signals]) -> int:
-    """Load the application and run its jobs until told to end; return the exit status.
+    """Load the application and run its jobs until a stop signal; return the exit status.
 
-    handled: the stop signals. Before they are handled they end the process at once, and
-    nothing runs yet. Raises ConfigError for an application whose jobs only it can see, and what
-    loading it raises. In the main thread.
+    Called in the main thread. handled: the stop signals. Until the application is loaded they end
+    the process at once. Raises ConfigError if other processes cannot see the application's jobs,
+    and what loading it raises.
     """
     queue: JobQueue = load()
     job_log.install()  # the first line comes before any thread that would do so
@@ -102,7 +102,7 @@ def run_worker(load: Load, arguments: WorkerArguments, handled: Iterable[signal.
             served = "all" if queues is None else ",".join(queues)
             set_title(f"{number_of(threads, 'thread')}, queues {served}")
             log.info(
-                "worker process %d begins: database %s, %s, queues %s, hears of new jobs %s",
+                "worker process %d begins: database %s, %s, queues %s, notified of new jobs %s",
                 os.getpid(), overview.database(), number_of(threads, "thread"), served,
                 overview.notification(),
             )  # fmt: skip
@@ -119,8 +119,8 @@ def _run(queue: JobQueue, arguments: WorkerArguments, stop_signals: StopSignals)
     status, why = _wait_for_end(queue, arguments, stop_signals)
     if stop_signals.by is not None:
         log.info(
-            "worker process %d was told to end by %s: it takes no more jobs, and gives what runs "
-            "%gs", os.getpid(), stop_signals.by, queue.options.drain_timeout,
+            "worker process %d received %s: it claims no more jobs, and running ones have %gs "
+            "to end", os.getpid(), stop_signals.by, queue.options.drain_timeout,
         )  # fmt: skip
     _drain(queue, stop_signals)
     log.info(
@@ -133,11 +133,11 @@ def _run(queue: JobQueue, arguments: WorkerArguments, stop_signals: StopSignals)
 def _wait_for_end(
     queue: JobQueue, arguments: WorkerArguments, stop_signals: StopSignals
 ) -> tuple[int, str]:
-    """Return when the process is to end: its exit status, and why."""
+    """Wait until the process is to end; return its exit status, and the reason."""
     local_worker, pause = queue.local_worker, threading.Event()
     while True:
         if stop_signals.by is not None:
-            return RECYCLED, f"told by {stop_signals.by}"
+            return RECYCLED, f"received {stop_signals.by}"
         if local_worker.has_left:
             is_full = (
                 arguments.leave_after is not None
@@ -147,14 +147,14 @@ def _wait_for_end(
             return NOTHING_LEFT, "it was to run one" if is_full else "nothing more is due"
         if local_worker.is_degraded:
             return RECYCLED, "too many of its threads hang in jobs that are over their timeout"
-        # Not before its first job: one that is too large from its start would never run any.
+        # Only after its first job: a process that is too large at start would never run one.
         if local_worker.ran and arguments.recycle_limits.are_reached(local_worker.ran):
             return RECYCLED, "it has run its share"
         pause.wait(POLL_SECONDS)
 
 
 def _drain(queue: JobQueue, stop_signals: StopSignals) -> None:
-    """Let what runs end within ``drain_timeout``, or give it back at a second signal."""
+    """Let running jobs end within ``drain_timeout``; release them at a second signal."""
     # Not in this thread: it has to handle the second signal.
     closing = threading.Thread(target=queue.close, name="asyncjob-closing", daemon=True)
     closing.start()
@@ -162,7 +162,7 @@ def _drain(queue: JobQueue, stop_signals: StopSignals) -> None:
     while closing.is_alive() and time.monotonic() < until:
         closing.join(POLL_SECONDS)
         if stop_signals.is_urgent:
-            log.warning("told a second time: giving back what still runs")
+            log.warning("received a second signal: releasing the jobs that still run")
             stopping = threading.Thread(
                 target=queue.local_worker.stop_now, name="asyncjob-stop-now", daemon=True
             )
