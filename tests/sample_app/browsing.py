@@ -1,5 +1,6 @@
 """A real browser, and the hands and eyes of whoever sits before it."""
 
+import base64
 import shutil
 
 from running_album import SECONDS
@@ -41,6 +42,21 @@ def start_browser(profile_dir, *, javascript=True):
             "prefs", {"profile.managed_default_content_settings.javascript": 2}
         )
     return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+
+
+def photograph(driver):
+    """Give the whole page as a PNG, what lies below the window too."""
+    picture = driver.execute_cdp_cmd(
+        "Page.captureScreenshot", {"format": "png", "captureBeyondViewport": True}
+    )
+    return base64.b64decode(picture["data"])
+
+
+def set_width(driver, width):
+    driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
+    )
 
 
 def press(browser, label):

@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 import tg
 import transaction
-from browsing import start_browser
+from browsing import set_width, start_browser
 from paste.deploy import loadapp
 from PIL import Image
 from running_album import SAMPLE_APP, SECONDS, Album, Gate
 from webtest import TestApp
+from webtest.http import StopableWSGIServer
 
+from photoalbum.lib import samples
 from photoalbum.model import DBSession
 
 
@@ -97,3 +99,28 @@ def chromium(tmp_path_factory):
     yield driver
     driver.quit()
     gc.collect()
+
+
+@pytest.fixture
+def address(album):
+    server = StopableWSGIServer.create(album.wsgi, threads=8)
+    yield server.application_url.rstrip("/")
+    server.shutdown()
+    server.runner.join(SECONDS)
+
+
+@pytest.fixture
+def browser(chromium, address):
+    chromium.delete_all_cookies()
+    set_width(chromium, 1280)
+    chromium.get(address + "/")
+    yield chromium
+    chromium.get("about:blank")
+
+
+@pytest.fixture
+def held_samples(gate, monkeypatch):
+    """Let each sample picture wait at the gate before it is painted."""
+    monkeypatch.setattr(samples, "SIZE", (1600, 1200))
+    monkeypatch.setattr(samples, "paint", gate.before(samples.paint))
+    return gate

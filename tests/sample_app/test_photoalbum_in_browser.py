@@ -7,7 +7,6 @@ The states do not depend on luck. No thread runs jobs, so a job waits until the 
 it; and while it runs it stops at a gate until the test lets it go on.
 """
 
-import base64
 import gc
 import os
 import re
@@ -15,10 +14,17 @@ from pathlib import Path
 
 import pytest
 import transaction
-from browsing import bar_value, press, start_browser, wait_for_state, wait_until
+from browsing import (
+    bar_value,
+    photograph,
+    press,
+    set_width,
+    start_browser,
+    wait_for_state,
+    wait_until,
+)
 from running_album import SECONDS
 from selenium.webdriver.common.by import By
-from webtest.http import StopableWSGIServer
 
 from photoalbum.lib import darkroom, samples
 from photoalbum.model import DBSession, JobRecord
@@ -71,31 +77,6 @@ return faint;
 
 
 @pytest.fixture
-def address(album):
-    server = StopableWSGIServer.create(album.wsgi, threads=8)
-    yield server.application_url.rstrip("/")
-    server.shutdown()
-    server.runner.join(SECONDS)
-
-
-@pytest.fixture
-def browser(chromium, address):
-    chromium.delete_all_cookies()
-    set_width(chromium, 1280)
-    chromium.get(address + "/")
-    yield chromium
-    chromium.get("about:blank")
-
-
-@pytest.fixture
-def held_samples(gate, monkeypatch):
-    """Let each sample picture wait at the gate before it is painted."""
-    monkeypatch.setattr(samples, "SIZE", (1600, 1200))
-    monkeypatch.setattr(samples, "paint", gate.before(samples.paint))
-    return gate
-
-
-@pytest.fixture
 def look(browser, tmp_path):
     """Measure and photograph the page at each width: ``look("index")``."""
     folder = Path(os.environ.get("PHOTOALBUM_SCREENSHOTS", tmp_path))
@@ -114,21 +95,6 @@ def look(browser, tmp_path):
         set_width(browser, 1280)
 
     return measure
-
-
-def photograph(driver):
-    """Give the whole page as a PNG, what lies below the window too."""
-    picture = driver.execute_cdp_cmd(
-        "Page.captureScreenshot", {"format": "png", "captureBeyondViewport": True}
-    )
-    return base64.b64decode(picture["data"])
-
-
-def set_width(driver, width):
-    driver.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
-    )
 
 
 def test_album_pages_are_readable_narrow_and_wide(

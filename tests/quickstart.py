@@ -1,0 +1,122 @@
+"""A real ``gearbox quickstart`` on disk, and what docs/tutorial.rst writes into it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from needs import need
+from test_docs import blocks_of
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+TUTORIAL = DOCS / "tutorial.rst"
+
+#: What a quickstart application asks for in its pyproject.toml; named as they are imported.
+NEEDED = (
+    "gearbox", "devtools", "alembic", "beaker", "kajiki", "repoze.who", "webhelpers2", "babel",
+    "paste.deploy", "zope.sqlalchemy",
+)  # fmt: skip
+
+GEARBOX = ("-c", "from gearbox.main import main; main()")
+
+
+def is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent is not
+        return False
+
+
+class Project:
+    """The project on disk, and the programs that are run in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.environ = {
+            **{name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"},
+            "PYTHONPATH": str(path),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+
+    def run(self, *command: str, fails: bool = False) -> str:
+        """Run Python with a command line; gives all that it says. fails: whether it should."""
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=self.path,
+            env=self.environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+        said = done.stdout + done.stderr
+        assert bool(done.returncode) is fails, said
+        return said
+
+    def gearbox(self, *command: str) -> str:
+        return self.run(*GEARBOX, *command)
+
+    def pytest(self, *arguments: str, fails: bool = False) -> str:
+        """Run the project's own tests; without the options that ask for pytest-cov."""
+        return self.run("-m", "pytest", "-o", "addopts=", "-q", *arguments, fails=fails)
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        """Replace what must stand there."""
+        text = (self.path / file).read_text()
+        assert old in text, f"{file} of a quickstart has no {old!r} any more"
+        (self.path / file).write_text(text.replace(old, new))
+
+    def autogenerate(self) -> str:
+        """Let Alembic propose a migration; gives its ``upgrade()``."""
+        self.gearbox("migrate", "-c", "development.ini", "autogenerate", "what is new")
+        [made] = (self.path / "migration" / "versions").glob("*.py")
+        upgrade = made.read_text().partition("def upgrade():")[2].partition("def downgrade():")[0]
+        made.unlink()
+        return upgrade
+
+    def tables(self) -> set[str]:
+        with closing(sqlite3.connect(self.path / "devdata.db")) as connection:
+            found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            return {name for (name,) in found}
+
+
+def make_project(folder: Path) -> Project:
+    """Do the first two steps of docs/tutorial.rst in *folder*."""
+    missing = [module for module in NEEDED if not is_installed(module)]
+    need(not missing, f"{', '.join(missing)} (pip install 'tgext.asyncjob[test]')")
+    [quickstart] = re.findall(r"^    gearbox (quickstart .*)", TUTORIAL.read_text(), re.M)
+    Project(folder).gearbox(*quickstart.split())
+    made = Project(folder / "myapp")
+    # What `pip install -e .` adds to it, without asking the network for setuptools.
+    made.run("-c", "from setuptools import setup; setup()", "-q", "egg_info")
+    [switched_on] = [
+        block.astext()
+        for block in blocks_of(TUTORIAL)
+        if block.astext().startswith("from tgext.asyncjob import start_async_worker")
+    ]
+    (made.path / "myapp" / "lib" / "app_globals.py").write_text(switched_on)
+    return made
+
+
+def follow_tutorial(project: Project) -> None:
+    """Do what docs/tutorial.rst says, word for word, up to the job's tests."""
+    _, jobs, root, tests, more = (block.astext() for block in blocks_of(TUTORIAL))
+    rename, job = (block.astext() for block in blocks_of(TUTORIAL, "html"))
+    lines = blocks_of(TUTORIAL, "ini")[0].astext()
+    head = "class RootController(BaseController):"
+    imports, _, methods = root.partition(head)
+    (project.path / "myapp" / "jobs.py").write_text(jobs)
+    (project.path / "myapp" / "templates" / "rename.xhtml").write_text(rename)
+    (project.path / "myapp" / "templates" / "job.xhtml").write_text(job)
+    (project.path / "myapp" / "tests" / "functional" / "test_jobs.py").write_text(tests)
+    project.edit(
+        "myapp/controllers/root.py", head, f"{imports}{head}{methods}{more.partition(head)[2]}"
+    )
+    project.edit("test.ini", "[app:main]\n", f"[app:main]\n{lines}\n")
