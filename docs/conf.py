@@ -14,6 +14,8 @@ release = version = version_of("tgext.asyncjob")
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 html_title = f"tgext.asyncjob {release}"
 html_copy_source = False
 html_show_copyright = False
