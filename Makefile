@@ -29,7 +29,7 @@ CRASH_OPTIONS = $(if $(DB),--db $(DB)) $(if $(LONG),--long) $(if $(ANSWERS),--an
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL = help
-.PHONY: help demo dist test fast check lint types docs crash clocks bench bench-sql clean browser
+.PHONY: help demo dist test fast check lint types docs screenshots crash clocks bench bench-sql clean browser
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -42,6 +42,7 @@ help:
 	@echo 'make fast             style, types, docs and the tests that are not marked slow: while you work'
 	@echo 'make check            style, types and docs alone'
 	@echo 'make docs             the documentation as HTML, in docs/_build/html'
+	@echo 'make screenshots      the pictures in docs/pictures anew, by Chromium; make docs needs none'
 	@echo 'make crash            kill workers on each database: nothing lost, nothing twice (docs/crash.rst)'
 	@echo 'make crash LONG=1     20,000 jobs and 200 kills on each; DB=sqlite for one of them, SEED=2'
 	@echo 'make crash ANSWERS=1  5,000 jobs, every 20th COMMIT of which goes unanswered'
@@ -86,6 +87,18 @@ types: $(VENV)/.made-test
 docs: $(VENV)/.made-test
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -d docs/_build/doctrees docs docs/_build/html \
 	  || { rm -rf docs/_build; exit 1; }
+
+# CI: what is missing is an error. The pictures are committed, so that docs needs no browser.
+screenshots: $(VENV)/.made-test $(VENV)/bootstrap.min.css
+	CI=1 SCREENSHOTS=$(CURDIR)/docs/pictures BOOTSTRAP=$(CURDIR)/$(VENV)/bootstrap.min.css \
+	  $(BIN)/python -m pytest -q tests/sample_app/test_screenshots.py
+
+# The pages of a quickstart application take this file from the network; the pictures must not.
+$(VENV)/bootstrap.min.css: | $(BIN)/python
+	@command -v npm >/dev/null || { echo 'npm is missing: the pictures of the tutorial need Bootstrap.' \
+	  'Debian: apt-get install npm'; exit 1; } >&2
+	npm pack --silent --pack-destination $(VENV) bootstrap@5.3.3
+	tar -xzOf $(VENV)/bootstrap-5.3.3.tgz package/dist/css/bootstrap.min.css >$@
 
 crash: $(VENV)/.made-test
 	PYTHONPATH=tests $(BIN)/python -m crash $(CRASH_OPTIONS)
