@@ -79,7 +79,7 @@ def test_secrets_that_the_page_names_are_those_that_are_taken():
     from tgext.asyncjob.turbogears.plug import _SECRETS
 
     page = " ".join(DURABLE.read_text(encoding="utf-8").split())
-    named = page.partition("the first that is there of")[2].partition("Elsewhere")[0]
+    named = page.partition("the first of these options")[2].partition("Elsewhere")[0]
 
     assert re.findall(r"``([\w.]+)``", named) == list(_SECRETS)
 
@@ -343,7 +343,7 @@ def test_a_default_drain_fits_into_what_systemd_and_docker_grant():
     assert f"the default ``drain_timeout`` of {options.Options().drain_timeout:g}" in page
     assert "``KillMode=mixed``" in page
     assert 1.25 * listener.POLL_SECONDS[1] <= 2  # with its spread
-    assert "polled for, at the latest every 2 seconds" in " ".join(page.split())
+    assert "polls for new jobs, at least every 2 seconds" in " ".join(page.split())
 
 
 def test_lines_for_logging_are_a_section_that_logging_takes(tmp_path):
