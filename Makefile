@@ -1,10 +1,10 @@
-# Two commands do everything on a fresh clone: `make demo` and `make test`.
-# They make a virtual environment of their own, and make it again only when what it
-# is made from (setup.py, pyproject.toml, sample_app's) has changed.
+# On a fresh clone `make demo` and `make test` need no other command before them. They create
+# a virtual environment, and install into it again only when its sources (setup.py,
+# pyproject.toml, those of sample_app) have changed.
 #
-#   PYTHON=python3.12   the Python that makes the environment (3.10 or newer)
-#   VENV=.venv-3.12     where it is
-#   PROCESSES=1         how many processes run the tests; most tests wait most of the time
+#   PYTHON=python3.12   the Python that creates the environment (3.10 or newer)
+#   VENV=.venv-3.12     the folder of the environment
+#   PROCESSES=1         number of processes that run the tests; most tests wait most of the time
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -34,26 +34,26 @@ unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
 
 help:
-	@echo 'make demo             the sample application, on 127.0.0.1; it prints the address'
-	@echo 'make demo ONCE=1      one upload-to-thumbnails job against it, then stop'
-	@echo 'make demo ONCE=fail   one job that fails; demo.py ends with status 1, make with its own'
-	@echo 'make dist             the wheel and the source distribution, in dist/'
-	@echo 'make test             style, types, docs and all tests: what decides whether work lands'
-	@echo 'make fast             style, types, docs and the tests that are not marked slow: while you work'
-	@echo 'make check            style, types and docs alone'
-	@echo 'make docs             the documentation as HTML, in docs/_build/html'
-	@echo 'make screenshots      the pictures in docs/pictures anew, by Chromium; make docs needs none'
-	@echo 'make crash            kill workers on each database: nothing lost, nothing twice (docs/crash.rst)'
-	@echo 'make crash LONG=1     20,000 jobs and 200 kills on each; DB=sqlite for one of them, SEED=2'
-	@echo 'make crash ANSWERS=1  5,000 jobs, every 20th COMMIT of which goes unanswered'
-	@echo 'make crash MUTANT=fence   or split: the library broken on purpose, which must be noticed'
-	@echo 'make timeouts         what a worker has left after timeouts; LONG=1: 10,000 of each kind; DB=mariadb'
+	@echo 'make demo             serve the sample application on 127.0.0.1; prints the address'
+	@echo 'make demo ONCE=1      run one upload-to-thumbnails job in it, and stop'
+	@echo 'make demo ONCE=fail   run a job that fails; demo.py exits with status 1, make with its own'
+	@echo 'make dist             build the wheel and the source distribution in dist/'
+	@echo 'make test             check style, types and docs, and run all tests; must pass before a merge'
+	@echo 'make fast             the same without the tests that are marked slow; for use while you work'
+	@echo 'make check            check style, types and docs only'
+	@echo 'make docs             build the documentation as HTML in docs/_build/html'
+	@echo 'make screenshots      take the pictures in docs/pictures again, with Chromium'
+	@echo 'make crash            kill workers on each database and check that no job is lost or doubled (docs/crash.rst)'
+	@echo 'make crash LONG=1     20,000 jobs and 200 kills on each; DB=sqlite: one database; SEED=2: other kills'
+	@echo 'make crash ANSWERS=1  5,000 jobs; the answer of every 20th COMMIT is lost'
+	@echo 'make crash MUTANT=fence   or MUTANT=split: break the library on purpose; the test must detect it'
+	@echo 'make timeouts         check what a worker leaves open after timeouts; LONG=1: 10,000 of each kind; DB=mariadb'
 	@echo 'make clocks           set the clocks of databases and machine while jobs run (docs/crash.rst)'
-	@echo 'make bench            benchmarks/memory.py and executors.py against their peers (BENCH=--quick: a smoke run)'
-	@echo 'make bench-sql        benchmarks/sql.py, likewise; some ten minutes'
-	@echo 'make clean            remove what these made'
+	@echo 'make bench            compare benchmarks/memory.py and executors.py with other packages; BENCH=--quick: short run'
+	@echo 'make bench-sql        run benchmarks/sql.py; takes about ten minutes; BENCH=--quick: short run'
+	@echo 'make clean            remove everything that these targets create'
 	@echo
-	@echo 'PYTHON=$(PYTHON) makes the virtual environment VENV=$(VENV)'
+	@echo 'Each target creates the virtual environment VENV=$(VENV) with PYTHON=$(PYTHON)'
 
 demo: $(VENV)/.made-demo
 	$(BIN)/python sample_app/demo.py $(DEMO_OPTIONS)
