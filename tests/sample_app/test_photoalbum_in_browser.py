@@ -252,7 +252,7 @@ def test_without_javascript_the_page_reloads_itself(address, held_samples, in_ba
     try:
         driver.get(address + "/")
         press(driver, "Use the sample pictures")
-        wait_until(driver, lambda _: "waits for its turn" in driver.page_source)
+        wait_until(driver, lambda _: "starts as soon as a worker is free" in driver.page_source)
         in_background()
         wait_until(driver, lambda _: re.search(r'aria-valuenow="0"', driver.page_source))
         held_samples.let_pass(2)

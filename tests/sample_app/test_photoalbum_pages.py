@@ -337,8 +337,8 @@ def test_page_of_a_job_that_was_run_again_tells_of_its_last_attempt(album, small
 
     ran = (found.finished_at - found.last_attempted_at).total_seconds()
     times = {row.dt.text: row.dd.text for row in page.html.find(class_="times").find_all("div")}
-    assert "begins as soon as a worker is free" in first_wait
-    assert "runs from its" in waiting
+    assert "starts as soon as a worker is free" in first_wait
+    assert "will run from its" in waiting
     assert times == {"Attempts": "2", "Ran": f"{ran:.1f} s", "Job": uid}
 
 
@@ -347,7 +347,7 @@ def test_job_that_was_cancelled_before_it_began_says_so(album, small_samples):
 
     page = album.web.post(f"/job/{uid}/cancel").follow()
 
-    assert "was cancelled before it began" in page
+    assert "was cancelled before it started" in page
     assert "Ran" not in page
 
 

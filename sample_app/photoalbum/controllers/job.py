@@ -51,7 +51,7 @@ class JobController(BaseController):
         if not job.result.cancel():
             redirect_with(page, "There was nothing left to cancel: the job had ended.", "error")
         if job.state == "running":
-            redirect_with(page, "Told to stop. A running job stops at its next step.")
+            redirect_with(page, "Cancellation requested. A running job stops at its next step.")
         redirect(page)
 
     @expose(allowed_methods=["POST"])
