@@ -37,6 +37,7 @@ from . import states
 from .claims import End
 from .dialects import check_present
 from .elsewhere import ELSEWHERE_SECONDS, may_be_elsewhere
+from .notifier import ANY
 from .store import SqlStore
 
 log = logging.getLogger(__name__)
@@ -219,12 +220,11 @@ class SqlBackend(SqlStore, Backend):
 
     def _ended(self, ends: Sequence[End]) -> None:
         self._forget([claim for claim, _ in ends])
-        for _, outcome in ends:
-            if outcome.status is READY:
-                if outcome.delay_seconds:
-                    self._wakeup.due_in(outcome.delay_seconds)
-                else:
-                    self._wakeup.wake()
+        for claim, outcome in ends:
+            if outcome.status is READY and outcome.delay_seconds:
+                self._wakeup.due_in(outcome.delay_seconds)
+            elif outcome.status is READY:
+                self._made_available([claim.job.options.queue_name])
 
     def committed(self, claim: Claim) -> bool:
         with self._dialect.begin() as connection:
@@ -247,10 +247,8 @@ class SqlBackend(SqlStore, Backend):
             return
         with self._dialect.begin() as connection:
             self._claims.release(claims, connection, delay_seconds)
-            names = {claim.job.options.queue_name for claim in claims}
-            self._dialect.announce(connection, sorted(names))
         self._forget(claims)
-        self._wakeup.wake()
+        self._made_available({claim.job.options.queue_name for claim in claims})
 
     def report(self, claim: Claim, progress: Progress) -> bool:
         if not self.holds(claim):
@@ -312,7 +310,7 @@ class SqlBackend(SqlStore, Backend):
         looks = self._taking.looks(self._wakeup.queues, self._now()) if is_one_database else ()
         rescued, seen = self._registry.rescue(looks)
         if rescued:
-            self._wakeup.wake()
+            self._made_available([ANY])
         if is_one_database and seen is not None:
             self._wakeup.found(self._seen_in(seen))
         elif is_one_database or self._rounds % ROUNDS_TO_LOOK == 0:
@@ -334,7 +332,8 @@ class SqlBackend(SqlStore, Backend):
         self._wakeup.wake_all()
 
     def prune(self) -> int:
-        self._registry.rescue_from_unknown()
+        if self._registry.rescue_from_unknown():
+            self._made_available([ANY])
         old = self._retention_seconds
         return self._pruning.remove(states.ENDED, old, within_seconds=PRUNING_SECONDS)
 

@@ -16,7 +16,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
-    TwoPhaseTransaction,
     create_engine,
     event,
 )
@@ -37,6 +36,8 @@ class Dialect(ABC):
     skips_locked: bool
     #: The statement that begins a writing transaction.
     begin_text = "BEGIN"
+    #: Whether processes can notify each other through it.
+    notifies = False
     #: Whether a writer keeps all others out.
     has_one_writer = False
     #: The most bytes of one statement; None: no limit, or not known yet.
@@ -142,19 +143,8 @@ class Dialect(ABC):
         """What an UPDATE on such a connection has to return for that."""
         return []
 
-    def may_announce(self, connection: Connection) -> bool:
-        """Whether the commit of the transaction on *connection* can notify idle workers; that of a
-        two-phase transaction cannot."""
-        return not isinstance(connection.get_transaction(), TwoPhaseTransaction)
-
-    def announces(self, queue_name: Any) -> list[ColumnElement[Any]]:
-        """Return what an INSERT has to return so that its commit notifies idle workers."""
-        return []
-
-    def announce(  # noqa: B027 - without notifications workers poll
-        self, connection: Connection, queue_names: Sequence[str]
-    ) -> None:
-        """Notify idle workers, with the commit of the transaction on *connection*."""
+    def notify(self, queue_names: Sequence[str]) -> None:  # noqa: B027 - see ``notifies``
+        """Notify the listeners of other processes of jobs in these queues."""
 
     def watch_locks(self, running: Iterable[tuple[str, Any]]) -> dict[str, float] | None:
         """Return the jobs that keep all others from writing, and since when; None: none can."""

@@ -73,6 +73,7 @@ class PostgreSql(Dialect):
     update_returns = True
     begin_text = f"BEGIN {LEVEL}"
     skips_locked = True
+    notifies = True
 
     def home(self, connection: Connection, table: str, wanted: str | None) -> str | None:
         return schema_on_postgresql(connection, table, wanted)
@@ -104,14 +105,10 @@ class PostgreSql(Dialect):
     def lazily(self) -> list[ColumnElement[Any]]:
         return [func.set_config("synchronous_commit", "off", true())]  # for this transaction
 
-    def announces(self, queue_name: Any) -> list[ColumnElement[Any]]:
-        return [func.pg_notify(self.channel, queue_name)]
-
-    def announce(self, connection: Connection, queue_names: Sequence[str]) -> None:
-        if not self.may_announce(connection):
-            return
-        for queue_name in queue_names:
-            connection.execute(select(func.pg_notify(self.channel, queue_name)))
+    def notify(self, queue_names: Sequence[str]) -> None:
+        sent = [func.pg_notify(self.channel, name) for name in queue_names]
+        with self.engine.connect() as connection:
+            connection.execute(select(*sent))
 
 
 class MariaDb(Dialect):

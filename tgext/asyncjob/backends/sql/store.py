@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -16,7 +16,6 @@ from sqlalchemy import (
     Connection,
     Double,
     Engine,
-    String,
     bindparam,
     case,
     false,
@@ -47,6 +46,7 @@ from .counting import Counting
 from .dialects import dialect_of
 from .listener import listener_of
 from .liveness import liveness_of
+from .notifier import ANY, Notifier
 from .outcomes import Outcomes
 from .overview import SqlOverview
 from .progress import ProgressWriter
@@ -54,7 +54,6 @@ from .pruning import Pruning
 from .rows import Rows
 from .schema import Schema
 from .silence import Silence
-from .statements import Statement
 from .tables import PREFIX, Clock, make_tables
 from .taking import Taking
 from .wakeup import Look, Wakeup
@@ -103,7 +102,7 @@ class SqlStore:
         self._taking = Taking(self.tables, self._dialect, self._clock)
         self._claims = Claims(self.tables, self._dialect, self._rows, self._clock)
         self._outcomes = Outcomes(self._claims, self._dialect, self.is_passing)
-        self._insertions = [self._insertion(silent=each) for each in (False, True)]
+        self._insertion = self._dialect.compiled(self._inserted())
         self._registry = WorkerRegistry(
             self.tables,
             self._dialect,
@@ -123,6 +122,7 @@ class SqlStore:
             most_bytes,
         )
         self._pruning = Pruning(self.tables, self._dialect, self._progress, self._now)
+        self._notifier = Notifier(self._dialect)
         self._wakeup = Wakeup(lambda: listener_of(self._dialect), self._look)
         self._begin()
 
@@ -143,6 +143,7 @@ class SqlStore:
         self.schema.check_carrier(engine)
 
     def close(self) -> None:
+        self._notifier.close()
         self._wakeup.close()
         self._progress.close()
         self._registry.dismiss()
@@ -158,6 +159,7 @@ class SqlStore:
         self._liveness.after_fork()
         self._registry.after_fork()
         self._progress.after_fork()
+        self._notifier.after_fork()
         self._wakeup.after_fork()
         self._begin()
 
@@ -193,7 +195,13 @@ class SqlStore:
             elif isinstance(job.run_after, datetime):
                 self._wakeup.due_in((job.run_after - datetime.now(timezone.utc)).total_seconds())
         self._wakeup.poll_faster()
-        self._wakeup.wake(len(jobs))
+        names = {ANY if job.run_after else job.options.queue_name for job in jobs}
+        self._made_available(names, threads=len(jobs))
+
+    def _made_available(self, queue_names: Iterable[str], *, threads: int = 1) -> None:
+        """Wake waiting threads, of this process and of others; called after the commit."""
+        self._wakeup.wake(threads)
+        self._notifier.notify(queue_names)
 
     def _insert(
         self, rows: list[dict[str, Any]], jobs: Sequence[Job], connection: Connection
@@ -201,12 +209,10 @@ class SqlStore:
         for row, job in zip(rows, jobs, strict=True):
             after = job.run_after
             row["delay"] = after.total_seconds() if isinstance(after, timedelta) else None
-            row["announced"] = "" if row["state"] == states.SCHEDULED else row["queue_name"]
             row.update(self._clock.moment())
-        silent = not self._dialect.may_announce(connection)
-        self._insertions[silent].execute_all(connection, rows)
+        self._insertion.execute_all(connection, rows)
 
-    def _insertion(self, *, silent: bool) -> Statement:
+    def _inserted(self) -> Any:
         """The statement that enqueues jobs, whether or not they are delayed."""
         table = self.tables.jobs
         columns = ("uid", "state", "rank", "queue_name", "budget", "name", "payload", "signature",
@@ -215,11 +221,7 @@ class SqlStore:
         delay: Any = bindparam("delay", type_=Double())
         values = {name: bindparam(name, type_=table.c[name].type) for name in columns}
         due_at = func.coalesce(now + delay, bindparam("due_at", type_=Double()))
-        given_back = self._dialect.announces(bindparam("announced", type_=String()))
-        statement = insert(table).values(**values, enqueued_at=now, due_at=due_at).inline()
-        if given_back and not silent:
-            statement = statement.returning(*given_back)
-        return self._dialect.compiled(statement)
+        return insert(table).values(**values, enqueued_at=now, due_at=due_at).inline()
 
     def get(self, uid: str) -> Snapshot | None:
         errors = self.tables.errors
@@ -282,7 +284,6 @@ class SqlStore:
                     finished_at=None,
                 )
             )
-            self._dialect.announce(given, [row.queue_name])
         if not changed.rowcount:
             return False
         self._progress.forget([uid])

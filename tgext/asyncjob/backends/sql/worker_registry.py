@@ -284,8 +284,6 @@ class WorkerRegistry:
                 held = connection.execute(self._held_by(worker)).all()
                 taken = (self._rescue_job(connection, row, worker, why, is_dead) for row in held)
                 rescued = sum(taken)
-                if rescued:
-                    self._dialect.announce(connection, sorted({row.queue_name for row in held}))
         except DBAPIError as error:
             if not self._dialect.faults.is_passing(error):
                 raise
@@ -307,8 +305,7 @@ class WorkerRegistry:
         jobs = self._tables.jobs
         its = (self._tables.stands(states.RUNNING), jobs.c.worker_id == worker.worker_id)
         held = select(
-            jobs.c.uid, jobs.c.lease, jobs.c.begun, jobs.c.suspect, jobs.c.crashes,
-            jobs.c.queue_name,
+            jobs.c.uid, jobs.c.lease, jobs.c.begun, jobs.c.suspect, jobs.c.crashes
         ).where(*its)  # fmt: skip
         # A job that hangs in its commit keeps its row locked. The next round tries it again; a
         # rescue that waited for it could rescue nothing else meanwhile.
