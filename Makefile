@@ -50,7 +50,7 @@ help:
 	@echo 'make timeouts         check what a worker leaves open after timeouts; LONG=1: 10,000 of each kind; DB=mariadb'
 	@echo 'make clocks           set the clocks of databases and machine while jobs run (docs/crash.rst)'
 	@echo 'make bench            compare benchmarks/memory.py and executors.py with other packages; BENCH=--quick: short run'
-	@echo 'make bench-sql        run benchmarks/sql.py; takes about ten minutes; BENCH=--quick: short run'
+	@echo 'make bench-sql        run benchmarks/sql.py and neighbours.py; takes some 13 minutes; BENCH=--quick: short run'
 	@echo 'make clean            remove everything that these targets create'
 	@echo
 	@echo 'Each target creates the virtual environment VENV=$(VENV) with PYTHON=$(PYTHON)'
@@ -115,6 +115,7 @@ bench: $(VENV)/.made-bench
 
 bench-sql: $(VENV)/.made-bench
 	$(BIN)/python benchmarks/sql.py $(BENCH)
+	$(BIN)/python benchmarks/neighbours.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) .bench build dist docs/_build *.egg-info sample_app/build sample_app/dist sample_app/*.egg-info
