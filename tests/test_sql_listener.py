@@ -24,8 +24,10 @@ pytestmark = pytest.mark.slow
 
 WORKER = """
 import sys
-from tgext.asyncjob import JobQueue, worker
+from tgext.asyncjob import JobQueue
+from tgext.asyncjob.worker import worker
 
+assert worker.RESCUE_SECONDS < 10
 worker.RESCUE_SECONDS = 3600
 with JobQueue("sql", url=sys.argv[1], table_prefix=sys.argv[2], threads=2, secret="x") as queue:
     queue.start_worker()
