@@ -56,6 +56,9 @@ DONE = Outcome(SUCCESSFUL, result=42)
 AGAIN = Outcome(READY, error=ERROR)
 BROKEN = Outcome(FAILED, error=ERROR)
 
+#: A success with something to store, and one without, which a backend may store by other ways.
+successes = pytest.mark.parametrize("done", [DONE, Outcome(SUCCESSFUL)], ids=["a value", "None"])
+
 
 def work(*_args: Any) -> None:
     """What the jobs of this suite would run; nobody runs them."""
@@ -334,6 +337,16 @@ class BackendContract:
         high = enqueued(backend, priority=100)
 
         assert claimed_uids(backend) == [high, middle, low]
+
+    @pytest.mark.parametrize("queues", [None, ["default"]])
+    def test_claim_of_one_of_many_takes_the_most_urgent_of_them_and_then_the_oldest(
+        self, backend, queues
+    ):
+        uids = [enqueued(backend, priority=priority) for priority in (0, -1, 1, 0)]
+
+        found = [backend.claim(WORKER, queues, 1)[0].job.uid for _ in uids]
+
+        assert found == [uids[2], uids[0], uids[3], uids[1]]
 
     def test_priority_counts_across_queue_names(self, backend):
         low = enqueued(backend, queue_name="a")
@@ -633,18 +646,22 @@ class BackendContract:
         assert backend.holds(claim) is False
         assert status_of(backend, uid) is SUCCESSFUL
 
-    def test_stale_lease_is_refused_and_stores_nothing(self, backend):
+    @successes
+    @pytest.mark.parametrize("next_worker", [WORKER, "w2"])
+    def test_stale_lease_is_refused_and_stores_nothing(self, backend, done, next_worker):
         uid = enqueued(backend)
         stale = claim_one(backend)
         backend.release([stale])
-        fresh = claim_one(backend, "w2")
+        fresh = claim_one(backend, next_worker)
 
-        assert backend.finish(stale, DONE) is False
+        assert backend.finish(stale, done) is False
         found = backend.get(uid)
         assert (found.status, found.result, found.finished_at) == (RUNNING, None, None)
-        assert backend.finish(fresh, DONE) is True
+        assert backend.finish(fresh, done) is True
 
-    @pytest.mark.parametrize("outcome", [DONE, BROKEN, AGAIN, Outcome(CANCELLED)])
+    @pytest.mark.parametrize(
+        "outcome", [DONE, Outcome(SUCCESSFUL), BROKEN, AGAIN, Outcome(CANCELLED)]
+    )
     def test_lease_of_a_job_that_waits_again_is_refused(self, backend, outcome):
         uid = enqueued(backend, max_attempts=2)
         stale = claim_one(backend)
@@ -677,12 +694,13 @@ class BackendContract:
             assert sorted(stored) == [False, False, False, True]
             assert backend.get(uid).result == stored.index(True)
 
-    def test_finish_many_finishes_each_and_tells_which_were_refused(self, backend):
+    @successes
+    def test_finish_many_finishes_each_and_tells_which_were_refused(self, backend, done):
         first, second, third = (enqueued(backend) for _ in range(3))
         claims = backend.claim(WORKER, None, 3)
         backend.release([claims[1]])
 
-        stored = backend.finish_many([(claims[0], DONE), (claims[1], DONE), (claims[2], BROKEN)])
+        stored = backend.finish_many([(claims[0], done), (claims[1], done), (claims[2], BROKEN)])
 
         assert stored == [True, False, True]
         assert status_of(backend, first) is SUCCESSFUL
@@ -780,12 +798,13 @@ class BackendContract:
     def test_cancel_of_an_unknown_job_is_none(self, backend):
         assert backend.cancel(backend.new_uid()) is None
 
-    def test_cancelled_job_cannot_finish_as_successful(self, backend):
+    @successes
+    def test_cancelled_job_cannot_finish_as_successful(self, backend, done):
         uid = enqueued(backend)
         claim = claim_one(backend)
         backend.cancel(uid)
 
-        assert backend.finish(claim, DONE) is False
+        assert backend.finish(claim, done) is False
         assert backend.get(uid).result is None
         assert backend.finish(claim, Outcome(CANCELLED)) is True
         assert status_of(backend, uid) is CANCELLED

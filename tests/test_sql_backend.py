@@ -311,6 +311,34 @@ def test_late_finish_of_a_worker_that_was_given_up_is_refused(make_backend, othe
     assert status_of(alive, uid) is RUNNING
 
 
+def test_heartbeat_tells_a_worker_which_claims_it_has_lost(make_backend, other_process):
+    zombie, alive, process = make_backend(), make_backend(), other_process()
+    worker_id = process.worker_id()
+    for _ in range(2):
+        enqueued(zombie)
+    claims = zombie.claim(worker_id, None, 2)
+    before = zombie.heartbeat(worker_id)
+    process.die()
+    alive.rescue()
+    alive.claim("the living one", None, 1)  # whether or not another has it
+
+    assert before == []
+    lost = [(claim.job.uid, claim.lease) for claim in claims]
+    assert sorted(zombie.heartbeat(worker_id)) == sorted(lost)
+
+
+def test_success_of_another_claim_is_not_that_of_one_that_was_lost(make_backend):
+    backend = make_backend()
+    enqueued(backend)
+    lost = claim_one(backend)
+    backend.release([lost])
+    claim = claim_one(backend)
+    backend.finish(claim, DONE)
+
+    assert backend.committed(claim)
+    assert not backend.committed(lost)
+
+
 def test_job_of_a_living_worker_is_left_to_it(make_backend):
     busy, other = make_backend(), make_backend()
     uid = enqueued(busy)
