@@ -182,14 +182,15 @@ def test_silence_is_counted_from_look_to_look_and_little_of_a_long_pause():
     clock = FakeClock()
     silence = Silence(20, clock)
     look(silence, {"w": 1.0})
-    clock.advance(3600)  # who looks was stopped, or suspended
-    look(silence, {"w": 1.0})
-    after_pause = silence.is_over_lease("w")
-    for _ in range(6):
+    for _ in range(3):
+        clock.advance(3600)  # who looks was stopped, or suspended
+        look(silence, {"w": 1.0})
+    after_pauses = silence.is_over_lease("w")
+    for _ in range(4):
         clock.advance(MOST_SECONDS)
         look(silence, {"w": 1.0})
 
-    assert (after_pause, silence.is_over_lease("w")) == (False, True)
+    assert (after_pauses, silence.is_over_lease("w")) == (False, True)
 
 
 def test_look_that_fails_counts_for_nothing():
@@ -343,6 +344,19 @@ def test_what_a_dismissed_worker_still_holds_waits_again_at_once_and_is_no_crash
     assert (status_of(other, uid), other.get(uid).errors) == (READY, ())
     assert claim_one(leaving, worker_id).job.uid == uid  # it may come back
     assert other.rescue() == 0
+
+
+def test_death_of_a_process_whose_worker_has_left_is_nobodys_crash(field, other_process):
+    leaving, other, process = field.backend(), field.backend(), other_process()
+    uid = enqueued(leaving)
+    worker_id = process.worker_id()
+    claim_one(leaving, worker_id)
+    leaving.dismiss(worker_id)
+    process.die()
+
+    assert other.rescue() == 1
+    found = other.get(uid)
+    assert (found.status, found.crashes, found.errors) == (READY, 0, ())
 
 
 # -- proofs
