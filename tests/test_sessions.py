@@ -186,6 +186,25 @@ def test_a_cancelled_job_that_swallows_the_cancellation_does_not_commit(database
     assert database.texts() == []
 
 
+def test_a_cancelled_job_that_swallows_the_cancellation_commits_no_other_participant(gate):
+    """A mailer, say, that sends what is committed."""
+    sent = []
+
+    def job():
+        transaction.get().addAfterCommitHook(sent.append)
+        gate.enter()
+
+    with JobQueue(threads=1) as queue:
+        queue.start_worker()
+        result = queue.result(queue.perform(job))
+        gate.wait_for()
+        assert result.cancel()
+        gate.open()
+
+        assert result.wait(5).status is TaskResultStatus.CANCELLED
+    assert sent == []
+
+
 def test_a_cancelled_job_cannot_commit_a_part_either(database, gate):
     """API.md: the job's commit is a checkpoint, and a part is committed under the same fence."""
 

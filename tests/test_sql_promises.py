@@ -1025,6 +1025,31 @@ def test_timeout_between_a_commit_and_its_announcement_waits_until_all_jobs_are_
     assert place.written() == [("part", 1)]
 
 
+def write_and_run_out_of_time_in_the_commit(ends: list[bool]) -> None:
+    write_one("whole")
+    attempt: Any = attempt_var.get()
+
+    def time_out() -> bool:  # as a worker's watch does
+        attempt.interrupt(JobTimeout)
+        ends.append(attempt.time_out())
+        return True
+
+    transaction.get().addBeforeCommitHook(elsewhere, (time_out,))
+
+
+def test_timeout_in_the_commit_that_ends_a_job_comes_too_late(place):
+    queue, ends = place.queue(), []
+    sqlqueues.hooks["in time"] = lambda: write_and_run_out_of_time_in_the_commit(ends)
+    uid = queue.perform(after_hook, "in time")
+
+    with queue.as_current():
+        queue.run_pending(1)
+
+    found = queue.result(uid)
+    assert (found.status, found.errors, ends) == (SUCCESSFUL, [], [False])
+    assert place.written() == [("whole", 1)]
+
+
 # -- cancellation across queues
 
 
@@ -1294,6 +1319,20 @@ def test_drained_job_waits_again_as_if_it_had_not_begun(place, other, writes):
     found = other.result(uid)
     assert (found.status, found.attempts, found.errors) == (READY, 0, [])
     assert [row.crashes for row in place.jobs()] == [0]
+    assert place.written() == []
+
+
+def test_drain_gives_back_a_job_that_does_not_stop_and_holds_locks(place, other, gate):
+    queue = place.queue(threads=1, drain_timeout=0)
+    sqlqueues.hooks["stuck"] = gate.enter
+    queue.start_worker()
+    uid = other.perform(hook_after_writing, "stuck", "uncommitted")
+    gate.wait_for()
+
+    queue.close()
+
+    found = other.result(uid)
+    assert (found.status, found.attempts, found.errors) == (READY, 0, [])
     assert place.written() == []
 
 

@@ -24,6 +24,7 @@ from sqlqueues import KINDS, Place, place_of
 from tgext.asyncjob import JobQueue, JobTimeout, asyncjob_session, task
 from tgext.asyncjob.transactions import server_cancel
 from tgext.asyncjob.worker import frames, safe_points, thread, timeouts
+from tgext.asyncjob.worker.interruption import Interruptible
 from tgext.asyncjob.worker.thread import WorkerThread
 
 #: Threads that were given up, and the number of them that is said, in the log.
@@ -132,6 +133,18 @@ def test_job_may_catch_its_timeout_and_clean_up(queue):
 
     assert (result.status, cleaned) == ("FAILED", [True])
     assert len(result.errors) == 1
+
+
+def test_job_that_catches_its_timeout_and_returns_has_failed_all_the_same(queue):
+    def swallows() -> str:
+        with suppress(JobTimeout):
+            while True:
+                time.sleep(0.001)
+        return "done"
+
+    result = task(timeout=0.05)(swallows).enqueue().wait(PATIENCE_SECONDS)
+
+    assert (result.status, result.errors[-1].exception_class) == ("FAILED", JobTimeout)
 
 
 def test_threads_that_do_not_come_back_are_bounded_and_the_worker_recovers(monkeypatch, caplog):
@@ -458,6 +471,27 @@ def test_thread_is_interrupted_where_it_was_looked_at(monkeypatch):
 
     assert is_raised
     assert done[-2:] == ["raised", "let go"]
+
+
+def test_interruption_of_a_shielded_block_waits_for_its_end():
+    running, reached, sent = Interruptible(), [], threading.Event()
+
+    def interrupt() -> None:
+        running.interrupt(JobTimeout)
+        sent.set()
+
+    def work() -> None:
+        with running.shield():
+            threading.Thread(target=interrupt).start()
+            while not sent.is_set():  # it waits at no lock, and could be interrupted anywhere
+                pass
+            reached.append("the end of the block")
+        reached.append("what follows")
+
+    with pytest.raises(JobTimeout):
+        running.run(work)
+
+    assert reached == ["the end of the block"]
 
 
 # -- what is claimed with a job that hangs
