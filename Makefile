@@ -21,6 +21,7 @@ DEMO_ONCE_1 = --once
 DEMO_ONCE_fail = --once=fail
 DEMO_OPTIONS = $(DEMO_ONCE_$(ONCE))
 
+# make mutants: ONLY=savepoint, words of a name or a file; all of them otherwise
 # make crash: DB=sqlite,postgresql,mariadb  LONG=1 or ANSWERS=1  MUTANT=fence or split  SEED=1
 CRASH_OPTIONS = $(if $(DB),--db $(DB)) $(if $(LONG),--long) $(if $(ANSWERS),--answers) $(if $(MUTANT),--mutant $(MUTANT)) \
   $(if $(SEED),--seed $(SEED))
@@ -29,7 +30,7 @@ CRASH_OPTIONS = $(if $(DB),--db $(DB)) $(if $(LONG),--long) $(if $(ANSWERS),--an
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL = help
-.PHONY: help demo dist test fast check lint types docs screenshots crash clocks bench bench-sql clean browser
+.PHONY: help demo dist test fast check lint types docs screenshots mutants crash clocks bench bench-sql clean browser
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -43,6 +44,7 @@ help:
 	@echo 'make check            check style, types and docs only'
 	@echo 'make docs             build the documentation as HTML in docs/_build/html'
 	@echo 'make screenshots      take the pictures in docs/pictures again, with Chromium'
+	@echo 'make mutants          break the library in one line at a time and check that a test fails; ONLY=savepoint'
 	@echo 'make crash            kill workers on each database and check that no job is lost or doubled (docs/crash.rst)'
 	@echo 'make crash LONG=1     20,000 jobs and 200 kills on each; DB=sqlite: one database; SEED=2: other kills'
 	@echo 'make crash ANSWERS=1  5,000 jobs; the answer of every 20th COMMIT is lost'
@@ -99,6 +101,9 @@ $(VENV)/bootstrap.min.css: | $(BIN)/python
 	  'Debian: apt-get install npm'; exit 1; } >&2
 	npm pack --silent --pack-destination $(VENV) bootstrap@5.3.3
 	tar -xzOf $(VENV)/bootstrap-5.3.3.tgz package/dist/css/bootstrap.min.css >$@
+
+mutants: $(VENV)/.made-test
+	PYTHONPATH=tests $(BIN)/python -m mutants $(ONLY)
 
 crash: $(VENV)/.made-test
 	PYTHONPATH=tests $(BIN)/python -m crash $(CRASH_OPTIONS)
