@@ -165,7 +165,7 @@ def test_path_without_a_schema_is_refused_with_the_option_that_helps(tmp_path):
     url = url_of("postgresql", tmp_path)
     engine = create_engine(url, poolclass=NullPool, connect_args={"options": "-csearch_path=no"})
 
-    with pytest.raises(ConfigError, match=r"say asyncjob\.schema"):
+    with pytest.raises(ConfigError, match=r"set asyncjob\.schema"):
         JobQueue("sql", session=session_of(engine), table_prefix=PREFIX, threads=0)
 
 

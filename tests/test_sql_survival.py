@@ -802,4 +802,5 @@ def away(server: OwnServer, how: str) -> Iterator[None]:
         yield
     finally:
         for process in processes:
-            os.kill(process, signal.SIGCONT)
+            with suppress(ProcessLookupError):  # it had ended, and is now known to have
+                os.kill(process, signal.SIGCONT)

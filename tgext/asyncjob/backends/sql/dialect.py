@@ -158,9 +158,12 @@ class Dialect(ABC):
         # A connection in use would be returned to the old pool, and stay open.
         if is_kept or pool.checkedin() < 2 or pool.checkedout():
             return
-        self.engine.dispose()
-        with self.engine.connect():
-            pass
+        # The first connection of a pool is made under a lock, for which a finalizer that enqueues
+        # in the middle of that would wait: until it is there, others use the old pool.
+        fresh = pool.recreate()
+        fresh.connect().close()
+        self.engine.pool = fresh
+        pool.dispose()
 
     def dispose(self) -> None:
         """Close what is open."""
