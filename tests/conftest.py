@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -88,10 +89,22 @@ def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
         items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Iterator[Any]:
-    """Escape what UTF-8 does not hold, as some tests log it: reports go from process to process."""
-    report = yield
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_makereport(item: Any, call: Any) -> Iterator[Any]:
+    """Escape what UTF-8 does not hold, as some tests log it: reports go from process to process.
+
+    Report as plain text what was raised at an instruction without a line, as an interruption can
+    be: pytest cannot format that, and would end the whole run.
+    """
+    try:
+        report = yield
+    except TypeError:
+        text = "".join(traceback.format_exception(call.excinfo.value))
+        keywords = dict.fromkeys(item.keywords, 1)
+        report = pytest.TestReport(
+            item.nodeid, item.location, keywords, "failed", text, call.when,
+            duration=call.duration, start=call.start, stop=call.stop,
+        )  # fmt: skip
     report.sections = [
         (name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections
     ]
