@@ -31,6 +31,7 @@ from tgext.asyncjob import JobQueue, TaskResult, asyncjob_result, errors
 from tgext.asyncjob.backends import memory
 from tgext.asyncjob.job import TaskOptions
 from tgext.asyncjob.options import Options
+from tgext.asyncjob.processes.supervisor import DEFAULT_RESTART_POLICY
 from tgext.asyncjob.transactions import scope
 from tgext.asyncjob.worker import job_log
 
@@ -564,6 +565,8 @@ def test_numbers_in_the_docs_are_those_of_the_code() -> None:
     assert f"On memory the last {memory.ready_queue.MOST_ERRORS}" in text
     assert f"the last {job_log.LINES} log lines" in text
     assert {8: "eight"}[scope.TRIES] + " times in all, also with ``max_attempts=1``" in text
+    assert f"when all others have run for {DEFAULT_RESTART_POLICY.settled:g} seconds" in text
+    assert {10: "ten"}[DEFAULT_RESTART_POLICY.deaths] + " such deaths in a row" in text
 
 
 # -- ARCHITECTURE.md
