@@ -720,6 +720,7 @@ class BackendContract:
         again = claim_one(backend)
 
         assert (found.status, found.attempts, found.errors) == (READY, 0, ())
+        assert found.worker_id is None
         assert (again.attempt, again.attempts_left) == (1, 0)
 
     def test_release_ends_a_job_that_was_cancelled_meanwhile(self, backend):

@@ -22,7 +22,6 @@ from sqlalchemy import (
     String,
     and_,
     bindparam,
-    case,
     false,
     insert,
     not_,
@@ -33,6 +32,7 @@ from sqlalchemy import (
 
 from ...job import READY, SUCCESSFUL, Claim, Outcome
 from . import states
+from .availability import Assignments, ended, waiting_again
 from .dialect import Dialect
 from .rows import Rows
 from .tables import Clock, Tables
@@ -109,30 +109,24 @@ class Claims:
             )
             return done.rowcount == 1
         jobs, uid = self._jobs, claim.job.uid
-        values: dict[str, Any] = {
-            "worker_id": None,
-            "fenced": false(),
-            "suspect": false(),
-            "log": self._rows.log_text(outcome.log),
-        }
+        values: Assignments = [
+            (jobs.c.suspect, False),
+            (jobs.c.log, self._rows.log_text(outcome.log)),
+        ]
         if outcome.crashed:
-            values["crashes"] = jobs.c.crashes + 1
+            values.append((jobs.c.crashes, jobs.c.crashes + 1))
         condition = self.held(claim)
         if outcome.status is READY:
-            delay = outcome.delay_seconds
             if outcome.crashed:
-                values["attempts"] = jobs.c.attempts - 1
-            values["due_at"] = self._now() + delay if delay > 0 else None
-            values["finished_at"] = case((jobs.c.cancelled, self._now()), else_=None)
-            again = states.SCHEDULED if delay > 0 else states.AVAILABLE
-            values["state"] = case((jobs.c.cancelled, states.CANCELLED), else_=again)
+                values.append((jobs.c.attempts, jobs.c.attempts - 1))
+            values += waiting_again(jobs, self._now(), outcome.delay_seconds)
         else:
-            values["finished_at"] = self._now()
-            values["result"] = self._rows.result_text(uid, outcome.result)
-            values["state"] = states.STATE_OF[outcome.status]
+            values.append((jobs.c.result, self._rows.result_text(uid, outcome.result)))
+            values += ended(jobs, self._now(), states.STATE_OF[outcome.status])
         if outcome.status is SUCCESSFUL:
             condition = and_(condition, not_(jobs.c.cancelled))
-        if connection.execute(update(jobs).where(condition).values(**values)).rowcount != 1:
+        changed = connection.execute(update(jobs).where(condition).ordered_values(*values))
+        if changed.rowcount != 1:
             return False
         if outcome.error is not None:
             described = outcome.error._asdict()
@@ -190,18 +184,12 @@ class Claims:
     ) -> None:
         """Make jobs wait again as if they had not been claimed; cancelled ones end."""
         jobs = self._jobs
-        again = states.SCHEDULED if delay_seconds else states.AVAILABLE
+        uncounted = (jobs.c.attempts, jobs.c.attempts - 1)
+        again = waiting_again(jobs, self._now(), delay_seconds)
         for claim in claims:
             connection.execute(
-                update(jobs).where(self.held(claim)).values(
-                    worker_id=None,
-                    fenced=false(),
-                    attempts=jobs.c.attempts - 1,
-                    due_at=self._now() + delay_seconds if delay_seconds else None,
-                    finished_at=case((jobs.c.cancelled, self._now()), else_=None),
-                    state=case((jobs.c.cancelled, states.CANCELLED), else_=again),
-                )
-            )  # fmt: skip
+                update(jobs).where(self.held(claim)).ordered_values(uncounted, *again)
+            )
 
 
 def is_plain(outcome: Outcome) -> bool:

@@ -41,6 +41,7 @@ from ...job import (
 from ...serialization import CallSerializer
 from ...transactions.connections import forget_connections
 from . import states
+from .availability import made_available
 from .claims import Claims
 from .counting import Counting
 from .dialects import dialect_of
@@ -275,13 +276,11 @@ class SqlStore:
             changed = given.execute(
                 update(jobs)
                 .where(self._is(uid), jobs.c.state.in_(states.ENDED))
-                .values(
-                    state=states.AVAILABLE,
-                    budget=jobs.c.attempts + options.max_attempts,
-                    crashes=0,
-                    cancelled=false(),
-                    due_at=None,
-                    finished_at=None,
+                .ordered_values(
+                    (jobs.c.budget, jobs.c.attempts + options.max_attempts),
+                    (jobs.c.crashes, 0),
+                    (jobs.c.cancelled, False),
+                    *made_available(jobs),
                 )
             )
         if not changed.rowcount:

@@ -30,6 +30,7 @@ from sqlalchemy import (
 )
 
 from . import states
+from .availability import made_available
 from .dialect import Dialect
 from .rows import CLAIMED
 from .statements import Statement
@@ -221,7 +222,7 @@ class Taking:
         some = some.limit(PROMOTED_AT_ONCE)
         if self._dialect.skips_locked:
             some = some.with_for_update(skip_locked=True)
-        promoted = update(jobs).values(state=states.AVAILABLE, due_at=None)
+        promoted = update(jobs).ordered_values(*made_available(jobs))
         if self._dialect.update_returns:
             with self._dialect.write() as connection:
                 picked = self._picked(some)

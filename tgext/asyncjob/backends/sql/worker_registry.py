@@ -25,9 +25,7 @@ from sqlalchemy import (
     and_,
     case,
     delete,
-    false,
     insert,
-    or_,
     select,
     true,
     update,
@@ -38,6 +36,7 @@ from ...errors import WorkerCrashed
 from ...job import TaskError, WorkerInfo
 from ..worker_id import is_gone
 from . import states
+from .availability import ended, waiting_again
 from .dialect import Dialect
 from .liveness import Liveness
 from .silence import Silence
@@ -318,21 +317,19 @@ class WorkerRegistry:
         has_left = worker.expendable or worker.seen_at == NEVER
         crashed = row.begun and not has_left and (is_dead or row.suspect)
         is_last = crashed and row.crashes + 1 >= self._max_crashes
-        ends = or_(jobs.c.cancelled, true() if is_last else false())
-        otherwise = states.FAILED if is_last else states.AVAILABLE
+        now = self._now()
+        failed = case((jobs.c.cancelled, states.CANCELLED), else_=states.FAILED)
+        what_follows = ended(jobs, now, failed) if is_last else waiting_again(jobs, now)
         changed = connection.execute(
             update(jobs)
             .where(jobs.c.uid == row.uid, jobs.c.lease == row.lease)
             .where(jobs.c.worker_id == worker.worker_id)
             .where(self._tables.running)
             .ordered_values(
-                (jobs.c.worker_id, None),
-                (jobs.c.fenced, false()),
                 (jobs.c.suspect, not has_left),  # until it ends
                 (jobs.c.crashes, jobs.c.crashes + (1 if crashed else 0)),
                 (jobs.c.attempts, jobs.c.attempts - (0 if is_last else 1)),
-                (jobs.c.finished_at, case((ends, self._now()), else_=None)),
-                (jobs.c.state, case((jobs.c.cancelled, states.CANCELLED), else_=otherwise)),
+                *what_follows,
             )
         )
         if changed.rowcount != 1:
