@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tgext.asyncjob.backends.base import Backend
+from tgext.asyncjob.backends.base import Backend, Standing
 from tgext.asyncjob.call import Call
 from tgext.asyncjob.errors import NotSerializable
 from tgext.asyncjob.executors import InlineExecutor
@@ -643,7 +643,7 @@ class BackendContract:
         backend.finish(claim, DONE)
 
         assert backend.finish(claim, BROKEN) is False
-        assert backend.holds(claim) is False
+        assert backend.standing(claim) is Standing.LOST
         assert status_of(backend, uid) is SUCCESSFUL
 
     @successes
@@ -749,7 +749,7 @@ class BackendContract:
         claim = claim_one(backend)
         backend.release([claim])
 
-        assert backend.holds(claim) is False
+        assert backend.standing(claim) is Standing.LOST
         assert backend.fence(claim) is False
 
     # -- cancel
@@ -785,7 +785,7 @@ class BackendContract:
 
         assert backend.cancel(uid) is True
         assert status_of(backend, uid) is RUNNING
-        assert backend.holds(claim) is False
+        assert backend.standing(claim) is Standing.CANCELLED
         assert backend.cancel(uid) is True
 
     @pytest.mark.parametrize("outcome", [DONE, BROKEN, Outcome(CANCELLED)])
@@ -855,16 +855,16 @@ class BackendContract:
             assert fenced is not cancelled
             assert backend.finish(claim, DONE) is fenced
 
-    # -- holds and fence
+    # -- standing and fence
 
     def test_claim_holds_until_the_job_is_cancelled(self, backend):
         uid = enqueued(backend)
         claim = claim_one(backend)
-        before = backend.holds(claim)
+        before = backend.standing(claim)
         backend.cancel(uid)
 
-        assert before is True
-        assert backend.holds(claim) is False
+        assert before is Standing.HELD
+        assert backend.standing(claim) is Standing.CANCELLED
 
     def test_stale_claim_does_not_hold_though_its_job_runs(self, backend):
         enqueued(backend)
@@ -872,8 +872,8 @@ class BackendContract:
         backend.release([stale])
         fresh = claim_one(backend)
 
-        assert backend.holds(stale) is False
-        assert backend.holds(fresh) is True
+        assert backend.standing(stale) is Standing.LOST
+        assert backend.standing(fresh) is Standing.HELD
 
     def test_fence_is_refused_to_a_cancelled_job(self, backend):
         uid = enqueued(backend)
@@ -897,7 +897,7 @@ class BackendContract:
 
         assert backend.fence(claim) is True
         assert backend.cancel(uid) is False
-        assert backend.holds(claim) is True
+        assert backend.standing(claim) is Standing.HELD
         assert backend.finish(claim, DONE) is True
         assert status_of(backend, uid) is SUCCESSFUL
 
@@ -1126,7 +1126,7 @@ class BackendContract:
         backend.heartbeat(WORKER)
 
         assert backend.rescue() == 0
-        assert backend.holds(claim) is True
+        assert backend.standing(claim) is Standing.HELD
 
     def test_worker_that_is_dismissed_and_holds_nothing_leaves_nothing_to_rescue(self, backend):
         uid = enqueued(backend)

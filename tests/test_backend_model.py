@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 )
 
 from backend_contract import DONE, ERROR, enqueued
-from tgext.asyncjob.backends.base import Backend
+from tgext.asyncjob.backends.base import Backend, Standing
 from tgext.asyncjob.backends.memory import MemoryBackend
 from tgext.asyncjob.job import (
     CANCELLED,
@@ -210,10 +210,11 @@ class BackendMachine(RuleBasedStateMachine):
 
     @has_claims
     @rule(which=WHICH)
-    def holds(self, which: int) -> None:
+    def standing(self, which: int) -> None:
         claim, job = self.recent_claim(which)
 
-        assert self.backend.holds(claim) is (job is not None and not job.cancelled)
+        held = Standing.CANCELLED if job is not None and job.cancelled else Standing.HELD
+        assert self.backend.standing(claim) is (Standing.LOST if job is None else held)
 
     @has_claims
     @rule(which=WHICH, outcome=st.sampled_from(OUTCOMES), in_many=st.booleans())

@@ -88,7 +88,7 @@ def test_numbers_of_sql_in_the_pages_are_those_of_the_code():
     pages = " ".join(docs_text().split())
 
     assert f"The job waits for {sql.ELSEWHERE_SECONDS:g} seconds" in pages
-    assert {0.5: "at most once in half a second"}[sql.HOLDS_SECONDS] in pages
+    assert {0.5: "at most once in half a second"}[sql.STANDING_SECONDS] in pages
     assert {0.1: "those of the last tenth of a second"}[thread.RELEASE_SECONDS] in pages
     assert worker.RESCUE_SECONDS < 2
     assert "within two seconds" in pages

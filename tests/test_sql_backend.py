@@ -30,6 +30,7 @@ from clocks import rescued_meanwhile
 from databases import url_of
 from test_backend_model import RETENTION_SECONDS, compare
 from tgext.asyncjob import ConfigError, JobQueue, task
+from tgext.asyncjob.backends.base import Standing
 from tgext.asyncjob.backends.sql import SqlBackend, progress, taking
 from tgext.asyncjob.backends.sql.pruning import PRUNED_AT_ONCE
 from tgext.asyncjob.backends.sql.taking import PROMOTED_AT_ONCE
@@ -512,7 +513,7 @@ def test_completion_that_meets_a_change_of_its_row_is_a_conflict(make_backend, d
 
     assert backend.is_conflict(caught.value)
     assert not backend.is_loss(caught.value)
-    assert not backend.holds(claim)
+    assert backend.standing(claim) is Standing.CANCELLED
 
 
 @pytest.mark.parametrize("character", ["x", "\\", "'"])

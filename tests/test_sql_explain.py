@@ -365,8 +365,7 @@ def change(backend: SqlBackend) -> None:
     worker_id = new_worker_id()
     backend.enqueue([a_job(backend), a_job(backend)])
     for claim in backend.claim(worker_id, None, 2):
-        backend.holds(claim)
-        backend.is_cancelled(claim)
+        backend.standing(claim)
         backend.fence(claim)
         backend.unfence(claim)
         backend.finish(claim, DONE)

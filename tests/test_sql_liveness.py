@@ -20,6 +20,7 @@ from backend_contract import DONE, claim_one, enqueued, status_of
 from clocks import FakeClock, rescued_meanwhile
 from databases import url_of
 from tgext.asyncjob import JobQueue
+from tgext.asyncjob.backends.base import Standing
 from tgext.asyncjob.backends.sql import SqlBackend
 from tgext.asyncjob.backends.sql.liveness import HeartbeatConnection
 from tgext.asyncjob.backends.sql.silence import MOST_SECONDS, Silence
@@ -109,7 +110,7 @@ def test_worker_that_beats_is_not_given_up_when_the_databases_clock_is_set(field
         other.prune()
 
     assert rescued == 0
-    assert busy.holds(claim)
+    assert busy.standing(claim) is Standing.HELD
     assert status_of(other, uid) is RUNNING
 
 

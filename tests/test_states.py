@@ -23,6 +23,7 @@ from backend_contract import AGAIN, BROKEN, DONE, a_job
 from databases import SERVERS, url_of
 from test_sql_backend import Database
 from tgext.asyncjob import JobCancelled, JobQueue, UnknownJob, WorkerCrashed, asyncjob_set_progress
+from tgext.asyncjob.backends.base import Standing
 from tgext.asyncjob.backends.memory import MemoryBackend
 from tgext.asyncjob.call import Call
 from tgext.asyncjob.current import attempt_var
@@ -182,9 +183,10 @@ class Stage:
             [state] = [state for state in ENDED if NUMBERS[state][0] == found.status]
             return self._checked(state)
         self._checked("RUNNING")
-        if self.backend.is_cancelled(self.held):
+        standing = self.backend.standing(self.held, fresh=True)
+        if standing is Standing.CANCELLED:
             return "CANCELLING"
-        if not self.backend.holds(self.held, fresh=True):
+        if standing is Standing.LOST:
             return HELD_LATER
         return "RUNNING" if self.backend.cancel(self.uid) else "COMPLETING"
 

@@ -18,6 +18,7 @@ from typing import Any
 from sqlalchemy import event, or_, update
 from sqlalchemy.orm import Session
 
+from tgext.asyncjob.backends.base import Standing
 from tgext.asyncjob.backends.sql import SqlBackend, states
 from tgext.asyncjob.backends.sql.claims import Claims
 from tgext.asyncjob.backends.sql.silence import Silence
@@ -56,7 +57,7 @@ def split() -> None:
         if sessions is not None and sessions.is_used():
             sessions.connection()  # so that it commits all the same
         backend._looked.pop((self.claim.job.uid, self.claim.lease), None)
-        if not backend.holds(self.claim):
+        if backend.standing(self.claim) is not Standing.HELD:
             self._raise_refusal()
 
     _replace(Attempt, "_prepare_commit", prepare_commit)

@@ -95,7 +95,7 @@ _TABLE: dict[str, list[tuple[str, str, str, str]]] = {
          "return backend.fence(self._claim, connection)", "return True",
          "test_commits.py -k 'another_has_taken and parts'"),
         ("a try after the first does not look whether the job is still its own",
-         "self._tries == 1 or backend.holds(self._claim, fresh=True)", "True",
+         "self._tries == 1 or backend.standing(self._claim, fresh=True) is Standing.HELD", "True",
          "test_runs.py -m slow -k changes_under_its_snapshot"),
         ("a commit whose answer was lost is not looked up",
          "return self._environment.backend.committed(self._claim)", "return False",
@@ -213,7 +213,7 @@ _TABLE: dict[str, list[tuple[str, str, str, str]]] = {
     ],
     "backends/sql/__init__.py": [
         ("a progress of a stale claim is shown",
-         "if not self.holds(claim):", "if self.holds(claim) is None:",
+         "if self.standing(claim) is not Standing.HELD:", "if self.standing(claim) is None:",
          "test_sql_backend.py -k 'sqlite and report'"),
         ("a worker is not told which claims it has lost",
          "return [(JobId(uid), lease) for uid, lease in lost]", "return []",

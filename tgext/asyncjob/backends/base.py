@@ -13,9 +13,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
+from enum import Enum
 from typing import Any
 
-from ..job import Claim, Job, JobId, Outcome, Progress, Snapshot, TaskResultStatus, WorkerId
+from ..job import (
+    Claim,
+    Job,
+    JobId,
+    Outcome,
+    Progress,
+    Snapshot,
+    TaskResultStatus,
+    WorkerId,
+)
+
+
+class Standing(Enum):
+    """Whether a claim holds, as the backend tells the worker."""
+
+    HELD = "held"  #: the attempt may go on
+    CANCELLED = "cancelled"  #: it holds, and the job is cancelled
+    LOST = "lost"  #: the job is no longer this attempt's
 
 
 class Backend(ABC):
@@ -170,19 +188,16 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def holds(self, claim: Claim, *, fresh: bool = False) -> bool:
-        """Return whether *claim* still holds and the job is not cancelled.
+    def standing(self, claim: Claim, *, fresh: bool = False) -> Standing:
+        """Return whether *claim* still holds, and whether the job is cancelled.
 
         fresh: whether to read again; else the answer may be half a second old.
         """
 
     @abstractmethod
-    def is_cancelled(self, claim: Claim) -> bool:
-        """Return whether *claim* still holds and the job is cancelled."""
-
-    @abstractmethod
     def fence(self, claim: Claim, connection: Any = None) -> bool:
-        """Return what ``holds`` does, and keep it so: a cancellation is too late from now on.
+        """Return whether the standing is HELD, and keep it so: a cancellation is too late from now
+        on.
 
         This lasts, on a *connection*, until its transaction ends, else until ``finish``.
         """
@@ -222,7 +237,8 @@ class Backend(ABC):
 
     @abstractmethod
     def report(self, claim: Claim, progress: Progress) -> bool:
-        """Store a progress report, visible at once to every reader; False if ``holds`` is."""
+        """Store a progress report, visible at once to every reader; False if the standing is
+        not HELD."""
 
     @abstractmethod
     def heartbeat(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:

@@ -22,9 +22,9 @@ from contextvars import copy_context
 from functools import partial
 from threading import current_thread, main_thread
 from traceback import clear_frames
-from typing import Any
+from typing import Any, NoReturn
 
-from ..backends.base import Backend
+from ..backends.base import Backend, Standing
 from ..current import attempt_var
 from ..errors import JobCancelled, JobTimeout
 from ..job import CANCELLED, FAILED, READY, SUCCESSFUL, Claim, JobId, Outcome, Progress, TaskError
@@ -33,7 +33,7 @@ from ..transactions.server_cancel import stop_all
 from .calling import make_call
 from .completion import Completion
 from .environment import AttemptEnvironment
-from .interruption import Abandoned, Interruptible
+from .interruption import Abandoned, Interruptible, LeaseLost, WorkerStopping
 from .job_log import LINES
 from .retry_policy import after_error, after_return
 from .safe_points import stack_of
@@ -42,14 +42,6 @@ log = logging.getLogger(__name__)
 
 #: Longest time between two checks whether a job that pauses was cancelled, in seconds.
 LONGEST_PAUSE = 0.1
-
-
-class WorkerStopping(BaseException):
-    """Raised in a job whose worker stops; ``except Exception`` in a job does not catch it."""
-
-
-class LeaseLost(BaseException):
-    """Raised in an attempt that no longer holds its job; nothing of it may be committed."""
 
 
 class Attempt:
@@ -93,8 +85,9 @@ class Attempt:
     def checkpoint(self) -> None:
         """Raise what is to end the attempt: JobCancelled, LeaseLost, or an interruption."""
         with self._running.shield():
-            if self._cancelled or not self._environment.backend.holds(self.claim):
-                self._raise_refusal()
+            standing = self._environment.backend.standing(self.claim)
+            if self._cancelled or standing is not Standing.HELD:
+                self._raise_refusal(standing)
 
     def cancel(self) -> bool:
         """Cancel the job at its own request, at its next checkpoint; False if that is too late."""
@@ -254,10 +247,15 @@ class Attempt:
         if self._cancelled or not held:
             self._raise_refusal()
 
-    def _raise_refusal(self) -> None:
-        """Raise why the attempt must end: an interruption, JobCancelled, or LeaseLost."""
+    def _raise_refusal(self, standing: Standing | None = None) -> NoReturn:
+        """Raise why the attempt must end: an interruption, JobCancelled, or LeaseLost.
+
+        standing: of its claim; None: not read yet.
+        """
         self._running.check()
-        if self._cancelled or self._environment.backend.is_cancelled(self.claim):
+        if not self._cancelled and standing is None:
+            standing = self._environment.backend.standing(self.claim, fresh=True)
+        if self._cancelled or standing is Standing.CANCELLED:
             raise JobCancelled
         raise LeaseLost
 

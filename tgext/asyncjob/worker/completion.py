@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from ..backends.base import Standing
 from ..job import Claim, Outcome
 from .environment import AttemptEnvironment
 
@@ -60,7 +61,7 @@ class Completion:
             backend.unfence(self._claim)
             self.is_fenced = False
         self._tries += 1
-        return self._tries == 1 or backend.holds(self._claim, fresh=True)
+        return self._tries == 1 or backend.standing(self._claim, fresh=True) is Standing.HELD
 
     def prepare(self, outcome: Outcome) -> bool:
         """Prepare the commit that ends the attempt. Returns False if it must not happen."""
@@ -99,7 +100,7 @@ class Completion:
             return backend.fence(self._claim, connection)
         if carrier is not None and not backend.has_one_writer:
             return backend.fence(self._claim, carrier)  # it commits after this one
-        return self.is_fenced or backend.holds(self._claim, fresh=True)
+        return self.is_fenced or backend.standing(self._claim, fresh=True) is Standing.HELD
 
     def was_carried(self) -> bool:
         """Whether the commit that ended the attempt carried the completion.

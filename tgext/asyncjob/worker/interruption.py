@@ -46,6 +46,14 @@ FUTURE_SECONDS = 0.1
 _WAITING, _RUNNING, _RETURNED, _ABANDONED = range(4)
 
 
+class WorkerStopping(BaseException):
+    """Raised in a job whose worker stops; ``except Exception`` in a job does not catch it."""
+
+
+class LeaseLost(BaseException):
+    """Raised in an attempt that no longer holds its job; nothing of it may be committed."""
+
+
 class Abandoned(BaseException):
     """Raised in a function's own thread when it was abandoned, or has caught its interruption and
     gone on."""

@@ -20,13 +20,14 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
-from ..backends.base import Backend
+from ..backends.base import Backend, Standing
 from ..current import queue_var
 from ..errors import JobTimeout
 from ..job import Claim, WorkerId
-from .attempt import Attempt, LeaseLost, WorkerStopping, store_outcomes
+from .attempt import Attempt, store_outcomes
 from .child_process import make_attempt
 from .environment import AttemptEnvironment
+from .interruption import LeaseLost, WorkerStopping
 
 log = logging.getLogger(__name__)
 
@@ -196,8 +197,8 @@ class WorkerThread(threading.Thread):
 
     def _is_held(self, claim: Claim) -> bool:
         """Whether a claim still holds, after a release of it had no answer."""
-        ask = partial(self._backend.holds, claim, fresh=True)
-        return bool(self._keep_trying(ask, "cannot look at a claim"))
+        ask = partial(self._backend.standing, claim, fresh=True)
+        return self._keep_trying(ask, "cannot look at a claim") is Standing.HELD
 
     def _adapt(self, ran: int, seconds: float) -> None:
         """Claim as many next time as would have run in BATCH_SECONDS, at most twice as many."""

@@ -30,7 +30,7 @@ from ...job import (
     TaskResultStatus,
     WorkerId,
 )
-from ..base import Backend
+from ..base import Backend, Standing
 from .changes import JobChanges
 from .ready_queue import Entry
 from .spinlock import SpinLock, running_deferred
@@ -175,16 +175,12 @@ class MemoryBackend(JobChanges, Backend):
         return claims
 
     @running_deferred
-    def holds(self, claim: Claim, *, fresh: bool = False) -> bool:
+    def standing(self, claim: Claim, *, fresh: bool = False) -> Standing:
         with self._lock.unless_mine():
             entry = self._held(claim)
-            return entry is not None and not entry.cancelled
-
-    @running_deferred
-    def is_cancelled(self, claim: Claim) -> bool:
-        with self._lock.unless_mine():
-            entry = self._held(claim)
-            return entry is not None and entry.cancelled
+            if entry is None:
+                return Standing.LOST
+            return Standing.CANCELLED if entry.cancelled else Standing.HELD
 
     @running_deferred
     def fence(self, claim: Claim, connection: Any = None) -> bool:

@@ -32,7 +32,7 @@ from ...job import (
     TaskResultStatus,
     WorkerId,
 )
-from ..base import Backend
+from ..base import Backend, Standing
 from . import states
 from .claims import End
 from .dialects import check_present
@@ -48,8 +48,8 @@ DOUBTFUL_HEARTBEATS = 4
 #: Rounds of rescue for each look at the jobs, where that takes a query of its own.
 ROUNDS_TO_LOOK = 20
 
-#: How long ``holds`` reuses the result of its last query, in seconds.
-HOLDS_SECONDS = 0.5
+#: How long ``standing`` reuses the result of its last query, in seconds.
+STANDING_SECONDS = 0.5
 
 #: The longest round of pruning, in seconds: a rescue waits for it.
 PRUNING_SECONDS = 0.2
@@ -178,20 +178,15 @@ class SqlBackend(SqlStore, Backend):
                 self.finish(claim, Outcome(FAILED, error=TaskError.of(error)))
         return None
 
-    def holds(self, claim: Claim, *, fresh: bool = False) -> bool:
+    def standing(self, claim: Claim, *, fresh: bool = False) -> Standing:
         which, now = (claim.job.uid, claim.lease), time.monotonic()
-        looked_at, held = self._looked.get(which, (-HOLDS_SECONDS, True))
-        if now - looked_at < HOLDS_SECONDS and not fresh:
-            return held
+        looked_at, found = self._looked.get(which, (-STANDING_SECONDS, Standing.HELD))
+        if now - looked_at < STANDING_SECONDS and not fresh:
+            return found
         with self._dialect.engine.connect() as connection:
-            held = connection.execute(self._claims.undisturbed(claim)).first() is not None
-        self._looked[which] = (now, held)
-        return held
-
-    def is_cancelled(self, claim: Claim) -> bool:
-        wanted = select(self.tables.jobs.c.cancelled).where(self._claims.held(claim))
-        with self._dialect.engine.connect() as connection:
-            return bool(connection.execute(wanted).scalar())
+            found = self._claims.standing(claim, connection)
+        self._looked[which] = (now, found)
+        return found
 
     def fence(self, claim: Claim, connection: Connection | None = None) -> bool:
         return self._dialect.change(
@@ -251,7 +246,7 @@ class SqlBackend(SqlStore, Backend):
         self._made_available({claim.job.options.queue_name for claim in claims})
 
     def report(self, claim: Claim, progress: Progress) -> bool:
-        if not self.holds(claim):
+        if self.standing(claim) is not Standing.HELD:
             return False
         self._progress.put(claim.job.uid, progress)
         return True

@@ -31,6 +31,7 @@ from sqlalchemy import (
 )
 
 from ...job import READY, SUCCESSFUL, Claim, Outcome
+from ..base import Standing
 from . import states
 from .availability import Assignments, ended, waiting_again
 from .dialect import Dialect
@@ -74,9 +75,13 @@ class Claims:
             self._tables.running,
         )
 
-    def undisturbed(self, claim: Claim) -> Any:
-        """Select the row if *claim* still holds and the job is not cancelled."""
-        return select(self._jobs.c.uid).where(self.held(claim), not_(self._jobs.c.cancelled))
+    def standing(self, claim: Claim, connection: Connection) -> Standing:
+        """Read whether *claim* still holds, and whether the job is cancelled."""
+        wanted = select(self._jobs.c.cancelled).where(self.held(claim))
+        cancelled = connection.execute(wanted).scalar()
+        if cancelled is None:
+            return Standing.LOST
+        return Standing.CANCELLED if cancelled else Standing.HELD
 
     def fence(self, claim: Claim, connection: Connection, *, lasting: bool) -> bool:
         """Lock the row against all others until the transaction on *connection* ends; lasting:

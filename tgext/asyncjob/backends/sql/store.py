@@ -40,6 +40,7 @@ from ...job import (
 )
 from ...serialization import CallSerializer
 from ...transactions.connections import forget_connections
+from ..base import Standing
 from . import states
 from .availability import made_available
 from .claims import Claims
@@ -129,7 +130,7 @@ class SqlStore:
 
     def _begin(self) -> None:
         self._lock = threading.RLock()
-        self._looked: dict[tuple[str, int], tuple[float, bool]] = {}
+        self._looked: dict[tuple[str, int], tuple[float, Standing]] = {}
         self._running: dict[tuple[str, int], str] = {}  # claims, and their workers
         #: claims in the table whose answer has not arrived
         self._unreceived: set[tuple[str, int]] = set()

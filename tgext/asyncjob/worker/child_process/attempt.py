@@ -15,8 +15,9 @@ from typing import Any
 from ...errors import JobTimeout, WorkerCrashed
 from ...executors.remote_errors import Failure
 from ...job import BACKOFF_SECONDS, Claim, Outcome
-from ..attempt import Attempt, LeaseLost, WorkerStopping
+from ..attempt import Attempt
 from ..environment import AttemptEnvironment
+from ..interruption import LeaseLost, WorkerStopping
 from ..retry_policy import after_crash
 from .fork_server import Child
 from .messages import ANSWER, ASK, END, INTERRUPT, STACK, UNREAD, not_kept, pack, unpack
