@@ -445,7 +445,7 @@ def test_worker_that_is_to_end_does_not_wait_for_a_database(shop, start, url, en
     worker = start(shop, *end)
 
     assert worker.ended() == 3
-    assert len([line for line in worker.said if "the database cannot be asked: " in line]) == 1
+    assert len([line for line in worker.said if "the database cannot be used: " in line]) == 1
     assert "Traceback" not in "\n".join(worker.said)
 
 
@@ -940,7 +940,7 @@ def test_file_that_is_not_there_is_said_to_be_so_and_is_not_made(tmp_path, name,
 
     assert code == 3
     assert capsys.readouterr().err == (
-        f"the database cannot be asked: there is no file {str(tmp_path / 'typo.db')!r}; "
+        f"the database cannot be used: there is no file {str(tmp_path / 'typo.db')!r}; "
         "a worker makes it, and schema --create\n"
     )
     assert list(tmp_path.iterdir()) == []
@@ -971,7 +971,7 @@ def test_database_that_is_not_there_is_an_exit_code_of_its_own(capsys):
     code = main(["status", "--url", AWAY])
 
     assert code == 3
-    assert "the database cannot be asked: " in capsys.readouterr().err
+    assert "the database cannot be used: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -387,7 +387,7 @@ def test_statement_that_commits_in_a_way_that_nobody_foresaw_is_an_error(
     result = queue.result(uid)
     assert result.status is FAILED
     assert "ended the transaction of its session" in result.errors[0].message
-    assert "has committed its work behind its back" in caplog.text
+    assert "has committed its work before its end" in caplog.text
 
 
 def write_and_commit_in_one() -> None:

@@ -961,7 +961,7 @@ def test_job_in_parts_that_is_not_disturbed_commits_each_and_is_told_of_once(pla
 
     assert seen == [2, 5]
     assert [status(queue, uid) for uid in uids] == [SUCCESSFUL] * 2
-    assert caplog.text.count("commits in the middle") == 1
+    assert caplog.text.count("commits before its end") == 1
 
 
 def test_job_that_loses_its_lease_before_its_only_commit_commits_nothing(place, queue, other):

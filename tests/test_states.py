@@ -346,7 +346,7 @@ EVENTS = {
     "raises, attempts left, backoff=0": Event(fail, in_job=True, max_attempts=2, backoff=0),
     "raises, no attempts left": Event(fail, in_job=True),
     "raises JobCancelled": Event(fail_as_cancelled, in_job=True),
-    "is released (drain, relief)": Event(lambda stage: stage.backend.release([stage.held])),
+    "is released (drain, prefetched)": Event(lambda stage: stage.backend.release([stage.held])),
     "child process dies": Event(end_child),
     "child process dies, no crashes left": Event(end_child, max_crashes=1),
     "loses the database of the jobs (sql)": Event(lose_the_database, in_job=True),

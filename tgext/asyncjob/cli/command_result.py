@@ -39,7 +39,7 @@ def result_of_error(error: Exception) -> CommandResult | None:
         return CommandResult(str(error), USAGE)
     # By name: SQLAlchemy need not be installed.
     if any(kind.__module__ == "sqlalchemy.exc" for kind in type(error).__mro__):
-        return CommandResult(f"the database cannot be asked: {error}".expandtabs(4), NO_DATABASE)
+        return CommandResult(f"the database cannot be used: {error}".expandtabs(4), NO_DATABASE)
     return None
 
 

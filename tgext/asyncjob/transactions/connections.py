@@ -241,7 +241,7 @@ def _has_executed(
         return  # executed by SQLAlchemy, after its event
     attempt = attempt_var.get()
     uid = "" if attempt is None else attempt.uid
-    log.error("job=%s a statement has committed its work behind its back: %s", uid, statement)
+    log.error("job=%s a statement has committed its work before its end: %s", uid, statement)
     raise RuntimeError(
         "expected a statement that leaves the commit to the end of the job, got one that has ended "
         f"the transaction of its session: {statement[:200]!r}; what the job did before is "

@@ -42,7 +42,7 @@ class AttemptEnvironment:
         if name not in self.commits_in_parts:
             self.commits_in_parts.add(name)
             log.warning(
-                "job=%s call=%s commits in the middle: what it did so far stays whatever becomes "
-                "of the rest, and a further attempt begins from the top: it must see for itself "
-                "what is there", uid, name,
+                "job=%s call=%s commits before its end: its work so far is kept if the rest fails, "
+                "and another attempt starts from the beginning: it has to check what is already "
+                "there", uid, name,
             )  # fmt: skip

@@ -296,7 +296,7 @@ class WorkerRegistry:
         if is_dead:
             return "died"
         if worker.seen_at == NEVER:
-            return "left it behind"
+            return "ended without releasing it"
         lease_seconds = self._silence.lease_of(worker.worker_id)
         return f"was silent for more than {lease_seconds:g} s"
 
