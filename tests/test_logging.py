@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -85,18 +86,31 @@ SHOP = """
 ENQUEUE = "import shop; queue = shop.queue(); queue.perform(shop.wrong); queue.close()"
 
 
+@pytest.fixture(scope="module")
+def enqueued(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database in which a wrong job waits."""
+    folder = tmp_path_factory.mktemp("enqueued")
+    write_shop(folder, "")
+    environ = {**os.environ, "PYTHONPATH": str(folder)}
+    subprocess.run([sys.executable, "-c", ENQUEUE], env=environ, check=True)
+    return folder / "jobs.db"  # whole: the last connection has been closed
+
+
+def write_shop(folder: Path, setup: str) -> None:
+    setup = textwrap.indent(textwrap.dedent(setup), "    ")
+    (folder / "shop.py").write_text(textwrap.dedent(SHOP.replace("    {setup}", setup)))
+    (folder / "logging.ini").write_text(textwrap.dedent(INI))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [(), ("--processes", "2")], ids=["one process", "two"])
 @pytest.mark.parametrize("name", SETUPS)
 def test_worker_says_that_a_job_failed_whatever_the_logging_of_its_application(
-    tmp_path: Path, name: str, more: tuple[str, ...]
+    enqueued: Path, tmp_path: Path, name: str, more: tuple[str, ...]
 ) -> None:
-    setup = textwrap.indent(textwrap.dedent(SETUPS[name]), "    ")
-    source = SHOP.replace("    {setup}", setup)
-    (tmp_path / "shop.py").write_text(textwrap.dedent(source))
-    (tmp_path / "logging.ini").write_text(textwrap.dedent(INI))
+    write_shop(tmp_path, SETUPS[name])
+    shutil.copy(enqueued, tmp_path)
     environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", ENQUEUE], env=environ, check=True)
 
     done = subprocess.run(
         [sys.executable, "-m", "tgext.asyncjob", "worker", "--app", "shop:queue", "--burst", *more],
