@@ -62,12 +62,12 @@ class Database:
 
 
 #: Modules whose tests share nothing: each goes to whichever process is free.
-APART = ("test_crash.py", "test_commands.py", "test_sql_race.py", "test_quickstart.py")
+APART = ("test_crash.py", "test_commands.py", "test_sql_race.py")
 
 #: Modules that take longest: they are begun first, so that none is left for the end.
 LONGEST = (*APART, "test_sql_survival.py", "test_sql_backend.py", "test_gearbox_commands.py",
-           "test_sql_promises.py", "test_sql_statements.py", "test_task_executors.py",
-           "test_servers.py", "test_sql_session_kinds.py")  # fmt: skip
+           "test_quickstart.py", "test_sql_promises.py", "test_sql_statements.py",
+           "test_task_executors.py", "test_servers.py", "test_sql_session_kinds.py")  # fmt: skip
 
 
 def pytest_xdist_make_scheduler(config: Any, log: Any) -> Any:

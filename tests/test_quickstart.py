@@ -8,6 +8,7 @@ setup-app, and ``gearbox migrate``.
 from __future__ import annotations
 
 import re
+import shutil
 import sqlite3
 from contextlib import closing
 
@@ -19,10 +20,16 @@ from test_docs import blocks_of
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
 
-@pytest.fixture
-def project(tmp_path):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
     """The first two steps of docs/tutorial.rst."""
-    return make_project(tmp_path)
+    return make_project(tmp_path_factory.mktemp("quickstart"))
+
+
+@pytest.fixture
+def project(made, tmp_path):
+    """A copy of it for one test."""
+    return Project(shutil.copytree(made.path, tmp_path / made.path.name))
 
 
 @pytest.fixture
