@@ -398,7 +398,7 @@ def test_a_request_that_enqueued_fails_at_its_commit_while_the_server_is_away(ki
 def test_a_queue_that_is_closed_while_the_server_is_away_says_what_it_could_not_say(
     kind: str, stops: bool, heard: Heard
 ) -> None:
-    with own_server(kind) as server, application(server.url, drain_timeout=0.1) as app:
+    with own_server(kind) as server, application(server.url, drain_timeout=0.1, lease=3) as app:
         result = app.perform(write_and_compute if stops else write_around_a_pause, 1)
         assert stage.begun.wait(PATIENCE)
         server.kill()
@@ -408,7 +408,7 @@ def test_a_queue_that_is_closed_while_the_server_is_away_says_what_it_could_not_
 
         assert heard.has_said(f"could not write the last progress of job={result.id} to the")
         assert heard.has_said("could not record in the database that worker")
-        assert heard.has_said("run elsewhere after 20s (asyncjob.lease) at the latest")
+        assert heard.has_said("run elsewhere after 3s (asyncjob.lease) at the latest")
         server.start()
         stage.go_on.set()
         with app.elsewhere() as other:
