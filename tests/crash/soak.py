@@ -42,6 +42,8 @@ READ_ONLY_SECONDS = 1.0
 #: blow may take, from when it is dealt until the process can be dealt another.
 PATIENCE_SECONDS = 90.0
 
+#: Seconds between two looks for what a broken library has doubled.
+NOTICE_SECONDS = 0.25
 
 #: What a worker logs when it takes a job from another.
 _TAKEN = re.compile(r"(?P<at>[\d.]+) .* its worker (?P<pid>\d+)-")
@@ -85,6 +87,7 @@ class Soak:
         self._struck: Counter[str] = Counter()
         self._held: list[tuple[float, set[str]]] = []  # what those that were killed held, and when
         self._read_only_until: float | None = None
+        self._is_noticed, self._notices_at = False, 0.0
 
     def run(self) -> Report:
         """Do all of it, and say what came of it."""
@@ -94,7 +97,8 @@ class Soak:
                 self._begin()
                 self._strike_all()
                 self._wait_for_end()
-                self._processes.stop()
+                if not self._is_noticed:
+                    self._processes.stop()
             finally:
                 self._processes.kill()
             return self._report(time.monotonic() - begun_at)
@@ -114,6 +118,8 @@ class Soak:
         """Deal the blows; jobs come until the last has hit."""
         begun_at = time.monotonic()
         while self._blows or self._is_under_way() or not self._processes.is_enqueued:
+            if self._notice():
+                return
             self._look()
             self._end_read_only()
             if self._blows and time.monotonic() >= begun_at + self._blows[0].seconds:
@@ -227,11 +233,27 @@ class Soak:
         with self._engine.connect() as connection:
             return connection.execute(wanted).first() is not None
 
+    def _notice(self) -> bool:
+        """Whether a library that is broken on purpose has doubled an effect: then the run is
+        over, as nothing takes a line of the ledger away."""
+        may_look = self._place.mutant and self._read_only_until is None
+        if may_look and not self._is_noticed and time.monotonic() >= self._notices_at:
+            self._notices_at = time.monotonic() + NOTICE_SECONDS
+            ledger = self._field.ledger
+            doubled = (
+                select(ledger.c.number)
+                .group_by(ledger.c.number, ledger.c.what)
+                .having(func.count() > 1)
+            )
+            with self._engine.connect() as connection:
+                self._is_noticed = connection.execute(doubled).first() is not None
+        return self._is_noticed
+
     def _wait_for_end(self) -> None:
         jobs = self._field.jobs.jobs
         wanted = select(func.count()).select_from(jobs).where(jobs.c.state.not_in(states.ENDED))
         before, changed_at = -1, time.monotonic()
-        while time.monotonic() - changed_at < PATIENCE_SECONDS:
+        while time.monotonic() - changed_at < PATIENCE_SECONDS and not self._notice():
             self._look()
             with self._engine.connect() as connection:
                 left = connection.execute(wanted).scalar_one()
@@ -251,6 +273,8 @@ class Soak:
                 connection, self._field, self._place.jobs, journal, log,
                 lossy=bool(self._struck[RESTART]),
             )  # fmt: skip
+        if self._is_noticed:
+            verdict.notes.insert(0, "ended early: what had not run until then counts as lost")
         verdict.notes += self._processes.complaints
         given_up = self._given_up(log)
         verdict.notes += [f"given up while it lived: {line}" for line in given_up]
