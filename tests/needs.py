@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 
-import pytest
-
 
 def need(condition: object, what: str) -> None:
     """Go on with the test if *condition* is true; else skip it, or fail it where CI is set.
@@ -18,6 +16,9 @@ def need(condition: object, what: str) -> None:
     """
     if condition:
         return
+    # Here, since worker processes of tests import this module, for which pytest takes a while.
+    import pytest
+
     if os.environ.get("CI"):
         pytest.fail(f"needs {what}, and CI is set: nothing may be skipped here", pytrace=False)
     pytest.skip(f"needs {what}")
