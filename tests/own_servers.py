@@ -192,6 +192,7 @@ class OwnMariaDb(OwnServer):
         return [
             str(_which("mariadb-install-db")), "--no-defaults", f"--datadir={self.folder}/data",
             "--auth-root-authentication-method=normal", f"--user={_user_or(self.user)}",
+            _LOG_SIZE,
         ]  # fmt: skip
 
     def _serves(self) -> list[str]:
@@ -200,7 +201,7 @@ class OwnMariaDb(OwnServer):
             f"--port={self.port}", "--bind-address=127.0.0.1", f"--socket={self.folder}/socket",
             f"--pid-file={self.folder}/pid", f"--user={_user_or(self.user)}",
             f"--general-log-file={self.folder}/log", "--innodb-flush-log-at-trx-commit=2",
-            "--innodb-buffer-pool-size=32M", "--innodb-log-file-size=16M",
+            "--innodb-buffer-pool-size=32M", _LOG_SIZE,
         ]  # fmt: skip
 
     def _read_only(self, yes: bool) -> list[str]:
@@ -212,6 +213,9 @@ class OwnMariaDb(OwnServer):
 
 
 _MARIADBD = "mariadbd"
+
+#: From the beginning: each server would copy, and then make anew, the 96 MB that are the default.
+_LOG_SIZE = "--innodb-log-file-size=16M"
 
 KINDS: dict[str, type[OwnServer]] = {"postgresql": OwnPostgreSql, "mariadb": OwnMariaDb}
 
