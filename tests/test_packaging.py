@@ -96,8 +96,9 @@ class Environment:
 
     def install(self, *what: str | Path) -> None:
         done = run(
-            self.python, "-m", "pip", "install", "--quiet", "--upgrade", *what, cwd=self.folder
-        )
+            sys.executable, "-m", "pip", "--python", self.python, "install", "--quiet", "--upgrade",
+            *what, cwd=self.folder,
+        )  # fmt: skip
         if done.returncode and UNREACHABLE.search(done.stderr) and not os.environ.get("CI"):
             pytest.skip("the package index cannot be reached")
         assert done.returncode == 0, done.stderr
@@ -117,7 +118,7 @@ def make_environment(
 ) -> Callable[[str], Environment]:
     def make(name: str) -> Environment:
         folder = tmp_path_factory.mktemp(name)
-        venv.create(folder, with_pip=True)
+        venv.create(folder)  # a pip of its own would take seconds, and installs the same
         return Environment(folder)
 
     return make
