@@ -6,6 +6,7 @@ thread that lives on runs jobs of a test that is over, and an open transaction s
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 import traceback
@@ -64,6 +65,11 @@ class Database:
 #: Modules whose tests share nothing: each goes to whichever process is free.
 APART = ("test_crash.py", "test_commands.py", "test_sql_race.py")
 
+#: Modules whose fixtures are made anew for each kind of database, as a parameter of a test's says:
+#: the tests of one kind go together.
+BY_DATABASE = ("test_sql_backend.py", "test_sql_promises.py", "test_sql_explain.py",
+               "test_task_executors.py")  # fmt: skip
+
 #: Modules that take longest: they are begun first, so that none is left for the end.
 LONGEST = (*APART, "test_sql_survival.py", "test_sql_backend.py", "test_gearbox_commands.py",
            "test_quickstart.py", "test_sql_promises.py", "test_sql_statements.py",
@@ -71,12 +77,15 @@ LONGEST = (*APART, "test_sql_survival.py", "test_sql_backend.py", "test_gearbox_
 
 
 def pytest_xdist_make_scheduler(config: Any, log: Any) -> Any:
-    """Run a module in one process, as its fixtures are made once for it."""
+    """Run a module in one process, as its fixtures are made once for it, but for those above."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByModule(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             module = nodeid.partition("::")[0]
+            if module.endswith(BY_DATABASE):
+                kind = re.search(r"[\[-](sqlite|postgresql|mariadb)[-\]]", nodeid)
+                return f"{module}[{kind and kind[1]}]"
             return nodeid if module.endswith(APART) else module
 
     config.option.loadscopereorder = False
