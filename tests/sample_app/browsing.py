@@ -31,16 +31,12 @@ def chromium_or_skip():
     return browser, driver
 
 
-def start_browser(profile_dir, *, javascript=True):
+def start_browser(profile_dir):
     browser, driver = chromium_or_skip()
     options = webdriver.ChromeOptions()
     options.binary_location = browser
     for flag in (*CHROMIUM_FLAGS, f"--user-data-dir={profile_dir}"):
         options.add_argument(flag)
-    if not javascript:
-        options.add_experimental_option(
-            "prefs", {"profile.managed_default_content_settings.javascript": 2}
-        )
     return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
 
 

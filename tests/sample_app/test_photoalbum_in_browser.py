@@ -7,7 +7,6 @@ The states do not depend on luck. No thread runs jobs, so a job waits until the 
 it; and while it runs it stops at a gate until the test lets it go on.
 """
 
-import gc
 import os
 import re
 from pathlib import Path
@@ -19,7 +18,6 @@ from browsing import (
     photograph,
     press,
     set_width,
-    start_browser,
     wait_for_state,
     wait_until,
 )
@@ -247,18 +245,26 @@ def test_pages_ask_no_other_server(browser, address, album, monkeypatch):
     assert [each for each in loaded if not each.startswith(address + "/")] == []
 
 
-def test_without_javascript_the_page_reloads_itself(address, held_samples, in_background, tmp_path):
-    driver = start_browser(tmp_path / "profile", javascript=False)
-    try:
-        driver.get(address + "/")
-        press(driver, "Use the sample pictures")
-        wait_until(driver, lambda _: "starts as soon as a worker is free" in driver.page_source)
-        in_background()
-        wait_until(driver, lambda _: re.search(r'aria-valuenow="0"', driver.page_source))
-        held_samples.let_pass(2)
-        wait_until(driver, lambda _: re.search(r'aria-valuenow="10"', driver.page_source))
-        held_samples.let_pass(10)
-        wait_until(driver, lambda _: 'data-state="done"' in driver.page_source)
-    finally:
-        driver.quit()
-        gc.collect()
+@pytest.fixture
+def without_javascript(browser):
+    address = browser.current_url
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    browser.get("data:text/html,<title>off</title><script>document.title = 'on'</script>")
+    assert browser.title == "off"
+    browser.get(address)
+    yield browser
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_without_javascript_the_page_reloads_itself(
+    without_javascript, held_samples, in_background
+):
+    driver = without_javascript
+    press(driver, "Use the sample pictures")
+    wait_until(driver, lambda _: "starts as soon as a worker is free" in driver.page_source)
+    in_background()
+    wait_until(driver, lambda _: re.search(r'aria-valuenow="0"', driver.page_source))
+    held_samples.let_pass(2)
+    wait_until(driver, lambda _: re.search(r'aria-valuenow="10"', driver.page_source))
+    held_samples.let_pass(10)
+    wait_until(driver, lambda _: 'data-state="done"' in driver.page_source)
