@@ -1112,6 +1112,111 @@ class BackendContract:
     def test_progress_of_an_unknown_job_is_none(self, backend):
         assert backend.progress(backend.new_uid()) is None
 
+    # -- briefs
+
+    def test_brief_of_a_ready_job_says_how_long_it_waits(self, backend, clock):
+        uid = enqueued(backend, "an argument", context={"user": "ann"})
+        clock.advance(3)
+
+        [brief] = backend.briefs([uid]).values()
+
+        assert (brief.uid, brief.status, brief.user) == (uid, READY, "ann")
+        assert brief.enqueued_ago == pytest.approx(3, abs=0.01)
+        assert (brief.started_ago, brief.attempted_ago, brief.finished_ago) == (None, None, None)
+        assert (brief.attempts, brief.value, brief.total, brief.text) == (0, -1, None, None)
+        assert (brief.error_class, brief.error_message, brief.due_in) == (None, None, None)
+
+    def test_brief_of_a_running_job_has_its_last_report_and_ages(self, backend, clock):
+        uid = enqueued(backend)
+        clock.advance(1)
+        claim = claim_one(backend)
+        backend.report(claim, Progress(2, "two", 10))
+        backend.report(claim, Progress(3, "three", 10))
+        clock.advance(4)
+
+        brief = backend.briefs([uid])[uid]
+
+        assert (brief.status, brief.is_cancelled, brief.attempts) == (RUNNING, False, 1)
+        assert (brief.value, brief.total, brief.text) == (3, 10, "three")
+        assert brief.enqueued_ago == pytest.approx(5, abs=0.01)
+        assert brief.started_ago == pytest.approx(4, abs=0.01)
+        assert brief.attempted_ago == pytest.approx(4, abs=0.01)
+
+    @pytest.mark.parametrize(
+        ("data", "text"),
+        [
+            ("plain", "plain"),
+            ({"text": "of a dict", "more": 1}, "of a dict"),
+            ({"step": "of another key"}, None),
+            ({"text": 7}, None),
+            (7, None),
+            (["a", "list"], None),
+            (timedelta(1), None),
+            ("x" * 3000, "x" * 2000),
+        ],
+        ids=range(8),
+    )
+    def test_brief_has_the_text_of_a_report_and_no_other_data(self, backend, data, text):
+        uid = enqueued(backend)
+        backend.report(claim_one(backend), Progress(1, data))
+
+        assert backend.briefs([uid])[uid].text == text
+
+    def test_brief_of_a_job_that_tries_again_has_its_delay_and_its_last_error(self, backend, clock):
+        uid = enqueued(backend, max_attempts=3)
+        backend.finish(claim_one(backend), Outcome(READY, error=OTHER_ERROR))
+        backend.finish(claim_one(backend), Outcome(READY, error=ERROR, delay_seconds=9))
+        clock.advance(2)
+
+        brief = backend.briefs([uid])[uid]
+
+        assert (brief.status, brief.attempts) == (READY, 2)
+        assert brief.due_in == pytest.approx(7, abs=0.01)
+        assert (brief.error_class, brief.error_message) == ERROR[:2]
+
+        clock.advance(20)
+        assert backend.briefs([uid])[uid].due_in is None
+
+    def test_brief_of_a_cancelled_job_that_runs_says_so_until_it_ends(self, backend, clock):
+        uid = enqueued(backend)
+        claim = claim_one(backend)
+        backend.cancel(uid)
+        stopping = backend.briefs([uid])[uid]
+        backend.finish(claim, Outcome(CANCELLED))
+        clock.advance(1)
+        stopped = backend.briefs([uid])[uid]
+
+        assert (stopping.status, stopping.is_cancelled) == (RUNNING, True)
+        assert (stopped.status, stopped.is_cancelled) == (CANCELLED, False)
+        assert stopped.finished_ago == pytest.approx(1, abs=0.01)
+
+    def test_briefs_are_those_of_the_jobs_that_are_known(self, backend):
+        uids = [ended(backend), ended(backend, BROKEN), enqueued(backend)]
+
+        found = backend.briefs([*uids, backend.new_uid(), "", "nobody", "a\0\ud800", "x" * 5000])
+
+        assert {uid: brief.status for uid, brief in found.items()} == dict(
+            zip(uids, (SUCCESSFUL, FAILED, READY), strict=True)
+        )
+        assert backend.briefs([]) == {}
+
+    def test_uid_that_is_asked_for_twice_has_one_brief(self, backend):
+        uid = enqueued(backend)
+
+        assert list(backend.briefs([uid, uid])) == [uid]
+
+    def test_many_briefs_are_each_of_their_job(self, backend):
+        uids = [enqueued(backend) for _ in range(50)]
+        claims = backend.claim(WORKER, None, 50)
+        for number, claim in enumerate(claims):
+            backend.report(claim, Progress(number, str(number), 50))
+
+        found = backend.briefs(uids)
+
+        assert [(found[uid].value, found[uid].text) for uid in uids] == [
+            (number, str(number)) for number in range(50)
+        ]
+
     # -- heartbeat and rescue
 
     def test_worker_that_lost_nothing_is_told_so(self, backend):

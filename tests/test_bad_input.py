@@ -432,7 +432,7 @@ def test_an_unknown_uid_is_an_unknown_job_that_says_how_long_jobs_are_kept(held)
         "(asyncjob.retention)",
         asyncjob_result, "asyncjob_x",
     )  # fmt: skip
-    for ask in held._results.cancel, held._results.retry, held._results.snapshot, held.result:
+    for ask in held.results.cancel, held.results.retry, held.results.snapshot, held.result:
         refused(UnknownJob, LookupError, "no job 'nonsense'", ask, "nonsense")
 
 
@@ -441,7 +441,7 @@ def test_a_uid_that_is_no_str_is_an_unknown_job_and_its_progress_is_none(held, w
     words = f"no job {wrong!r}: a uid is a str, got {type(wrong).__name__}"
 
     refused(UnknownJob, LookupError, words, asyncjob_result, wrong)
-    for ask in held._results.cancel, held._results.retry:
+    for ask in held.results.cancel, held.results.retry:
         refused(UnknownJob, LookupError, words, ask, wrong)
     assert asyncjob_get_progress(wrong) is None
 
@@ -449,7 +449,7 @@ def test_a_uid_that_is_no_str_is_an_unknown_job_and_its_progress_is_none(held, w
 def test_a_uid_of_another_process_says_whose_it_is_and_the_way_out(held):
     foreign = f"asyncjob_1_{'0' * 8}_{'0' * 32}"
 
-    for ask in asyncjob_result, asyncjob_get_progress, held._results.cancel, held._results.retry:
+    for ask in asyncjob_result, asyncjob_get_progress, held.results.cancel, held.results.retry:
         refused(UnknownJob, LookupError, "it was made by process 1 and this is ", ask, foreign)
         refused(UnknownJob, LookupError, "set asyncjob.backend = sql", ask, foreign)
 
@@ -459,7 +459,7 @@ def test_a_uid_of_another_queue_of_this_process_is_unknown(held):
         uid = other.perform(int)
 
         refused(UnknownJob, LookupError, f"no job {uid!r}", held.result, uid)
-        refused(UnknownJob, LookupError, f"no job {uid!r}", held._results.cancel, uid)
+        refused(UnknownJob, LookupError, f"no job {uid!r}", held.results.cancel, uid)
         assert other.run_pending() == 1
 
 

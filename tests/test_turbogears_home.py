@@ -243,7 +243,7 @@ def test_request_id_is_kept_with_the_job(home):
         lambda: {"uid": asyncjob_perform(dict)}, headers={"X-Request-Id": "request 7"}
     )
 
-    kept = home.queue._results.snapshot(answer.json["uid"]).job.context
+    kept = home.queue.results.snapshot(answer.json["uid"]).job.context
     assert kept["request_id"] == "request 7"
     home.ended(answer.json["uid"])
 
@@ -424,7 +424,7 @@ def test_nested_jobs_inherit_user_language_address_and_request_id(home):
 
     assert [result.enqueued_by for result in results] == ["ann", "ann"]
     assert results[1].return_value == ("Il tuo album è pronto", "http://shop.example/album")
-    assert home.queue._results.snapshot(uids[1]).job.context["request_id"] == "request 7"
+    assert home.queue.results.snapshot(uids[1]).job.context["request_id"] == "request 7"
 
 
 def test_second_attempt_is_at_home_as_the_first(home):

@@ -68,7 +68,8 @@ class JobQueue:
         self.is_here: Callable[[], bool | None] = lambda: None
         self._progress_tracker = GuardedTracker(progress_tracker)
         self._local_worker = LocalWorker(self.options, self._make_environment)
-        self._results = Results(
+        #: what reads and changes single jobs
+        self.results = Results(
             lambda: self.backend,
             self._scope,
             self._progress_tracker,
@@ -135,7 +136,7 @@ class JobQueue:
     ) -> TaskResult:
         """Enqueue a call with the options of its task; raises as ``perform`` does."""
         job = self._enqueue(call, options, run_after)
-        return TaskResult(self._results, self._results.snapshot_of(job))
+        return TaskResult(self.results, self.results.snapshot_of(job))
 
     def _enqueue(
         self, call: Call, options: TaskOptions, run_after: datetime | timedelta | None
@@ -193,12 +194,12 @@ class JobQueue:
 
     def result(self, uid: str) -> TaskResult:
         """Return the TaskResult of the job *uid*. Raises UnknownJob if there is none."""
-        return TaskResult(self._results, self._results.snapshot(uid))
+        return TaskResult(self.results, self.results.snapshot(uid))
 
     def progress(self, uid: object) -> tuple[int, Any] | None:
         """Return ``(value, data)`` of the last report, ``(-1, None)`` before the first one, None if
         the job has ended or is unknown. See ``asyncjob_get_progress``."""
-        return self._results.progress(uid)
+        return self.results.progress(uid)
 
     def wait_for_row(self, query: Any, looks: float, seconds: float) -> None:
         """See ``asyncjob_timed_query``; inside a job each pause is a checkpoint."""

@@ -4,12 +4,13 @@ those of the backend."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime, timezone
 from typing import Any
 
 from .amount import seconds
 from .backends.base import Backend
+from .backends.brief import Brief, text_of, user_of
 from .current import attempt_var, shielded
 from .errors import NotCommitted, UnknownJob
 from .job import READY, Job, Snapshot
@@ -69,6 +70,25 @@ class Results:
         """Read a job that has just been enqueued."""
         # If it has been run and removed meanwhile, it is shown as it was enqueued.
         return self._pending(job.uid) or self._backend().get(job.uid) or _waiting(job)
+
+    @shielded
+    def briefs(self, uids: Collection[str]) -> dict[str, Brief]:
+        """Read how several jobs stand; without those that are unknown."""
+        found = self._backend().briefs(uids)
+        for uid in uids:
+            pending = self._pending(uid)
+            if pending is not None:
+                found[uid] = Brief.new(uid, user_of(pending.job.context))
+        return {uid: self._tracked(brief) for uid, brief in found.items()}
+
+    def _tracked(self, brief: Brief) -> Brief:
+        """The brief with what the application's progress tracker knows instead."""
+        tracker = self._progress_tracker.tracker
+        if tracker is None:
+            return brief
+        reported = None if brief.status.is_final else tracker.get_progress(brief.uid)
+        value, data = reported or (-1, None)
+        return brief._replace(value=value, total=None, text=text_of(data))
 
     @shielded
     def progress(self, uid: object) -> tuple[int, Any] | None:

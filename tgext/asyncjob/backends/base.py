@@ -26,6 +26,7 @@ from ..job import (
     TaskResultStatus,
     WorkerId,
 )
+from .brief import Brief
 
 
 class Standing(Enum):
@@ -91,6 +92,14 @@ class Backend(ABC):
         """Return the last report of a job; None if the job has ended or is unknown.
 
         Raises UnknownJob as ``get`` does.
+        """
+
+    @abstractmethod
+    def briefs(self, uids: Collection[str]) -> dict[str, Brief]:
+        """Read how several jobs stand, by as few queries as for one; changes nothing.
+
+        Returns them by uid, without those that are unknown, removed, or of another process. A uid
+        may be any text.
         """
 
     @abstractmethod

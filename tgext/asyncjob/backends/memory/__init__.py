@@ -31,6 +31,7 @@ from ...job import (
     WorkerId,
 )
 from ..base import Backend, Standing
+from ..brief import Brief
 from .changes import JobChanges
 from .ready_queue import Entry
 from .spinlock import SpinLock, running_deferred
@@ -106,6 +107,12 @@ class MemoryBackend(JobChanges, Backend):
         with self._lock.unless_mine():
             entry = self._find(uid)
             return None if entry is None or entry.status.is_final else entry.progress
+
+    @running_deferred
+    def briefs(self, uids: Collection[str]) -> dict[str, Brief]:
+        with self._lock.unless_mine():
+            now, entries = self._clock(), self._entries
+            return {uid: entries[uid].brief(now) for uid in uids if uid in entries}
 
     def cancel(self, uid: str, connection: Any = None) -> bool | None:
         return self._change(self._cancel, uid)

@@ -15,7 +15,8 @@ from collections.abc import Collection
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from ...job import NO_PROGRESS, READY, Job, Outcome, Snapshot, TaskError
+from ...job import NO_PROGRESS, READY, RUNNING, Job, Outcome, Snapshot, TaskError
+from ..brief import Brief, text_of, user_of
 
 #: Number of queue names whose heaps are kept while they are empty: to make a heap for each job of
 #: an idle worker would take as long as the job.
@@ -88,6 +89,28 @@ class Entry:
             crashes=self.crashes,
         )
 
+    def brief(self, now: float) -> Brief:
+        """Describe the job for a page; *now*: seconds since the epoch."""
+        error, progress = self.errors[-1] if self.errors else None, self.progress
+        waits = self.status is READY and self.run_at is not None and self.run_at > now
+        return Brief(
+            uid=self.job.uid,
+            status=self.status,
+            enqueued_ago=max(0.0, now - self.enqueued_at),
+            is_cancelled=self.cancelled and self.status is RUNNING,
+            started_ago=_ago(self.started_at, now),
+            attempted_ago=_ago(self.last_attempted_at, now),
+            finished_ago=_ago(self.finished_at, now),
+            due_in=self.run_at - now if waits and self.run_at is not None else None,
+            attempts=self.attempts,
+            value=progress.value,
+            total=progress.total,
+            text=text_of(progress.data),
+            error_class=error and error.exception_class_path,
+            error_message=error and error.message,
+            user=user_of(self.job.context),
+        )
+
 
 def due_at(run_after: datetime | timedelta, now: float) -> float | None:
     """Return when a job may start, in seconds since the epoch; None: at once."""
@@ -100,6 +123,10 @@ def due_at(run_after: datetime | timedelta, now: float) -> float | None:
 
 def _instant(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, timezone.utc)
+
+
+def _ago(seconds: float | None, now: float) -> float | None:
+    return None if seconds is None else max(0.0, now - seconds)
 
 
 # Ordered by its first value, then by the sequence number: entries are never compared.

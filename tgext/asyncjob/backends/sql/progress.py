@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import NamedTuple
 
@@ -39,14 +39,16 @@ _LEAST, _MOST = -(2**63), 2**63 - 1
 IDLE_SECONDS = 10.0
 
 
-class _Report(NamedTuple):
+class Report(NamedTuple):
+    """A progress report as a row has it."""
+
     value: int
     data: str | None
     total: int | None
 
 
 #: The report of a job that has not reported.
-_NOTHING = _Report(-1, None, None)
+_NOTHING = Report(-1, None, None)
 
 
 class ProgressWriter:
@@ -73,7 +75,7 @@ class ProgressWriter:
 
     def _begin(self) -> None:
         self._lock = threading.RLock()
-        self._latest: dict[str, _Report] = {}
+        self._latest: dict[str, Report] = {}
         self._news = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -91,7 +93,7 @@ class ProgressWriter:
         why = why_too_large([text], self._most_bytes())
         if why is not None:
             raise NotSerializable(f"asyncjob_set_progress: the data is too large: {why}")
-        report = _Report(value, text, total)
+        report = Report(value, text, total)
         self._latest[uid] = report
         if not self._news.is_set():
             self._news.set()
@@ -104,6 +106,10 @@ class ProgressWriter:
             return None
         data = None if report.data is None else self._serializer.load_value(report.data)
         return Progress(report.value, data, report.total)
+
+    def unwritten(self, uids: Iterable[str]) -> dict[str, Report]:
+        """Return the last reports that are not in the table yet; read the table after that."""
+        return {uid: self._latest[uid] for uid in uids if uid in self._latest}
 
     def flush(self, uids: Collection[str]) -> None:
         """Write the last reports of jobs that have ended. After an error the thread tries again:
@@ -188,7 +194,7 @@ class ProgressWriter:
                 if self._latest.get(uid) is report:
                     del self._latest[uid]
 
-    def _write_one_if_it_fits(self, connection: Connection, uid: str, report: _Report) -> None:
+    def _write_one_if_it_fits(self, connection: Connection, uid: str, report: Report) -> None:
         # A report without content is refused only if the database refuses everything for now.
         forms = (report, report._replace(data=None), _NOTHING)
         write = partial(self._write_one, connection, uid)
@@ -196,16 +202,16 @@ class ProgressWriter:
         if refused is not None:
             log.warning("job=%s its progress cannot be stored: %.500s", uid, refused)
 
-    def _write_one(self, connection: Connection, uid: str, report: _Report) -> None:
+    def _write_one(self, connection: Connection, uid: str, report: Report) -> None:
         table = self._table
         values = report._asdict()
         changed = connection.execute(update(table).where(table.c.uid == uid).values(**values))
         if not changed.rowcount:
             connection.execute(insert(table).values(uid=uid, **values))
 
-    def _read(self, uid: str) -> _Report | None:
+    def _read(self, uid: str) -> Report | None:
         table = self._table
         wanted = select(table.c.value, table.c.data, table.c.total).where(table.c.uid == uid)
         with self._engine.connect() as connection:
             row = connection.execute(wanted).one_or_none()
-        return None if row is None else _Report(*row)
+        return None if row is None else Report(*row)

@@ -41,8 +41,10 @@ from ...job import (
 from ...serialization import CallSerializer
 from ...transactions.connections import forget_connections
 from ..base import Standing
+from ..brief import Brief
 from . import states
 from .availability import made_available
+from .briefs import Briefs
 from .claims import Claims
 from .counting import Counting
 from .dialects import dialect_of
@@ -123,6 +125,7 @@ class SqlStore:
             self.is_passing,
             most_bytes,
         )
+        self._briefs = Briefs(self.tables, self._dialect, self._progress, self._clock)
         self._pruning = Pruning(self.tables, self._dialect, self._progress, self._now)
         self._notifier = Notifier(self._dialect)
         self._wakeup = Wakeup(lambda: listener_of(self._dialect), self._look)
@@ -246,6 +249,9 @@ class SqlStore:
         if state is None or state in states.ENDED:
             return None
         return self._progress.get(uid) or NO_PROGRESS
+
+    def briefs(self, uids: Collection[str]) -> dict[str, Brief]:
+        return self._briefs.read(uids)
 
     def cancel(self, uid: str, connection: Connection | None = None) -> bool | None:
         jobs = self.tables.jobs
