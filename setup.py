@@ -33,6 +33,8 @@ EXTRAS["worker"] = [*EXTRAS["sqlalchemy"], "setproctitle>=1.3", "psutil>=5.9"]
 EXTRAS["store"] = ["itsdangerous>=2.1"]
 # titles and gauges of looppool's processes; the pool itself needs nothing
 EXTRAS["looppool"] = ["setproctitle>=1.3", "psutil>=5.9", "statsd>=4"]
+# progress elements, and the pages of the package
+EXTRAS["web"] = ["WebOb>=1.8.9", "kajiki>=1.0", "MarkupSafe>=2.1", "itsdangerous>=2.1"]
 EXTRAS["all"] = sorted({need for needs in EXTRAS.values() for need in needs})
 EXTRAS["test"] = [
     # the runner, and pages and servers that the tests drive
@@ -108,10 +110,14 @@ setup(
     # PEP 420: `tgext` belongs to everybody and has no __init__.py. Listed with its folder, it
     # makes an editable installation one plain line in a .pth file, which type checkers follow
     packages=find_namespace_packages(
-        include=["tgext", "tgext.asyncjob", "tgext.asyncjob.*"], exclude=["*.__pycache__"]
+        include=["tgext", "tgext.asyncjob", "tgext.asyncjob.*"],
+        exclude=["*.__pycache__", "*.web.*"],
     ),
     package_dir={"": "."},
-    package_data={"tgext.asyncjob": ["py.typed"]},
+    package_data={
+        "tgext.asyncjob": ["py.typed"],
+        "tgext.asyncjob.web": ["static/*", "templates/*"],
+    },
     include_package_data=True,
     zip_safe=False,
     install_requires=["transaction>=3.0"],

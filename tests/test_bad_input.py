@@ -496,6 +496,10 @@ QUEUE_OPTIONS = {
     "retention": ("seconds", SECONDS),
     "max_crashes": ("a whole number", WHOLE),
     "max_queued": ("a whole number", WHOLE),
+    "web_path": ("a path such as /asyncjob, or none", ["jobs", "/", "/a/", "/a b", "/../a"]),
+    "progress_access": ("uid or owner", ["UID", "all", 5]),
+    "web_permission": ("a word", ["  ", 5]),
+    "web_readonly_permission": ("a word", ["  ", 5]),
     "broker_url": ("a word", ["  ", 5]),
     "base_url": ("a word", ["  ", 5]),
 }

@@ -23,7 +23,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "tgext" / "asyncjob"
 LAYERS = """
     __init__
     turbogears  __main__
-    cli
+    cli  web
     api
     queue
     results  database
@@ -54,6 +54,7 @@ THIRD_PARTY = {
     "backends.sql": {"sqlalchemy"},
     "slackers": {"django"},
     "looppool": {"psutil", "tornado"},
+    "web": {"webob", "kajiki", "markupsafe"},
     "turbogears": {"tg", "webob", "gearbox", "paste.deploy"},
 }
 
@@ -70,8 +71,9 @@ LATE = {
     "slackers": {COMPUTED},  # what speaks HTTP
     "looppool": {"tornado.ioloop"},  # only where the pool was given Tornado's loop
     "database": {"transactions.sessions"},  # only where the application has SQLAlchemy
+    "web": {"kajiki"},  # at the first page: most processes never show one
     "__main__": {COMPUTED},  # the module that --app names
-    "__init__": {"turbogears"},  # the rest runs without TurboGears
+    "__init__": {COMPUTED},  # turbogears and web: the rest runs without their packages
 }
 
 #: What may be imported under TYPE_CHECKING from a layer above, and why.

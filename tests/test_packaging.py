@@ -175,6 +175,7 @@ def test_extra_all_is_the_union_of_those_of_features(built: Built) -> None:
 
     features = [
         "turbogears", "sqlalchemy", "postgresql", "mysql", "http", "worker", "store", "looppool",
+        "web",
     ]  # fmt: skip
     assert all(needs_of(extra) for extra in features)
     assert needs_of("all") == set().union(*map(needs_of, features))

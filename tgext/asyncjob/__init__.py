@@ -48,6 +48,7 @@ from .task import Task, TaskContext, TaskResult, task
 if TYPE_CHECKING:
     from .turbogears import plugme as plugme
     from .turbogears import start_async_worker as start_async_worker
+    from .web import asyncjob_progress as asyncjob_progress
 
 __all__ = [
     "AsyncJobError",
@@ -85,19 +86,24 @@ __all__ = [
     "task",
 ]
 
-#: Not in ``__all__``: a star import must not need TurboGears.
-_TURBOGEARS = ("plugme", "start_async_worker")
+#: By name, the module that has it. Not in ``__all__``: a star import must not need their packages.
+_OF_EXTRAS = {
+    "plugme": "turbogears",
+    "start_async_worker": "turbogears",
+    "asyncjob_progress": "web",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Load the TurboGears integration on first use; the rest runs without TurboGears."""
-    if name not in _TURBOGEARS:
+    """Load what needs an extra on first use; the rest runs without it."""
+    if name not in _OF_EXTRAS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    extra = _OF_EXTRAS[name]
     try:
-        found = getattr(importlib.import_module(".turbogears", __name__), name)
+        found = getattr(importlib.import_module(f".{extra}", __name__), name)
     except ModuleNotFoundError as error:
         if error.name not in ("tg", "webob"):
             raise
-        raise MissingExtra(f"tgext.asyncjob.{name}", "turbogears") from error
+        raise MissingExtra(f"tgext.asyncjob.{name}", extra) from error
     globals()[name] = found
     return found

@@ -95,6 +95,15 @@ def _schema(value: Any) -> str:
     return text
 
 
+def _path(value: Any) -> str | None:
+    text = _text(value)
+    if text.lower() in _FALSE | {"none"}:
+        return None
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", text) or {".", ".."} & set(text.split("/")):
+        raise ValueError("a path such as /asyncjob, or none")
+    return text
+
+
 def _one_of(*choices: str) -> Callable[[Any], str]:
     def convert(value: Any) -> str:
         if value not in choices:
@@ -156,6 +165,14 @@ class Options:
     max_crashes: int = _option(3, _at_least(1, _whole))
     #: number of waiting jobs at which an enqueue raises QueueFull; None: no limit
     max_queued: int | None = _option(None, _at_least(1, _whole))
+    #: the path of the package's own pages and of its progress elements; None: not served
+    web_path: str | None = _option("/asyncjob", _path)
+    #: who may read the progress of a job: who knows its uid, or who enqueued it
+    progress_access: str = _option("uid", _one_of("uid", "owner"))
+    #: the permission to see and to act on all jobs in the pages, in TurboGears
+    web_permission: str = _option("manage", _text)
+    #: the permission to see them only; None: there is none
+    web_readonly_permission: str | None = _option(None, _text)
     #: the URL of Celery's broker; not used in this version
     broker_url: str | None = _option(None, _text, repr=False)
     #: what ``tg.url(qualified=True)`` begins with inside jobs; None: as in the enqueuing request

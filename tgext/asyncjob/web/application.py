@@ -1,0 +1,83 @@
+"""``WebApplication``: answers each request by the table of routes, with the same headers on all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from webob import Request, Response
+
+from ..queue import JobQueue
+from .pages import say
+from .routes import found_at
+from .visit import RightsOf, Visit
+
+#: On every answer. ``'self'``: the static files of the package, and its own JSON.
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+#: The longest form that is read, in bytes.
+MOST_BYTES = 65_536
+
+#: Seconds after which to ask again, while the store cannot be reached.
+RETRY_AFTER = 5
+
+
+class WebApplication:
+    """The progress elements' JSON, and the pages of a queue: a WSGI application without a state.
+
+    It answers at the paths of its table of routes, below SCRIPT_NAME: mount it by that.
+
+    rights: returns the Rights of a request, by its WSGI environ; None for nobody. Without it, and
+    where it returns None, nothing is shown but the progress of jobs whose uid is known.
+    """
+
+    def __init__(self, queue: JobQueue, *, rights: RightsOf | None = None) -> None:
+        self._queue = queue
+        self._rights_of = rights
+
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        request = Request(environ)
+        response = self._answer(Visit(self._queue, request, self._rights_of))
+        response.headers.setdefault("Cache-Control", "no-store")
+        response.headers.update(HEADERS)
+        found: Iterable[bytes] = response(environ, start_response)
+        return found
+
+    def _answer(self, visit: Visit) -> Response:
+        request = visit.request
+        try:
+            routes = found_at(request.path_info)
+            method = "GET" if request.method == "HEAD" else request.method
+        except UnicodeDecodeError:  # the path is no UTF-8
+            routes = {}
+        if not routes:
+            return say(visit, 404, "No such page", "There is no page at this address.")
+        if method not in routes:
+            response = say(visit, 405, "Not possible", "This address has another purpose.")
+            response.headers["Allow"] = ", ".join(sorted(routes))
+            return response
+        if (request.content_length or 0) > MOST_BYTES:
+            return say(visit, 413, "Too long", "The form is too long.")
+        try:
+            if method != "GET" and visit.is_from_elsewhere:
+                reason = "This was not sent by a page of this site. Go back, reload, and try again."
+                return say(visit, 403, "Not allowed", reason)
+            return routes[method].answer(visit)
+        except UnicodeDecodeError:  # a field of the query or the form
+            return say(visit, 400, "Not understood", "The address or the form is damaged.")
+        except Exception as error:
+            if not self._queue.backend.is_passing(error):
+                raise
+            response = say(visit, 503, "Not now", "The jobs cannot be read. Try again shortly.")
+            response.headers["Retry-After"] = str(RETRY_AFTER)
+            return response

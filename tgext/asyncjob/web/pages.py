@@ -1,0 +1,37 @@
+"""Renders the package's own pages, by a Kajiki loader of its own: the host may have no renderer."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from webob import Response
+
+from .statics import url_of
+
+if TYPE_CHECKING:
+    from .visit import Visit
+
+FOLDER = Path(__file__).resolve().parent / "templates"
+
+
+@cache
+def _loader() -> Any:
+    # At the first page: most processes of an application never show one.
+    from kajiki import FileLoader
+
+    return FileLoader(FOLDER, force_mode="html5")
+
+
+def render(template: str, visit: Visit, status: int = 200, **variables: Any) -> Response:
+    """Answer with a page. template: the name of a file of ``templates/``."""
+    found = _loader().import_(template)
+    css = url_of(visit.base, "progress.css")
+    text = found({"css": css, **variables}).render()
+    return Response(text=text, status=status, content_type="text/html", charset="utf-8")
+
+
+def say(visit: Visit, status: int, title: str, sentence: str) -> Response:
+    """Answer with a page of one sentence."""
+    return render("message.xhtml", visit, status, title=title, sentence=sentence)

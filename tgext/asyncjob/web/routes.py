@@ -1,0 +1,47 @@
+"""The table of URLs: for each path and method what answers, and who may use it.
+
+A path is below the place where the WebApplication is served. ``tests/test_web_rights.py`` fails for
+a row that its matrix does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import NamedTuple
+
+from webob import Response
+
+from . import progress, statics
+from .visit import Visit
+
+
+class Right(Enum):
+    """Who may use a URL."""
+
+    ANYBODY = "anybody"  #: it tells nothing of any job
+    UID = "uid"  #: who knows the uid of a job, or has enqueued it: ``asyncjob.progress_access``
+    CANCEL = "cancel"  #: the job's button, rendered for this user; its owner; who may act
+
+
+class Route(NamedTuple):
+    """One row."""
+
+    method: str  #: GET stands for HEAD, too
+    path: str
+    right: Right
+    answer: Callable[[Visit], Response]
+
+
+ROUTES = (
+    Route("GET", "/progress", Right.UID, progress.show),
+    Route("GET", "/reload", Right.UID, progress.reload),
+    Route("POST", "/cancel", Right.CANCEL, progress.cancel),
+    Route("GET", "/static/progress.js", Right.ANYBODY, statics.send),
+    Route("GET", "/static/progress.css", Right.ANYBODY, statics.send),
+)
+
+
+def found_at(path: str) -> dict[str, Route]:
+    """Return the routes of *path* by their methods; {}: there is no such page."""
+    return {route.method: route for route in ROUTES if route.path == path}
