@@ -1,43 +1,10 @@
 """A real browser, and the hands and eyes of whoever sits before it."""
 
 import base64
-import shutil
 
 from running_album import SECONDS
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
-
-from needs import need
-
-CHROMIUM_FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    # as on a phone: they lie over the page and take no room
-    "--hide-scrollbars",
-)
-
-
-def chromium_or_skip():
-    """Give the paths of browser and driver."""
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    need(browser and driver, "chromium and chromedriver (Debian: chromium, chromium-driver)")
-    return browser, driver
-
-
-def start_browser(profile_dir):
-    browser, driver = chromium_or_skip()
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for flag in (*CHROMIUM_FLAGS, f"--user-data-dir={profile_dir}"):
-        options.add_argument(flag)
-    return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
 
 
 def photograph(driver):

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import tg
 import transaction
-from browsing import set_width, start_browser
+from browsing import set_width
 from paste.deploy import loadapp
 from PIL import Image
 from running_album import SAMPLE_APP, SECONDS, Album, Gate
 from webtest import TestApp
 from webtest.http import StopableWSGIServer
 
+from chromium import start_browser
 from photoalbum.lib import samples
 from photoalbum.model import DBSession
 
