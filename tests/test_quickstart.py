@@ -189,3 +189,61 @@ def test_tables_may_be_made_by_a_migration(durable):
     assert "asyncjob_jobs" in durable.tables()
     assert "found: version 1" in durable.run(*schema)
     durable.gearbox("setup-app", "-c", "development.ini")
+
+
+#: The one call of docs/progress.rst, at the end of every page.
+ONE_CALL = "${asyncjob_progress(tg.request.GET.get('uid', ''), 'A job', cancel=True)}"
+
+#: Uses that page: nobody, a user without and one with the permission ``manage``.
+BAR = """
+from paste.deploy import loadapp
+from webtest import TestApp
+import tg
+from tgext.asyncjob import asyncjob_perform
+
+wsgi = loadapp("config:development.ini", relative_to=".")
+queue = tg.config["tg.app_globals"].asyncjob_queue
+
+def nothing():
+    pass
+
+def app_of(user):
+    app = TestApp(wsgi)
+    if user:
+        word = {"editor": "editpass", "manager": "managepass"}[user]
+        app.get(f"/login_handler?login={user}&password={word}", status=302)
+        assert app.cookies["authtkt"]
+    return app
+
+uid = queue.perform(nothing)
+page = app_of(None).get("/login", {"uid": uid})
+element = page.html.find("asyncjob-progress")
+print("state:", element["data-state"], element["data-url"])
+for file in element.script["src"], element.link["href"]:
+    print(file.partition("?")[0].rpartition(".")[2] + ":", app_of(None).get(file).content_type)
+asked = app_of(None).get("/asyncjob/progress", {"uid": uid})
+print("asked:", asked.json["jobs"][0]["state"], "Set-Cookie" in asked.headers)
+headers = {"Sec-Fetch-Site": "same-origin"}
+for user in (None, "editor", "manager"):
+    page = app_of(user).post("/asyncjob/cancel", {"uid": uid}, headers=headers, status="*")
+    print(f"{user}:", page.status_int, queue.result(uid).status)
+queue.close()
+"""
+
+
+def test_one_call_in_a_template_shows_a_bar_and_managers_cancel(project):
+    project.edit("development.ini", "[app:main]\n", "[app:main]\nasyncjob.threads = 0\n")
+    project.edit("myapp/templates/master.xhtml", "</body>", f"{ONE_CALL}\n</body>")
+    project.gearbox("setup-app", "-c", "development.ini")
+
+    said = project.run("-c", BAR)
+
+    assert dict(re.findall(r"^(\w+): (.*)$", said, re.M)) == {
+        "state": "waiting /asyncjob",
+        "js": "text/javascript",
+        "css": "text/css",
+        "asked": "waiting False",
+        "None": "403 READY",
+        "editor": "403 READY",
+        "manager": "200 CANCELLED",
+    }, said

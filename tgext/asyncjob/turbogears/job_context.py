@@ -32,6 +32,12 @@ KEPT = "tgext.asyncjob.captured"
 _captured: ContextVar[dict[str, Any] | None] = ContextVar("asyncjob_captured", default=None)
 
 
+def user_of(environ: dict[str, Any]) -> Any:
+    """Return the user who is logged in; None if there is none."""
+    identity = environ.get("repoze.who.identity") or {}
+    return identity.get("repoze.who.userid") or environ.get("REMOTE_USER")
+
+
 class TurboGearsJobContext:
     """``capture`` and ``enter`` of one application's jobs."""
 
@@ -63,7 +69,7 @@ class TurboGearsJobContext:
             return cast("dict[str, Any]", kept[2])
         self._warn_of_processes(environ)
         captured = {
-            "user": (identity or {}).get("repoze.who.userid") or environ.get("REMOTE_USER"),
+            "user": user_of(environ),
             "lang": getattr(translator, "tg_lang", None),
             "request_id": environ.get("HTTP_X_REQUEST_ID"),
             "base_url": local.request.application_url,

@@ -31,6 +31,7 @@ from ..worker import job_log
 from ..worker.progress_tracker import Tracker
 from .job_context import TurboGearsJobContext
 from .sections import warn_of_misplaced
+from .web_pages import provide_element
 from .wrapper import JobQueueWrapper, is_transaction_managed
 
 log = logging.getLogger(__name__)
@@ -189,6 +190,7 @@ def _on_config_setup(_configurator: Any, config: dict[str, Any]) -> None:
     _early.discard(queue)
     config["tg.app_globals"].asyncjob_queue = queue
     _register_wrapper(config)
+    provide_element(config)
     _bind(queue, config)
 
 

@@ -1,12 +1,15 @@
 """Makes the queue current for each request, and declares whether its transaction is committed.
 
 The wrapper is outside TurboGears' transaction, so that this also holds in the hooks of its commit.
-An error page is another request, with a transaction of its own.
+An error page is another request, with a transaction of its own. The pages of the package are served
+here: they need nothing of what is inside.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 from tg.appwrappers.base import ApplicationWrapper
@@ -16,6 +19,7 @@ from tg.support.converters import asbool
 
 from ..queue import JobQueue
 from ..task import TaskResult
+from .web_pages import pages_of
 
 
 class JobQueueWrapper(ApplicationWrapper):  # type: ignore[misc]
@@ -25,6 +29,7 @@ class JobQueueWrapper(ApplicationWrapper):  # type: ignore[misc]
         super().__init__(handler, config)
         self._queue: Any = getattr(config.get("tg.app_globals"), "asyncjob_queue", None)
         self._managed = is_transaction_managed(config)
+        self._pages = pages_of(self._queue) if isinstance(self._queue, JobQueue) else None
 
     @property
     def injected(self) -> bool:
@@ -33,17 +38,28 @@ class JobQueueWrapper(ApplicationWrapper):  # type: ignore[misc]
     def __call__(self, controller: Any, environ: dict[str, Any], context: Any) -> Any:
         queue = self._queue
         queue.serve()
+        pages = self._pages
+        if pages is not None and pages.has(environ):
+            return pages.answer(environ, context, self.next_handler)
         # repoze.tm2 around the whole application commits as well.
         managed = self._managed or "repoze.tm.active" in environ
-        with queue.as_current(), queue.in_transaction(managed):
+        with self._current(environ), queue.in_transaction(managed):
             response = self.next_handler(controller, environ, context)
             body = getattr(response, "app_iter", None)
             if isinstance(body, TaskResult):
                 # TurboGears makes this of an @expose('json') that returns anything but a dict.
                 response.text = json_encode(body)
             elif body is not None and not _is_made(body, environ):
-                response.app_iter = _Streamed(body, queue, "repoze.tm.active" in environ)
+                current = partial(self._current, environ)
+                response.app_iter = _Streamed(body, current, queue, "repoze.tm.active" in environ)
         return response
+
+    @contextmanager
+    def _current(self, environ: dict[str, Any]) -> Iterator[None]:
+        """Make the queue current, and the user of *environ* the one that elements are for."""
+        visited = nullcontext() if self._pages is None else self._pages.visited_by(environ)
+        with self._queue.as_current(), visited:
+            yield
 
 
 def _is_made(body: object, environ: dict[str, Any]) -> bool:
@@ -61,16 +77,23 @@ class _Streamed:
     repoze.tm2 (*managed*).
     """
 
-    def __init__(self, body: Iterable[bytes], queue: JobQueue, managed: bool) -> None:
+    def __init__(
+        self,
+        body: Iterable[bytes],
+        current: Callable[[], AbstractContextManager[None]],
+        queue: JobQueue,
+        managed: bool,
+    ) -> None:
         self._body = body
+        self._current = current
         self._queue = queue
         self._managed = managed
 
     def __iter__(self) -> Iterator[bytes]:
-        with self._queue.as_current():
+        with self._current():
             steps = iter(self._body)
         while True:
-            with self._queue.as_current(), self._queue.in_transaction(self._managed):
+            with self._current(), self._queue.in_transaction(self._managed):
                 try:
                     step = next(steps)
                 except StopIteration:
@@ -80,7 +103,7 @@ class _Streamed:
     def close(self) -> None:
         close = getattr(self._body, "close", None)
         if close is not None:
-            with self._queue.as_current(), self._queue.in_transaction(self._managed):
+            with self._current(), self._queue.in_transaction(self._managed):
                 close()
 
 
