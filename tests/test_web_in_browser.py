@@ -6,19 +6,26 @@ The host is a WSGI application that counts what is asked of it. Jobs go on when 
 from __future__ import annotations
 
 import gc
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
 import pytest
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 from webtest.http import StopableWSGIServer
 
 from chromium import start_browser
+from test_servers import free_port
 from tgext.asyncjob import JobQueue, asyncjob_set_progress
 from tgext.asyncjob.job import FAILED, SUCCESSFUL, Outcome, TaskError
 from tgext.asyncjob.web import Rights, WebApplication, asyncjob_progress
@@ -61,7 +68,7 @@ class Host:
             options = {"cancel": "cancel" in query, "then": query.get("then", [None])[0]}
             with self.queue.as_current():
                 for uid in query["uid"]:
-                    text += asyncjob_progress(uid, f"Job {uid[-4:]}", **options)
+                    text += str(asyncjob_progress(uid, f"Job {uid[-4:]}", **options))
         body = f'<!doctype html><html lang="en"><title>A page</title><body>{text}'.encode()
         headers = [("Content-Type", "text/html; charset=utf-8")]
         headers.append(("Content-Security-Policy", self.policy))
@@ -101,9 +108,10 @@ class Page:
         return str(self.driver.execute_script(script))
 
     def until(self, condition: Callable[[], Any]) -> Any:
-        return WebDriverWait(self.driver, SECONDS, poll_frequency=0.05).until(
-            lambda _driver: condition()
-        )
+        # A page may be replaced while it is being read: look again.
+        passing = [WebDriverException]
+        waits = WebDriverWait(self.driver, SECONDS, 0.05, ignored_exceptions=passing)
+        return waits.until(lambda _driver: condition())
 
     def until_state(self, state: str) -> None:
         self.until(lambda: self.state() == state)
@@ -344,7 +352,7 @@ def test_time_left_is_shown_after_some_reports(page, jobs):
     uid = jobs.running(0, None, 10)
     page.open(uid)
     texts = []
-    for value in range(1, 8):
+    for value in range(1, 6):
         jobs.report(uid, value, None, 10)
         page.until(lambda value=value: f"{10 * value} %" in page.text())
         texts.append(page.text())
@@ -412,3 +420,113 @@ def test_states_are_told_apart_by_shape_and_text_in_view(page, jobs):
 
     assert len(set(shapes)) == len(uids)
     assert "none" not in shapes
+
+
+# -- a real server, killed in the middle
+
+PROGRAM = """
+import time
+from pathlib import Path
+from socketserver import ThreadingMixIn
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from tg import MinimalApplicationConfigurator, TGController, expose
+from tgext.asyncjob import asyncjob_perform, asyncjob_progress, asyncjob_set_progress
+from tgext.asyncjob import start_async_worker
+
+folder = Path(__file__).parent
+
+def work():
+    for step in range(1, 5):
+        while not (folder / f"step{step}").exists():
+            time.sleep(0.01)
+        asyncjob_set_progress(step, total=4)
+    while not (folder / "end").exists():
+        time.sleep(0.01)
+
+class Root(TGController):
+    @expose()
+    def start(self):
+        return asyncjob_perform(work)
+
+    @expose()
+    def job(self, uid):
+        return f"<!doctype html><html><body>{asyncjob_progress(uid, 'Work')}</body></html>"
+
+class Globals:
+    def __init__(self):
+        start_async_worker(backend="sql", url=f"sqlite:///{folder}/jobs.db")
+
+class Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+class Quiet(WSGIRequestHandler):
+    def log_message(self, *args):
+        pass
+
+config = MinimalApplicationConfigurator()
+config.update_blueprint({"root_controller": Root(), "app_globals": Globals})
+
+def serve(port):
+    application = config.make_wsgi_app({}, {})
+    make_server("127.0.0.1", port, application, Server, Quiet).serve_forever()
+"""
+
+
+class Program:
+    """A server process, started again at the same address after it was killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.address = f"http://127.0.0.1:{self.port}"
+        self._folder = folder
+        (folder / "program.py").write_text(PROGRAM)
+        self.start()
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", f"import program; program.serve({self.port})"], cwd=self._folder,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        until = time.monotonic() + SECONDS
+        while time.monotonic() < until and self._process.poll() is None:
+            with suppress(OSError):
+                socket.create_connection(("127.0.0.1", self.port), SECONDS).close()
+                return
+            time.sleep(0.05)
+        raise AssertionError("the server did not start")
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait(SECONDS)
+
+    def allow(self, *names: str) -> None:
+        """Let the job pass its steps of these names."""
+        for name in names:
+            (self._folder / name).touch()
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Program]:
+    made = Program(tmp_path)
+    yield made
+    made.kill()
+
+
+def test_bar_goes_on_after_the_server_was_killed_in_the_middle(driver, program):
+    page = Page(driver, program.address)
+    driver.get(f"{program.address}/start")
+    uid = page.find("body").text
+    driver.get(f"{program.address}/job?uid={uid}")
+    program.allow("step1", "step2")
+    page.until(lambda: page.bar() == [2, 4])
+
+    program.kill()
+    page.until(lambda: "The server does not answer" in page.text())
+    program.start()
+    program.allow("step3", "step4")
+    page.until(lambda: page.bar() == [4, 4])
+    program.allow("end")
+    page.until_state("done")
+
+    assert page.text().endswith("Done")
