@@ -222,7 +222,7 @@ _TABLE: dict[str, list[tuple[str, str, str, str]]] = {
          "self._wakeup.found(self._seen_in(seen))", "pass",
          "test_sql_listener.py -m slow -k registry"),
     ],
-    "backends/sql/dialects.py": [
+    "backends/sql/sqlite.py": [
         ("a completion is stored apart from work that SQLite has refused",
          "if connection is None or not was_refused_the_lock(connection, error):", "if connection is None:",
          "test_sql_survival.py -m slow -k writes_beside"),

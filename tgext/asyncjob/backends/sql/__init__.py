@@ -7,7 +7,8 @@
 
 This module has what a worker needs, ``store`` what enqueues and reads. ``taking`` decides which
 jobs are next; ``worker_registry``, ``liveness`` and ``silence`` which workers live; ``wakeup`` and
-``listener`` wake waiting threads; ``dialects`` and ``faults`` have what differs between databases.
+``listener`` wake waiting threads; ``dialects``, ``sqlite`` and ``faults`` have what differs between
+databases.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from .dialect import Dialect
-from .dialects import PostgreSql, Sqlite
+from .dialects import PostgreSql
+from .sqlite import Sqlite
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ..worker_id import boot_id, is_gone
 from .dialect import Dialect
-from .dialects import Sqlite
+from .sqlite import Sqlite
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,9 @@ from ...job import NO_PROGRESS, WorkerInfo
 from ..overview import Connections, Overview, QueueDepth, QueuePosition, RunningJob
 from . import states
 from .dialect import Dialect
-from .dialects import MariaDb, PostgreSql, Sqlite
+from .dialects import MariaDb, PostgreSql
 from .liveness import Liveness
+from .sqlite import Sqlite
 from .tables import Tables, instant
 from .worker_registry import WorkerRegistry
 
