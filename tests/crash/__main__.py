@@ -4,6 +4,8 @@
     PYTHONPATH=tests python -m crash --long              20,000 jobs, 200 kills each
     PYTHONPATH=tests python -m crash --answers           5,000 jobs, every 20th commit unanswered
     PYTHONPATH=tests python -m crash --mutant fence      the library broken: it must be noticed
+    PYTHONPATH=tests python -m crash --older FOLDER      a checkout of an older version is upgraded,
+                                                         process by process, under the same kills
 
 Exits with 0 if nothing is lost, doubled or late; with a mutant, if something is lost or doubled, or
 a live worker given up.
@@ -13,6 +15,7 @@ Where it is not as it should be, the folder with the processes' logs and journal
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
@@ -71,6 +74,9 @@ def _arguments() -> argparse.Namespace:
         "--answers", action="store_true", help="5,000 jobs, every 20th COMMIT's answer lost"
     )
     parser.add_argument("--mutant", choices=sorted(MUTANTS), default="")
+    parser.add_argument(
+        "--older", default="", help="a checkout of an older version: the first processes import it"
+    )
     parser.add_argument("--seed", type=int, default=1, help="the same one, the same kills")
     parser.add_argument("--rescues", type=int, default=20, help="kills of a lone job's worker")
     parser.add_argument("--keep", action="store_true", help="keep logs and journals in any case")
@@ -96,6 +102,7 @@ def _place(database: str, size: Size, wanted: argparse.Namespace, jobs: int) -> 
         seconds=size.seconds,
         lease=size.lease,
         mutant=wanted.mutant,
+        older=wanted.older and os.path.abspath(wanted.older),
     )
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -57,6 +59,9 @@ class Place:
     lossy_port: int = 0  #: the same, by way of the proxy
     threads: int = 2
     mutant: str = ""
+    #: a folder with an older version of the library: the first processes import that one, and those
+    #: that replace them the present one; "": none
+    older: str = ""
     name: str = "coordinator"  #: of this process
     isolation: str = ""  #: one of those above
     queues: tuple[str, ...] | None = None  #: those that it serves
@@ -121,7 +126,16 @@ class Place:
     def environment(self) -> Mapping[str, str]:
         """Return what a process started here is to find."""
         tests = str(Path(__file__).resolve().parent.parent)
-        return {**os.environ, "PYTHONPATH": tests, _VARIABLE: json.dumps(asdict(self))}
+        path = os.pathsep.join([self.older, tests] if self.older else [tests])
+        return {**os.environ, "PYTHONPATH": path, _VARIABLE: json.dumps(asdict(self))}
+
+    def make_tables(self) -> None:
+        """Create the library's tables, by the older version if there is one."""
+        if not self.older:
+            with self.queue(threads=0):
+                return
+        made = "from crash.place import here; here().queue(threads=0).close()"
+        subprocess.run([sys.executable, "-c", made], env=self.environment(), check=True)
 
 
 @cache

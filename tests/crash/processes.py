@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .journal import DONE, PASSED, READY, STRUCK, Line, read
@@ -104,6 +104,8 @@ class Processes:
     def _start(self, role: str) -> Child:
         self._made += 1
         place = self._place.of_process(role, self._made)
+        if self._made > self._size + 1:  # it replaces one of the first
+            place = replace(place, older="")
         with place.path("log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", f"crash.{role}"],

@@ -54,8 +54,7 @@ def tables(place: Place) -> Iterator[tuple[Engine, Field]]:
     """Make the tables of a run, and drop them in the end."""
     field = field_of(place.prefix)
     engine = create_engine(place.url, poolclass=NullPool)
-    with place.queue(threads=0):
-        pass  # makes the library's own
+    place.make_tables()
     field.make(engine)
     try:
         yield engine, field
