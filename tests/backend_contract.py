@@ -475,6 +475,96 @@ class BackendContract:
     def test_claim_gives_nothing_and_does_not_wait_when_nothing_is_there(self, backend):
         assert backend.claim(WORKER, None, 10) == []
 
+    # -- pause and resume
+
+    def test_paused_queue_gives_no_job_and_the_others_go_on(self, backend):
+        held, other = enqueued(backend, queue_name="mail"), enqueued(backend)
+
+        assert backend.pause("mail") is True
+        assert claimed_uids(backend) == [other]
+        assert claimed_uids(backend, queues=["mail", "default"]) == []
+        assert claimed_uids(backend, queues=["mail"]) == []
+        assert status_of(backend, held) is READY
+
+        assert backend.resume("mail") is True
+        assert claimed_uids(backend) == [held]
+
+    def test_only_the_first_pause_and_the_first_resume_change_anything(self, backend):
+        assert backend.resume("mail") is False
+        assert [backend.pause("mail"), backend.pause("mail")] == [True, False]
+        assert [backend.resume("mail"), backend.resume("mail")] == [True, False]
+        assert [backend.pause("mail"), backend.resume("mail")] == [True, True]
+
+    def test_pauses_are_told_with_their_time_and_user(self, backend, clock):
+        backend.pause("mail", "ada")
+        clock.advance(10)
+        backend.pause("mail", "bob")  # it was paused before
+        backend.pause("default")
+
+        assert [(each.queue_name, each.user) for each in backend.paused()] == [
+            ("default", None),
+            ("mail", "ada"),
+        ]
+        assert (backend.paused()[0].since - backend.paused()[1].since).total_seconds() == 10
+        backend.resume("mail")
+        assert [each.queue_name for each in backend.paused()] == ["default"]
+
+    def test_jobs_of_a_paused_queue_are_enqueued_retried_and_cancelled(self, backend):
+        backend.pause("mail")
+        uid = enqueued(backend, queue_name="mail")
+        assert backend.waiting() == 1
+        assert backend.cancel(uid) is True
+        assert backend.retry(uid) is True
+        assert claimed_uids(backend) == []
+        backend.resume("mail")
+        assert claimed_uids(backend) == [uid]
+
+    def test_job_that_comes_due_in_a_paused_queue_waits_for_its_resume(self, backend, clock):
+        uid = enqueued(backend, queue_name="mail", run_after=timedelta(seconds=5))
+        backend.pause("mail")
+        clock.advance(6)
+        assert claimed_uids(backend) == []
+        backend.resume("mail")
+        assert claimed_uids(backend) == [uid]
+
+    def test_claimed_job_of_a_queue_that_is_paused_goes_on(self, backend):
+        uid = enqueued(backend, queue_name="mail")
+        claim = claim_one(backend)
+        backend.pause("mail")
+        assert backend.finish(claim, DONE) is True
+        assert status_of(backend, uid) is SUCCESSFUL
+
+    def test_job_that_is_released_into_a_paused_queue_waits(self, backend):
+        enqueued(backend, queue_name="mail")
+        claim = claim_one(backend)
+        backend.pause("mail")
+        backend.release([claim])
+        assert claimed_uids(backend) == []
+
+    def test_wait_does_not_mind_jobs_of_a_paused_queue(self, backend):
+        backend.pause("mail")
+        enqueued(backend, queue_name="mail")
+
+        with WaitingThread(backend) as waiter:
+            assert not waiter.is_back(0.05)
+
+    @pytest.mark.parametrize("queues", [None, ["mail"], ["mail", "default"]], ids=str)
+    def test_resume_wakes_who_waits(self, backend, queues):
+        backend.pause("mail")
+        enqueued(backend, queue_name="mail")
+        assert claimed_uids(backend, queues=queues) == []
+        with WaitingThread(backend, queues) as waiter:
+            backend.resume("mail")
+
+            assert waiter.is_back()
+
+    def test_order_is_kept_beside_a_paused_queue(self, backend):
+        names = ["a", "mail", "b", "c", "mail", "a"]
+        uids = [enqueued(backend, queue_name=name) for name in names]
+        first = enqueued(backend, queue_name="b", priority=5)
+        backend.pause("mail")
+        assert claimed_uids(backend) == [first, uids[0], uids[2], uids[3], uids[5]]
+
     # -- what a claim is
 
     def test_claimed_job_is_running_one_attempt_more(self, backend, clock):

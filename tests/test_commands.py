@@ -816,17 +816,17 @@ def test_schema_tells_prints_and_makes_the_tables(shop, command):
     again = command("schema", "--create")
     after = command("schema")
 
-    assert before == (1, "found: no tables\nexpected: version 1\n"
+    assert before == (1, "found: no tables\nexpected: version 2\n"
                          "make them: --create, or execute what --sql prints\n")  # fmt: skip
     assert sql[0] == 0
     assert f"CREATE TABLE {shop.prefix}jobs (" in sql[1]
-    assert f"INSERT INTO {shop.prefix}schema (version) VALUES (1);" in sql[1]
+    assert f"INSERT INTO {shop.prefix}schema (version, identity) VALUES (2, '" in sql[1]
     assert f"belong in the file {shop.folder}/jobs.db-asyncjob" in sql[1]
     assert upgrade == (2, "there are no tables to upgrade; make them: --create\n")
-    assert (still_none[0], json.loads(still_none[1])) == (1, {"found": None, "expected": 1})
-    assert made == (0, "made the tables in version 1\n")
-    assert again == (0, "the tables existed, in version 1\n")
-    assert after == (0, "found: version 1\nexpected: version 1\n")
+    assert (still_none[0], json.loads(still_none[1])) == (1, {"found": None, "expected": 2})
+    assert made == (0, "made the tables in version 2\n")
+    assert again == (0, "the tables existed, in version 2\n")
+    assert after == (0, "found: version 2\nexpected: version 2\n")
 
 
 def test_schema_of_a_newer_version_is_told_and_left_alone(shop, command):
@@ -840,7 +840,7 @@ def test_schema_of_a_newer_version_is_told_and_left_alone(shop, command):
     told, refused = command("schema"), command("schema", "--create")
 
     assert told[0] == 1
-    assert "found: version 99\nexpected: version 1\na newer tgext.asyncjob made them" in told[1]
+    assert "found: version 99\nexpected: version 2\na newer tgext.asyncjob made them" in told[1]
     assert refused[0] == 2
     assert "got version 99, which a newer tgext.asyncjob made" in refused[1]
 

@@ -295,12 +295,12 @@ def test_schema_is_looked_at_before_the_application_makes_the_tables(bakery):
 
     assert none[:2] == (
         1,
-        "found: no tables\nexpected: version 1\n"
+        "found: no tables\nexpected: version 2\n"
         "make them: --create, or execute what --sql prints\n",
     )  # fmt: skip
     assert still_none[0] == 0
     assert "CREATE TABLE asyncjob_jobs (" in still_none[1]
-    assert made[:2] == (0, "made the tables in version 1\n")
+    assert made[:2] == (0, "made the tables in version 2\n")
 
 
 @pytest.mark.parametrize(

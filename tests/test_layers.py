@@ -26,6 +26,7 @@ LAYERS = """
     cli  web
     api
     queue
+    operations
     results  database
     worker
     slackers  looppool  taskrunners

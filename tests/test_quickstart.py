@@ -187,7 +187,7 @@ def test_tables_may_be_made_by_a_migration(durable):
     durable.gearbox("migrate", "-c", "development.ini", "upgrade")
 
     assert "asyncjob_jobs" in durable.tables()
-    assert "found: version 1" in durable.run(*schema)
+    assert "found: version 2" in durable.run(*schema)
     durable.gearbox("setup-app", "-c", "development.ini")
 
 

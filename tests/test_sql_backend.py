@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from zope.sqlalchemy import mark_changed
 
 from backend_contract import (
+    AGAIN,
     BROKEN,
     DONE,
     BackendContract,
@@ -67,11 +68,11 @@ class Database:
             self.tables = made.tables
 
     def backend(self, **options: Any) -> SqlBackend:
-        return SqlBackend(self.engine, secret="swordfish", prefix=self.prefix, **options)
+        return SqlBackend(self.engine, **{"secret": "swordfish", "prefix": self.prefix, **options})
 
     def empty(self, backend: SqlBackend) -> None:
         with backend._dialect.begin() as connection:
-            for table in (backend.tables.jobs, backend.tables.errors):
+            for table in (backend.tables.jobs, backend.tables.errors, backend.tables.queues):
                 connection.execute(delete(table))
         with backend._dialect.side_database.connect() as connection:
             for table in backend.tables.side_tables:
@@ -452,7 +453,7 @@ def test_error_is_stored_whatever_mariadbs_own_character_set_is():
 def test_row_whose_options_cannot_be_read_ends_with_the_reason_and_harms_no_other(
     make_backend, database, change
 ):
-    backend = make_backend()
+    backend = make_backend(secret=None)
     before, uid, after = enqueued(backend), enqueued(backend), enqueued(backend)
     jobs = database.tables.jobs
     with database.engine.begin() as connection:
@@ -465,6 +466,72 @@ def test_row_whose_options_cannot_be_read_ends_with_the_reason_and_harms_no_othe
     assert found.status is FAILED
     assert found.errors[-1].exception_class_path == "tgext.asyncjob.errors.Unreadable"
     assert backend.retry(uid) is True
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"queue_name": "other"},
+        {"rank": -3},
+        {"options": '{"timeout": 99}'},
+        {"context": '{"user": "root"}'},
+        {"context": None},
+    ],
+    ids=str,
+)
+def test_signed_row_in_which_something_was_changed_is_not_run(make_backend, database, change):
+    backend = make_backend()
+    uid = enqueued(backend, context={"user": "ada"}, timeout=3)
+    jobs = database.tables.jobs
+    with database.engine.begin() as connection:
+        connection.execute(update(jobs).where(jobs.c.uid == uid).values(**change))
+
+    assert backend.claim(WorkerId("w"), None, 10) == []
+    error = backend.get(uid).errors[-1]
+    assert error.exception_class_path == "tgext.asyncjob.errors.BadSignature"
+    assert "the row was changed" in error.message
+
+
+def test_signed_row_of_other_tables_is_not_run(database):
+    schema = database.tables.schema
+    with closing(database.backend()) as backend:
+        with database.engine.begin() as connection:
+            connection.execute(update(schema).values(identity="theirs"))
+        backend.schema.check(create=False)
+        uid = enqueued(backend)
+        with database.engine.begin() as connection:
+            connection.execute(update(schema).values(identity="ours"))
+        backend.schema.check(create=False)
+
+        assert backend.claim(WorkerId("w"), None, 10) == []
+        assert "a copy from other tables" in backend.get(uid).errors[-1].message
+        database.empty(backend)
+
+
+@pytest.mark.parametrize("queues", [None, ["mail"], ["mail", "default"]], ids=str)
+def test_queue_that_another_process_has_paused_just_now_gives_no_job(make_backend, queues):
+    backend, elsewhere = make_backend(), make_backend()
+    held = enqueued(backend, queue_name="mail")
+    elsewhere.pause("mail")  # this process has not read that yet
+
+    assert backend.claim(WorkerId("w"), queues, 10) == []
+    elsewhere.resume("mail")
+    assert [claim.job.uid for claim in backend.claim(WorkerId("w"), queues, 10)] == [held]
+
+
+def test_failures_are_stored_with_their_time_attempt_and_worker(make_backend, database, clock):
+    backend = make_backend(clock=clock)
+    uid = enqueued(backend, max_attempts=2)
+    for worker, outcome in (("w1", AGAIN), ("w2", BROKEN)):
+        clock.advance(10)
+        assert backend.finish(claim_one(backend, worker), outcome)
+    errors = database.tables.errors
+    wanted = select(errors.c.at, errors.c.attempt, errors.c.worker_id).where(errors.c.uid == uid)
+    with database.engine.connect() as connection:
+        first, second = connection.execute(wanted.order_by(errors.c.number)).all()
+
+    assert (second.at, second.at - first.at) == (clock(), 10)
+    assert [(row.attempt, row.worker_id) for row in (first, second)] == [(1, "w1"), (2, "w2")]
 
 
 def test_progress_is_read_while_the_job_holds_a_write_transaction(make_backend, database):

@@ -185,6 +185,11 @@ def caught_claim(backend: SqlBackend, queues: tuple[str, ...] | None = None) -> 
     return found
 
 
+def caught_look(backend: SqlBackend, queues: tuple[str, ...] | None) -> list[Caught]:
+    """Look whether a job waits, as an idle worker does."""
+    return caught(backend, lambda: backend._look(queues))
+
+
 # -- what each database tells of a statement
 
 
@@ -285,9 +290,9 @@ def assert_searches(place: Place, caught: list[Caught]) -> None:
 
 def most_rows(place: Place, queues: tuple[str, ...] | None) -> int:
     """Twice the batch; of several queues it is read of each, and MariaDB counts what it copies to
-    put them together, too."""
+    put them together, too, and its look for paused queues."""
     several = 1 if queues is None else len(queues)
-    return 2 * BATCH * several * (5 if several > 1 and place.kind == "mariadb" else 1)
+    return 2 * BATCH * several * (5 if several > 1 and place.kind == "mariadb" else 1) + 2
 
 
 # -- the tests
@@ -328,6 +333,29 @@ def test_claim_reads_no_more_for_a_backlog_of_waiting_jobs(
         assert steps <= 1.5 * steps_without_others[queues]
     else:
         assert max(rows_read(full_tables, backend, caught)) <= most_rows(full_tables, queues)
+
+
+@pytest.mark.parametrize("queues", [None, ("default", "mails")])
+def test_claim_reads_nothing_of_the_backlog_of_a_paused_queue(
+    full_tables, backend, steps_without_others, queues
+):
+    with full_tables.engine.begin() as connection:
+        fill(connection, full_tables.kind, BACKLOG, states.AVAILABLE)
+    clean_up(full_tables)
+    backend.pause("default")
+    try:
+        caught = caught_claim(backend, queues)
+        look = caught_look(backend, queues)
+    finally:
+        backend.resume("default")
+
+    if full_tables.kind == "sqlite":
+        steps = sum(steps_of(full_tables, each) for each in [*caught, *look])
+        assert steps <= 3 * steps_without_others[queues] + FEW_STEPS
+    else:
+        served = ("mails", "foreign") if queues is None else queues
+        read = rows_read(full_tables, backend, [*caught, *look])
+        assert max(read) <= most_rows(full_tables, served)
 
 
 def clean_up(place: Place) -> None:

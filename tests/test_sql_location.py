@@ -148,7 +148,7 @@ def test_schema_that_the_option_names_has_the_tables(home):
         assert queue.result(uid).status is SUCCESSFUL
 
     assert home.tables_in(None) == []
-    assert len(home.tables_in(home.other)) == 5
+    assert len(home.tables_in(home.other)) == 6
 
 
 def test_schema_that_is_not_there_is_refused(home):

@@ -23,6 +23,7 @@ from .current import as_current, attempt_var, open_queues, shielded
 from .database import QueueDatabase, sessions_module
 from .errors import QueueClosed, QueueFull
 from .job import DEFAULT_OPTIONS, Job, TaskOptions
+from .operations import QueueOperations
 from .options import Options
 from .processes.lifecycle import register
 from .results import Results
@@ -37,7 +38,7 @@ Capture = Callable[[], "dict[str, Any] | None"]
 EnterContext = Callable[["dict[str, Any]"], AbstractContextManager[Any]]
 
 
-class JobQueue:
+class JobQueue(QueueOperations):
     """A queue of background jobs; as a context manager it is closed at the end of the block.
 
     backend: "memory" or "sql", or a backend object.
@@ -191,10 +192,6 @@ class JobQueue:
             raise QueueFull(waiting, max_queued)
 
     # -- read
-
-    def result(self, uid: str) -> TaskResult:
-        """Return the TaskResult of the job *uid*. Raises UnknownJob if there is none."""
-        return TaskResult(self.results, self.results.snapshot(uid))
 
     def progress(self, uid: object) -> tuple[int, Any] | None:
         """Return ``(value, data)`` of the last report, ``(-1, None)`` before the first one, None if

@@ -27,6 +27,7 @@ from ..job import (
     WorkerId,
 )
 from .brief import Brief
+from .overview import PausedQueue
 
 
 class Standing(Enum):
@@ -117,6 +118,22 @@ class Backend(ABC):
 
         Its errors and its number of attempts are kept. None if it is unknown.
         """
+
+    @abstractmethod
+    def pause(self, queue_name: str, user: str | None = None) -> bool:
+        """Let no worker claim from a queue until ``resume``; False if it was paused before. Jobs
+        that are claimed already go on, and jobs can be enqueued.
+
+        user: for ``paused``.
+        """
+
+    @abstractmethod
+    def resume(self, queue_name: str) -> bool:
+        """End the pause of a queue; False if it was not paused."""
+
+    @abstractmethod
+    def paused(self) -> list[PausedQueue]:
+        """Return the paused queues, in the order of their names."""
 
     def is_passing(self, error: BaseException) -> bool:
         """Return whether *error*, raised by one of these methods, may pass: the store could not be

@@ -46,6 +46,14 @@ class QueuePosition(NamedTuple):
     was_given_back: bool  #: a worker has claimed it, and released it since it could not run it
 
 
+class PausedQueue(NamedTuple):
+    """A queue from which no worker takes a job."""
+
+    queue_name: str
+    since: datetime
+    user: str | None  #: in whose request it was paused; None: not in a request
+
+
 class Connections(NamedTuple):
     """Connections to the database."""
 

@@ -53,9 +53,15 @@ class CallSerializer:
         self._call_signer = Signer(secret, "call") if secret else None
         self._value_signer = Signer(secret, "value") if secret else None
 
-    def dump(self, uid: str, call: Call) -> SerializedCall:
+    @property
+    def signs(self) -> bool:
+        """Whether it has a secret."""
+        return self._call_signer is not None
+
+    def dump(self, uid: str, call: Call, *, bound: str = "") -> SerializedCall:
         """Return *call* as text, for the job *uid*.
 
+        bound: the digest of what else the signature is to cover; ``load`` must get the same.
         Raises NotSerializable for a target or an argument that cannot be stored.
         """
         target = call.target.func if isinstance(call.target, Task) else call.target
@@ -80,14 +86,19 @@ class CallSerializer:
         except Exception as error:  # code of a value's class runs here, and may raise anything
             raise _refused_call(part, call, _raised(error)) from error
         name = storable(call.name) if path is None else path.replace(":", ".")
-        payload = _dump(content)
         signer = self._call_signer
+        if bound and signer is not None:
+            content["b"] = bound
+        payload = _dump(content)
         signature = None if signer is None else _signature(signer, _signed_text(uid, name, payload))
         return SerializedCall(name, payload, signature)
 
-    def load(self, uid: str, serialized: SerializedCall, *, implied: int = 0) -> Call:
+    def load(
+        self, uid: str, serialized: SerializedCall, *, bound: str = "", implied: int = 0
+    ) -> Call:
         """Return the call that was stored for the job *uid*.
 
+        bound: the digest of what else was signed; a call that was dumped without one fits any.
         implied: how many positional arguments the worker passes before the stored ones.
         Raises BadSignature before anything is imported; ModuleMissing, after which another worker
         may be able to run the call; CallableMissing, BadCall, OtherPython or Unreadable.
@@ -95,6 +106,7 @@ class CallSerializer:
         self._verify(uid, serialized)
         try:
             content = json.loads(serialized.payload)
+            self._verify_bound(uid, content, bound)
             call = self._call_of(serialized, content)
         except AsyncJobError:
             raise
@@ -145,6 +157,14 @@ class CallSerializer:
                 f"expected the signature of job {uid!r} by asyncjob.secret, got {came}: the row "
                 "was changed, belongs to another job, or was signed with another secret; it was "
                 "not opened; enqueue the job again"
+            )
+
+    def _verify_bound(self, uid: str, content: dict[str, Form], bound: str) -> None:
+        if self._call_signer is not None and content.get("b", bound) != bound:
+            raise BadSignature(
+                f"expected job {uid!r} with the options, the queue and the user with which it was "
+                "enqueued into these tables, got others: the row was changed, or is a copy from "
+                "other tables; it was not run; enqueue the job again"
             )
 
     def dump_value(self, value: Any) -> str:

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
+from datetime import datetime, timezone
 from functools import partial
 from typing import Any, cast
 
@@ -32,6 +33,7 @@ from ...job import (
 )
 from ..base import Backend, Standing
 from ..brief import Brief
+from ..overview import PausedQueue
 from .changes import JobChanges
 from .ready_queue import Entry
 from .spinlock import SpinLock, running_deferred
@@ -146,6 +148,27 @@ class MemoryBackend(JobChanges, Backend):
                 entry.ended = threading.Event()
             ended = entry.ended
         ended.wait(seconds)
+
+    @running_deferred
+    def pause(self, queue_name: str, user: str | None = None) -> bool:
+        with self._lock():
+            if queue_name in self._paused:
+                return False
+            since = datetime.fromtimestamp(self._clock(), timezone.utc)
+            self._paused[queue_name] = PausedQueue(queue_name, since, user)
+            self._ready_queue.paused = tuple(self._paused)
+            return True
+
+    @running_deferred
+    def resume(self, queue_name: str) -> bool:
+        with self._lock():
+            resumed = self._paused.pop(queue_name, None)
+            self._ready_queue.paused = tuple(self._paused)
+            self._waiters.wake_all()
+            return resumed is not None
+
+    def paused(self) -> list[PausedQueue]:
+        return sorted(self._paused.values())
 
     def counts(self) -> dict[TaskResultStatus, int]:
         found = Counter(entry.status for entry in tuple(self._entries.values()))

@@ -19,6 +19,7 @@ from ...job import (
     Outcome,
     TaskResultStatus,
 )
+from ..overview import PausedQueue
 from .ready_queue import Entry, ReadyQueue, due_at
 from .waiters import Waiters
 
@@ -36,6 +37,7 @@ class JobChanges:
         self._waiters = Waiters()
         self._entries: dict[str, Entry] = {}
         self._ready_queue = ReadyQueue()
+        self._paused: dict[str, PausedQueue] = {}
         self._ended: deque[Entry] = deque()
         #: removed entries, to be dropped without the lock: a __del__ of the application may wait
         self._gone: deque[Entry] = deque()

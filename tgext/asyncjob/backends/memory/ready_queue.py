@@ -137,6 +137,8 @@ class ReadyQueue:
     """See the module. ``len()`` is the number of waiting jobs."""
 
     def __init__(self) -> None:
+        #: the names of queues that give no job
+        self.paused: Collection[str] = ()
         self._ready: dict[str, list[_HeapItem]] = {}
         self._delayed: list[_HeapItem] = []
         self._most_names = MOST_NAMES
@@ -185,7 +187,8 @@ class ReadyQueue:
     def has_ready(self, queues: Collection[str] | None) -> bool:
         """Whether ``take`` may find a job now."""
         return any(
-            heap and (queues is None or name in queues) for name, heap in self._ready.items()
+            heap and (queues is None or name in queues) and name not in self.paused
+            for name, heap in self._ready.items()
         )
 
     def next_due(self) -> float | None:
@@ -206,7 +209,7 @@ class ReadyQueue:
         """The heap whose first job is the next one of *queues*."""
         best: list[_HeapItem] | None = None
         for name, heap in self._ready.items():
-            if queues is not None and name not in queues:
+            if (queues is not None and name not in queues) or name in self.paused:
                 continue
             while heap and not _is_current(heap[0]):
                 heapq.heappop(heap)

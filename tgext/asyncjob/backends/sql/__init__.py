@@ -171,7 +171,7 @@ class SqlBackend(SqlStore, Backend):
             return self._rows.claim(row, opened=True)
         except Exception as error:  # noqa: BLE001 - a stored call may raise anything when it is read
             claim, missing = self._rows.claim(row, opened=False), isinstance(error, ModuleMissing)
-            if missing and may_be_elsewhere(self._dialect.engine, self._select(row.uid)):
+            if missing and may_be_elsewhere(self._dialect.engine, self.tables.job(row.uid)):
                 log.warning("job=%s left to another worker: %s", row.uid, error)
                 self._give_back([claim], ELSEWHERE_SECONDS)
             else:
@@ -290,7 +290,7 @@ class SqlBackend(SqlStore, Backend):
         for uid, lease in again:
             self._doubtful_heartbeats = DOUBTFUL_HEARTBEATS  # until all are released
             with self._dialect.engine.connect() as connection:
-                row = connection.execute(self._select(uid)).one_or_none()
+                row = connection.execute(self.tables.job(uid)).one_or_none()
             if row is not None and row.lease == lease:
                 log.warning("job=%s was claimed, and the answer was lost: waits again", uid)
                 self.release([self._rows.claim(row, opened=False)])

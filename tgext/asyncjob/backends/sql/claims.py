@@ -23,7 +23,6 @@ from sqlalchemy import (
     and_,
     bindparam,
     false,
-    insert,
     not_,
     select,
     true,
@@ -35,6 +34,7 @@ from ..base import Standing
 from . import states
 from .availability import Assignments, ended, waiting_again
 from .dialect import Dialect
+from .failures import failure
 from .rows import Rows
 from .tables import Clock, Tables
 
@@ -134,9 +134,11 @@ class Claims:
         if changed.rowcount != 1:
             return False
         if outcome.error is not None:
-            described = outcome.error._asdict()
-            described["exception_class_path"] = described["exception_class_path"][:255]
-            connection.execute(insert(self._tables.errors).values(uid=uid, **described))
+            stored = failure(
+                self._tables.errors, uid, outcome.error,
+                at=self._now(), attempt=claim.attempt, worker_id=claim.worker_id,
+            )  # fmt: skip
+            connection.execute(stored)
         return True
 
     def finish_many(self, ends: Sequence[End], connection: Connection) -> bool:

@@ -133,6 +133,12 @@ class Dialect(ABC):
         with self.begin() as own:
             return change(own)
 
+    def change_tables(self, statement: str) -> None:
+        """Execute a statement that changes a table. It waits for the lock for a short time: all
+        others who write wait behind it."""
+        with self.begin() as connection:
+            connection.exec_driver_sql(statement)
+
     def write_lazily(self) -> AbstractContextManager[Connection]:
         """Return one like ``write`` whose commit does not wait for the disk. A power cut may undo
         it, together with everything that was committed after it."""

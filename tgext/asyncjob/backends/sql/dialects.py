@@ -40,6 +40,9 @@ IN_TRANSACTION = 1
 #: The most bytes of one value or message of PostgreSQL.
 POSTGRESQLS_BYTES = 2**30 - 1
 
+#: How long a change of a table waits for its lock, in seconds; all who write wait behind it.
+TABLE_LOCK_SECONDS = 2
+
 #: The isolation level of our own transactions, as PostgreSQL shows it, and as it is set.
 READ_COMMITTED = "read committed"
 LEVEL = "ISOLATION LEVEL READ COMMITTED"
@@ -83,6 +86,11 @@ class PostgreSql(Dialect):
     def lazily(self) -> list[ColumnElement[Any]]:
         return [func.set_config("synchronous_commit", "off", true())]  # for this transaction
 
+    def change_tables(self, statement: str) -> None:
+        with self.begin() as connection:
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{TABLE_LOCK_SECONDS}s'")
+            connection.exec_driver_sql(statement)
+
     def notify(self, queue_names: Sequence[str]) -> None:
         sent = [func.pg_notify(self.channel, name) for name in queue_names]
         with self.engine.connect() as connection:
@@ -120,6 +128,12 @@ class MariaDb(Dialect):
         cursor.execute("SELECT @@max_allowed_packet")
         [self.most_bytes] = cursor.fetchone()
         cursor.close()
+
+    def change_tables(self, statement: str) -> None:
+        with self.engine.connect() as connection:
+            connection.exec_driver_sql(
+                f"SET STATEMENT lock_wait_timeout = {TABLE_LOCK_SECONDS} FOR {statement}"
+            )
 
     def is_in_transaction(self, connection: Connection) -> bool:
         found = connection.execute(text("SELECT NOT @@autocommit OR @@in_transaction"))

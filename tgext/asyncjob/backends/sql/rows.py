@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from sqlalchemy import Row
 
@@ -29,7 +32,7 @@ from ...serialization import CallSerializer, SerializedCall
 from ...task import NotKept
 from . import states
 from .sizes import check_size, log_text, why_too_large
-from .tables import instant
+from .tables import instant, listed
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +62,12 @@ class UnopenedCall:
     """
 
     def __init__(
-        self, uid: str, serialized: SerializedCall, serializer: CallSerializer, implied: int
+        self, name: str, load: Callable[[], Call], row: Mapping[str, Any] | None = None
     ) -> None:
-        self.name = serialized.name
-        self.serialized = serialized
-        self._open: Callable[[], Call] = lambda: serializer.load(uid, serialized, implied=implied)
+        self.name = name
+        #: the row of a job that is about to be enqueued
+        self.row = row
+        self._open = load
         self._call: Call | None = None
 
     def __eq__(self, other: object) -> bool:
@@ -86,7 +90,8 @@ class UnopenedCall:
 class Rows:
     """Converts with one secret. max_crashes: deaths of workers after which a job has FAILED.
 
-    most_bytes: returns the most bytes of one statement; None: not known yet.
+    most_bytes: returns the most bytes of one statement; None: not known yet. identity: returns
+    that of the tables; None: they have none.
     """
 
     def __init__(
@@ -94,66 +99,73 @@ class Rows:
         serializer: CallSerializer,
         max_crashes: int,
         most_bytes: Callable[[], int | None] = lambda: None,
+        identity: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.serializer = serializer
+        self._identity = identity
         self._max_crashes = max_crashes
         self._most_bytes = most_bytes
 
     def prepared(self, job: Job) -> Job:
         """Return the job with its call in serialized form. Raises NotSerializable."""
-        serialized = self._serialized(job)
-        call: Any = UnopenedCall(
-            job.uid, serialized, self.serializer, int(job.options.takes_context)
-        )
-        prepared = job._replace(call=call)
-        check_size(serialized.name, self.of_job(prepared), self._most_bytes())
-        return prepared
-
-    def _serialized(self, job: Job) -> SerializedCall:
-        """Return the serialized call of a job. Raises NotSerializable, also for its options."""
-        serialized = self.serializer.dump(job.uid, job.call)
-        for name in _not_in_rows(job.options):
-            task = self.serializer.task_of(serialized)
-            if task is None or getattr(task, name) is not getattr(job.options, name):
-                raise NotSerializable(
-                    f"{name}: expected a value that a database row can hold, got an object of this "
-                    f"process; declare it at {serialized.name}, by @task({name}=...), where a "
-                    f"worker finds it, or give {_HOLDABLE[name]}"
-                )
-        return serialized
+        row = self.of_job(job)
+        check_size(row["name"], row, self._most_bytes())
+        serialized, deciding = _serialized(row), _deciding(row)
+        load = partial(self._load, job.uid, serialized, deciding, job.options)
+        call: Any = UnopenedCall(row["name"], load, row)
+        return job._replace(call=call)
 
     def of_job(self, job: Job) -> dict[str, Any]:
         """Return the row of a new job, without the instants, which the database sets. Raises
         NotSerializable."""
         call: Any = job.call
-        serialized = call.serialized if type(call) is UnopenedCall else self._serialized(job)
-        after = job.run_after
-        due_at = after.timestamp() if isinstance(after, datetime) else None
-        return {
+        if type(call) is UnopenedCall and call.row is not None:
+            return dict(call.row)
+        after, context = job.run_after, job.context
+        row = {
             "uid": job.uid,
             "state": states.SCHEDULED if after else states.AVAILABLE,
             "rank": -job.options.priority,
             "queue_name": job.options.queue_name,
-            "due_at": due_at,
+            "due_at": after.timestamp() if isinstance(after, datetime) else None,
             "budget": job.options.max_attempts,
-            "name": serialized.name,
-            "payload": serialized.payload,
-            "signature": serialized.signature,
             "options": _options_text(job.options),
-            "context": None if job.context is None else json.dumps(dict(job.context)),
+            "context": None if context is None else json.dumps(dict(context)),
+            "enqueued_by": None if context is None else listed(context.get("user")),
         }
+        serialized = self.serializer.dump(job.uid, job.call, bound=self._bound(_deciding(row)))
+        self._check_options(job.options, serialized)
+        return {**row, **serialized._asdict(), "task_name": listed(serialized.name)}
+
+    def _check_options(self, options: TaskOptions, serialized: SerializedCall) -> None:
+        for name in _not_in_rows(options):
+            task = self.serializer.task_of(serialized)
+            if task is None or getattr(task, name) is not getattr(options, name):
+                raise NotSerializable(
+                    f"{name}: expected a value that a database row can hold, got an object of this "
+                    f"process; declare it at {serialized.name}, by @task({name}=...), where a "
+                    f"worker finds it, or give {_HOLDABLE[name]}"
+                )
+
+    def _bound(self, deciding: _Deciding) -> str:
+        """Return the digest that a signature covers beside the call."""
+        return _digest(self._identity(), deciding) if self.serializer.signs else ""
+
+    def _load(
+        self, uid: str, serialized: SerializedCall, deciding: _Deciding, options: TaskOptions
+    ) -> Call:
+        implied = int(options.takes_context)
+        bound = self._bound(deciding)
+        return self.serializer.load(uid, serialized, bound=bound, implied=implied)
 
     def job(self, row: Row[Any], *, opened: bool) -> Job:
         """Read the job of a row. opened: read its call at once, which raises as
         ``CallSerializer.load`` does."""
         options = self._options(row) if opened else self.options(row)
-        serialized = SerializedCall(row.name, row.payload, row.signature)
-        implied = int(options.takes_context)
-        call: Any = (
-            self.serializer.load(row.uid, serialized, implied=implied)
-            if opened
-            else UnopenedCall(row.uid, serialized, self.serializer, implied)
-        )
+        serialized = _serialized(row._mapping)
+        deciding = _deciding(row._mapping)
+        load = partial(self._load, row.uid, serialized, deciding, options)
+        call: Any = load() if opened else UnopenedCall(row.name, load)
         if opened and row.options and _TASKS_OWN in row.options:
             options = self._with_tasks_own(options, json.loads(row.options), serialized)
         context = _context(row, strict=opened)
@@ -254,6 +266,29 @@ class Rows:
             return self.serializer.load_value(text)
         except AsyncJobError as error:
             return NotKept(str(error))
+
+
+class _Deciding(NamedTuple):
+    """What else decides what a job does, and for whom."""
+
+    queue_name: str
+    rank: int
+    options: str | None
+    context: str | None
+
+
+def _deciding(row: Mapping[Any, Any]) -> _Deciding:
+    return _Deciding(row["queue_name"], row["rank"], row["options"], row["context"])
+
+
+def _serialized(row: Mapping[Any, Any]) -> SerializedCall:
+    return SerializedCall(row["name"], row["payload"], row["signature"])
+
+
+@functools.lru_cache(maxsize=256)
+def _digest(identity: str | None, deciding: _Deciding) -> str:
+    text = json.dumps([identity, *deciding])
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:32]
 
 
 def _why(text: str) -> str:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 
-from sqlalchemy import Connection, Engine, MetaData, Table, insert, inspect, select, update
+from sqlalchemy import Engine, func, insert, inspect, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from ...errors import ConfigError
 from .dialect import Dialect
+from .migration import Migration, create_missing
 from .tables import SCHEMA_VERSION, Tables
 
 log = logging.getLogger(__name__)
-
-#: Statements that upgrade a version to the next one, by the version that they start from.
-UPGRADES: dict[int, tuple[str, ...]] = {}
 
 
 class Schema:
@@ -29,6 +28,7 @@ class Schema:
         self._dialect = dialect
         self._wanted = wanted
         tables.locate(wanted)
+        self._identity: str | None = None
         self._unopened: bool | None = None
         self._unchecked: Engine | None = None
 
@@ -37,6 +37,13 @@ class Schema:
         """The file of the side database on SQLite; None on other databases."""
         side = self._dialect.side_database
         return None if side is self._dialect.engine else side.url.database
+
+    @property
+    def identity(self) -> str | None:
+        """What distinguishes these tables from all others; None if whoever created them has given
+        them none."""
+        self.ensure()
+        return self._identity
 
     def version(self) -> int | None:
         """Return the version of the tables in the database; None if there are no tables."""
@@ -105,23 +112,28 @@ class Schema:
                 "asyncjob.create_tables is false; run: gearbox asyncjob-schema -c <the .ini file>"
             )
         if version != SCHEMA_VERSION:
-            self.upgrade(version)
+            self.upgrade()
         if create:
-            _create(self._tables.metadata, self._tables.side_tables, self._dialect.side_database)
+            create_missing(self._tables.side_tables, self._dialect.side_database)
+        with self._dialect.engine.connect() as connection:
+            self._identity = connection.execute(select(self._tables.schema.c.identity)).scalar()
         if self.side_file is not None:
             dialect = self._dialect.side_database.dialect
             makes = [CreateTable(table, if_not_exists=True) for table in self._tables.side_tables]
             self._dialect.side_statements = [str(each.compile(dialect=dialect)) for each in makes]
 
-    def upgrade(self, version: int | None) -> None:
-        """Upgrade the tables from *version* to the present one; None: create them."""
-        if version is None:
-            _create(self._tables.metadata, self._tables.main_tables, self._dialect.engine)
+    def upgrade(self) -> None:
+        """Create the tables in the present version, or add to them what they lack. Others may use
+        them meanwhile, or do the same; a process that dies in the middle has done no harm."""
+        create_missing(self._tables.main_tables, self._dialect.engine)
+        Migration(self._tables, self._dialect).run()
+        table = self._tables.schema
+        values = {"version": SCHEMA_VERSION, "identity": _new_identity()}
+        # Of several processes at once one sets it.
+        kept = {**values, "identity": func.coalesce(table.c.identity, values["identity"])}
         with self._dialect.begin() as connection:
-            for before in range(version or SCHEMA_VERSION, SCHEMA_VERSION):
-                for statement in UPGRADES[before]:
-                    connection.exec_driver_sql(statement.format(prefix=self._tables.prefix))
-            self._note_version(connection)
+            if not connection.execute(update(table).values(kept)).rowcount:
+                connection.execute(insert(table).values(values))
 
     def statements(self) -> list[str]:
         """Return the SQL statements that create the tables, to be executed by other means."""
@@ -132,24 +144,12 @@ class Schema:
             for index in sorted(table.indexes, key=lambda index: str(index.name)):
                 found.append(str(CreateIndex(index).compile(dialect=dialect)).strip())
         name = dialect.identifier_preparer.format_table(self._tables.schema)
-        found.append(f"INSERT INTO {name} (version) VALUES ({SCHEMA_VERSION})")
+        identity = _new_identity()
+        found.append(
+            f"INSERT INTO {name} (version, identity) VALUES ({SCHEMA_VERSION}, '{identity}')"
+        )
         return found
 
-    def _note_version(self, connection: Connection) -> None:
-        table = self._tables.schema
-        changed = connection.execute(update(table).values(version=SCHEMA_VERSION))
-        if not changed.rowcount:
-            connection.execute(insert(table).values(version=SCHEMA_VERSION))
 
-
-def _create(metadata: MetaData, tables: list[Table], engine: Engine) -> None:
-    """Create missing tables; several processes may do so at once."""
-    for tries_left in (2, 1, 0):
-        try:
-            metadata.create_all(engine, tables=tables)
-        except DBAPIError:
-            # Another process may have created a table after the check: check again.
-            if not tries_left:
-                raise
-        else:
-            return
+def _new_identity() -> str:
+    return os.urandom(16).hex()

@@ -12,20 +12,13 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Double,
     Engine,
     bindparam,
-    case,
-    false,
     func,
     insert,
-    not_,
-    or_,
     select,
-    true,
-    update,
 )
 
 from ...job import (
@@ -36,14 +29,13 @@ from ...job import (
     Snapshot,
     TaskError,
     TaskResultStatus,
-    storable,
 )
 from ...serialization import CallSerializer
 from ...transactions.connections import forget_connections
 from ..base import Standing
 from ..brief import Brief
+from ..overview import PausedQueue
 from . import states
-from .availability import made_available
 from .briefs import Briefs
 from .claims import Claims
 from .counting import Counting
@@ -53,11 +45,13 @@ from .liveness import liveness_of
 from .notifier import ANY, Notifier
 from .outcomes import Outcomes
 from .overview import SqlOverview
+from .pausing import Pausing
 from .progress import ProgressWriter
 from .pruning import Pruning
 from .rows import Rows
 from .schema import Schema
 from .silence import Silence
+from .steering import Steering
 from .tables import PREFIX, Clock, make_tables
 from .taking import Taking
 from .wakeup import Look, Wakeup
@@ -99,11 +93,14 @@ class SqlStore:
         self.has_one_writer = self._dialect.has_one_writer
         self._serializer = CallSerializer(secret)
         most_bytes = lambda: self._dialect.most_bytes  # noqa: E731 - known after the first connection
-        self._rows = Rows(self._serializer, max_crashes, most_bytes)
         self.schema = Schema(self.tables, self._dialect, schema)
+        identity = lambda: self.schema.identity  # noqa: E731
+        self._rows = Rows(self._serializer, max_crashes, most_bytes, identity)
         self._liveness = liveness_of(self._dialect)
         self._counting = Counting(self.tables, self._dialect)
-        self._taking = Taking(self.tables, self._dialect, self._clock)
+        self._steering = Steering(self.tables, self._rows, self._now)
+        self._pausing = Pausing(self.tables, self._dialect, self._now)
+        self._taking = Taking(self.tables, self._dialect, self._clock, self._pausing)
         self._claims = Claims(self.tables, self._dialect, self._rows, self._clock)
         self._outcomes = Outcomes(self._claims, self._dialect, self.is_passing)
         self._insertion = self._dialect.compiled(self._inserted())
@@ -221,7 +218,7 @@ class SqlStore:
         """The statement that enqueues jobs, whether or not they are delayed."""
         table = self.tables.jobs
         columns = ("uid", "state", "rank", "queue_name", "budget", "name", "payload", "signature",
-                   "options", "context")  # fmt: skip
+                   "options", "context", "task_name", "enqueued_by")  # fmt: skip
         now = self._clock.clause
         delay: Any = bindparam("delay", type_=Double())
         values = {name: bindparam(name, type_=table.c[name].type) for name in columns}
@@ -231,7 +228,7 @@ class SqlStore:
     def get(self, uid: str) -> Snapshot | None:
         errors = self.tables.errors
         with self._dialect.engine.connect() as connection:
-            row = connection.execute(self._select(uid)).one_or_none()
+            row = connection.execute(self.tables.job(uid)).one_or_none()
             if row is None:
                 return None
             found = connection.execute(
@@ -245,7 +242,7 @@ class SqlStore:
     def progress(self, uid: str) -> Progress | None:
         jobs = self.tables.jobs
         with self._dialect.engine.connect() as connection:
-            state = connection.execute(select(jobs.c.state).where(self._is(uid))).scalar()
+            state = connection.execute(select(jobs.c.state).where(self.tables.is_job(uid))).scalar()
         if state is None or state in states.ENDED:
             return None
         return self._progress.get(uid) or NO_PROGRESS
@@ -254,51 +251,24 @@ class SqlStore:
         return self._briefs.read(uids)
 
     def cancel(self, uid: str, connection: Connection | None = None) -> bool | None:
-        jobs = self.tables.jobs
-        waits = jobs.c.state.in_(states.WAITING)
-        taken_back = (
-            update(jobs)
-            .where(self._is(uid), not_(jobs.c.fenced), or_(waits, jobs.c.state == states.RUNNING))
-            .ordered_values(
-                (jobs.c.cancelled, true()),
-                (jobs.c.finished_at, case((waits, self._now()), else_=None)),
-                # Last: on MariaDB an assignment sees the values assigned by those before it.
-                (jobs.c.state, case((waits, states.CANCELLED), else_=jobs.c.state)),
-            )
-        )
         with self._on(connection) as given:
-            if given.execute(taken_back).rowcount:
-                self._looked.clear()
-                self._wakeup.ended()
-                return True
-            return None if given.execute(self._select(uid)).first() is None else False
+            cancelled = self._steering.cancel(uid, given)
+        if cancelled:
+            self._looked.clear()
+            self._wakeup.ended()
+        return cancelled
 
     def retry(self, uid: str, connection: Connection | None = None) -> bool | None:
-        jobs = self.tables.jobs
         with self._on(connection) as given:
-            row = given.execute(self._select(uid)).one_or_none()
-            if row is None:
-                return None
-            options = self._rows.options(row)
-            changed = given.execute(
-                update(jobs)
-                .where(self._is(uid), jobs.c.state.in_(states.ENDED))
-                .ordered_values(
-                    (jobs.c.budget, jobs.c.attempts + options.max_attempts),
-                    (jobs.c.crashes, 0),
-                    (jobs.c.cancelled, False),
-                    *made_available(jobs),
-                )
-            )
-        if not changed.rowcount:
-            return False
-        self._progress.forget([uid])
-        self._wakeup.wake()
-        return True
+            retried = self._steering.retry(uid, given)
+        if retried:
+            self._progress.forget([uid])
+            self._wakeup.wake()
+        return retried
 
     def wait_for_end(self, uid: str, seconds: float) -> None:
         jobs = self.tables.jobs
-        wanted = select(jobs.c.state).where(self._is(uid))
+        wanted = select(jobs.c.state).where(self.tables.is_job(uid))
         until = time.monotonic() + seconds
         while True:
             with self._dialect.engine.connect() as connection:
@@ -313,6 +283,18 @@ class SqlStore:
 
     def waiting(self, most: int | None = None) -> int:
         return self._counting.waiting(most)
+
+    def pause(self, queue_name: str, user: str | None = None) -> bool:
+        self._taking.is_paused = True
+        return self._pausing.pause(queue_name, user)
+
+    def resume(self, queue_name: str) -> bool:
+        resumed = self._pausing.resume(queue_name)
+        self._made_available([queue_name])
+        return resumed
+
+    def paused(self) -> list[PausedQueue]:
+        return self._pausing.paused()
 
     def is_passing(self, error: BaseException) -> bool:
         return self._dialect.faults.is_passing(error)
@@ -330,14 +312,9 @@ class SqlStore:
         return self._seen_in(self._taking.look(queues))
 
     def _seen_in(self, row: Any) -> Look:
-        return Look(bool(row.waits) or (row.due is not None and row.due <= 0), row.due)
-
-    def _select(self, uid: str) -> Any:
-        return select(self.tables.jobs).where(self._is(uid))
-
-    def _is(self, uid: str) -> ColumnElement[bool]:
-        """The condition that a row is of this job; false for a uid that a database refuses."""
-        return self.tables.jobs.c.uid == uid if storable(uid) == uid else false()
+        self._taking.is_paused = bool(row.paused)
+        waits = self._taking.does_wait() if row.waits is None else bool(row.waits)
+        return Look(waits or (row.due is not None and row.due <= 0), row.due)
 
     @contextmanager
     def _on(self, connection: Connection | None) -> Iterator[Connection]:

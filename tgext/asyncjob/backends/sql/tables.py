@@ -10,6 +10,7 @@ databases, exact to the microsecond until the year 2242.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -33,12 +34,14 @@ from sqlalchemy import (
     false,
     literal,
     literal_column,
+    select,
     text,
 )
 from sqlalchemy.dialects.mysql import LONGTEXT
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
+from ...job import storable
 from . import states
 from .plans import is_just
 
@@ -46,7 +49,10 @@ from .plans import is_just
 PREFIX = "asyncjob_"
 
 #: The version of the tables below. A database with a newer version is refused.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+#: The most characters of a task's name and of a user's that jobs are listed by.
+LISTED_LENGTH = 255
 
 # SQLite generates numbers only in an INTEGER column; MariaDB's TEXT is limited to 64 KiB.
 _Number = BigInteger().with_variant(Integer(), "sqlite")
@@ -85,6 +91,13 @@ def _epoch_of_postgresql(_element: Any, _compiler: Any, **_options: Any) -> str:
 def _epoch_of_mariadb(_element: Any, _compiler: Any, **_options: Any) -> str:
     # Not through local time, which repeats an hour when summer time ends.
     return "(timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6)) / 1e6)"
+
+
+@functools.lru_cache(maxsize=1024)
+def listed(name: Any) -> str | None:
+    """Return what a column by which jobs are listed holds of the name of a task or a user; None for
+    None."""
+    return None if name is None else storable(str(name))[:LISTED_LENGTH]
 
 
 def instant(seconds: float) -> datetime:
@@ -126,7 +139,8 @@ class Tables:
     errors: Table  #: one row for each failed attempt
     progress: Table  #: one row for each job that has reported
     workers: Table  #: one row for each worker that is not known to have ended
-    schema: Table  #: one row: the version
+    queues: Table  #: one row for each queue that was ever paused
+    schema: Table  #: one row: the version, and the identity of these tables
 
     def locate(self, schema: str | None) -> None:
         """Qualify the names of the tables by a schema, so that the search path of a session does
@@ -134,6 +148,14 @@ class Tables:
         for table in self.metadata.tables.values():
             table.schema = schema
             table.fullname = f"{schema}.{table.name}" if schema else table.name
+
+    def job(self, uid: str) -> Any:
+        """Select the row of a job."""
+        return select(self.jobs).where(self.is_job(uid))
+
+    def is_job(self, uid: str) -> ColumnElement[bool]:
+        """The condition that a row is of this job; false for a uid that a database refuses."""
+        return self.jobs.c.uid == uid if storable(uid) == uid else false()
 
     @property
     def running(self) -> ColumnElement[bool]:
@@ -164,7 +186,7 @@ class Tables:
     @property
     def main_tables(self) -> list[Table]:
         """The tables in the application's database itself."""
-        return [self.jobs, self.errors, self.schema]
+        return [self.jobs, self.errors, self.queues, self.schema]
 
 
 def make_tables(prefix: str = PREFIX, metadata: MetaData | None = None) -> Tables:
@@ -185,6 +207,10 @@ def make_tables(prefix: str = PREFIX, metadata: MetaData | None = None) -> Table
             Column("exception_class_path", String(255), nullable=False),
             Column("message", _Long, nullable=False),
             Column("traceback", _Long, nullable=False),
+            #: when, of which attempt, by which worker; NULL: written by version 1
+            Column("at", Double),
+            Column("attempt", Integer),
+            Column("worker_id", String(64)),
             **_TEXT,
         ),
         progress=Table(
@@ -213,7 +239,22 @@ def make_tables(prefix: str = PREFIX, metadata: MetaData | None = None) -> Table
             Column("expendable", Boolean, nullable=False),
             **_TEXT,
         ),
-        schema=Table(f"{prefix}schema", metadata, Column("version", Integer, primary_key=True)),
+        queues=Table(
+            f"{prefix}queues",
+            metadata,
+            Column("name", String(64), primary_key=True),
+            Column("paused_at", Double),
+            Column("paused_by", String(LISTED_LENGTH)),
+            **_TEXT,
+        ),
+        schema=Table(
+            f"{prefix}schema",
+            metadata,
+            Column("version", Integer, primary_key=True),
+            #: random, so that signed rows of other tables are not taken for rows of these
+            Column("identity", String(32)),
+            **_TEXT,
+        ),
     )
 
 
@@ -251,18 +292,23 @@ def _jobs(prefix: str, metadata: MetaData) -> Table:
         Column("context", _Long),
         Column("result", _Long),
         Column("log", _Long),
+        #: the beginning of its name, and the user whose request enqueued it: listed by these
+        Column("task_name", String(LISTED_LENGTH)),
+        Column("enqueued_by", String(LISTED_LENGTH)),
         **_TEXT,
     )
-    for columns, among in (
-        (("state", "rank", "number"), (states.AVAILABLE,)),
-        (("state", "queue_name", "rank", "number"), (states.AVAILABLE,)),
-        (("state", "due_at"), (states.SCHEDULED,)),
-        (("state", "worker_id"), (states.RUNNING,)),
-        (("state", "finished_at"), states.ENDED),
+    state, has_ended = jobs.c.state, jobs.c.state.in_(states.ENDED)
+    for columns, where in (
+        (("state", "rank", "number"), state == states.AVAILABLE),
+        (("state", "queue_name", "rank", "number"), state == states.AVAILABLE),
+        (("state", "due_at"), state == states.SCHEDULED),
+        (("state", "worker_id"), state == states.RUNNING),
+        (("state", "finished_at"), has_ended),
+        (("task_name", "finished_at"), has_ended),
+        (("enqueued_by", "finished_at"), jobs.c.enqueued_by.is_not(None)),
     ):
         # Partial if the database can: then a row is only in the indexes of its state.
-        where = jobs.c.state.in_(among) if len(among) > 1 else jobs.c.state == among[0]
-        name = f"{prefix}jobs_by_{'_'.join(columns[1:])}"
+        name = f"{prefix}jobs_by_{'_'.join(each for each in columns if each != 'state')}"
         indexed = [jobs.c[column] for column in columns]
         Index(name, *indexed, postgresql_where=where, sqlite_where=where)
     return jobs

@@ -2,8 +2,8 @@
 
 Each query uses an index and reads a number of rows that depends on the batch alone, whatever else
 is in the table and whether or not the database has statistics. No database finds the first rows of
-several queues in one scan of an index. So the first rows of each queue are read, and of these the
-first.
+several queues in one scan of an index, nor those of all queues but the paused ones. So the first
+rows of each queue are read, and of these the first.
 """
 
 from __future__ import annotations
@@ -21,8 +21,13 @@ from sqlalchemy import (
     String,
     and_,
     bindparam,
+    case,
+    false,
     func,
+    literal,
     literal_column,
+    not_,
+    null,
     or_,
     select,
     union_all,
@@ -32,6 +37,7 @@ from sqlalchemy import (
 from . import states
 from .availability import made_available
 from .dialect import Dialect
+from .pausing import Pausing
 from .rows import CLAIMED
 from .statements import Statement
 from .tables import Clock, Tables
@@ -48,17 +54,25 @@ PROMOTED_AT_ONCE = 500
 PROMOTING_SECONDS = 0.1
 
 
+#: Names of queues, or the parameters of a statement for them; None: all queues.
+Queues = Sequence[Any] | None
+
+
 class Taking:
     """Builds and executes these statements."""
 
-    def __init__(self, tables: Tables, dialect: Dialect, clock: Clock) -> None:
+    def __init__(self, tables: Tables, dialect: Dialect, clock: Clock, pausing: Pausing) -> None:
+        self._pausing = pausing
+        #: whether a queue may be paused: then a claim asks for the names of the others
+        self.is_paused = False
         self._tables = tables
         self._jobs = tables.jobs
         self._claimed = [self._jobs.c[name] for name in CLAIMED]
         self._dialect = dialect
         self._clock = clock
-        self._taking: dict[tuple[str, ...] | None, Statement] = {}
-        self._looking: dict[tuple[str, ...] | None, Statement] = {}
+        #: by the number of queues that they read; None: all queues
+        self._taking: dict[int | None, Statement] = {}
+        self._looking: dict[int | None, Statement] = {}
 
     # -- take
 
@@ -66,7 +80,9 @@ class Taking:
         self, worker_id: str, queues: Collection[str] | None, limit: int
     ) -> Sequence[Row[Any]]:
         """Claim up to *limit* waiting rows for a worker, and return them in their order."""
-        names = None if queues is None else tuple(queues)
+        names = self._served(queues)
+        if names == ():
+            return []
         take = self._take_at_once if self._dialect.update_returns else self._take_in_steps
         found = take(worker_id, names, limit, max(2 * limit, AHEAD))
         others_take = self._dialect.skips_locked and names is not None and len(names) > 1
@@ -74,12 +90,21 @@ class Taking:
             found = take(worker_id, names, limit, FAR_AHEAD + 2 * limit)
         return sorted(found, key=lambda row: (row.rank, row.number))
 
+    def _served(self, queues: Collection[str] | None) -> tuple[str, ...] | None:
+        """Return the names of the queues to read; None: all. A paused queue may be among them, if
+        it was paused just now."""
+        if self.is_paused:
+            return self._pausing.unpaused(queues)
+        return None if queues is None else tuple(dict.fromkeys(queues))
+
     def _take_at_once(
         self, worker_id: str, queues: tuple[str, ...] | None, limit: int, ahead: int
     ) -> Sequence[Row[Any]]:
-        statement = self._taking.get(queues)
+        number = None if queues is None else len(queues)
+        statement = self._taking.get(number)
         if statement is None:
-            statement = self._taking[queues] = self._dialect.compiled(self._taken_at_once(queues))
+            taken = self._taken_at_once(_parameters(number))
+            statement = self._taking[number] = self._dialect.compiled(taken)
         with self._dialect.write_lazily() as connection:
             return statement.execute(
                 connection,
@@ -87,10 +112,11 @@ class Taking:
                 most=limit,
                 ahead=ahead,
                 alone=limit == 1,
+                **_values(queues),
                 **self._clock.moment(),
             ).all()
 
-    def _taken_at_once(self, queues: tuple[str, ...] | None) -> Any:
+    def _taken_at_once(self, queues: Queues) -> Any:
         most, ahead = bindparam("most", type_=Integer()), bindparam("ahead", type_=Integer())
         taken = self._taken(
             bindparam("taker", type_=String()),
@@ -120,7 +146,7 @@ class Taking:
             connection.execute(taken.where(mine))
             return connection.execute(select(*self._claimed).where(mine)).all()
 
-    def first_available(self, queues: tuple[str, ...] | None, limit: Any, ahead: Any) -> Any:
+    def first_available(self, queues: Queues, limit: Any, ahead: Any) -> Any:
         """Select the numbers of the next rows; those that others are claiming are skipped.
 
         ahead: how many rows of each of several queues to choose from.
@@ -134,12 +160,12 @@ class Taking:
         first = first.order_by(jobs.c.rank, jobs.c.number).limit(limit)
         return first.with_for_update(skip_locked=True) if self._dialect.skips_locked else first
 
-    def _first_of_several(self, queues: tuple[str, ...], limit: Any, ahead: Any) -> Any:
+    def _first_of_several(self, queues: Sequence[Any], limit: Any, ahead: Any) -> Any:
         jobs = self._jobs
         each = select(jobs.c.number, jobs.c.rank).order_by(jobs.c.rank, jobs.c.number).limit(ahead)
         of_each = [
             select(each.where(self._is_available(), jobs.c.queue_name == name).subquery())
-            for name in dict.fromkeys(queues)
+            for name in queues
         ]
         several = union_all(*of_each).subquery()
         order = (several.c.rank, several.c.number)
@@ -170,38 +196,53 @@ class Taking:
         )
 
     def _is_available(self) -> ColumnElement[bool]:
-        return self._tables.stands(states.AVAILABLE)
+        """The condition that a job waits, in a queue that is not paused."""
+        is_paused = self._jobs.c.queue_name.in_(self._pausing.names)
+        return and_(self._tables.stands(states.AVAILABLE), not_(is_paused))
 
     # -- look
 
     def look(self, queues: Collection[str] | None) -> Row[Any]:
         """Read whether a job waits, and when the next delayed job is due."""
-        names = None if queues is None else tuple(queues)
-        statement = self._looking.get(names)
+        names = None if queues is None else tuple(dict.fromkeys(queues))
+        number = None if names is None else len(names)
+        statement = self._looking.get(number)
         if statement is None:
-            wanted = select(*self.looks(names, self._clock.clause))
-            statement = self._looking[names] = self._dialect.compiled(wanted)
+            wanted = select(*self.looks(_parameters(number), self._clock.clause))
+            statement = self._looking[number] = self._dialect.compiled(wanted)
         with self._dialect.engine.connect() as connection:
-            return statement.execute(connection, **self._clock.moment()).one()
+            return statement.execute(connection, **_values(names), **self._clock.moment()).one()
 
     def looks(
-        self, queues: Collection[str] | None, now: ColumnElement[float]
+        self, queues: Collection[Any] | None, now: ColumnElement[float]
     ) -> tuple[ColumnElement[Any], ...]:
-        """The columns that ``look`` selects."""
-        jobs = self._jobs
-        # With an order: in an EXISTS PostgreSQL ignores it, and scans the table for a row.
-        first = (
-            select(jobs.c.number).where(self._is_available()).order_by(jobs.c.rank, jobs.c.number)
-        )
-        first = first.limit(literal_column("1"))
-        names = [None] if queues is None else dict.fromkeys(queues)
-        of_each = [
-            first if name is None else first.where(jobs.c.queue_name == name) for name in names
-        ]
-        waits = or_(*(each.scalar_subquery().is_not(None) for each in of_each))
+        """The columns that ``look`` selects: whether a job waits, when the next delayed one is due,
+        whether a queue is paused. The first is NULL where only ``does_wait`` can tell."""
+        jobs, paused = self._jobs, self._pausing.names
         due_at = select(func.min(jobs.c.due_at)).where(self._tables.stands(states.SCHEDULED))
         due = (due_at.scalar_subquery() - now).label("due")
-        return waits.label("waits"), due
+        is_paused = paused.limit(literal_column("1")).scalar_subquery().is_not(None)
+        # With an order: in an EXISTS PostgreSQL ignores it, and scans the table for a row.
+        first = select(jobs.c.number).where(self._tables.stands(states.AVAILABLE))
+        first = first.order_by(jobs.c.rank, jobs.c.number).limit(literal_column("1"))
+        if queues is None:
+            # Of a paused queue any number of jobs may be before the first of the others.
+            waits: Any = case((is_paused, null()), else_=first.scalar_subquery().is_not(None))
+        else:
+            # In a CASE the jobs of a paused queue are not read.
+            of_each = [
+                case(
+                    (_literal(name).in_(paused), false()),
+                    else_=first.where(jobs.c.queue_name == name).scalar_subquery().is_not(None),
+                )
+                for name in queues
+            ]
+            waits = or_(false(), *of_each)
+        return waits.label("waits"), due, is_paused.label("paused")
+
+    def does_wait(self) -> bool:
+        """Whether a job waits in any queue that is not paused."""
+        return bool(self._pausing.unpaused(None))
 
     # -- delayed jobs
 
@@ -236,3 +277,18 @@ class Taking:
         jobs = self._jobs
         is_delayed = self._tables.stands(states.SCHEDULED)
         return and_(is_delayed, jobs.c.due_at <= self._clock.now())
+
+
+def _literal(name: Any) -> ColumnElement[str]:
+    return name if isinstance(name, ColumnElement) else literal(name, String())
+
+
+def _parameters(number: int | None) -> Queues:
+    """Return the parameters for the names of so many queues; None: all."""
+    if number is None:
+        return None
+    return [bindparam(f"queue_{each}", type_=String()) for each in range(number)]
+
+
+def _values(queues: Sequence[str] | None) -> dict[str, str]:
+    return {f"queue_{number}": name for number, name in enumerate(queues or ())}

@@ -38,6 +38,7 @@ from ..worker_id import is_gone
 from . import states
 from .availability import ended, waiting_again
 from .dialect import Dialect
+from .failures import failure
 from .liveness import Liveness
 from .silence import Silence
 from .tables import Tables, instant
@@ -304,7 +305,7 @@ class WorkerRegistry:
         jobs = self._tables.jobs
         its = (self._tables.stands(states.RUNNING), jobs.c.worker_id == worker.worker_id)
         held = select(
-            jobs.c.uid, jobs.c.lease, jobs.c.begun, jobs.c.suspect, jobs.c.crashes
+            jobs.c.uid, jobs.c.lease, jobs.c.begun, jobs.c.suspect, jobs.c.crashes, jobs.c.attempts
         ).where(*its)  # fmt: skip
         # A job that hangs in its commit keeps its row locked. The next round tries it again; a
         # rescue that waited for it could rescue nothing else meanwhile.
@@ -335,7 +336,10 @@ class WorkerRegistry:
         if changed.rowcount != 1:
             return False
         if crashed:
-            described = TaskError.of(why)._asdict()
-            connection.execute(insert(self._tables.errors).values(uid=row.uid, **described))
+            stored = failure(
+                self._tables.errors, row.uid, TaskError.of(why),
+                at=now, attempt=row.attempts, worker_id=worker.worker_id,
+            )  # fmt: skip
+            connection.execute(stored)
         log.warning("job=%s %s: %s", row.uid, "failed" if is_last else "waits again", why)
         return True
