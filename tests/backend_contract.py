@@ -9,7 +9,7 @@ fails when one is not back after PATIENCE_SECONDS.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import fields
@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from tgext.asyncjob.backends.base import Backend, Standing
+from tgext.asyncjob.backends.listing import Cursor, JobFilter
 from tgext.asyncjob.call import Call
 from tgext.asyncjob.errors import NotSerializable
 from tgext.asyncjob.executors import InlineExecutor
@@ -137,6 +138,22 @@ def ended(backend: Backend, outcome: Outcome = DONE, **options: Any) -> str:
     uid = enqueued(backend, **options)
     assert backend.finish(claim_one(backend), outcome)
     return uid
+
+
+def found(backend: Backend, wanted: JobFilter = JobFilter()) -> list[str]:  # noqa: B008
+    """The uids of the jobs that a filter lets through."""
+    return backend.find(wanted, None, 100).uids
+
+
+def found_pages(backend: Backend, limit: int) -> Iterator[list[str]]:
+    """The uids, a page after the other."""
+    after: str | None = None
+    while True:
+        page = backend.find(JobFilter(), Cursor.of(after), limit)
+        yield page.uids
+        after = page.next
+        if after is None:
+            return
 
 
 def at_once(count: int, act: Callable[[int], Any]) -> list[Any]:
@@ -474,6 +491,98 @@ class BackendContract:
 
     def test_claim_gives_nothing_and_does_not_wait_when_nothing_is_there(self, backend):
         assert backend.claim(WORKER, None, 10) == []
+
+    # -- find
+
+    def test_jobs_are_found_newest_first_those_that_have_not_ended_before_the_others(
+        self, backend, clock
+    ):
+        done = [ended(backend), ended(backend)]
+        clock.advance(1)
+        failed = ended(backend, BROKEN)
+        running = enqueued(backend)
+        claim_one(backend)
+        clock.advance(1)
+        waiting = [enqueued(backend), enqueued(backend, run_after=timedelta(days=1))]
+        urgent = enqueued(backend, priority=9)
+
+        assert found(backend) == [urgent, *waiting[::-1], running, failed, *done[::-1]]
+
+    @pytest.mark.parametrize("limit", [1, 2, 3, 100])
+    def test_pages_have_each_job_once(self, backend, clock, limit):
+        for number in range(4):
+            ended(backend, DONE if number % 2 else BROKEN)
+            clock.advance(number)  # the first two at one instant
+        for _ in range(3):
+            enqueued(backend)
+        claim_one(backend)
+
+        pages = list(found_pages(backend, limit))
+
+        assert [uid for page in pages for uid in page] == found(backend)
+        assert all(len(page) == limit for page in pages[:-1])
+        assert len(found(backend)) == 7
+
+    def test_page_goes_on_where_the_last_ended_whatever_has_come_and_gone(self, backend, clock):
+        uids = []
+        for _ in range(6):
+            uids.insert(0, ended(backend))
+            clock.advance(1)
+        page = backend.find(JobFilter(), None, 2)
+        ended(backend)
+        enqueued(backend)
+        assert backend.retry(uids[1]) is True  # the job at which the page ended
+        assert page.uids == uids[:2]
+
+        assert backend.find(JobFilter(), Cursor.of(page.next), 2).uids == uids[2:4]
+
+    def test_jobs_are_found_by_what_they_have_in_common(self, backend, clock):
+        ada, bob = {"user": "ada"}, {"user": "bob"}
+        done = ended(backend, context=ada, queue_name="mail")
+        failed = ended(backend, BROKEN, context=bob)
+        clock.advance(10)
+        other = ended(backend, Outcome(FAILED, error=OTHER_ERROR), context=ada)
+        waiting = enqueued(backend, context=ada, queue_name="mail")
+        now = clock.now()
+
+        for wanted, expected in (
+            (JobFilter.of(status="FAILED"), [other, failed]),
+            (JobFilter.of(status=[READY, SUCCESSFUL]), [waiting, done]),
+            (JobFilter.of(status=[RUNNING, "CANCELLED"]), []),
+            (JobFilter.of(user="ada"), [waiting, other, done]),
+            (JobFilter.of(user="bob"), [failed]),
+            (JobFilter.of(user="ada", status="FAILED"), [other]),
+            (JobFilter.of(queue_name="mail"), [waiting, done]),
+            (JobFilter.of(queue_name=["mail", "default"], status="FAILED"), [other, failed]),
+            (JobFilter.of(name="backend_contract.work"), [waiting, other, failed, done]),
+            (JobFilter.of(name=["backend_contract.work", "x"], user="bob"), [failed]),
+            (JobFilter.of(name="backend_contract.wor"), []),
+            (JobFilter.of(error="ValueError"), [failed]),
+            (JobFilter.of(error="builtins.KeyError", user="ada"), [other]),
+            (JobFilter.of(error="Error"), []),
+            (JobFilter.of(since=now), [waiting, other]),
+            (JobFilter.of(until=now - timedelta(seconds=5)), [failed, done]),
+            (JobFilter.of(since=now, until=now, status="READY"), [waiting]),
+        ):
+            assert found(backend, wanted) == expected, wanted
+
+    def test_texts_that_no_job_has_find_none(self, backend):
+        enqueued(backend)
+        for text in ("", "%", "_", "\0", "\ud800", "x" * 5_000, "'; --"):
+            for field in ("name", "queue_name", "user", "error"):
+                assert found(backend, JobFilter.of(**{field: text})) == []
+
+    def test_several_jobs_are_read_in_the_order_asked_for(self, backend):
+        uids = [ended(backend), ended(backend, BROKEN), enqueued(backend)]
+        wanted = [uids[2], "asyncjob_nobody", uids[0], "\0", uids[1]]
+
+        many = backend.get_many(wanted)
+
+        assert [each.job.uid for each in many] == [uids[2], uids[0], uids[1]]
+        assert [(each.status, len(each.errors)) for each in many] == [
+            (READY, 0), (SUCCESSFUL, 0), (FAILED, 1),
+        ]  # fmt: skip
+        assert backend.get_many([]) == []
 
     # -- pause and resume
 

@@ -12,6 +12,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 import pytest
@@ -19,6 +20,7 @@ from sqlalchemy import Connection, create_engine, event
 
 from backend_contract import BROKEN, DONE, a_job, work
 from sqlqueues import KINDS, PREFIX, Place, options_of, place_of
+from tgext.asyncjob.backends.listing import Cursor, JobFilter
 from tgext.asyncjob.backends.sql import SqlBackend, states
 from tgext.asyncjob.backends.worker_id import new_worker_id
 from tgext.asyncjob.call import Call
@@ -144,6 +146,8 @@ def fill(connection: Connection, kind: str, most: int, state: int, **instants: s
         "budget": "1",
         "name": f"'{WORK.name}'",
         "payload": f"'{WORK.payload}'",
+        "task_name": f"'{WORK.name}'",
+        "enqueued_by": "CASE WHEN (value & 1023) = 0 THEN 'ada' END",
         **instants,
     }
     names = ", ".join(map(connection.dialect.identifier_preparer.quote, columns))
@@ -356,6 +360,32 @@ def test_claim_reads_nothing_of_the_backlog_of_a_paused_queue(
         served = ("mails", "foreign") if queues is None else queues
         read = rows_read(full_tables, backend, [*caught, *look])
         assert max(read) <= most_rows(full_tables, served)
+
+
+#: Lists of jobs that have ended.
+LISTS = {
+    "a status": JobFilter.of(status="SUCCESSFUL"),
+    "all statuses": JobFilter.of(status=["SUCCESSFUL", "FAILED", "CANCELLED"]),
+    "a task": JobFilter.of(status="SUCCESSFUL", name=WORK.name),
+    "a user": JobFilter.of(user="ada", status="SUCCESSFUL"),
+    "until a time": JobFilter.of(
+        status="SUCCESSFUL", until=datetime.fromtimestamp(4e9 + 9_000, timezone.utc)
+    ),
+}
+
+
+@pytest.mark.parametrize("wanted", LISTS.values(), ids=LISTS)
+def test_list_of_jobs_that_have_ended_reads_its_pages(full_tables, backend, wanted):
+    page = backend.find(wanted, None, BATCH)
+    assert len(page.uids) == BATCH
+    found: list[Caught] = caught(backend, lambda: backend.find(wanted, None, BATCH))
+    found += caught(backend, lambda: backend.find(wanted, Cursor.of(page.next), BATCH))
+
+    if full_tables.kind == "sqlite":
+        assert_searches(full_tables, found)
+        assert sum(steps_of(full_tables, each) for each in found) <= 10 * FEW_STEPS
+    else:
+        assert max(rows_read(full_tables, backend, found)) <= most_rows(full_tables, None)
 
 
 def clean_up(place: Place) -> None:

@@ -245,6 +245,16 @@ _TABLE: dict[str, list[tuple[str, str, str, str]]] = {
          "return _Deciding(row[\"queue_name\"], row[\"rank\"], row[\"options\"], None)",
          "test_sql_backend.py -k 'sqlite and something_was_changed'"),
     ],
+    "backends/sql/listing.py": [
+        ("a page begins with the last job of the page before",
+         "is_before = or_(jobs.c.finished_at < ended, jobs.c.number < after.number)",
+         "is_before = or_(jobs.c.finished_at < ended, jobs.c.number <= after.number)",
+         "test_sql_backend.py -k 'sqlite and pages_have'"),
+        ("jobs of others are listed as a user's",
+         "its = (jobs.c.enqueued_by == listed(wanted.user), jobs.c.finished_at.is_not(None))",
+         "its = (jobs.c.finished_at.is_not(None),)",
+         "test_sql_backend.py -k 'sqlite and in_common'"),
+    ],
     "backends/sql/migration.py": [
         ("rows of before an upgrade are not listed by their task",
          "return rows[-1].number - 1 if rows else 0", "return 0",

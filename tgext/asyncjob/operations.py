@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from .backends.base import Backend
+from .backends.listing import Cursor, JobFilter, check_limit
 from .backends.overview import PausedQueue
 from .queue_name import check_queue_name
 from .results import Results
 from .task import TaskResult
+
+
+class JobPage(NamedTuple):
+    """One page of a list of jobs."""
+
+    results: list[TaskResult]
+    next: str | None  #: for ``after``, to get the next page; None: this is the last one
 
 
 class QueueOperations:
@@ -25,6 +34,34 @@ class QueueOperations:
     def result(self, uid: str) -> TaskResult:
         """Return the TaskResult of the job *uid*. Raises UnknownJob if there is none."""
         return TaskResult(self.results, self.results.snapshot(uid))
+
+    def jobs(  # noqa: PLR0913 - each narrows the list
+        self,
+        status: Any = None,
+        name: str | Iterable[str] | None = None,
+        queue_name: str | Iterable[str] | None = None,
+        user: str | None = None,
+        error: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> JobPage:
+        """List jobs, of all processes: those that have not ended, then those that have, the newest
+        of each first. On ``memory`` the jobs of this process.
+
+        status: a TaskResultStatus, or several. name: the dotted path of a function, or several.
+        queue_name: a name, or several. user: who was logged in at the enqueue. error: the class of
+        an error, as ``ValueError`` or with its module; without a status, of jobs that have not
+        succeeded and were not cancelled. since, until: aware; when a job has ended, or, if it has
+        not, when it was enqueued. after: the ``next`` of a page: go on there. limit: the most jobs
+        of a page, up to 1,000. None: do not narrow.
+        Raises ConfigError for values that are none of these.
+        """
+        wanted = JobFilter.of(status, name, queue_name, user, error, since, until)
+        found = self.backend.find(wanted, Cursor.of(after), check_limit(limit))
+        snapshots = self.backend.get_many(found.uids)
+        return JobPage([TaskResult(self.results, each) for each in snapshots], found.next)
 
     def pause(self, queue_name: str) -> bool:
         """Let no worker, in any process, take a job from a queue; False if it was paused before.

@@ -27,6 +27,7 @@ from ..job import (
     WorkerId,
 )
 from .brief import Brief
+from .listing import Cursor, Found, JobFilter
 from .overview import PausedQueue
 
 
@@ -93,6 +94,17 @@ class Backend(ABC):
         """Return the last report of a job; None if the job has ended or is unknown.
 
         Raises UnknownJob as ``get`` does.
+        """
+
+    def get_many(self, uids: Sequence[str]) -> list[Snapshot]:
+        """Read several jobs, in this order, without those that are unknown or were removed."""
+        return [snapshot for uid in uids if (snapshot := self.get(uid)) is not None]
+
+    @abstractmethod
+    def find(self, wanted: JobFilter, after: Cursor | None, limit: int) -> Found:
+        """Find the jobs of a list, the newest first: see ``listing``.
+
+        after: the place from which to go on; None: begin. limit: the most jobs of the page.
         """
 
     @abstractmethod

@@ -33,8 +33,10 @@ from ...job import (
 )
 from ..base import Backend, Standing
 from ..brief import Brief
+from ..listing import Cursor, Found, JobFilter
 from ..overview import PausedQueue
 from .changes import JobChanges
+from .listing import page
 from .ready_queue import Entry
 from .spinlock import SpinLock, running_deferred
 
@@ -109,6 +111,9 @@ class MemoryBackend(JobChanges, Backend):
         with self._lock.unless_mine():
             entry = self._find(uid)
             return None if entry is None or entry.status.is_final else entry.progress
+
+    def find(self, wanted: JobFilter, after: Cursor | None, limit: int) -> Found:
+        return page(tuple(self._entries.values()), wanted, after, limit)
 
     @running_deferred
     def briefs(self, uids: Collection[str]) -> dict[str, Brief]:

@@ -14,12 +14,26 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, bindparam, func, inspect, select, update
+from sqlalchemy import (
+    Column,
+    Connection,
+    Engine,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    bindparam,
+    func,
+    inspect,
+    select,
+    update,
+)
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.schema import CreateColumn, CreateIndex
+from sqlalchemy.schema import CreateColumn, CreateIndex, DropIndex
 
+from ..brief import user_of
 from .dialect import Dialect
-from .tables import Tables, listed
+from .tables import OBSOLETE_INDEX, Tables, listed
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +66,7 @@ class Migration:
         self._fill()
         for table in self._tables.main_tables:
             self._until_none(partial(self._missing_indexes, table))
+        self._until_none(self._obsolete_indexes)
 
     def _until_none(self, missing: Callable[[], Sequence[str]]) -> None:
         """Execute the statements that *missing* returns, until it returns none: another process may
@@ -87,6 +102,14 @@ class Migration:
             if index.name not in there
         ]
 
+    def _obsolete_indexes(self) -> list[str]:
+        engine, jobs = self._dialect.engine, self._tables.jobs
+        name = f"{self._tables.prefix}{OBSOLETE_INDEX}"
+        there = {each["name"] for each in inspect(engine).get_indexes(jobs.name, jobs.schema)}
+        described = Table(jobs.name, MetaData(), Column("state", Integer), schema=jobs.schema)
+        dropped = DropIndex(Index(name, described.c.state))
+        return [str(dropped.compile(dialect=engine.dialect))] if name in there else []
+
     # -- values of new columns
 
     def _fill(self) -> None:
@@ -114,7 +137,7 @@ class Migration:
 
     def _fill_rows(self, rows: Sequence[Any], connection: Connection) -> None:
         values = [
-            {"its": row.number, "called": listed(row.name), "whose": user_of(row.context)}
+            {"its": row.number, "called": listed(row.name), "whose": _user_in(row.context)}
             for row in rows
             if row.task_name is None
         ]
@@ -125,13 +148,11 @@ class Migration:
             connection.execute(filled, values)
 
 
-def user_of(context: str | None) -> str | None:
-    """Return the user in the stored context of a job; None: nobody, or it cannot be read."""
+def _user_in(context: str | None) -> str | None:
     try:
-        found: Any = json.loads(context)["user"] if context else None
-    except (ValueError, TypeError, LookupError):
-        return None
-    return listed(found)
+        return listed(user_of(json.loads(context))) if context else None
+    except (ValueError, AttributeError):
+        return None  # the text may be anything
 
 
 def create_missing(tables: Sequence[Table], engine: Engine) -> None:

@@ -101,9 +101,20 @@ class ProgressWriter:
 
     def get(self, uid: str) -> Progress | None:
         """Return the last report of a job; None if it has not reported."""
-        report = self._latest.get(uid) or self._read(uid)
-        if report is None:
-            return None
+        return self.get_all([uid]).get(uid)
+
+    def get_all(self, uids: Collection[str]) -> dict[str, Progress]:
+        """Return the last reports of jobs, without those that have not reported."""
+        reports = self.unwritten(uids)
+        table, left = self._table, [uid for uid in uids if uid not in reports]
+        if left:
+            wanted = select(table.c.uid, table.c.value, table.c.data, table.c.total)
+            with self._engine.connect() as connection:
+                for uid, *report in connection.execute(wanted.where(table.c.uid.in_(left))):
+                    reports[uid] = Report(*report)
+        return {uid: self._progress_of(report) for uid, report in reports.items()}
+
+    def _progress_of(self, report: Report) -> Progress:
         data = None if report.data is None else self._serializer.load_value(report.data)
         return Progress(report.value, data, report.total)
 
@@ -208,10 +219,3 @@ class ProgressWriter:
         changed = connection.execute(update(table).where(table.c.uid == uid).values(**values))
         if not changed.rowcount:
             connection.execute(insert(table).values(uid=uid, **values))
-
-    def _read(self, uid: str) -> Report | None:
-        table = self._table
-        wanted = select(table.c.value, table.c.data, table.c.total).where(table.c.uid == uid)
-        with self._engine.connect() as connection:
-            row = connection.execute(wanted).one_or_none()
-        return None if row is None else Report(*row)

@@ -30,6 +30,7 @@ from ...job import (
 )
 from ...serialization import CallSerializer, SerializedCall
 from ...task import NotKept
+from ..brief import user_of
 from . import states
 from .sizes import check_size, log_text, why_too_large
 from .tables import instant, listed
@@ -131,7 +132,7 @@ class Rows:
             "budget": job.options.max_attempts,
             "options": _options_text(job.options),
             "context": None if context is None else json.dumps(dict(context)),
-            "enqueued_by": None if context is None else listed(context.get("user")),
+            "enqueued_by": listed(user_of(context)),
         }
         serialized = self.serializer.dump(job.uid, job.call, bound=self._bound(_deciding(row)))
         self._check_options(job.options, serialized)

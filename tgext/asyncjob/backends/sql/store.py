@@ -27,13 +27,13 @@ from ...job import (
     JobId,
     Progress,
     Snapshot,
-    TaskError,
     TaskResultStatus,
 )
 from ...serialization import CallSerializer
 from ...transactions.connections import forget_connections
 from ..base import Standing
 from ..brief import Brief
+from ..listing import Cursor, Found, JobFilter
 from ..overview import PausedQueue
 from . import states
 from .briefs import Briefs
@@ -41,6 +41,7 @@ from .claims import Claims
 from .counting import Counting
 from .dialects import dialect_of
 from .listener import listener_of
+from .listing import Listing
 from .liveness import liveness_of
 from .notifier import ANY, Notifier
 from .outcomes import Outcomes
@@ -51,6 +52,7 @@ from .pruning import Pruning
 from .rows import Rows
 from .schema import Schema
 from .silence import Silence
+from .snapshots import Snapshots
 from .steering import Steering
 from .tables import PREFIX, Clock, make_tables
 from .taking import Taking
@@ -123,6 +125,8 @@ class SqlStore:
             most_bytes,
         )
         self._briefs = Briefs(self.tables, self._dialect, self._progress, self._clock)
+        self._snapshots = Snapshots(self.tables, self._dialect, self._rows, self._progress)
+        self._listing = Listing(self.tables, self._dialect)
         self._pruning = Pruning(self.tables, self._dialect, self._progress, self._now)
         self._notifier = Notifier(self._dialect)
         self._wakeup = Wakeup(lambda: listener_of(self._dialect), self._look)
@@ -226,18 +230,11 @@ class SqlStore:
         return insert(table).values(**values, enqueued_at=now, due_at=due_at).inline()
 
     def get(self, uid: str) -> Snapshot | None:
-        errors = self.tables.errors
-        with self._dialect.engine.connect() as connection:
-            row = connection.execute(self.tables.job(uid)).one_or_none()
-            if row is None:
-                return None
-            found = connection.execute(
-                select(errors.c.exception_class_path, errors.c.message, errors.c.traceback)
-                .where(errors.c.uid == uid)
-                .order_by(errors.c.number)
-            )
-            failures = [TaskError(*failure) for failure in found]
-        return self._rows.snapshot(row, failures, self._progress.get(uid) or NO_PROGRESS)
+        found = self.get_many([uid])
+        return found[0] if found else None
+
+    def get_many(self, uids: Sequence[str]) -> list[Snapshot]:
+        return self._snapshots.read(uids)
 
     def progress(self, uid: str) -> Progress | None:
         jobs = self.tables.jobs
@@ -246,6 +243,9 @@ class SqlStore:
         if state is None or state in states.ENDED:
             return None
         return self._progress.get(uid) or NO_PROGRESS
+
+    def find(self, wanted: JobFilter, after: Cursor | None, limit: int) -> Found:
+        return self._listing.page(wanted, after, limit)
 
     def briefs(self, uids: Collection[str]) -> dict[str, Brief]:
         return self._briefs.read(uids)

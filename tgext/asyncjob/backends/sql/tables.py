@@ -51,6 +51,9 @@ PREFIX = "asyncjob_"
 #: The version of the tables below. A database with a newer version is refused.
 SCHEMA_VERSION = 2
 
+#: What version 1 called an index that has another condition now; it is dropped.
+OBSOLETE_INDEX = "jobs_by_finished_at"
+
 #: The most characters of a task's name and of a user's that jobs are listed by.
 LISTED_LENGTH = 255
 
@@ -180,8 +183,9 @@ class Tables:
 
     @property
     def ended(self) -> ColumnElement[bool]:
-        """The condition that a job has ended, as the index of the ended jobs needs it."""
-        return self.jobs.c.state.in_([_number(state) for state in states.ENDED])
+        """The condition that a job has ended, as the indexes of the ended jobs need it. (With the
+        states as a list SQLite would search them all, although one is asked for.)"""
+        return self.jobs.c.finished_at.is_not(None)
 
     @property
     def main_tables(self) -> list[Table]:
@@ -297,18 +301,21 @@ def _jobs(prefix: str, metadata: MetaData) -> Table:
         Column("enqueued_by", String(LISTED_LENGTH)),
         **_TEXT,
     )
-    state, has_ended = jobs.c.state, jobs.c.state.in_(states.ENDED)
-    for columns, where in (
-        (("state", "rank", "number"), state == states.AVAILABLE),
-        (("state", "queue_name", "rank", "number"), state == states.AVAILABLE),
-        (("state", "due_at"), state == states.SCHEDULED),
-        (("state", "worker_id"), state == states.RUNNING),
-        (("state", "finished_at"), has_ended),
-        (("task_name", "finished_at"), has_ended),
-        (("enqueued_by", "finished_at"), jobs.c.enqueued_by.is_not(None)),
+    state, has_ended = jobs.c.state, jobs.c.finished_at.is_not(None)
+    for name, columns, where in (
+        ("rank_number", ("state", "rank", "number"), state == states.AVAILABLE),
+        (
+            "queue_name_rank_number",
+            ("state", "queue_name", "rank", "number"),
+            state == states.AVAILABLE,
+        ),
+        ("due_at", ("state", "due_at"), state == states.SCHEDULED),
+        ("worker_id", ("state", "worker_id"), state == states.RUNNING),
+        ("end", ("state", "finished_at"), has_ended),
+        ("task_end", ("task_name", "finished_at"), has_ended),
+        ("user_end", ("enqueued_by", "finished_at"), jobs.c.enqueued_by.is_not(None)),
     ):
         # Partial if the database can: then a row is only in the indexes of its state.
-        name = f"{prefix}jobs_by_{'_'.join(each for each in columns if each != 'state')}"
         indexed = [jobs.c[column] for column in columns]
-        Index(name, *indexed, postgresql_where=where, sqlite_where=where)
+        Index(f"{prefix}jobs_by_{name}", *indexed, postgresql_where=where, sqlite_where=where)
     return jobs
