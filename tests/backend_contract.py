@@ -21,6 +21,7 @@ import pytest
 
 from tgext.asyncjob.backends.base import Backend, Standing
 from tgext.asyncjob.backends.listing import Cursor, JobFilter
+from tgext.asyncjob.backends.overview import QueuePosition
 from tgext.asyncjob.call import Call
 from tgext.asyncjob.errors import NotSerializable
 from tgext.asyncjob.executors import InlineExecutor
@@ -583,6 +584,29 @@ class BackendContract:
             (READY, 0), (SUCCESSFUL, 0), (FAILED, 1),
         ]  # fmt: skip
         assert backend.get_many([]) == []
+
+    # -- position
+
+    def test_position_is_the_number_of_jobs_that_a_worker_would_take_before(self, backend, clock):
+        enqueued(backend, queue_name="mail")
+        first, second = enqueued(backend), enqueued(backend)
+        urgent = enqueued(backend, priority=5)
+        due = enqueued(backend, run_after=timedelta(seconds=5))
+        assert self.positions(backend, first, second, urgent) == [1, 2, 0]
+        assert backend.position(due) == QueuePosition(True, 0, False)
+
+        clock.advance(6)
+        assert self.positions(backend, first, second, urgent, due) == [1, 2, 0, 3]
+        assert claimed_uids(backend, 2, ["default"]) == [urgent, first]
+        assert backend.position(first) is None
+        assert self.positions(backend, second, due) == [0, 1]
+        assert backend.position(ended(backend, priority=9)) is None
+        assert backend.position("asyncjob_nobody") is None
+
+    def positions(self, backend: Backend, *uids: str) -> list[int]:
+        found = [backend.position(uid) for uid in uids]
+        assert all(each is not None and not each.is_delayed for each in found)
+        return [each.before for each in found if each is not None]
 
     # -- pause and resume
 

@@ -36,8 +36,9 @@ from tgext.asyncjob import __main__ as entry_point
 from tgext.asyncjob.__main__ import main
 from tgext.asyncjob.backends.sql.tables import make_tables
 from tgext.asyncjob.cli import COMMANDS, actions
-from tgext.asyncjob.cli.command_result import lasting, table
+from tgext.asyncjob.cli.command_result import table
 from tgext.asyncjob.cli.worker_process import StopSignals
+from tgext.asyncjob.wording import lasting
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -28,6 +28,7 @@ LAYERS = """
     queue
     operations
     results  database
+    explanation
     worker
     slackers  looppool  taskrunners
     backends.sql  backends.memory  executors
@@ -37,9 +38,10 @@ LAYERS = """
     serialization
     options
     task
+    task_result
     current
     job
-    call  json_form  queue_name  amount  one_line  bounded
+    call  json_form  queue_name  amount  one_line  wording  bounded
     errors
 """
 
@@ -80,7 +82,7 @@ LATE = {
 #: What may be imported under TYPE_CHECKING from a layer above, and why.
 FOR_TYPES = {
     "current": {"queue", "worker.attempt"},  # its ContextVars lead to both from every layer
-    "task": {"results"},  # a TaskResult is given the results of its queue
+    "task_result": {"results"},  # a TaskResult is given the results of its queue
     "worker": {"queue"},  # an attempt makes its queue the current one
 }
 

@@ -43,7 +43,8 @@ from .errors import (
 )
 from .job import Progress, TaskError, TaskResultStatus
 from .queue import JobQueue
-from .task import Task, TaskContext, TaskResult, task
+from .task import Task, TaskContext, task
+from .task_result import TaskResult
 
 if TYPE_CHECKING:
     from .turbogears import plugme as plugme

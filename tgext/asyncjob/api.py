@@ -14,7 +14,7 @@ from .amount import is_int, seconds, whole
 from .current import attempt_var, current_attempt, current_queue
 from .errors import BadCall, ConfigError
 from .job import Progress
-from .task import TaskResult
+from .task_result import TaskResult
 
 Item = TypeVar("Item")
 AnyQuery = TypeVar("AnyQuery")

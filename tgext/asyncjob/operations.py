@@ -11,7 +11,7 @@ from .backends.listing import Cursor, JobFilter, check_limit
 from .backends.overview import PausedQueue
 from .queue_name import check_queue_name
 from .results import Results
-from .task import TaskResult
+from .task_result import TaskResult
 
 
 class JobPage(NamedTuple):

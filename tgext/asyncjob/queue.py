@@ -27,7 +27,8 @@ from .operations import QueueOperations
 from .options import Options
 from .processes.lifecycle import register
 from .results import Results
-from .task import Task, TaskResult
+from .task import Task
+from .task_result import TaskResult
 from .transactions.scope import Scope
 from .worker.child_process import ForkServer, ParentChannel, check_picklable
 from .worker.environment import AttemptEnvironment

@@ -13,6 +13,7 @@ from .backends.base import Backend
 from .backends.brief import Brief, text_of, user_of
 from .current import attempt_var, shielded
 from .errors import NotCommitted, UnknownJob
+from .explanation import explain
 from .job import READY, Job, Snapshot
 from .transactions.scope import Scope
 from .worker.progress_tracker import GuardedTracker
@@ -70,6 +71,19 @@ class Results:
         """Read a job that has just been enqueued."""
         # If it has been run and removed meanwhile, it is shown as it was enqueued.
         return self._pending(job.uid) or self._backend().get(job.uid) or _waiting(job)
+
+    @shielded
+    def explain(self, uid: str, *, workers: bool) -> list[str]:
+        """See ``TaskResult.explain``."""
+        if self._pending(uid) is not None:
+            return ["the transaction that enqueues it is not committed"]
+        return explain(self._backend(), self.snapshot(uid), workers=workers)
+
+    @shielded
+    def queue_position(self, uid: str) -> int | None:
+        """See ``TaskResult.queue_position``."""
+        position = self._backend().position(uid)
+        return None if position is None or position.is_delayed else position.before
 
     @shielded
     def briefs(self, uids: Collection[str]) -> dict[str, Brief]:

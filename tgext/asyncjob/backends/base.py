@@ -28,7 +28,7 @@ from ..job import (
 )
 from .brief import Brief
 from .listing import Cursor, Found, JobFilter
-from .overview import PausedQueue
+from .overview import PausedQueue, QueuePosition
 
 
 class Standing(Enum):
@@ -106,6 +106,10 @@ class Backend(ABC):
 
         after: the place from which to go on; None: begin. limit: the most jobs of the page.
         """
+
+    @abstractmethod
+    def position(self, uid: str) -> QueuePosition | None:
+        """Return the position of a READY job in its queue; None for any other."""
 
     @abstractmethod
     def briefs(self, uids: Collection[str]) -> dict[str, Brief]:

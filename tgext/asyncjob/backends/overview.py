@@ -38,12 +38,21 @@ class QueueDepth(NamedTuple):
     next_due_at: datetime | None  #: when the first of those is due
 
 
+#: The most jobs that are counted before another one.
+MOST_BEFORE = 1_000
+
+
 class QueuePosition(NamedTuple):
     """The position of a waiting job in its queue."""
 
     is_delayed: bool  #: it is not due yet
-    before: int  #: jobs of its queue that come first; 0 while it is delayed
+    before: int  #: jobs of its queue that come first, up to MOST_BEFORE; 0 while it is delayed
     was_given_back: bool  #: a worker has claimed it, and released it since it could not run it
+
+    @property
+    def is_capped(self) -> bool:
+        """Whether there may be more jobs before it."""
+        return self.before >= MOST_BEFORE
 
 
 class PausedQueue(NamedTuple):
@@ -79,10 +88,6 @@ class Overview(ABC):
     @abstractmethod
     def waiting(self) -> list[QueueDepth]:
         """Return the queues with waiting jobs, in the order of their names."""
-
-    @abstractmethod
-    def position(self, uid: str) -> QueuePosition | None:
-        """Return the position of a READY job; None for any other."""
 
     @abstractmethod
     def connections(self) -> Connections | None:

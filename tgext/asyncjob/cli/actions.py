@@ -9,8 +9,9 @@ from collections.abc import Callable
 from ..errors import ConfigError, UnknownJob
 from ..job import TaskResultStatus
 from ..queue import JobQueue
-from ..task import TaskResult
-from .command_result import FINE, NOTHING_FOUND, CommandResult, number_of
+from ..task_result import TaskResult
+from ..wording import number_of
+from .command_result import FINE, NOTHING_FOUND, CommandResult
 from .output import one_line
 from .shared_backend import shared_backend
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from ..errors import AsyncJobError
@@ -70,24 +70,6 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[object]], width: int | N
     while width and sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > LEAST_WIDTH:
         widths[widths.index(max(widths))] -= 1
     return "\n".join("  ".join(map(fitted, line, widths)).rstrip() for line in lines)
-
-
-def lasting(time: timedelta) -> str:
-    """Return a duration in its two largest units, as in "5m 10s"."""
-    seconds = max(0, int(time.total_seconds()))
-    units = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)]
-    parts = []
-    for name, size in units:
-        number, seconds = divmod(seconds, size)
-        parts.append((number, name))
-    while len(parts) > 1 and not parts[0][0]:
-        del parts[0]
-    return " ".join(f"{number}{name}" for number, name in parts[:2])
-
-
-def number_of(count: int, noun: str) -> str:
-    """Return as in "1 job", "2 jobs"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 #: Loads the application and returns its queue, or makes a queue for a URL.

@@ -8,11 +8,12 @@ from typing import Any
 
 from ..backends.overview import Overview, RunningJob
 from ..errors import UnknownJob
-from ..job import WorkerInfo
+from ..explanation import write_lock_holders
+from ..job import TaskResultStatus, WorkerInfo
 from ..queue import JobQueue
-from ..task import TaskResult
-from .command_result import FINE, NOTHING_FOUND, CommandResult, as_json, lasting, table
-from .explain import explain, write_lock_holders
+from ..task_result import TaskResult
+from ..wording import lasting
+from .command_result import FINE, NOTHING_FOUND, CommandResult, as_json, table
 from .output import one_line
 from .shared_backend import overview_of
 
@@ -33,8 +34,8 @@ def run(queue: JobQueue, wanted: Namespace) -> CommandResult:
     found = [_result(queue, uid) for uid in dict.fromkeys(wanted.uid)]
     code = NOTHING_FOUND if any(isinstance(each, UnknownJob) for each in found) else FINE
     if wanted.json:
-        return as_json([_job_as_json(each, queue) for each in found], code)
-    return CommandResult("\n\n".join(_job(each, queue) for each in found), code)
+        return as_json([_job_as_json(each) for each in found], code)
+    return CommandResult("\n\n".join(_job(each) for each in found), code)
 
 
 def _result(queue: JobQueue, uid: str) -> TaskResult | UnknownJob:
@@ -150,14 +151,14 @@ def _connections(overview: Overview) -> str:
 # -- one job
 
 
-def _job_as_json(found: TaskResult | UnknownJob, queue: JobQueue) -> dict[str, Any]:
+def _job_as_json(found: TaskResult | UnknownJob) -> dict[str, Any]:
     if isinstance(found, UnknownJob):
         return {"id": found.uid, "status": None, "error": str(found)}
-    why = explain(queue, found.id)
+    why = _reasons(found)
     return {**found.__json__(), "attempts": found.attempts, "why_not_running": why}
 
 
-def _job(found: TaskResult | UnknownJob, queue: JobQueue) -> str:
+def _job(found: TaskResult | UnknownJob) -> str:
     if isinstance(found, UnknownJob):
         return one_line(str(found))
     lines = [
@@ -179,8 +180,12 @@ def _job(found: TaskResult | UnknownJob, queue: JobQueue) -> str:
         error = found.errors[-1]
         first, *_ = error.message.splitlines() or [""]
         lines.append(f"  last error: {one_line(f'{error.exception_class_path}: {first}')}")
-    lines += [f"  why not yet: {one_line(reason)}" for reason in explain(queue, found.id)]
+    lines += [f"  why not yet: {one_line(reason)}" for reason in _reasons(found)]
     return "\n".join(lines)
+
+
+def _reasons(found: TaskResult) -> list[str]:
+    return found.explain(workers=True) if found.status is TaskResultStatus.READY else []
 
 
 def _instant(instant: datetime) -> str:

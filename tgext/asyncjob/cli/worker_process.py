@@ -22,9 +22,10 @@ from ..processes.forking import set_title, signal_name
 from ..processes.recycling import RecycleLimits
 from ..processes.supervisor import NOTHING_LEFT, RECYCLED
 from ..queue import JobQueue
+from ..wording import number_of
 from ..worker import job_log
 from ..worker.child_process import has_process_tasks
-from .command_result import Load, number_of
+from .command_result import Load
 from .shared_backend import overview_of
 
 log = logging.getLogger(__name__)

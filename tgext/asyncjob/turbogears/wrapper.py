@@ -18,7 +18,7 @@ from tg.jsonify import encode as json_encode
 from tg.support.converters import asbool
 
 from ..queue import JobQueue
-from ..task import TaskResult
+from ..task_result import TaskResult
 from .web_pages import pages_of
 
 

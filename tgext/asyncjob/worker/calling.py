@@ -10,7 +10,8 @@ from typing import Any
 from ..call import PLAIN, Call
 from ..job import Claim
 from ..processes.forked import call_here, only_here
-from ..task import TaskContext, TaskResult
+from ..task import TaskContext
+from ..task_result import TaskResult
 from .interruption import Interruptible
 
 #: ``submit`` of the standard library's pools. They do not check for forks: a child that a call

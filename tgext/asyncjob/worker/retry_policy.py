@@ -21,7 +21,7 @@ from ..job import (
     TaskError,
     outside_frames,
 )
-from ..task import NotKept, kept
+from ..task_result import NotKept, kept
 
 log = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ from typing import Any, cast
 
 from ...errors import UnknownJob
 from ...job import (
+    READY,
     RUNNING,
     Claim,
     Job,
@@ -34,7 +35,7 @@ from ...job import (
 from ..base import Backend, Standing
 from ..brief import Brief
 from ..listing import Cursor, Found, JobFilter
-from ..overview import PausedQueue
+from ..overview import PausedQueue, QueuePosition
 from .changes import JobChanges
 from .listing import page
 from .ready_queue import Entry
@@ -111,6 +112,16 @@ class MemoryBackend(JobChanges, Backend):
         with self._lock.unless_mine():
             entry = self._find(uid)
             return None if entry is None or entry.status.is_final else entry.progress
+
+    @running_deferred
+    def position(self, uid: str) -> QueuePosition | None:
+        with self._lock.unless_mine():
+            entry, now = self._find(uid), self._clock()
+            if entry is None or entry.status is not READY:
+                return None
+            if entry.run_at is not None and entry.run_at > now:
+                return QueuePosition(True, 0, False)
+            return QueuePosition(False, self._ready_queue.number_before(entry, now), False)
 
     def find(self, wanted: JobFilter, after: Cursor | None, limit: int) -> Found:
         return page(tuple(self._entries.values()), wanted, after, limit)

@@ -17,6 +17,7 @@ from typing import Any
 
 from ...job import NO_PROGRESS, READY, RUNNING, Job, Outcome, Snapshot, TaskError
 from ..brief import Brief, text_of, user_of
+from ..overview import MOST_BEFORE
 
 #: Number of queue names whose heaps are kept while they are empty: to make a heap for each job of
 #: an idle worker would take as long as the job.
@@ -190,6 +191,22 @@ class ReadyQueue:
             heap and (queues is None or name in queues) and name not in self.paused
             for name, heap in self._ready.items()
         )
+
+    def number_before(self, entry: Entry, now: float) -> int:
+        """Count the jobs of its queue that ``take`` would return before *entry*, a due one, up to
+        MOST_BEFORE."""
+        options = entry.job.options
+        ready = self._ready.get(options.queue_name, ())
+        due = [each for each in self._delayed if each[0] <= now]
+        place = (-options.priority, entry.sequence)
+        count = 0
+        for item in (*ready, *due):
+            other = item[2].job.options
+            is_before = (-other.priority, item[1]) < place
+            count += is_before and _is_current(item) and other.queue_name == options.queue_name
+            if count == MOST_BEFORE:
+                break
+        return count
 
     def next_due(self) -> float | None:
         """When the first delayed job is due; None if there is none."""

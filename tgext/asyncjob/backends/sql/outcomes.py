@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from ...job import Claim, Outcome, TaskError
-from ...task import NotKept
+from ...task_result import NotKept
 from .claims import Claims, End, is_plain
 from .dialect import Dialect
 from .faults import store_first_accepted

@@ -6,10 +6,17 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, and_, case, func, or_, select, union_all
 
 from ...job import NO_PROGRESS, WorkerInfo
-from ..overview import Connections, Overview, QueueDepth, QueuePosition, RunningJob
+from ..overview import (
+    MOST_BEFORE,
+    Connections,
+    Overview,
+    QueueDepth,
+    QueuePosition,
+    RunningJob,
+)
 from . import states
 from .dialect import Dialect
 from .dialects import MariaDb, PostgreSql
@@ -145,11 +152,15 @@ class SqlOverview(Overview):
     def _before(self, row: Any) -> Any:
         jobs = self._jobs
         in_queue = self._tables.stands(states.AVAILABLE), jobs.c.queue_name == row.queue_name
-        # Two counts, since each is a range of the index, and both together are not.
-        more_urgent = select(func.count()).where(*in_queue, jobs.c.rank < row.rank)
+        # Two parts, since each is a range of the index, and both together are not.
         before = jobs.c.rank == row.rank, jobs.c.number < row.number
-        as_urgent = select(func.count()).where(*in_queue, *before)
-        return select(more_urgent.scalar_subquery() + as_urgent.scalar_subquery())
+        parts = [
+            select(select(jobs.c.number).where(*in_queue, *part).limit(MOST_BEFORE).subquery())
+            for part in ((jobs.c.rank < row.rank,), before)
+        ]
+        return select(func.count()).select_from(
+            select(union_all(*parts).subquery()).limit(MOST_BEFORE).subquery()
+        )
 
     def connections(self) -> Connections | None:
         texts = _CONNECTIONS.get(type(self._dialect))

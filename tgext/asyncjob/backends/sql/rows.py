@@ -29,7 +29,7 @@ from ...job import (
     TaskOptions,
 )
 from ...serialization import CallSerializer, SerializedCall
-from ...task import NotKept
+from ...task_result import NotKept
 from ..brief import user_of
 from . import states
 from .sizes import check_size, log_text, why_too_large

@@ -34,7 +34,7 @@ from ...transactions.connections import forget_connections
 from ..base import Standing
 from ..brief import Brief
 from ..listing import Cursor, Found, JobFilter
-from ..overview import PausedQueue
+from ..overview import PausedQueue, QueuePosition
 from . import states
 from .briefs import Briefs
 from .claims import Claims
@@ -246,6 +246,9 @@ class SqlStore:
 
     def find(self, wanted: JobFilter, after: Cursor | None, limit: int) -> Found:
         return self._listing.page(wanted, after, limit)
+
+    def position(self, uid: str) -> QueuePosition | None:
+        return self.overview.position(uid)
 
     def briefs(self, uids: Collection[str]) -> dict[str, Brief]:
         return self._briefs.read(uids)

@@ -18,7 +18,8 @@ from typing import Any
 from ...call import Call
 from ...errors import NotSerializable
 from ...job import BACKOFF_SECONDS, Claim, Job, JobId, TaskOptions
-from ...task import NotKept, Task, held_at
+from ...task import Task, held_at
+from ...task_result import NotKept
 
 log = logging.getLogger(__name__)
 
