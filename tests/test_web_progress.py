@@ -363,6 +363,17 @@ def test_reload_leads_to_no_other_place(app, jobs, referer):
     assert page.html.find("form", class_="asyncjob-reload")["action"] == "/jobs/reload"
 
 
+def test_pages_need_no_translator_of_the_host(app, monkeypatch):
+    """TurboGears sets the translator of all of Kajiki; it works in requests of its own only."""
+
+    def translate(_text: str) -> str:
+        raise TypeError("No object (name: context) has been registered for this thread")
+
+    monkeypatch.setattr("kajiki.i18n.gettext", translate)
+
+    assert "There is no page" in app.get("/no/such/page", status=404).text
+
+
 def test_reload_of_a_job_that_is_done_goes_on_to_where_it_was_rendered_to(app, jobs, queue):
     done, running, failed = jobs.done(), jobs.running(), jobs.failed()
 

@@ -28,7 +28,8 @@ def render(template: str, visit: Visit, status: int = 200, **variables: Any) -> 
     """Answer with a page. template: the name of a file of ``templates/``."""
     found = _loader().import_(template)
     css = url_of(visit.base, "progress.css")
-    text = found({"css": css, **variables}).render()
+    # TurboGears sets one for all of Kajiki that needs a request of its own.
+    text = found({"css": css, "gettext": str, **variables}).render()
     return Response(text=text, status=status, content_type="text/html", charset="utf-8")
 
 
