@@ -125,7 +125,16 @@ setup(
     entry_points={
         "gearbox.commands": [
             f"asyncjob-{name} = tgext.asyncjob.turbogears.commands:{name.capitalize()}Command"
-            for name in ("worker", "status", "retry", "cancel", "purge", "schema")
+            for name in (
+                "worker",
+                "status",
+                "retry",
+                "cancel",
+                "purge",
+                "pause",
+                "resume",
+                "schema",
+            )
         ],
     },
 )

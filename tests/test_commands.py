@@ -782,7 +782,7 @@ def test_purge_without_a_filter_is_refused(shop, command):
     both = command("purge", "--all", "--status", "FAILED")
 
     assert [bare[0], dry[0], both[0]] == [2, 2, 2]
-    assert "--older-than AGE, --status STATUS, or --all of them" in bare[1]
+    assert "a filter such as --older-than AGE or --status STATUS, or --all of them" in bare[1]
     assert "expected --all or a filter, got both" in both[1]
     assert shop.result(uid).status == "SUCCESSFUL"
 
@@ -802,6 +802,86 @@ def test_uid_that_is_named_twice_is_one(shop, command):
     [uid] = shop.enqueue((shop.jobs.note, 1))
 
     assert command("cancel", uid, uid) == (0, f"{uid} is cancelled\n")
+
+
+# -- filters
+
+
+def test_jobs_are_listed_by_filters(shop, command):
+    wrong, note = shop.enqueue((shop.jobs.wrong,), (shop.jobs.note, 1))
+    with shop.queue() as queue:
+        queue.run_pending()
+    [waiting] = shop.enqueue((shop.jobs.note, 2), queue_name="mail")
+
+    for arguments, expected in (
+        (("--status", "failed"), [wrong]),
+        (("--status", "SUCCESSFUL,READY"), [waiting, note]),
+        (("--queue", "mail"), [waiting]),
+        (("--name", f"{shop.jobs.__name__}.note"), [waiting, note]),
+        (("--error", "ValueError"), [wrong]),
+        (("--since", "1h"), [waiting, note, wrong]),
+        (("--older-than", "1h"), []),
+        (("--user", "ada"), []),
+        (("--limit", "1"), [waiting]),
+    ):
+        code, text = command("status", *arguments, "--json")
+        assert [each["id"] for each in json.loads(text)] == expected, arguments
+        assert code == (0 if expected else 1)
+    code, text = command("status", "--limit", "1")
+    assert (code, "(there are more: --limit)" in text) == (0, True)
+    assert "no such job" in command("status", "--user", "ada")[1]
+    assert "ValueError: " in command("status", "--status", "FAILED")[1]
+    assert command("status", wrong, "--status", "FAILED")[0] == 2
+    assert "limit: expected 1 to 1000 jobs, got 0" in command("status", "--limit", "0")[1]
+
+
+def test_jobs_of_a_filter_are_retried_and_cancelled_each_once(shop, command):
+    wrong = shop.enqueue((shop.jobs.wrong,), (shop.jobs.wrong,))
+    [note] = shop.enqueue((shop.jobs.note, 1))
+    with shop.queue() as queue:
+        queue.run_pending()
+
+    assert command("retry", "--status", "FAILED", "--dry-run") == (0, "would retry 2 jobs\n")
+    assert command("retry", "--status", "FAILED") == (0, "retried 2 jobs\n")
+    assert command("retry", "--status", "FAILED") == (1, "retried 0 jobs\n")
+    assert command("cancel", "--error", "ValueError") == (0, "cancelled 2 jobs\n")
+    assert [shop.result(uid).status for uid in [*wrong, note]] == [
+        "CANCELLED", "CANCELLED", "SUCCESSFUL",
+    ]  # fmt: skip
+    assert command("purge", "--error", "ValueError", "--dry-run") == (0, "would remove 2 jobs\n")
+    assert command("purge", "--error", "ValueError") == (0, "removed 2 jobs\n")
+    assert shop.result(note).status == "SUCCESSFUL"
+
+
+@pytest.mark.parametrize("name", ["retry", "cancel"])
+def test_jobs_are_named_in_one_way(shop, command, name):
+    shop.enqueue((shop.jobs.note, 1))
+
+    neither, both = command(name), command(name, "asyncjob_x", "--queue", "mail")
+    dry = command(name, "asyncjob_x", "--dry-run")
+
+    assert [neither[0], both[0], dry[0]] == [2, 2, 2]
+    assert "expected which jobs, by their uids or a filter, got neither" in neither[1]
+    assert "expected uids or a filter, got both" in both[1]
+    assert "--dry-run is for a filter" in dry[1]
+
+
+def test_queues_are_paused_and_resumed(shop, command):
+    [uid] = shop.enqueue((shop.jobs.note, 1), queue_name="mail")
+
+    assert command("pause", "mail", "bulk") == (0, "mail is paused\nbulk is paused\n")
+    assert command("pause", "mail") == (1, "mail was paused before\n")
+    told = command("status")[1]
+    assert re.search(r"^mail +1 +0 +- +paused \ds ago$", told, re.M)
+    assert re.search(r"^bulk +0 +0 +- +paused \ds ago$", told, re.M)
+    assert "its queue 'mail' was paused at 20" in command("status", uid)[1]
+    with shop.queue() as queue:
+        assert queue.run_pending() == 0
+    assert command("resume", "mail", "bulk") == (0, "mail is resumed\nbulk is resumed\n")
+    assert command("resume", "mail") == (1, "mail was not paused\n")
+    assert command("pause", "ma il")[0] == 2
+    with shop.queue() as queue:
+        assert queue.run_pending() == 1
 
 
 # -- schema
@@ -993,9 +1073,10 @@ def test_database_that_is_not_there_is_an_exit_code_of_its_own(capsys):
         (["purge", "--older-than", "3ms"], "expected an age"),
         (["purge", "--older-than", "d"], "expected an age"),
         (["purge", "--older-than", ""], "expected an age"),
-        (["cancel"], "the following arguments are required: uid"),
         (["schema", "--sql", "--create"], "--create: not allowed with argument --sql"),
-        (["retry"], "the following arguments are required: uid"),
+        (["pause"], "the following arguments are required: queue"),
+        (["retry", "--status", "READY"], "expected one or more of SUCCESSFUL,FAILED,CANCELLED"),
+        (["cancel", "--status", "FAILED"], "such a job has ended"),
         (["states"], "invalid choice: 'states'"),
         ([], "the following arguments are required: command"),
     ],

@@ -478,7 +478,7 @@ def test_rights_of_the_page_suffice_once_the_tables_are_there(kind, create_table
         failed = queue.result(queue.perform(divmod, 7, 0)).wait(PATIENCE_SECONDS)
         failed.retry()
         again = failed.wait(PATIENCE_SECONDS)
-        removed = queue.backend.purge([done.status], 0)
+        removed = queue.backend.purge([done.id])
 
     assert done.return_value == (3, 1)
     assert len(again.errors) == 2

@@ -606,7 +606,7 @@ def test_result_that_mariadb_does_not_take_in_one_packet_undoes_no_work(database
         assert backend.finish(claim_one(backend), outcome) is True
 
         found = backend.get(uid)
-        backend.purge([SUCCESSFUL], 0)
+        backend.purge([uid])
     assert found.status is SUCCESSFUL
     assert "max_allowed_packet" in found.result.why
 

@@ -286,8 +286,7 @@ def prune(stage: Stage) -> bool:
 
 
 def purge(stage: Stage) -> bool:
-    ended = [status for status in stage.backend.counts() if status.is_final]
-    return bool(stage.backend.purge(ended, 0))
+    return bool(stage.backend.purge([stage.uid]))
 
 
 def checkpoint(stage: Stage) -> bool:

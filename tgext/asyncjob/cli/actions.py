@@ -1,38 +1,87 @@
-"""``retry``, ``cancel`` and ``purge``: they change jobs without a confirmation."""
+"""``retry``, ``cancel``, ``purge``, ``pause`` and ``resume``: they act without a confirmation."""
 
 from __future__ import annotations
 
-import difflib
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Collection
 
 from ..errors import ConfigError, UnknownJob
-from ..job import TaskResultStatus
+from ..job import READY, RUNNING, TaskResultStatus
 from ..queue import JobQueue
 from ..task_result import TaskResult
 from ..wording import number_of
 from .command_result import FINE, NOTHING_FOUND, CommandResult
+from .filters import ENDS, add_filters, filter_of, is_narrowed, uids_of
 from .output import one_line
 from .shared_backend import shared_backend
 
-#: The statuses of ended jobs, in their order.
-ENDS = [status for status in TaskResultStatus if status.is_final]
+#: The statuses of jobs that can be cancelled.
+OPEN = (READY, RUNNING)
 
 
-def add_uids(parser: ArgumentParser) -> None:
-    parser.add_argument("uid", nargs="+", help="the jobs")
+def add_retry(parser: ArgumentParser) -> None:
+    _add_jobs(parser, ENDS)
+
+
+def add_cancel(parser: ArgumentParser) -> None:
+    _add_jobs(parser, OPEN)
+
+
+def _add_jobs(parser: ArgumentParser, statuses: Collection[TaskResultStatus]) -> None:
+    parser.add_argument("uid", nargs="*", help="the jobs; or give a filter")
+    add_filters(parser, statuses)
+    parser.add_argument("--dry-run", action="store_true", help="print how many; change nothing")
 
 
 def retry(queue: JobQueue, wanted: Namespace) -> CommandResult:
     """Enqueue ended jobs again."""
     shared_backend(queue)
+    if _is_for_many(wanted, "retry"):
+        return _many(queue, wanted, ENDS, queue.results.retry, ("retry", "retried"))
     return _each(queue, wanted.uid, TaskResult.retry, "waits again", "has not ended yet")
 
 
 def cancel(queue: JobQueue, wanted: Namespace) -> CommandResult:
     """Cancel jobs: waiting ones at once, running ones at their next checkpoint."""
     shared_backend(queue)
+    if _is_for_many(wanted, "cancel"):
+        return _many(queue, wanted, OPEN, queue.results.cancel, ("cancel", "cancelled"))
     return _each(queue, wanted.uid, TaskResult.cancel, "is cancelled", "had ended already")
+
+
+def _is_for_many(wanted: Namespace, name: str) -> bool:
+    """Whether the jobs are those of a filter; raises ConfigError unless they are said one way."""
+    narrowed = is_narrowed(wanted)
+    if narrowed and wanted.uid:
+        raise ConfigError(f"{name}: expected uids or a filter, got both; leave one of them out")
+    if not narrowed and not wanted.uid:
+        raise ConfigError(f"{name}: expected which jobs, by their uids or a filter, got neither")
+    if wanted.dry_run and wanted.uid:
+        raise ConfigError(f"{name}: --dry-run is for a filter; without one the uids say which jobs")
+    return narrowed
+
+
+def _many(
+    queue: JobQueue,
+    wanted: Namespace,
+    statuses: Collection[TaskResultStatus],
+    change: Callable[[str], bool],
+    words: tuple[str, str],
+) -> CommandResult:
+    """Change the jobs of a filter, each in a transaction of its own, and say how many."""
+    uids = uids_of(queue, filter_of(queue, wanted, statuses))
+    if wanted.dry_run:
+        return CommandResult(f"would {words[0]} {number_of(len(uids), 'job')}")
+    changed = 0
+    for uid in uids:
+        try:
+            changed += change(uid)
+        except UnknownJob:  # removed meanwhile
+            continue
+    left = len(uids) - changed
+    besides = f"; {number_of(left, 'job')} had changed meanwhile" if left else ""
+    code = FINE if uids else NOTHING_FOUND
+    return CommandResult(f"{words[1]} {number_of(changed, 'job')}{besides}", code)
 
 
 def _each(
@@ -59,24 +108,10 @@ def _each(
 
 # -- purge
 
-#: Seconds in the units of an age.
-UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
-
-def add_filters(parser: ArgumentParser) -> None:
+def add_purge(parser: ArgumentParser) -> None:
+    add_filters(parser, ENDS)
     add = parser.add_argument
-    add(
-        "--older-than",
-        type=_seconds,
-        metavar="AGE",
-        help="only jobs that ended longer ago than this: seconds, or as in 15m, 12h, 30d",
-    )
-    add(
-        "--status",
-        type=_statuses,
-        metavar="STATUS,...",
-        help=f"only jobs with these statuses: one or more of {','.join(ENDS)}",
-    )
     add("--all", action="store_true", help="all ended jobs, of any status and age")
     add("--dry-run", action="store_true", help="print how many jobs would be removed; remove none")
 
@@ -84,42 +119,42 @@ def add_filters(parser: ArgumentParser) -> None:
 def purge(queue: JobQueue, wanted: Namespace) -> CommandResult:
     """Remove ended jobs for good: those that match the filters, or all."""
     backend = shared_backend(queue)
-    has_filter = wanted.older_than is not None or wanted.status is not None
-    if wanted.all and has_filter:
+    narrowed = is_narrowed(wanted)
+    if wanted.all and narrowed:
         raise ConfigError("purge: expected --all or a filter, got both; leave one of them out")
-    if not wanted.all and not has_filter:
+    if not wanted.all and not narrowed:
         raise ConfigError(
-            "purge: expected which ended jobs to remove: --older-than AGE, --status STATUS, or "
-            "--all of them"
+            "purge: expected which ended jobs to remove: a filter such as --older-than AGE or "
+            "--status STATUS, or --all of them"
         )
-    statuses, seconds = wanted.status or ENDS, wanted.older_than or 0.0
+    uids = uids_of(queue, filter_of(queue, wanted, ENDS))
     if wanted.dry_run:
-        return CommandResult(f"would remove {number_of(backend.ended(statuses, seconds), 'job')}")
-    return CommandResult(f"removed {number_of(backend.purge(statuses, seconds), 'job')}")
+        return CommandResult(f"would remove {number_of(len(uids), 'job')}")
+    return CommandResult(f"removed {number_of(backend.purge(uids), 'job')}")
 
 
-def _seconds(text: str) -> float:
-    number = text.strip().rstrip("smhd")
-    unit = text.strip()[len(number) :]
-    try:
-        seconds = float(number) * UNITS[unit]
-    except (ValueError, KeyError):
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise ArgumentTypeError(
-            f"expected an age: seconds, 0 or more, or as in 15m, 12h, 30d, got {text!r}"
-        )
-    return seconds
+# -- pause and resume
 
 
-def _statuses(text: str) -> list[TaskResultStatus]:
-    found = {part.strip().upper() for part in text.split(",")}
-    known = [status.value for status in ENDS]
-    for name in sorted(found - set(known)):
-        near = difflib.get_close_matches(name, known, 1)
-        if name in TaskResultStatus.__members__:
-            hint = "a job that has not ended is cancelled first"
-        else:
-            hint = f"did you mean {near[0]}?" if near else f"there is no status {name!r}"
-        raise ArgumentTypeError(f"expected one or more of {','.join(known)}, got {text!r}; {hint}")
-    return [status for status in ENDS if status.value in found]
+def add_queues(parser: ArgumentParser) -> None:
+    parser.add_argument("queue", nargs="+", help="names of queues")
+
+
+def pause(queue: JobQueue, wanted: Namespace) -> CommandResult:
+    """Let no worker take a job from some queues."""
+    shared_backend(queue)
+    return _queues(wanted.queue, queue.pause, "is paused", "was paused before")
+
+
+def resume(queue: JobQueue, wanted: Namespace) -> CommandResult:
+    """End the pause of some queues."""
+    shared_backend(queue)
+    return _queues(wanted.queue, queue.resume, "is resumed", "was not paused")
+
+
+def _queues(
+    names: list[str], change: Callable[[str], bool], done: str, not_done: str
+) -> CommandResult:
+    changed = {name: change(name) for name in dict.fromkeys(names)}
+    lines = [one_line(f"{name} {done if yes else not_done}") for name, yes in changed.items()]
+    return CommandResult("\n".join(lines), FINE if all(changed.values()) else NOTHING_FOUND)

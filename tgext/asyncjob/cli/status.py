@@ -6,16 +6,21 @@ from argparse import ArgumentParser, Namespace
 from datetime import datetime
 from typing import Any
 
-from ..backends.overview import Overview, RunningJob
-from ..errors import UnknownJob
+from ..backends.listing import MOST_LISTED, check_limit
+from ..backends.overview import Overview, PausedQueue, RunningJob
+from ..errors import ConfigError, UnknownJob
 from ..explanation import write_lock_holders
 from ..job import TaskResultStatus, WorkerInfo
 from ..queue import JobQueue
 from ..task_result import TaskResult
 from ..wording import lasting
 from .command_result import FINE, NOTHING_FOUND, CommandResult, as_json, table
+from .filters import add_filters, filter_of, is_narrowed
 from .output import one_line
 from .shared_backend import overview_of
+
+#: Jobs that a list shows, if --limit does not say how many.
+LISTED = 20
 
 #: The most running jobs in a text; --json shows all.
 MOST_SHOWN = 50
@@ -24,11 +29,20 @@ MOST_SHOWN = 50
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("uid", nargs="*", help="jobs to show, and why they do not run yet")
     parser.add_argument("--json", action="store_true", help="as JSON, for programs")
+    add_filters(parser)
+    parser.add_argument(
+        "--limit",
+        type=int,
+        metavar="N",
+        help=f"list at most N jobs, newest first (default: {LISTED}, at most {MOST_LISTED})",
+    )
 
 
 def run(queue: JobQueue, wanted: Namespace) -> CommandResult:
     """Show the whole queue, or some jobs."""
     overview = overview_of(queue)
+    if is_narrowed(wanted) or wanted.limit is not None:
+        return _listed(queue, wanted, overview.now())
     if not wanted.uid:
         return _whole_as_json(queue, overview) if wanted.json else _whole(queue, overview)
     found = [_result(queue, uid) for uid in dict.fromkeys(wanted.uid)]
@@ -55,6 +69,7 @@ def _whole_as_json(queue: JobQueue, overview: Overview) -> CommandResult:
             "database": overview.database(),
             "counts": {status.value: count for status, count in queue.backend.counts().items()},
             "waiting": [each._asdict() for each in overview.waiting()],
+            "paused": [each._asdict() for each in queue.backend.paused()],
             "running": [each._asdict() for each in overview.running()],
             "workers": [each._asdict() for each in overview.workers()],
             "connections": None if connections is None else connections._asdict(),
@@ -68,7 +83,7 @@ def _whole(queue: JobQueue, overview: Overview) -> CommandResult:
     parts = [
         f"database: {one_line(overview.database())}",
         table([status.value for status in counts], [list(counts.values())]),
-        _waiting(overview, now),
+        _waiting(queue, overview, now),
         _running(overview, now),
         _workers(overview.workers(), now),
         _connections(overview),
@@ -76,17 +91,28 @@ def _whole(queue: JobQueue, overview: Overview) -> CommandResult:
     return CommandResult("\n\n".join(part for part in parts if part))
 
 
-def _waiting(overview: Overview, now: datetime) -> str:
+def _waiting(queue: JobQueue, overview: Overview, now: datetime) -> str:
+    paused = {each.queue_name: each for each in queue.backend.paused()}
     rows = [
         (
             each.queue_name,
             each.due,
             each.delayed,
             "-" if each.next_due_at is None else f"in {lasting(each.next_due_at - now)}",
+            _pause(paused.pop(each.queue_name, None), now),
         )
         for each in overview.waiting()
     ]
-    return table(["WAITING IN", "DUE", "DELAYED", "NEXT"], rows) if rows else "nothing waits"
+    rows += [(name, 0, 0, "-", _pause(each, now)) for name, each in paused.items()]
+    heads = ["WAITING IN", "DUE", "DELAYED", "NEXT", ""]
+    return table(heads, rows) if rows else "nothing waits"
+
+
+def _pause(paused: PausedQueue | None, now: datetime) -> str:
+    if paused is None:
+        return ""
+    by = f" by {paused.user}" if paused.user else ""
+    return f"paused{by} {lasting(now - paused.since)} ago"
 
 
 def _running(overview: Overview, now: datetime) -> str:
@@ -148,6 +174,46 @@ def _connections(overview: Overview) -> str:
     return f"connections to the server, by all programs: {found.held} of {found.most}"
 
 
+# -- a list of jobs
+
+
+def _listed(queue: JobQueue, wanted: Namespace, now: datetime) -> CommandResult:
+    """Show the newest jobs of a filter."""
+    if wanted.uid:
+        raise ConfigError("status: expected uids or a filter, got both; leave one of them out")
+    limit = check_limit(LISTED if wanted.limit is None else wanted.limit)
+    found = queue.backend.find(filter_of(queue, wanted), None, limit)
+    results = [queue.result(uid) for uid in found.uids]
+    code = FINE if results else NOTHING_FOUND
+    if wanted.json:
+        return as_json([{**each.__json__(), "attempts": each.attempts} for each in results], code)
+    if not results:
+        return CommandResult("no such job", code)
+    rows = [
+        (
+            each.id,
+            each.status.value,
+            each.name,
+            f"{lasting(now - (each.finished_at or each.enqueued_at))} ago",
+            each.attempts,
+            each.enqueued_by or "-",
+            _last_error(each),
+        )
+        for each in results
+    ]
+    heads = ["JOB", "STATUS", "CALL", "ENDED OR ENQUEUED", "ATTEMPTS", "BY", "LAST ERROR"]
+    more = "\n(there are more: --limit)" if found.next is not None else ""
+    return CommandResult(table(heads, rows) + more, code)
+
+
+def _last_error(found: TaskResult) -> str:
+    if not found.errors:
+        return ""
+    error = found.errors[-1]
+    first, *_ = error.message.splitlines() or [""]
+    return f"{error.exception_class_path}: {first}"
+
+
 # -- one job
 
 
@@ -177,9 +243,7 @@ def _job(found: TaskResult | UnknownJob) -> str:
     if found.progress.value >= 0:
         lines.append(f"  progress: {_share(found.progress.value, found.progress.total)}")
     if found.errors:
-        error = found.errors[-1]
-        first, *_ = error.message.splitlines() or [""]
-        lines.append(f"  last error: {one_line(f'{error.exception_class_path}: {first}')}")
+        lines.append(f"  last error: {one_line(_last_error(found))}")
     lines += [f"  why not yet: {one_line(reason)}" for reason in _reasons(found)]
     return "\n".join(lines)
 

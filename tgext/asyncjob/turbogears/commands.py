@@ -121,5 +121,13 @@ class PurgeCommand(_AsyncJobCommand):
     command = _named("purge")
 
 
+class PauseCommand(_AsyncJobCommand):
+    command = _named("pause")
+
+
+class ResumeCommand(_AsyncJobCommand):
+    command = _named("resume")
+
+
 class SchemaCommand(_AsyncJobCommand):
     command = _named("schema")

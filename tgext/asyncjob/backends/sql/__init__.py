@@ -30,7 +30,6 @@ from ...job import (
     Outcome,
     Progress,
     TaskError,
-    TaskResultStatus,
     WorkerId,
 )
 from ..base import Backend, Standing
@@ -333,13 +332,6 @@ class SqlBackend(SqlStore, Backend):
         old = self._retention_seconds
         return self._pruning.remove(states.ENDED, old, within_seconds=PRUNING_SECONDS)
 
-    def purge(self, statuses: Collection[TaskResultStatus], older_than_seconds: float) -> int:
-        """Remove all jobs that ended in one of *statuses* at least so long ago; return how
-        many."""
-        ends = [states.STATE_OF[status] for status in statuses]
-        return self._pruning.remove(ends, older_than_seconds)
-
-    def ended(self, statuses: Collection[TaskResultStatus], older_than_seconds: float) -> int:
-        """Count the jobs that ``purge`` would remove."""
-        ends = [states.STATE_OF[status] for status in statuses]
-        return self._pruning.count(ends, older_than_seconds)
+    def purge(self, uids: Sequence[str]) -> int:
+        """Remove jobs, those of them that have ended; return how many."""
+        return self._pruning.remove_these(uids)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
-from sqlalchemy import ColumnElement, delete, func, select
+from sqlalchemy import ColumnElement, delete, select
 
 from .dialect import Dialect
 from .progress import ProgressWriter
+from .states import ENDED
 from .tables import Tables
 
 #: Ended jobs that one transaction removes: it holds locks for a few milliseconds.
@@ -48,23 +49,20 @@ class Pruning:
             goes_on = found == PRUNED_AT_ONCE and some > 0 and time.monotonic() < until
         return removed
 
-    def count(self, states: Collection[int], older_than_seconds: float) -> int:
-        """Count the jobs that ``remove`` would remove."""
-        of_each = [
-            select(func.count())
-            .where(self._tables.stands(state), self._is_old(older_than_seconds))
-            .scalar_subquery()
-            for state in states
-        ]
-        with self._dialect.engine.connect() as connection:
-            return sum(connection.execute(select(*of_each)).one()) if of_each else 0
+    def remove_these(self, uids: Sequence[str]) -> int:
+        """Remove those of some jobs that have ended, and return how many."""
+        has_ended = self._tables.still(*ENDED)
+        return sum(
+            self._remove(uids[begin : begin + PRUNED_AT_ONCE], has_ended)
+            for begin in range(0, len(uids), PRUNED_AT_ONCE)
+        )
 
     def _is_old(self, older_than_seconds: float) -> ColumnElement[bool]:
         return self._tables.jobs.c.finished_at <= self._now() - older_than_seconds
 
     def _remove_some(self, states: Collection[int], older_than_seconds: float) -> tuple[int, int]:
         """Remove one batch; return how many jobs were found, and how many of them removed."""
-        jobs, errors = self._tables.jobs, self._tables.errors
+        jobs = self._tables.jobs
         is_old = self._is_old(older_than_seconds)
         found: list[str] = []
         with self._dialect.engine.connect() as connection:
@@ -76,13 +74,18 @@ class Pruning:
                     break
         if not found:
             return 0, 0
-        # Checked again, with locks: a job may have been retried meanwhile, and one that another
-        # transaction changes is left to the next round.
-        still = select(jobs.c.uid).where(jobs.c.uid.in_(found), self._tables.still(*states), is_old)
+        # Checked again: a job may have been retried meanwhile.
+        return len(found), self._remove(found, self._tables.still(*states), is_old)
+
+    def _remove(self, uids: Sequence[str], *conditions: ColumnElement[bool]) -> int:
+        """Remove those of one batch that fulfil the conditions; one that another transaction
+        changes is left to the next round."""
+        jobs, errors = self._tables.jobs, self._tables.errors
+        still = select(jobs.c.uid).where(jobs.c.uid.in_(uids), *conditions)
         still = still.with_for_update(skip_locked=True)
         with self._dialect.begin() as connection:
-            uids = connection.execute(still).scalars().all()
-            connection.execute(delete(errors).where(errors.c.uid.in_(uids)))
-            connection.execute(delete(jobs).where(jobs.c.uid.in_(uids)))
-        self._progress.forget(uids)
-        return len(found), len(uids)
+            found = connection.execute(still).scalars().all()
+            connection.execute(delete(errors).where(errors.c.uid.in_(found)))
+            connection.execute(delete(jobs).where(jobs.c.uid.in_(found)))
+        self._progress.forget(found)
+        return len(found)
