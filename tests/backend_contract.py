@@ -1736,6 +1736,14 @@ class BackendContract:
 
         assert backend.counts() == {READY: 2, RUNNING: 1, SUCCESSFUL: 1, FAILED: 1, CANCELLED: 1}
 
+    def test_counts_may_stop(self, backend):
+        for _ in range(3):
+            enqueued(backend)
+            ended(backend, BROKEN)
+
+        assert min(backend.counts(2)[READY], backend.counts(2)[FAILED]) >= 2
+        assert backend.counts(2)[RUNNING] == 0
+
     def test_waiting_counts_the_ready_jobs_the_delayed_ones_too(self, backend):
         seen = [backend.waiting()]
         uid = enqueued(backend, max_attempts=2)

@@ -116,6 +116,8 @@ def test_paused_queue_is_told_with_its_user_and_time(jobs):
         ({"since": 3600}, "since: expected an aware datetime, got 3600"),
         ({"until": datetime(2026, 1, 1)}, "until: expected an aware datetime"),  # noqa: DTZ001
         ({"after": "page 2"}, "after: expected the ``next`` of a page of jobs, got 'page 2'"),
+        ({"after": f"{2**63}-"}, f"after: expected the ``next`` of a page of jobs, got '{2**63}-'"),
+        ({"after": "1-nan"}, "after: expected the ``next`` of a page of jobs, got '1-nan'"),
         ({"after": 7}, "after: expected the ``next`` of a page of jobs, got 7"),
         ({"limit": 0}, "limit: expected 1 to 1000 jobs, got 0"),
         ({"limit": 1001}, "limit: expected 1 to 1000 jobs, got 1001"),

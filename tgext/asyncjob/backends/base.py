@@ -174,8 +174,11 @@ class Backend(ABC):
         """Return when the job may have ended, at the latest after *seconds*."""
 
     @abstractmethod
-    def counts(self) -> dict[TaskResultStatus, int]:
-        """Return the number of jobs of each status."""
+    def counts(self, most: int | None = None) -> dict[TaskResultStatus, int]:
+        """Return the number of jobs of each status.
+
+        most: counting a status may stop there; None: count all.
+        """
 
     @abstractmethod
     def waiting(self, most: int | None = None) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from math import isfinite
 from typing import Any, NamedTuple
 
 from ..amount import is_int
@@ -22,6 +23,9 @@ MOST_LISTED = 1_000
 #: The statuses of the jobs with an error, if none is given: of the many that have succeeded or were
 #: cancelled each would be looked at.
 _WITH_ERRORS = (READY, RUNNING, FAILED)
+
+#: The largest number that a database has.
+_LARGEST = 2**63 - 1
 
 _STATUSES = ", ".join(TaskResultStatus)
 
@@ -89,7 +93,10 @@ class Cursor(NamedTuple):
             return None
         try:
             number, _, ended = text.partition("-")
-            return cls(int(number), float(ended) if ended else None)
+            found = cls(int(number), float(ended) if ended else None)
+            if abs(found.number) > _LARGEST or not isfinite(found.finished_at or 0.0):
+                raise ValueError
+            return found
         except (AttributeError, ValueError):
             raise ConfigError(
                 f"after: expected the ``next`` of a page of jobs, got {text!r}; leave it out for "

@@ -29,6 +29,15 @@ class RunningJob(NamedTuple):
     locks_since: datetime | None
 
 
+class WaitingJob(NamedTuple):
+    """A job that a worker may claim."""
+
+    uid: str
+    name: str  #: the dotted path of its function
+    queue_name: str
+    enqueued_at: datetime
+
+
 class QueueDepth(NamedTuple):
     """The number of jobs that wait in one queue."""
 
@@ -88,6 +97,10 @@ class Overview(ABC):
     @abstractmethod
     def waiting(self) -> list[QueueDepth]:
         """Return the queues with waiting jobs, in the order of their names."""
+
+    @abstractmethod
+    def oldest(self) -> WaitingJob | None:
+        """Return the job that has waited longest of those that are due; None if none waits."""
 
     @abstractmethod
     def connections(self) -> Connections | None:

@@ -186,7 +186,7 @@ class MemoryBackend(JobChanges, Backend):
     def paused(self) -> list[PausedQueue]:
         return sorted(self._paused.values())
 
-    def counts(self) -> dict[TaskResultStatus, int]:
+    def counts(self, most: int | None = None) -> dict[TaskResultStatus, int]:
         found = Counter(entry.status for entry in tuple(self._entries.values()))
         return {status: found[status] for status in TaskResultStatus}
 

@@ -16,6 +16,7 @@ from ..overview import (
     QueueDepth,
     QueuePosition,
     RunningJob,
+    WaitingJob,
 )
 from . import states
 from .dialect import Dialect
@@ -127,6 +128,17 @@ class SqlOverview(Overview):
             )
             for row in rows
         ]
+
+    def oldest(self) -> WaitingJob | None:
+        jobs = self._jobs
+        wanted = select(jobs.c.uid, jobs.c.name, jobs.c.queue_name, jobs.c.enqueued_at)
+        # Not by the primary key, which would read the rows of all that has ended before.
+        wanted = wanted.where(self._tables.stands(states.AVAILABLE)).order_by(jobs.c.number + 0)
+        with self._dialect.engine.connect() as connection:
+            row = connection.execute(wanted.limit(1)).one_or_none()
+        if row is None:
+            return None
+        return WaitingJob(row.uid, row.name, row.queue_name, instant(row.enqueued_at))
 
     def _is_due(self) -> ColumnElement[bool]:
         jobs = self._jobs

@@ -281,8 +281,8 @@ class SqlStore:
                 return
             self._wakeup.wait_for_end(left)
 
-    def counts(self) -> dict[TaskResultStatus, int]:
-        return self._counting.by_status()
+    def counts(self, most: int | None = None) -> dict[TaskResultStatus, int]:
+        return self._counting.by_status(most)
 
     def waiting(self, most: int | None = None) -> int:
         return self._counting.waiting(most)
