@@ -23,6 +23,7 @@ from webpages import SAME_ORIGIN, Jobs, app_of
 ROLES = (None, "eve", "reader", "manager", "ann")
 
 EVERYBODY = dict.fromkeys(ROLES, 200)
+VIEWERS = {**dict.fromkeys(ROLES, 403), "reader": 200, "manager": 200}
 
 #: The status for each role, of a job that ann has enqueued, without a button's token.
 MATRIX: dict[tuple[str, str], tuple[Right, dict[str | None, int]]] = {
@@ -30,7 +31,11 @@ MATRIX: dict[tuple[str, str], tuple[Right, dict[str | None, int]]] = {
     ("GET", "/reload"): (Right.UID, EVERYBODY),
     ("POST", "/cancel"): (Right.CANCEL, {**dict.fromkeys(ROLES, 403), "manager": 200, "ann": 200}),
     ("GET", "/static/progress.js"): (Right.ANYBODY, EVERYBODY),
+    ("GET", ""): (Right.ANYBODY, dict.fromkeys(ROLES, 303)),
+    ("GET", "/"): (Right.VIEW, VIEWERS),
     ("GET", "/static/progress.css"): (Right.ANYBODY, EVERYBODY),
+    ("GET", "/static/dashboard.js"): (Right.ANYBODY, EVERYBODY),
+    ("GET", "/static/dashboard.css"): (Right.ANYBODY, EVERYBODY),
 }  # fmt: skip
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
@@ -72,7 +77,7 @@ def test_role_may_use_the_url_as_the_matrix_says(queue, row, user):
         assert queue.result(uid).status is READY
 
 
-@pytest.mark.parametrize("path", [*PATHS, "/", "", "/nothing", "/progress/", "/static/../x"])
+@pytest.mark.parametrize("path", [*PATHS, "/nothing", "/progress/", "/static/../x"])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_answer_has_the_headers_and_other_methods_are_refused(queue, method, path):
     known = {"GET" if method == "HEAD" else method} & {m for m, p in MATRIX if p == path}

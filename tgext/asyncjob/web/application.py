@@ -8,8 +8,9 @@ from typing import Any
 from webob import Request, Response
 
 from ..queue import JobQueue
+from .job_state import shown
 from .pages import say
-from .routes import found_at
+from .routes import Right, Route, found_at
 from .visit import RightsOf, Visit
 
 #: On every answer. ``'self'``: the static files of the package, and its own JSON.
@@ -72,7 +73,8 @@ class WebApplication:
             if method != "GET" and visit.is_from_elsewhere:
                 reason = "This was not sent by a page of this site. Go back, reload, and try again."
                 return say(visit, 403, "Not allowed", reason)
-            return routes[method].answer(visit)
+            route = routes[method]
+            return route.answer(visit) if route.allows(visit) else refuse(visit, route)
         except UnicodeDecodeError:  # a field of the query or the form
             return say(visit, 400, "Not understood", "The address or the form is damaged.")
         except Exception as error:
@@ -81,3 +83,13 @@ class WebApplication:
             response = say(visit, 503, "Not now", "The jobs cannot be read. Try again shortly.")
             response.headers["Retry-After"] = str(RETRY_AFTER)
             return response
+
+
+def refuse(visit: Visit, route: Route) -> Response:
+    """Answer that a permission is needed, and which."""
+    options, user = visit.queue.options, visit.rights.user
+    readers = options.web_readonly_permission if route.right is Right.VIEW else None
+    names = " or ".join(f'"{name}"' for name in (readers, options.web_permission) if name)
+    who = "You are not logged in." if user is None else f"You are logged in as {shown(user, 100)}."
+    does = "see the jobs" if route.right is Right.VIEW else "change jobs"
+    return say(visit, 403, "Not allowed", f"{who} To {does}, the permission {names} is needed.")

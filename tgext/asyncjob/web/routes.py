@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from webob import Response
 
-from . import progress, statics
+from . import dashboard, overview_page, progress, statics
 from .visit import Visit
 
 
@@ -21,6 +21,8 @@ class Right(Enum):
 
     ANYBODY = "anybody"  #: it tells nothing of any job
     UID = "uid"  #: who knows the uid of a job, or has enqueued it: ``asyncjob.progress_access``
+    VIEW = "view"  #: who may see all jobs
+    ACT = "act"  #: who may change all jobs
     CANCEL = "cancel"  #: the job's button, rendered for this user; its owner; who may act
 
 
@@ -32,13 +34,23 @@ class Route(NamedTuple):
     right: Right
     answer: Callable[[Visit], Response]
 
+    def allows(self, visit: Visit) -> bool:
+        """Whether the user may use the row, as far as that does not depend on a job."""
+        if self.right is Right.VIEW:
+            return visit.rights.may_view
+        return visit.rights.may_act if self.right is Right.ACT else True
+
 
 ROUTES = (
+    Route("GET", "", Right.ANYBODY, dashboard.start),
+    Route("GET", "/", Right.VIEW, overview_page.show),
     Route("GET", "/progress", Right.UID, progress.show),
     Route("GET", "/reload", Right.UID, progress.reload),
     Route("POST", "/cancel", Right.CANCEL, progress.cancel),
     Route("GET", "/static/progress.js", Right.ANYBODY, statics.send),
     Route("GET", "/static/progress.css", Right.ANYBODY, statics.send),
+    Route("GET", "/static/dashboard.js", Right.ANYBODY, statics.send),
+    Route("GET", "/static/dashboard.css", Right.ANYBODY, statics.send),
 )
 
 

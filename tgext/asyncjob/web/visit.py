@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
 from functools import cached_property
 from typing import Any
 
 from webob import Request
 
 from ..backends.brief import Brief
+from ..backends.overview import Overview
 from ..queue import JobQueue
 from .origin import comes_from_elsewhere
 from .rights import NOBODY, Rights
@@ -38,6 +40,18 @@ class Visit:
         """The rights of the user; asked for only if they are needed."""
         found = None if self._rights_of is None else self._rights_of(self.request.environ)
         return NOBODY if found is None else found
+
+    @property
+    def overview(self) -> Overview | None:
+        """What the backend tells of all processes; None on ``memory``, which has one only."""
+        found: Overview | None = getattr(self.queue.backend, "overview", None)
+        return found
+
+    @cached_property
+    def now(self) -> datetime:
+        """The time of the store when it was first asked for."""
+        overview = self.overview
+        return datetime.now(timezone.utc) if overview is None else overview.now()
 
     @property
     def tokens(self) -> Tokens:
@@ -75,7 +89,9 @@ class Visit:
     @cached_property
     def is_signed(self) -> bool:
         """Whether a page has offered to this user just what the form asks for."""
-        parts = self.request.path_info, self.asked("uid"), self.rights.user
+        # what it is about: a job, or the queue or the group that a form of the dashboard names
+        about = self.asked("uid") or self.asked("of")
+        parts = self.request.path_info, about, self.rights.user
         return self.tokens.fits(self.asked("token"), "post", *parts)
 
     def may_cancel(self, job: Brief) -> bool:
