@@ -17,7 +17,7 @@ from tgext.asyncjob.web import Rights
 from tgext.asyncjob.web.application import HEADERS
 from tgext.asyncjob.web.routes import ROUTES, Right
 from tgext.asyncjob.web.tokens import Tokens
-from webpages import SAME_ORIGIN, Jobs, app_of
+from webpages import BASE, SAME_ORIGIN, Jobs, app_of
 
 #: Nobody logged in, somebody, one who may see, one who may act, and who has enqueued the job.
 ROLES = (None, "eve", "reader", "manager", "ann")
@@ -26,6 +26,8 @@ EVERYBODY = dict.fromkeys(ROLES, 200)
 VIEWERS = {**dict.fromkeys(ROLES, 403), "reader": 200, "manager": 200}
 
 #: The status for each role, of a job that ann has enqueued, without a button's token.
+MANAGER = {**dict.fromkeys(ROLES, 403), "manager": 303}
+
 MATRIX: dict[tuple[str, str], tuple[Right, dict[str | None, int]]] = {
     ("GET", "/progress"): (Right.UID, EVERYBODY),
     ("GET", "/reload"): (Right.UID, EVERYBODY),
@@ -33,6 +35,9 @@ MATRIX: dict[tuple[str, str], tuple[Right, dict[str | None, int]]] = {
     ("GET", "/static/progress.js"): (Right.ANYBODY, EVERYBODY),
     ("GET", ""): (Right.ANYBODY, dict.fromkeys(ROLES, 303)),
     ("GET", "/"): (Right.VIEW, VIEWERS),
+    ("GET", "/jobs"): (Right.VIEW, VIEWERS),
+    ("GET", "/job"): (Right.VIEW, VIEWERS),
+    ("POST", "/job/retry"): (Right.ACT, MANAGER),
     ("GET", "/static/progress.css"): (Right.ANYBODY, EVERYBODY),
     ("GET", "/static/dashboard.js"): (Right.ANYBODY, EVERYBODY),
     ("GET", "/static/dashboard.css"): (Right.ANYBODY, EVERYBODY),
@@ -54,7 +59,9 @@ def ask(app: Any, method: str, path: str, user: str | None, uid: str = "",
     options: dict[str, Any] = {"environ": environ, "headers": headers or {}, "method": method}
     if method == "POST":
         options["POST"] = {"uid": uid, **fields}
-    return app.do_request(webtest.TestRequest.blank(f"{path}?uid={uid}", **options), status="*")
+    return app.do_request(
+        webtest.TestRequest.blank(f"{BASE}{path}?uid={uid}", **options), status="*"
+    )
 
 
 def test_every_route_has_its_row_in_the_matrix() -> None:

@@ -41,7 +41,7 @@ def absolute(instant: datetime) -> str:
 
 
 def age_of(text: str) -> timedelta | None:
-    """Read an age such as "90", "90s", "15m", "1h" or "1d"; None if it is none of up to 100 years."""
+    """Read an age, as "90", "90s", "15m", "1h" or "1d"; None if it is none of up to 100 years."""
     unit = {"s": 1, "m": 60, "h": 3_600, "d": _DAY}.get(text[-1:])
     digits = text if unit is None else text[:-1]
     if not (digits.isascii() and digits.isdigit() and len(digits) < 11):

@@ -93,14 +93,14 @@ def cancel(visit: Visit) -> Response:
 
 
 def _back(visit: Visit) -> Response | None:
-    """Lead to the page that the request came from; None if it is one of ours, or not known."""
+    """Lead to the page that the request came from; None if it is the one that this answers with,
+    or not known."""
     referer = visit.request.headers.get("Referer", "")
-    ours = f"{visit.request.host_url}{visit.base}/"
-    if not is_of_host(referer, visit.request) or referer.partition(":")[2].startswith(
-        ours.partition(":")[2]
-    ):
+    if not is_of_host(referer, visit.request):
         return None
     path = "/" + referer.partition("//")[2].partition("/")[2]
+    if path.partition("?")[0] in (f"{visit.base}/reload", f"{visit.base}/cancel"):
+        return None
     return _lead_to(path) if is_local(path) else None
 
 

@@ -1,4 +1,4 @@
-"""The queues of a page: how many jobs wait in each, who has paused it, whether a worker serves it."""
+"""The queues of a page: how many jobs wait, who has paused it, whether a worker serves it."""
 
 from __future__ import annotations
 

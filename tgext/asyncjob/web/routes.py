@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from webob import Response
 
-from . import dashboard, overview_page, progress, statics
+from . import dashboard, job_page, jobs_page, overview_page, progress, statics
 from .visit import Visit
 
 
@@ -44,6 +44,9 @@ class Route(NamedTuple):
 ROUTES = (
     Route("GET", "", Right.ANYBODY, dashboard.start),
     Route("GET", "/", Right.VIEW, overview_page.show),
+    Route("GET", "/jobs", Right.VIEW, jobs_page.show),
+    Route("GET", "/job", Right.VIEW, job_page.show),
+    Route("POST", "/job/retry", Right.ACT, job_page.retry),
     Route("GET", "/progress", Right.UID, progress.show),
     Route("GET", "/reload", Right.UID, progress.reload),
     Route("POST", "/cancel", Right.CANCEL, progress.cancel),

@@ -1,0 +1,94 @@
+"""``/job``: everything about one job, and what can be done about it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from webob import Response
+
+from ..backends.brief import user_of
+from ..errors import UnknownJob
+from ..job import SUCCESSFUL, Snapshot, TaskError
+from ..task_result import TaskResult
+from .arguments import arguments_of, value_shown
+from .dashboard import lead_to, page
+from .element import made
+from .job_state import shown
+from .lines import several_lines
+from .pages import say
+from .status_shapes import state_of
+from .tracebacks import traceback_of
+from .visitor import Visitor
+
+if TYPE_CHECKING:
+    from .visit import Visit
+
+#: The newest errors of a job that are shown.
+MOST_ERRORS = 20
+
+#: What is shown of a message, in characters.
+LONGEST_MESSAGE = 2_000
+
+
+def show(visit: Visit) -> Response:
+    """Answer with the page of the job ``uid``; 404 if it is unknown."""
+    uid = visit.asked("uid") or ""
+    try:
+        found = visit.queue.results.snapshot(uid)
+    except UnknownJob as error:
+        return say(visit, 404, "No such job", shown(str(error), 400))
+    brief = visit.briefs([uid]).get(uid)
+    visitor = Visitor(visit.rights, visit.base)
+    is_cancelled = brief is not None and brief.is_cancelled
+    result = TaskResult(visit.queue.results, found)
+    return page(
+        visit,
+        "job.xhtml",
+        "/job",
+        shown(found.job.call.name, 200),
+        job=found,
+        uid=uid,
+        state=state_of(found),
+        element=made(visit.queue, uid, visitor, brief),
+        user=user_of(found.job.context),
+        reasons=[] if found.status.is_final else _reasons(result),
+        position=None if found.status.is_final else result.queue_position(),
+        errors=_errors(found),
+        left_out=max(0, len(found.errors) - MOST_ERRORS),
+        arguments=arguments_of(found.job),
+        result=value_shown(found.result) if found.status is SUCCESSFUL else None,
+        log="\n".join(several_lines(line) for line in found.log),
+        may_retry=visit.rights.may_act and found.status.is_final,
+        may_cancel=brief is not None
+        and not found.status.is_final
+        and not is_cancelled
+        and (visit.rights.may_act or visit.rights.owns(brief)),
+    )
+
+
+def _reasons(result: TaskResult) -> list[str]:
+    return [shown(reason, 400) for reason in result.explain(workers=True)]
+
+
+def _errors(found: Snapshot) -> list[tuple[int, TaskError, str, Any]]:
+    """Number, error, message and traceback of each attempt that failed, the newest first."""
+    numbered = list(enumerate(found.errors, 1))[-MOST_ERRORS:]
+    return [
+        (
+            number,
+            error,
+            several_lines(error.message, LONGEST_MESSAGE),
+            traceback_of(error.traceback),
+        )
+        for number, error in reversed(numbered)
+    ]
+
+
+def retry(visit: Visit) -> Response:
+    """Enqueue the job ``uid`` again if it has ended, and lead to its page."""
+    uid = visit.asked("uid") or ""
+    try:
+        visit.queue.results.retry(uid)
+    except UnknownJob as error:
+        return say(visit, 404, "No such job", shown(str(error), 400))
+    return lead_to(visit, "/job", uid=uid)
