@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from .backends.base import Backend
-from .backends.overview import Overview, QueuePosition
+from .backends.overview import Overview, QueuePosition, RunningJob
 from .errors import AsyncJobError, ModuleMissing
 from .job import READY, RUNNING, Snapshot, WorkerInfo
 from .wording import lasting, number_of
@@ -19,30 +19,43 @@ def explain(backend: Backend, found: Snapshot, *, workers: bool) -> list[str]:
         return [f"it runs, in attempt {found.attempts}"]
     if found.status is not READY:
         return [f"it has ended, as {found.status}"]
-    position = backend.position(found.job.uid)
+    overview = getattr(backend, "overview", None)
+    now = datetime.now(timezone.utc) if overview is None else overview.now()
+    return explain_waiting(backend, found, backend.position(found.job.uid), now, workers=workers)
+
+
+def explain_waiting(
+    backend: Backend,
+    found: Snapshot,
+    position: QueuePosition | None,
+    now: datetime,
+    *,
+    workers: bool,
+) -> list[str]:
+    """``explain`` for a READY job whose position the caller has read. now: the store's time."""
     if position is None:  # it was claimed in between
         return ["it has begun to run"]
     overview = getattr(backend, "overview", None)
-    reasons = [*_delay(found, position, _now(overview)), *_pause(backend, found)]
+    running: list[RunningJob] = [] if overview is None else overview.running()
+    reasons = [*_delay(found, position, now), *_pause(backend, found)]
     if position.before:
         reasons.append(f"{_jobs_before(position)} of its queue {_is_are(position)} before it")
-    reasons += [] if overview is None else write_lock_holders(overview, overview.now())
-    return [*reasons, *_of_workers(overview, found, reasons)] if workers else reasons
+    reasons += _lock_holders(running, now)
+    return [*reasons, *_of_workers(overview, found, reasons, running)] if workers else reasons
 
 
 def write_lock_holders(overview: Overview, now: datetime) -> list[str]:
     """Return a sentence for each running job that holds the write lock."""
+    return _lock_holders(overview.running(), now)
+
+
+def _lock_holders(running: list[RunningJob], now: datetime) -> list[str]:
     return [
         f"{each.uid} has held SQLite's write lock for {lasting(now - each.locks_since)}: all other "
         "writers, enqueues and claims wait until it commits"
-        for each in overview.running()
+        for each in running
         if each.locks_since is not None
     ]
-
-
-def _now(overview: Overview | None) -> datetime:
-    """The time by the clock of the store; that of this process has none of its own."""
-    return datetime.now(timezone.utc) if overview is None else overview.now()
 
 
 def _delay(found: Snapshot, position: QueuePosition, now: datetime) -> list[str]:
@@ -85,7 +98,9 @@ def _is_are(position: QueuePosition) -> str:
 # -- workers
 
 
-def _of_workers(overview: Any, found: Snapshot, reasons: list[str]) -> list[str]:
+def _of_workers(
+    overview: Any, found: Snapshot, reasons: list[str], running: list[RunningJob]
+) -> list[str]:
     told = _missing_module(found)
     if overview is None:
         return told  # the workers of memory are this process's
@@ -94,7 +109,7 @@ def _of_workers(overview: Any, found: Snapshot, reasons: list[str]) -> list[str]
     serving = [each for each in workers if each.queues is None or queue_name in each.queues]
     told += _no_worker(workers, serving, queue_name)
     if not reasons and not told:
-        told = _busy_threads(serving, overview)
+        told = _busy_threads(serving, running)
     if not reasons and not told:
         told = ["it is next, and a worker should claim it at any moment"]
     return told
@@ -123,11 +138,10 @@ def _no_worker(workers: list[WorkerInfo], serving: list[WorkerInfo], queue_name:
     return []
 
 
-def _busy_threads(serving: list[WorkerInfo], overview: Overview) -> list[str]:
+def _busy_threads(serving: list[WorkerInfo], running: list[RunningJob]) -> list[str]:
     ids = {each.worker_id for each in serving}
     threads = sum(each.threads for each in serving)
-    running = sum(each.worker_id in ids for each in overview.running())
-    if running < threads:
+    if sum(each.worker_id in ids for each in running) < threads:
         return []
     return [f"all threads of the workers that serve its queue ({number_of(threads, 'thread')}) run "
             "other jobs"]  # fmt: skip

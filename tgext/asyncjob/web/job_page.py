@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from webob import Response
 
 from ..backends.brief import user_of
+from ..backends.overview import QueuePosition
 from ..errors import UnknownJob
-from ..job import SUCCESSFUL, Snapshot, TaskError
-from ..task_result import TaskResult
+from ..explanation import explain_waiting
+from ..job import READY, SUCCESSFUL, Snapshot, TaskError
 from .arguments import arguments_of, value_shown
 from .dashboard import lead_to, page
 from .element import made
@@ -40,7 +41,7 @@ def show(visit: Visit) -> Response:
     brief = visit.briefs([uid]).get(uid)
     visitor = Visitor(visit.rights, visit.base)
     is_cancelled = brief is not None and brief.is_cancelled
-    result = TaskResult(visit.queue.results, found)
+    position = visit.queue.backend.position(found.job.uid) if found.status is READY else None
     return page(
         visit,
         "job.xhtml",
@@ -51,8 +52,8 @@ def show(visit: Visit) -> Response:
         state=state_of(found),
         element=made(visit.queue, uid, visitor, brief),
         user=user_of(found.job.context),
-        reasons=[] if found.status.is_final else _reasons(result),
-        position=None if found.status.is_final else result.queue_position(),
+        reasons=_reasons(visit, found, position) if found.status is READY else [],
+        position=_before(position),
         errors=_errors(found),
         left_out=max(0, len(found.errors) - MOST_ERRORS),
         arguments=arguments_of(found.job),
@@ -66,8 +67,16 @@ def show(visit: Visit) -> Response:
     )
 
 
-def _reasons(result: TaskResult) -> list[str]:
-    return [shown(reason, 400) for reason in result.explain(workers=True)]
+def _reasons(visit: Visit, found: Snapshot, position: QueuePosition | None) -> list[str]:
+    reasons = explain_waiting(visit.queue.backend, found, position, visit.now, workers=True)
+    return [shown(reason, 400) for reason in reasons]
+
+
+def _before(position: QueuePosition | None) -> str | None:
+    """How many jobs would be taken before; None if that is not known."""
+    if position is None or position.is_delayed:
+        return None
+    return f"{position.before}{'+' * position.is_capped}"
 
 
 def _errors(found: Snapshot) -> list[tuple[int, TaskError, str, Any]]:
