@@ -38,6 +38,12 @@ MATRIX: dict[tuple[str, str], tuple[Right, dict[str | None, int]]] = {
     ("GET", "/jobs"): (Right.VIEW, VIEWERS),
     ("GET", "/job"): (Right.VIEW, VIEWERS),
     ("POST", "/job/retry"): (Right.ACT, MANAGER),
+    ("GET", "/failures"): (Right.VIEW, VIEWERS),
+    ("POST", "/failures/retry"): (Right.ACT, MANAGER),
+    ("GET", "/queues"): (Right.VIEW, VIEWERS),
+    ("POST", "/queues/pause"): (Right.ACT, MANAGER),
+    ("POST", "/queues/resume"): (Right.ACT, MANAGER),
+    ("GET", "/workers"): (Right.VIEW, VIEWERS),
     ("GET", "/static/progress.css"): (Right.ANYBODY, EVERYBODY),
     ("GET", "/static/dashboard.js"): (Right.ANYBODY, EVERYBODY),
     ("GET", "/static/dashboard.css"): (Right.ANYBODY, EVERYBODY),
@@ -77,7 +83,7 @@ def test_role_may_use_the_url_as_the_matrix_says(queue, row, user):
     method, path = row
     uid = Jobs(queue).waiting("ann")
 
-    answer = ask(app_of(queue), method, path, user, uid, SAME_ORIGIN)
+    answer = ask(app_of(queue), method, path, user, uid, SAME_ORIGIN, of="default")
 
     assert answer.status_int == MATRIX[row][1][user]
     if method == "POST" and answer.status_int != 200:

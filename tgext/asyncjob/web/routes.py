@@ -12,7 +12,17 @@ from typing import NamedTuple
 
 from webob import Response
 
-from . import dashboard, job_page, jobs_page, overview_page, progress, statics
+from . import (
+    dashboard,
+    failures_page,
+    job_page,
+    jobs_page,
+    overview_page,
+    progress,
+    queues_page,
+    statics,
+    workers_page,
+)
 from .visit import Visit
 
 
@@ -47,6 +57,12 @@ ROUTES = (
     Route("GET", "/jobs", Right.VIEW, jobs_page.show),
     Route("GET", "/job", Right.VIEW, job_page.show),
     Route("POST", "/job/retry", Right.ACT, job_page.retry),
+    Route("GET", "/failures", Right.VIEW, failures_page.show),
+    Route("POST", "/failures/retry", Right.ACT, failures_page.retry),
+    Route("GET", "/queues", Right.VIEW, queues_page.show),
+    Route("POST", "/queues/pause", Right.ACT, queues_page.pause),
+    Route("POST", "/queues/resume", Right.ACT, queues_page.resume),
+    Route("GET", "/workers", Right.VIEW, workers_page.show),
     Route("GET", "/progress", Right.UID, progress.show),
     Route("GET", "/reload", Right.UID, progress.reload),
     Route("POST", "/cancel", Right.CANCEL, progress.cancel),

@@ -1,0 +1,55 @@
+"""``/queues``: how many jobs wait in each queue, and who has paused it; pause and resume."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from webob import Response
+
+from ..job import storable
+from .dashboard import lead_to, page
+from .pages import say
+from .queue_rows import queue_rows
+
+if TYPE_CHECKING:
+    from .visit import Visit
+
+#: The longest name of a queue, in characters. An earlier release took names that no task may have
+#: today; their queues can be paused, too.
+LONGEST_NAME = 64
+
+
+def show(visit: Visit) -> Response:
+    """Answer with the queues."""
+    overview = visit.overview
+    workers = None if overview is None else overview.workers()
+    rows = queue_rows(visit, workers)
+    return page(visit, "queues.xhtml", "/queues", "Queues", queues=rows, is_shared=bool(overview))
+
+
+def pause(visit: Visit) -> Response:
+    """Pause the queue ``of``, in the name of the user."""
+    name = _name(visit)
+    if name is None:
+        return _unknown(visit)
+    visit.queue.backend.pause(name, visit.rights.user)
+    return lead_to(visit, "/queues")
+
+
+def resume(visit: Visit) -> Response:
+    """End the pause of the queue ``of``."""
+    name = _name(visit)
+    if name is None:
+        return _unknown(visit)
+    visit.queue.backend.resume(name)
+    return lead_to(visit, "/queues")
+
+
+def _name(visit: Visit) -> str | None:
+    name = visit.asked("of")
+    is_one = name is not None and 0 < len(name) <= LONGEST_NAME and storable(name) == name
+    return name if is_one else None
+
+
+def _unknown(visit: Visit) -> Response:
+    return say(visit, 400, "Not understood", "No queue can have this name.")
