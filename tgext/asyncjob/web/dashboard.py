@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from markupsafe import Markup
 from webob import Response
@@ -62,6 +62,10 @@ class Dashboard:
     def text(self, text: object, length: int = CELL_LENGTH) -> str:
         """Return a text of an application or its users as one harmless line."""
         return shown(str(text), length)
+
+    def quoted(self, text: str) -> str:
+        """Return a name as a hidden field of a form has it: as in a URL, so in plain letters."""
+        return quote(text, safe="", errors="backslashreplace")
 
     def number(self, count: int) -> str:
         """Return a number of jobs that was counted up to MOST_COUNTED."""

@@ -17,7 +17,6 @@ from .element import made
 from .job_state import shown
 from .lines import several_lines
 from .pages import say
-from .status_shapes import state_of
 from .tracebacks import traceback_of
 from .visitor import Visitor
 
@@ -49,7 +48,6 @@ def show(visit: Visit) -> Response:
         shown(found.job.call.name, 200),
         job=found,
         uid=uid,
-        state=state_of(found),
         element=made(visit.queue, uid, visitor, brief),
         user=user_of(found.job.context),
         reasons=_reasons(visit, found, position) if found.status is READY else [],

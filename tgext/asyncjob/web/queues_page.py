@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from webob import Response
 
@@ -46,9 +47,9 @@ def resume(visit: Visit) -> Response:
 
 
 def _name(visit: Visit) -> str | None:
-    name = visit.asked("of")
-    is_one = name is not None and 0 < len(name) <= LONGEST_NAME and storable(name) == name
-    return name if is_one else None
+    """Read the name, which the form has as ``Dashboard.quoted`` makes it; None: it is none."""
+    name = unquote(visit.asked("of") or "")
+    return name if 0 < len(name) <= LONGEST_NAME and storable(name) == name else None
 
 
 def _unknown(visit: Visit) -> Response:

@@ -6,6 +6,7 @@ The text may be from another machine, or from anything else: what is no frame is
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import NamedTuple
 
 from .job_state import MESSAGE_LENGTH, shown
@@ -67,7 +68,7 @@ def traceback_of(text: str) -> Traceback:
     frames: list[Frame] = []
     last: list[Frame] = []  # those of the error that is printed last
     lines = [line[:_LINE] for line in text.splitlines()]
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+    for line, following in pairwise([*lines, ""]):
         found = _FRAME.match(line)
         if found is not None:
             code = "" if _FRAME.match(following) else following.strip()
