@@ -44,6 +44,8 @@ EXTRAS["test"] = [
     "hypothesis>=6.100",
     "WebTest>=3.0.4",
     "selenium>=4.20",
+    # brings axe-core (MPL 2.0), which looks at the pages for what a reader could not use
+    "axe-playwright-python>=0.1.8",
     "psutil>=5.9",
     "gunicorn>=22",
     "waitress>=3",

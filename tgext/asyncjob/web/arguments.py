@@ -28,7 +28,7 @@ HIDDEN = "(hidden)"
 VALUE_LENGTH, MOST_ITEMS, DEEPEST = 300, 20, 4
 
 _SECRET = re.compile(
-    r"pass(wor[dt]|wd|phrase|code)?(_|$)|pwd|secret|token|api_?key|private|credential|auth(_|$)"
+    r"(^|_)pass(_|$)|passw(or[dt]|d)|passphrase|passcode|pwd|secret|token|api_?key|private|credential|auth(_|$)"
     r"|authoriz|cookie|session|signature|(^|_)(key|pin|otp|cvv|cvc|iban|ssn)$|card_?(number|no)",
     re.IGNORECASE,
 )

@@ -1,0 +1,434 @@
+"""The dashboard in a real browser: every page narrow and wide, its keys, its buttons, its updates.
+
+axe-core, which the package axe-playwright-python brings, looks at every page; Playwright is not
+used. The pages are those of jobs in SQLite that no worker runs.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium.common.exceptions import WebDriverException
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+from webtest.http import StopableWSGIServer
+
+from chromium import start_browser
+from dashboard_jobs import REFUSED, Shop
+from databases import url_of
+from tgext.asyncjob import JobQueue
+from tgext.asyncjob.job import CANCELLED, FAILED, READY, Outcome, Progress
+from tgext.asyncjob.web import Rights, WebApplication
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")]
+
+#: The longest wait for anything; a miss is a failure.
+SECONDS = 20
+
+PAGES = {
+    "Overview": "/", "Jobs": "/jobs", "Failures": "/failures", "Queues": "/queues",
+    "Workers": "/workers",
+}  # fmt: skip
+
+
+class Host:
+    """Serves the dashboard at ``/asyncjob`` for one who may act, and counts what is asked."""
+
+    def __init__(self, queue: JobQueue) -> None:
+        self.asked: list[tuple[str, str]] = []  #: path, and status
+        self.is_away = False
+        self._web = WebApplication(queue, rights=lambda _environ: Rights("boss", may_act=True))
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        path = environ["PATH_INFO"]
+        if self.is_away or not path.startswith("/asyncjob/"):  # such as /favicon.ico
+            start_response("503 Away" if self.is_away else "204 No Content", [])
+            return [b""]
+
+        def start(status: str, headers: Any, *rest: Any) -> Any:
+            if "static" not in path:
+                self.asked.append((path.removeprefix("/asyncjob"), status[:3]))
+            return start_response(status, headers, *rest)
+
+        environ["SCRIPT_NAME"], environ["PATH_INFO"] = "/asyncjob", path[len("/asyncjob") :]
+        return self._web(environ, start)
+
+
+class Page:
+    """A page in the browser."""
+
+    def __init__(self, driver: Any, address: str) -> None:
+        self.driver = driver
+        self._address = address
+
+    def look(self, width: int = 1280, scheme: str = "light") -> None:
+        """Set the width of the window, and the scheme of colours."""
+        self.driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
+        )
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    def open(self, path: str) -> None:
+        self.driver.get(f"{self._address}/asyncjob{path}")
+
+    def run(self, script: str, *args: Any) -> Any:
+        return self.driver.execute_script(script, *args)
+
+    def find(self, selector: str) -> Any:
+        return self.driver.find_element(By.CSS_SELECTOR, selector)
+
+    def text(self, selector: str = "main") -> str:
+        return str(self.find(selector).text)
+
+    def press(self, *keys: str) -> None:
+        """Press keys, at whatever has the focus."""
+        self.driver.switch_to.active_element.send_keys(*keys)
+
+    def focused(self) -> str:
+        return str(self.run("return document.activeElement.outerHTML.split('>')[0]"))
+
+    def tab_to(self, label: str) -> None:
+        """Go on with the tabulator to the control of this name."""
+        name = "const e = document.activeElement; return e.ariaLabel || e.textContent"
+        for _ in range(60):
+            if self.run(name).strip() == label:
+                return
+            self.press(Keys.TAB)
+        raise AssertionError(f"no control {label!r}: {self.focused()}")
+
+    def until(self, condition: Callable[[], Any]) -> Any:
+        # A page may be replaced while it is being read: look again.
+        waits = WebDriverWait(self.driver, SECONDS, 0.05, ignored_exceptions=[WebDriverException])
+        return waits.until(lambda _driver: condition())
+
+    def read_again(self, host: Host) -> None:
+        """Press "r" until the page was asked for twice: it is, only after it was taken once."""
+        asked = len(host.asked)
+
+        def press() -> bool:
+            self.run("document.activeElement.dispatchEvent("
+                     "new KeyboardEvent('keydown', {key: 'r', bubbles: true}))")  # fmt: skip
+            return len(host.asked) >= asked + 2
+
+        self.until(press)
+
+    def count_requests(self) -> None:
+        """Count the requests that scripts make from now on."""
+        self.run(
+            "const own = fetch; window.made = 0;"
+            "window.fetch = (...given) => { window.made += 1; return own(...given); }"
+        )
+
+    def requests_after_timers(self) -> int:
+        """How many there were when the timers that are due have run."""
+        script = "const done = arguments[0]; setTimeout(() => setTimeout(() => done(made)))"
+        return int(self.driver.execute_async_script(script))
+
+    def complaints(self) -> list[str]:
+        """What the browser has complained of, such as a violation of the policy."""
+        return [str(entry["message"]) for entry in self.driver.get_log("browser")]
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: Any) -> Iterator[Any]:
+    made = start_browser(tmp_path_factory.mktemp("profile"))
+    yield made
+    made.quit()
+    gc.collect()
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Iterator[JobQueue]:
+    with JobQueue("sql", threads=0, url=url_of("sqlite", tmp_path)) as made:
+        yield made
+
+
+@pytest.fixture
+def shop(queue: JobQueue) -> Shop:
+    return Shop(queue)
+
+
+@pytest.fixture
+def host(queue: JobQueue) -> Host:
+    return Host(queue)
+
+
+@pytest.fixture
+def page(driver: Any, host: Host) -> Iterator[Page]:
+    server = StopableWSGIServer.create(host, threads=4)
+    made = Page(driver, server.application_url.rstrip("/"))
+    made.look()
+    made.open("/static/dashboard.css")
+    made.run("sessionStorage.clear()")
+    driver.get_log("browser")
+    yield made
+    driver.get("about:blank")
+    server.shutdown()
+    server.runner.join(SECONDS)
+
+
+# -- every page
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_page_is_accessible_fits_and_complains_of_nothing(page, shop, width, scheme):
+    uids = shop.open()
+    shop.add(args=("x" * 500,), queue_name="q" * 64, user="u" * 300)
+    axe = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+    page.look(width, scheme)
+    paths = [*PAGES.values(), "/jobs?status=LOST", "/failures?retried=3", "/job?uid=unknown"]
+
+    for path in [*paths, *(f"/job?uid={uid}" for uid in uids.values())]:
+        page.open(path)
+        for details in page.driver.find_elements(By.TAG_NAME, "details"):
+            page.run("arguments[0].open = true", details)
+        wide = page.run("return document.documentElement.scrollWidth")
+        page.run(axe)
+        found = page.driver.execute_async_script("axe.run().then(arguments[0])")
+        is_error = path in ("/jobs?status=LOST", "/job?uid=unknown")
+
+        assert wide <= width, path
+        assert [(each["id"], each["nodes"][0]["html"]) for each in found["violations"]] == [], path
+        told = page.complaints()
+        assert all(is_error and "status of 40" in each for each in told), (path, told)
+
+
+def test_navigation_leads_to_every_page(page, shop):
+    shop.open()
+    page.open("/")
+
+    for title in PAGES:
+        page.driver.find_element(By.LINK_TEXT, title).click()
+        page.until(lambda title=title: page.text("h1") == title)
+    assert page.complaints() == []
+
+
+def test_skip_link_comes_first_and_leads_to_the_content(page, shop):
+    page.open("/")
+
+    page.press(Keys.TAB)
+    assert "skip" in page.focused()
+    page.press(Keys.ENTER)
+    page.until(lambda: 'id="content"' in page.focused())
+
+
+# -- buttons, by the keyboard alone
+
+
+def test_job_is_retried_by_the_keyboard(page, shop, queue):
+    uid = shop.fail()
+    page.open(f"/job?uid={uid}")
+
+    page.tab_to("Retry this job")
+    page.press(Keys.ENTER)
+
+    page.until(lambda: "Waiting" in page.text("asyncjob-progress"))
+    assert queue.result(uid).status is READY
+
+
+def test_job_is_cancelled_by_the_keyboard(page, shop, queue):
+    uid = shop.add()
+    page.open(f"/job?uid={uid}")
+
+    page.tab_to("Cancel this job")
+    page.press(Keys.SPACE)
+
+    page.until(lambda: page.text("asyncjob-progress").endswith("Cancelled"))
+    assert queue.result(uid).status is CANCELLED
+    assert page.run("return location.pathname") == "/asyncjob/job"
+
+
+def test_queue_is_paused_and_resumed_by_the_keyboard(page, shop, queue):
+    shop.add()
+    page.open("/queues")
+
+    page.tab_to("Pause mail")
+    page.press(Keys.ENTER)
+    page.until(lambda: "by boss" in page.text())
+    assert [each.user for each in queue.paused()] == ["boss"]
+    page.tab_to("Resume mail")
+    page.press(Keys.ENTER)
+    page.until(lambda: "by boss" not in page.text())
+
+    assert queue.paused() == []
+
+
+def test_group_is_retried_by_the_keyboard(page, shop, queue):
+    shop.fail()
+    shop.fail()
+    page.open("/failures")
+
+    page.tab_to("Retry 2 of dashboard_jobs.send_invoice")
+    page.press(Keys.ENTER)
+
+    page.until(lambda: "2 jobs were enqueued again." in page.text())
+    assert queue.backend.counts()[READY] == 2
+
+
+# -- keys
+
+
+def test_keys_move_in_the_rows_find_and_tell_what_they_do(page, shop):
+    shop.open()
+    page.open("/jobs")
+    at = "return [...document.querySelectorAll('[data-row]')].indexOf(document.activeElement)"
+
+    page.press("j")
+    assert page.run(at) == 0
+    page.press("jjk")
+    assert page.run(at) == 1
+    page.press("?")
+    assert page.find("#keys").is_displayed()
+    page.press("?")
+    assert not page.find("#keys").is_displayed()
+    page.press("/")
+    assert 'name="name"' in page.focused()
+    page.press("j?/")
+    assert page.run("return document.activeElement.value") == "j?/"
+    assert not page.find("#keys").is_displayed()
+
+
+def test_key_leads_from_another_page_to_the_field(page, shop):
+    page.open("/workers")
+
+    page.press("/")
+
+    page.until(lambda: 'name="name"' in page.focused())
+
+
+def test_keys_can_be_switched_off(page, shop):
+    shop.open()
+    page.open("/jobs")
+    page.find("[data-keys]").click()
+    page.find("[data-off]").click()
+
+    page.press("j")
+
+    assert "data-row" not in page.focused()
+    assert page.text("[data-off]") == "Switch keys on"
+
+
+# -- updates
+
+
+def test_page_follows_what_happens(page, shop, host):
+    uid = shop.add()
+    claim = shop.start(uid, 1, None, 4)
+    page.open("/")
+    assert "25 %" in page.text()
+
+    shop.backend.report(claim, Progress(2, None, 4))
+
+    page.until(lambda: "50 %" in page.text())
+    assert page.complaints() == []
+
+
+def test_part_with_the_focus_or_a_selection_is_left_alone(page, shop, host):
+    shop.add()
+    page.open("/queues")
+    page.tab_to("Pause mail")
+    shop.backend.pause("mail", "ann")
+
+    page.read_again(host)
+    assert page.run("return document.activeElement.ariaLabel") == "Pause mail"
+
+    page.run("document.activeElement.blur(); getSelection().selectAllChildren("
+             "document.querySelector('[data-part=queues]'))")  # fmt: skip
+    page.read_again(host)
+    assert "by ann" not in page.text()
+
+    page.run("getSelection().removeAllRanges()")
+    page.read_again(host)
+    assert "by ann" in page.text()
+
+
+def test_part_with_something_opened_is_left_alone(page, shop, host, queue):
+    uid = shop.fail()
+    page.open(f"/job?uid={uid}")
+    page.find("details summary").click()
+    page.run("document.activeElement.blur()")
+    queue.result(uid).retry()
+    shop.end(uid, Outcome(FAILED, error=REFUSED))
+
+    page.read_again(host)
+    assert page.find("details").get_attribute("open") is not None
+    assert "failure 2" not in page.text()
+
+    page.run("document.querySelector('details').open = false")
+    page.read_again(host)
+    assert "failure 2" in page.text()
+
+
+def test_page_that_is_the_same_is_answered_without_content(page, shop, host):
+    page.open("/workers")
+    for _ in range(2):
+        page.read_again(host)
+
+    # The heartbeat may have got ten seconds older once.
+    assert [status for _path, status in host.asked].count("304") >= 2
+
+
+def test_paused_updates_ask_for_nothing_until_they_are_resumed(page, shop, host):
+    page.open("/queues")
+    page.find("[data-pause]").click()
+    assert page.text("[data-said]") == "Updates are paused"
+    shop.add()
+    page.open("/queues?again")  # the choice is kept
+    page.count_requests()
+    shop.backend.pause("mail", "ann")
+    page.run("document.dispatchEvent(new Event('visibilitychange'))")
+    assert page.requests_after_timers() == 0
+
+    page.find("[data-pause]").click()
+
+    page.until(lambda: "by ann" in page.text())
+    assert page.text("[data-said]") == ""
+
+
+def test_hidden_page_asks_for_nothing(page, shop, host):
+    page.open("/queues")
+    page.run("Object.defineProperty(document, 'hidden', {value: true, configurable: true});"
+             "document.dispatchEvent(new Event('visibilitychange'))")  # fmt: skip
+    page.count_requests()
+    page.run("document.dispatchEvent(new Event('visibilitychange'))")
+    assert page.requests_after_timers() == 0
+
+    page.run("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
+    assert page.requests_after_timers() == 1
+
+
+def test_server_that_does_not_answer_is_said_and_the_page_goes_on_later(page, shop, host):
+    shop.add()
+    page.open("/queues")
+    host.is_away = True
+    page.press("r")
+    page.until(lambda: page.text("[data-said]") == "The server does not answer. Trying again.")
+
+    host.is_away = False
+    shop.backend.pause("mail", "ann")
+    page.press("r")
+
+    page.until(lambda: "by ann" in page.text() and page.text("[data-said]") == "")
+
+
+def test_everything_works_without_javascript(page, shop, queue):
+    uid = shop.fail()
+    page.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        page.open("/jobs?status=FAILED")
+        page.driver.find_element(By.LINK_TEXT, "dashboard_jobs.send_invoice").click()
+        page.until(lambda: page.find("button[aria-label='Retry this job']").click() or True)
+        page.until(lambda: "Waiting" in page.text("asyncjob-progress"))
+        assert not page.find("[data-pause]").is_displayed()
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    assert queue.result(uid).status is READY
