@@ -583,3 +583,14 @@ def test_static_files_are_small_and_plain() -> None:
     assert [
         each for each in selectors if not each.startswith((".asyncjob-dashboard", "@media"))
     ] == []
+
+
+def test_pages_do_not_depend_on_what_turbogears_makes_of_kajiki(site, monkeypatch):
+    def outside_a_request(_text: str) -> str:
+        raise TypeError("no object has been registered for this thread")
+
+    monkeypatch.setattr("kajiki.i18n.gettext", outside_a_request)
+
+    for path in PAGES:
+        assert site.get(path).status_int == 200
+    site.get("/nothing", status=404)

@@ -143,6 +143,26 @@ def test_job_is_cancelled_by_whoever_may(app, user, status):
     assert app.queue.result(uid).status is (CANCELLED if status == 200 else READY)
 
 
+@pytest.mark.parametrize(
+    ("user", "sees", "acts"),
+    [(None, 403, 403), ("eve", 403, 403), ("look", 200, 403), ("manage", 200, 303)],
+)
+def test_dashboard_is_for_those_who_have_a_permission(app, user, sees, acts):
+    started(app, "ann")
+
+    page = app.get("/asyncjob/", extra_environ=as_user(user))
+    pause = app.web.post(
+        "/asyncjob/queues/pause", {"of": "default"}, expect_errors=True, headers=SAME_ORIGIN,
+        extra_environ=as_user(user),
+    )  # fmt: skip
+
+    assert (page.status_int, pause.status_int) == (sees, acts)
+    if sees == 403:
+        assert "the permission &quot;look&quot; or &quot;manage&quot; is needed" in page.text
+    paused = [(each.queue_name, each.user) for each in app.queue.paused()]
+    assert paused == ([("default", "manage")] if acts == 303 else [])
+
+
 def test_owner_and_readers_see_a_job_where_the_option_says_so(make_app, identities):
     app = make_app(
         ini={"asyncjob.progress_access": "owner", "asyncjob.threads": "0",
@@ -190,8 +210,9 @@ def test_paths_beside_the_pages_are_the_hosts(app):
 
     assert app.get("/").json == {"host": True}
     assert app.get("/asyncjobs/progress").status_int == 404
-    assert app.get("/asyncjob").status_int == 404
-    assert "No such page" in app.get("/asyncjob")
+    assert app.get("/asyncjob").location == "http://localhost/asyncjob/"
+    assert app.get("/asyncjob/nothing").status_int == 404
+    assert "No such page" in app.get("/asyncjob/nothing")
     assert "No such page" not in app.get("/asyncjobs")
 
 

@@ -1,8 +1,9 @@
-"""Progress elements and pages, as one WSGI application: ``WebApplication(queue)``.
+"""Progress elements and a dashboard, as one WSGI application: ``WebApplication(queue)``.
 
     GET progress ---> results.briefs ---> JSON    static/progress.js asks, for all bars of a page
     asyncjob_progress(uid) ---> the element       rendered into a page of the application
     POST cancel, GET reload                       the element's buttons, without JavaScript too
+    GET / ---> *_page ---> dashboard.page         a page; static/dashboard.js asks for it again
 
 This package knows no TurboGears, and keeps no state: any process may answer. What each URL may be
 used by is in ``routes``, who somebody is comes from the application.

@@ -21,7 +21,9 @@ def _loader() -> Any:
     # At the first page: most processes of an application never show one.
     from kajiki import FileLoader
 
-    return FileLoader(FOLDER, force_mode="html5")
+    # TurboGears has replaced Kajiki's own gettext by one that works inside a request of it only.
+    own = {"gettext": str}
+    return FileLoader(FOLDER, force_mode="html5", base_globals=own)
 
 
 def render(template: str, visit: Visit, status: int = 200, **variables: Any) -> Response:
