@@ -196,10 +196,9 @@ class TaskOptions:
             or (is_number(self.timeout) and 0 < self.timeout <= LONGEST_DELAY.total_seconds()),
             "timeout", "seconds, more than 0, or None", self.timeout,
         )  # fmt: skip
-        _expect(
-            isinstance(self.executor, Executor) or self.executor in EXECUTORS,
-            "executor", _executors_expected(self.executor), self.executor,
-        )  # fmt: skip
+        if not (isinstance(self.executor, Executor) or self.executor in EXECUTORS):
+            # only now: to look for a similar name takes longer than all the rest
+            _expect(False, "executor", _executors_expected(self.executor), self.executor)
         # Members of an Enum, for example, are not accepted by every database driver.
         for name, plain in (("priority", int), ("max_attempts", int), ("queue_name", str.__str__)):
             object.__setattr__(self, name, plain(getattr(self, name)))
