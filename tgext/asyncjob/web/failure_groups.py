@@ -38,13 +38,15 @@ class FailureGroup:
 def groups_of(jobs: Iterable[Snapshot]) -> list[FailureGroup]:
     """Group failed jobs, the last that ended first; the largest group comes first."""
     found: dict[_Common, FailureGroup] = {}
+    places: dict[str, str] = {}  # most failures have the traceback of others
     for job in jobs:
         at = job.finished_at or job.enqueued_at
         error = job.errors[-1] if job.errors else TaskError("", "", "")
-        innermost = traceback_of(error.traceback).innermost
-        common = _Common(
-            job.job.call.name, error.exception_class_path, innermost.place if innermost else ""
-        )
+        if error.traceback not in places:
+            innermost = traceback_of(error.traceback).innermost
+            places[error.traceback] = "" if innermost is None else innermost.place
+        place = places[error.traceback]
+        common = _Common(job.job.call.name, error.exception_class_path, place)
         group = found.get(common)
         if group is None:
             group = FailureGroup(_key(common), *common, error.message, at, at)

@@ -50,7 +50,12 @@ class Traceback(NamedTuple):
 
     frames: list[Frame]  #: in the order of the text
     innermost: Frame | None  #: of the application, and of the last error if that has one
-    text: str  #: as a page shows it
+    stored: str  #: the text as it is
+
+    @property
+    def text(self) -> str:
+        """The text as a page shows it."""
+        return several_lines(self.stored)
 
     @property
     def own(self) -> list[Frame]:
@@ -80,4 +85,4 @@ def traceback_of(text: str) -> Traceback:
             last = []
     own = [frame for frame in last if frame.is_application]
     own = own or [frame for frame in frames if frame.is_application]
-    return Traceback(frames, own[-1] if own else None, several_lines(text))
+    return Traceback(frames, own[-1] if own else None, text)
