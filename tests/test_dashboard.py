@@ -14,6 +14,7 @@ from sqlalchemy import Engine, event, update
 
 from dashboard_jobs import REFUSED, Shop
 from databases import url_of
+from sqlqueues import KINDS, place_of
 from test_web_rights import ORIGINS, ask
 from tgext.asyncjob import JobQueue
 from tgext.asyncjob.job import CANCELLED, FAILED, READY, SUCCESSFUL, Outcome, TaskError
@@ -544,6 +545,29 @@ def check_harmless(answer: Any) -> None:
     assert [each for each in page.find_all("script") if not each["src"].startswith("/jobs/")] == []
     assert [each for each in page.find_all(True) for name in each.attrs if name[:2] == "on"] == []
     assert len(text) < 500_000
+
+
+# -- each database
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pages_read_each_database(kind, tmp_path):
+    with place_of(kind, tmp_path) as place:
+        queue = place.other_queue()
+        shop, site = Shop(queue), Site(queue)
+        uids = shop.open()
+        shop.add(after=timedelta(hours=3))
+
+        text = site.text("/")
+        assert "Waiting 3 Running 1 Done 1 Failed 5 Cancelled 1" in text
+        assert "Waiting longest: dashboard_jobs.send_invoice , enqueued just now" in text
+        assert [row[1] for row in site.rows("/failures")] == ["4", "1"]
+        assert site.rows("/queues")[0][:3] == ["reports", "1", "0"]
+        assert len(site.rows("/jobs", user="ann", since="1h")) == 8
+        for uid in uids.values():
+            site.get("/job", {"uid": uid})
+        for name in ("name", "queue", "user", "error"):
+            check_harmless(site.get("/jobs", {name: HOSTILE}))
 
 
 # -- cost
