@@ -17,6 +17,7 @@ from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
+from sqlalchemy import delete
 from webtest.http import StopableWSGIServer
 
 from chromium import start_browser
@@ -418,6 +419,22 @@ def test_server_that_does_not_answer_is_said_and_the_page_goes_on_later(page, sh
     page.press("r")
 
     page.until(lambda: "by ann" in page.text() and page.text("[data-said]") == "")
+
+
+def test_page_of_a_job_that_is_gone_says_so_and_asks_no_more(page, shop, host, queue):
+    uid = shop.fail()
+    page.open(f"/job?uid={uid}")
+    with queue.backend._dialect.engine.begin() as connection:
+        connection.execute(delete(queue.backend.tables.jobs))
+    page.press("r")
+    page.until(lambda: "cannot be read any more" in page.text("[data-said]"))
+
+    page.count_requests()
+    page.run("document.dispatchEvent(new Event('visibilitychange'))")
+    assert page.requests_after_timers() == 0
+    page.press("r")
+    page.until(lambda: page.text("h1") == "No such job")
+    assert not page.find("[data-pause]").is_displayed()
 
 
 def test_everything_works_without_javascript(page, shop, queue):

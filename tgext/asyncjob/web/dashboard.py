@@ -42,9 +42,10 @@ CELL_LENGTH = NAME_LENGTH
 class Dashboard:
     """What the templates use beside the data of a page."""
 
-    def __init__(self, visit: Visit, here: str) -> None:
+    def __init__(self, visit: Visit, here: str, is_live: bool) -> None:
         self._visit = visit
         self.here = here  #: the path of the page
+        self.is_live = is_live  #: whether it is asked for again and again
         self.navigation = NAVIGATION
         self.user = visit.rights.user
         self.may_act = visit.rights.may_act
@@ -104,7 +105,7 @@ def url(visit: Visit, path: str, **query: str | None) -> str:
 def page(visit: Visit, template: str, here: str, title: str, **variables: Any) -> Response:
     """Answer with a page of the dashboard; 304 if the browser has it."""
     status = variables.pop("status", 200)
-    dash = Dashboard(visit, here)
+    dash = Dashboard(visit, here, status == 200)
     response = render(template, visit, status, dash=dash, title=title, **variables)
     if status != 200:
         return response
@@ -114,6 +115,11 @@ def page(visit: Visit, template: str, here: str, title: str, **variables: Any) -
         del response.content_type
     response.headers["ETag"] = etag
     return response
+
+
+def missing(visit: Visit, status: int, here: str, title: str, sentence: str) -> Response:
+    """Answer with a page of one sentence, and the way back to *here*."""
+    return page(visit, "missing.xhtml", here, title, status=status, sentence=sentence)
 
 
 def lead_to(visit: Visit, path: str, **query: str | None) -> Response:

@@ -12,11 +12,10 @@ from ..errors import UnknownJob
 from ..explanation import explain_waiting
 from ..job import READY, SUCCESSFUL, Snapshot, TaskError
 from .arguments import arguments_of, value_shown
-from .dashboard import lead_to, page
+from .dashboard import lead_to, missing, page
 from .element import made
 from .job_state import shown
 from .lines import several_lines
-from .pages import say
 from .tracebacks import traceback_of
 from .visitor import Visitor
 
@@ -36,7 +35,7 @@ def show(visit: Visit) -> Response:
     try:
         found = visit.queue.results.snapshot(uid)
     except UnknownJob as error:
-        return say(visit, 404, "No such job", shown(str(error), 400))
+        return missing(visit, 404, "/jobs", "No such job", shown(str(error), 400))
     brief = visit.briefs([uid]).get(uid)
     visitor = Visitor(visit.rights, visit.base)
     is_cancelled = brief is not None and brief.is_cancelled
@@ -97,5 +96,5 @@ def retry(visit: Visit) -> Response:
     try:
         visit.queue.results.retry(uid)
     except UnknownJob as error:
-        return say(visit, 404, "No such job", shown(str(error), 400))
+        return missing(visit, 404, "/jobs", "No such job", shown(str(error), 400))
     return lead_to(visit, "/job", uid=uid)

@@ -8,8 +8,7 @@ from urllib.parse import unquote
 from webob import Response
 
 from ..job import storable
-from .dashboard import lead_to, page
-from .pages import say
+from .dashboard import lead_to, missing, page
 from .queue_rows import queue_rows
 
 if TYPE_CHECKING:
@@ -53,4 +52,4 @@ def _name(visit: Visit) -> str | None:
 
 
 def _unknown(visit: Visit) -> Response:
-    return say(visit, 400, "Not understood", "No queue can have this name.")
+    return missing(visit, 400, "/queues", "Not understood", "No queue can have this name.")

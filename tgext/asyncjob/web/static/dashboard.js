@@ -5,6 +5,8 @@
 const PAUSE = 5000; // milliseconds between two requests
 const LONGEST = 30000; // the same while the server does not answer
 
+const OVER = "This page cannot be read any more. Reload it.";
+
 const find = (selector) => document.querySelector(selector);
 const parts = (page) =>
   new Map([...page.querySelectorAll("[data-part]")].map((part) => [part.dataset.part, part]));
@@ -26,8 +28,10 @@ class Live {
   isPaused = stored("paused");
   said = find("[data-said]");
   button = find("[data-pause]");
+  isOver = !find("[data-live]"); // a page that says what is wrong
 
   start() {
+    if (this.isOver) return;
     this.button.hidden = false;
     this.button.addEventListener("click", () => {
       this.isPaused = stored("paused", !this.isPaused);
@@ -50,12 +54,13 @@ class Live {
 
   schedule(pause = this.pause) {
     clearTimeout(this.timer);
-    if (document.hidden || this.isPaused || this.asking) return;
+    if (document.hidden || this.isPaused || this.asking || this.isOver) return;
     this.timer = setTimeout(() => this.ask(), pause);
   }
 
   async ask() {
     if (this.asking) return;
+    if (this.isOver) return location.reload();
     this.asking = true;
     clearTimeout(this.timer);
     try {
@@ -67,7 +72,7 @@ class Live {
       if (answer.status !== 304) await this.take(answer);
       this.swap();
       this.pause = PAUSE;
-      this.say(this.isPaused ? "Updates are paused" : "");
+      this.say(this.isPaused ? "Updates are paused" : this.isOver ? OVER : "");
     } catch {
       this.pause = Math.min(2 * this.pause, LONGEST);
       this.say("The server does not answer. Trying again.");
@@ -77,8 +82,10 @@ class Live {
   }
 
   async take(answer) {
-    // Not what a login page has, or a job that is gone.
-    if (!answer.ok || answer.redirected) throw answer;
+    // A login page, a job that is gone, or a permission that is.
+    this.isOver = answer.redirected || (answer.status >= 400 && answer.status < 500);
+    if (this.isOver) return;
+    if (!answer.ok) throw answer;
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     this.latest = parts(page);
     this.etag = answer.headers.get("ETag");
