@@ -102,9 +102,11 @@ def url(visit: Visit, path: str, **query: str | None) -> str:
     return f"{visit.base}{path}?{text}" if fields else f"{visit.base}{path}"
 
 
-def page(visit: Visit, template: str, here: str, title: str, **variables: Any) -> Response:
-    """Answer with a page of the dashboard; 304 if the browser has it."""
-    status = variables.pop("status", 200)
+def page(
+    visit: Visit, template: str, here: str, title: str, *, status: int = 200, **variables: Any
+) -> Response:
+    """Answer with a page of the dashboard; 304 if the browser has it. variables: those of the
+    template."""
     dash = Dashboard(visit, here, status == 200)
     response = render(template, visit, status, dash=dash, title=title, **variables)
     if status != 200:

@@ -21,17 +21,16 @@ def _loader() -> Any:
     # At the first page: most processes of an application never show one.
     from kajiki import FileLoader
 
-    # TurboGears has replaced Kajiki's own gettext by one that works inside a request of it only.
-    own = {"gettext": str}
-    return FileLoader(FOLDER, force_mode="html5", base_globals=own)
+    # TurboGears sets one for all of Kajiki that needs a request of its own. Set here, every
+    # template has ours, also one that another extends.
+    return FileLoader(FOLDER, force_mode="html5", base_globals={"gettext": str})
 
 
 def render(template: str, visit: Visit, status: int = 200, **variables: Any) -> Response:
     """Answer with a page. template: the name of a file of ``templates/``."""
     found = _loader().import_(template)
     css = url_of(visit.base, "progress.css")
-    # TurboGears sets one for all of Kajiki that needs a request of its own.
-    text = found({"css": css, "gettext": str, **variables}).render()
+    text = found({"css": css, **variables}).render()
     return Response(text=text, status=status, content_type="text/html", charset="utf-8")
 
 
