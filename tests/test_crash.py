@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from databases import url_of
+from forked_python import run_forked
 
 TESTS = Path(__file__).resolve().parent
 
@@ -21,10 +22,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(170)]
 
 def soak(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the program. Its servers are other users', who cannot enter a test's own folder."""
-    return subprocess.run(
+    return run_forked(
         [sys.executable, "-m", "crash", *arguments],
+        imports="crash.__main__",
         cwd=TESTS,
-        capture_output=True,
         text=True,
         timeout=160,
     )

@@ -11,9 +11,14 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from forked_python import ForkedPython
+
 from .journal import DONE, PASSED, READY, STRUCK, Line, read
 from .place import Place
 from .schedule import ENQUEUER, WORKER
+
+#: What the processes run.
+IMPORTS = f"crash.{WORKER} crash.{ENQUEUER}"
 
 #: Seconds that a worker which is told to stop may take, its drain included.
 STOP_SECONDS = 20.0
@@ -107,8 +112,9 @@ class Processes:
         if self._made > self._size + 1:  # it replaces one of the first
             place = replace(place, older="")
         with place.path("log").open("wb") as log:
-            process = subprocess.Popen(
+            process = ForkedPython(
                 [sys.executable, "-m", f"crash.{role}"],
+                imports=IMPORTS,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

@@ -1,0 +1,134 @@
+"""The program of ``forked_python``: it imports modules once, and forks a process for each request.
+
+It has no thread, opens nothing, and runs nothing but imports. A process that it forks sets up what
+a fresh interpreter has of its own (arguments, path, environment, streams, directory), then runs
+the program as ``__main__`` and ends as the interpreter does.
+
+    python -W error fork_server.py 7 module module    7: the descriptor of its connection
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import importlib.util
+import io
+import json
+import os
+import socket
+import sys
+from types import ModuleType
+from typing import Any
+
+#: More than the environment of any process here, in one message.
+MOST_BYTES = 1 << 20
+
+
+def main() -> None:
+    """Serve until the connection is closed; in a process that was forked, run its program."""
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    path = sys.path[1:]  # without the folder of this file
+    for name in sys.argv[2:]:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # what is there stays, and a collection in a child does not copy it
+    request = _serve(connection)
+    if request is not None:
+        connection.close()
+        _set_up(request, path)
+        _run(request["program"])
+
+
+def _serve(connection: socket.socket) -> dict[str, Any] | None:
+    """Return a request in each new process, and None in this one at the end."""
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(connection, MOST_BYTES, 3)
+        if not message:
+            return None
+        adopted, adopt = os.pipe()
+        between = os.fork()
+        if between == 0:
+            pid = os.fork()
+            if pid == 0:
+                os.close(adopt)
+                os.read(adopted, 1)  # its parent is the right one from here on
+                os.close(adopted)
+                _take(descriptors)
+                request: dict[str, Any] = json.loads(message)
+                return request
+            connection.send(str(pid).encode())
+            os._exit(0)
+        for descriptor in (adopted, *descriptors):
+            os.close(descriptor)
+        os.waitpid(between, 0)  # ended: the kernel has given its child away
+        os.close(adopt)
+        connection.send(b"adopted")
+
+
+def _take(descriptors: list[int]) -> None:
+    """Make them the standard streams. None of them is one of the server's, which are open."""
+    for number, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    for name in ("stdin", "stdout", "stderr"):
+        stream = _anew(getattr(sys, name))
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
+def _anew(stream: Any) -> io.TextIOWrapper:
+    """Return a stream on the same descriptor, which leads to another file now."""
+    raw = io.FileIO(stream.fileno(), stream.mode, closefd=False)
+    buffer: Any = raw  # PYTHONUNBUFFERED
+    if stream.mode == "r":
+        buffer = io.BufferedReader(raw)
+    elif not stream.write_through:
+        buffer = io.BufferedWriter(raw)
+    made = io.TextIOWrapper(
+        buffer, stream.encoding, stream.errors, "\n",
+        line_buffering=stream.line_buffering or raw.isatty(), write_through=stream.write_through,
+    )  # fmt: skip
+    made.mode = stream.mode
+    return made
+
+
+def _set_up(request: dict[str, Any], path: list[str]) -> None:
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["cwd"])
+    if request["new_session"]:
+        os.setsid()
+    sys.orig_argv = request["command"]
+    given = os.environ.get("PYTHONPATH", "")
+    sys.path[:] = ["", *(given.split(os.pathsep) if given else []), *path]
+
+
+def _run(program: list[str]) -> None:
+    """Run ``-m module ...``, ``-c code ...`` or ``path ...``."""
+    first, *rest = program
+    made = ModuleType("__main__")
+    if first == "-m":
+        sys.path[0] = os.getcwd()
+        spec = importlib.util.find_spec(rest[0])
+        if spec is not None and spec.submodule_search_locations is not None:
+            spec = importlib.util.find_spec(f"{rest[0]}.__main__")
+        if spec is None or spec.loader is None:
+            raise ImportError(f"no module {rest[0]}")
+        code = spec.loader.get_code(spec.name)  # type: ignore[attr-defined]
+        made.__spec__, made.__package__, made.__file__ = spec, spec.parent, spec.origin
+        sys.argv = [str(spec.origin), *rest[1:]]
+    elif first == "-c":
+        code = compile(rest[0], "<string>", "exec")
+        sys.argv = ["-c", *rest[1:]]
+    else:
+        sys.path[0] = os.path.dirname(os.path.realpath(first))
+        with open(first, "rb") as file:
+            made.__file__ = os.path.abspath(first)
+            code = compile(file.read(), made.__file__, "exec")
+        sys.argv = program
+    sys.modules["__main__"] = made
+    exec(code, made.__dict__)
+
+
+if __name__ == "__main__":
+    main()
