@@ -70,26 +70,6 @@ def _take(descriptors: list[int]) -> None:
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
         os.close(descriptor)
-    for name in ("stdin", "stdout", "stderr"):
-        stream = _anew(getattr(sys, name))
-        setattr(sys, name, stream)
-        setattr(sys, f"__{name}__", stream)
-
-
-def _anew(stream: Any) -> io.TextIOWrapper:
-    """Return a stream on the same descriptor, which leads to another file now."""
-    raw = io.FileIO(stream.fileno(), stream.mode, closefd=False)
-    buffer: Any = raw  # PYTHONUNBUFFERED
-    if stream.mode == "r":
-        buffer = io.BufferedReader(raw)
-    elif not stream.write_through:
-        buffer = io.BufferedWriter(raw)
-    made = io.TextIOWrapper(
-        buffer, stream.encoding, stream.errors, "\n",
-        line_buffering=stream.line_buffering or raw.isatty(), write_through=stream.write_through,
-    )  # fmt: skip
-    made.mode = stream.mode
-    return made
 
 
 def _set_up(request: dict[str, Any], path: list[str]) -> None:
@@ -99,8 +79,29 @@ def _set_up(request: dict[str, Any], path: list[str]) -> None:
     if request["new_session"]:
         os.setsid()
     sys.orig_argv = request["command"]
+    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
+    for name in ("stdin", "stdout", "stderr"):
+        stream = _anew(getattr(sys, name), bool(os.environ.get("PYTHONUNBUFFERED")))
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
     given = os.environ.get("PYTHONPATH", "")
     sys.path[:] = ["", *(given.split(os.pathsep) if given else []), *path]
+
+
+def _anew(stream: Any, is_unbuffered: bool) -> io.TextIOWrapper:
+    """Return a stream on the same descriptor, which leads to another file now."""
+    raw = io.FileIO(stream.fileno(), stream.mode, closefd=False)
+    buffer: Any = raw
+    if stream.mode == "r":
+        buffer = io.BufferedReader(raw)
+    elif not is_unbuffered:
+        buffer = io.BufferedWriter(raw)
+    made = io.TextIOWrapper(
+        buffer, stream.encoding, stream.errors, "\n", write_through=is_unbuffered,
+        line_buffering=not is_unbuffered and (stream is sys.stderr or raw.isatty()),
+    )  # fmt: skip
+    made.mode = stream.mode
+    return made
 
 
 def _run(program: list[str]) -> None:

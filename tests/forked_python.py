@@ -33,10 +33,21 @@ from fork_server import MOST_BYTES
 #: Of Linux's prctl(): orphans among this process's descendants become its children.
 _PR_SET_CHILD_SUBREAPER = 36
 
+#: What ``python -m tgext.asyncjob`` imports in the end, whichever its command and database.
+OF_COMMANDS = (
+    "tgext.asyncjob.__main__ tgext.asyncjob.backends.sql tgext.asyncjob.transactions.sessions"
+    " sqlalchemy.dialects.sqlite sqlalchemy.dialects.postgresql psycopg"
+    " sqlalchemy.dialects.mysql.pymysql pymysql"
+)
+
+#: What a gearbox command of an application imports, before that.
+OF_GEARBOX = f"gearbox.main tg tgext.asyncjob.turbogears {OF_COMMANDS}"
+
 _EXECUTE = inspect.signature(subprocess.Popen._execute_child)  # type: ignore[attr-defined]
 
 #: What is said to Popen and a forked process can follow; other things must not be said.
 _STREAMS = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
+_VARIABLES = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
 _FOLLOWED = {*_STREAMS, "args", "cwd", "env", "start_new_session", "close_fds", "restore_signals"}
 _NOT_SAID = {"creationflags": 0, "pass_fds": (), "umask": -1, "process_group": -1, "shell": False}
 
@@ -100,7 +111,7 @@ class ForkServer:
 
     def __init__(self, imports: str, options: tuple[str, ...]) -> None:
         self._lock = threading.Lock()
-        self._environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        self._environment = {k: v for k, v in os.environ.items() if k not in _VARIABLES}
         self._connection, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         program = Path(__file__).with_name("fork_server.py")
         with its:
@@ -115,7 +126,7 @@ class ForkServer:
     def check(self, environment: dict[str, str]) -> None:
         """Raise ValueError if an interpreter would start differently in *environment*."""
         for name in environment.keys() | self._environment.keys():
-            if name != "PYTHONPATH" and name.startswith(("PYTHON", "LANG", "LC_")):
+            if name not in _VARIABLES and name.startswith(("PYTHON", "LANG", "LC_")):
                 there, wanted = self._environment.get(name), environment.get(name)
                 if there != wanted:
                     raise ValueError(f"{name} was {there!r} at the start, and is {wanted!r}")

@@ -30,6 +30,7 @@ import pytest
 from sqlalchemy import create_engine, update
 
 from databases import url_of
+from forked_python import OF_COMMANDS, ForkedPython, run_forked
 from needs import need
 from tgext.asyncjob import JobQueue, task
 from tgext.asyncjob import __main__ as entry_point
@@ -117,14 +118,18 @@ class Shop:
 
 
 class Worker:
-    """A worker command under way, and the lines that its processes write."""
+    """A worker command under way, and the lines that its processes write.
 
-    def __init__(self, shop: Shop, *arguments: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "tgext.asyncjob", "worker", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd=shop.folder,
+    is_forked: from a process that has imported what it needs; else it is started as by a user.
+    """
+
+    def __init__(self, shop: Shop, *arguments: str, is_forked: bool = True) -> None:
+        command = [sys.executable, "-W", "error", "-m", "tgext.asyncjob", "worker", *arguments]
+        given = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "cwd": shop.folder}
+        self.process: Any = (
+            ForkedPython(command, imports=OF_COMMANDS, **given)
+            if is_forked
+            else subprocess.Popen(command, **given)
         )
         self.said: list[str] = []
         self._text = b""
@@ -212,8 +217,8 @@ def start() -> Iterator[Callable[..., Worker]]:
     need(hasattr(os, "fork"), "a system with fork")
     started: list[Worker] = []
 
-    def begin(shop: Shop, *arguments: str) -> Worker:
-        started.append(Worker(shop, *shop.address, *arguments))
+    def begin(shop: Shop, *arguments: str, is_forked: bool = True) -> Worker:
+        started.append(Worker(shop, *shop.address, *arguments, is_forked=is_forked))
         return started[-1]
 
     yield begin
@@ -242,7 +247,7 @@ def test_worker_in_a_burst_runs_what_is_due_and_ends(shop, start):
     uids = shop.enqueue((shop.jobs.note, "first"), (shop.jobs.wrong,))
     [later] = shop.enqueue((shop.jobs.note, "later"), run_after=timedelta(hours=1))
 
-    worker = start(shop, "--burst", "--threads", "2", "--queues", "default,mail")
+    worker = start(shop, "--burst", "--threads", "2", "--queues", "default,mail", is_forked=False)
     code = worker.ended()
 
     pid = worker.process.pid
@@ -307,7 +312,7 @@ def test_burst_goes_on_behind_a_job_whose_module_is_missing(shop, start, command
 
 def test_sigterm_lets_the_running_job_end_and_begins_no_other(shop, start, command):
     uids = shop.enqueue((shop.jobs.held,), (shop.jobs.note, "never"))
-    worker = start(shop)
+    worker = start(shop, is_forked=False)  # its title is where its arguments were
     worker.line("^begun")
     pid = worker.process.pid
     title = " ".join(psutil.Process(pid).cmdline())
@@ -487,7 +492,7 @@ def test_traceback_of_the_application_is_shown_once_for_all_processes(shop, star
 
 def test_worker_runs_tasks_in_processes_which_end_with_it(shop, start):
     [uid] = shop.enqueue((shop.jobs.held_apart.func,), executor="process")
-    worker = start(shop)
+    worker = start(shop, is_forked=False)  # for its title, too
     _, own, fork_server = worker.line(r"^apart (\d+) (\d+)")[0].split()
     title = psutil.Process(int(own)).cmdline()[0]
 
@@ -665,10 +670,13 @@ def test_status_tells_which_job_of_another_process_holds_the_write_lock(shop, st
 def _asked_elsewhere(shop: Shop, *options: str) -> str:
     """What the command says in a process of its own, once it says who holds the lock."""
     command = [sys.executable, "-m", "tgext.asyncjob", "status", *shop.address, *options]
-    return _until(
-        lambda: (0, subprocess.run(command, capture_output=True, text=True, check=True).stdout),
-        "has held SQLite" if not options else '"locks_since": "',
-    )[1]
+
+    def ask() -> tuple[int, str]:
+        done = run_forked(command, imports=OF_COMMANDS, text=True)
+        done.check_returncode()
+        return done.returncode, done.stdout
+
+    return _until(ask, "has held SQLite" if not options else '"locks_since": "')[1]
 
 
 def test_job_that_waits_says_that_another_holds_the_write_lock(shop, command):

@@ -35,8 +35,9 @@ print(json.dumps({
     "by the C library": sorted(subprocess.check_output(["env"], text=True).splitlines()),
     "directory": os.getcwd(),
     "said": said,
-    "streams": [[each.encoding, each.errors, each.fileno(), each.isatty(), each.line_buffering]
-                for each in (sys.stdin, sys.stdout, sys.stderr)],
+    "writes bytecode": not sys.dont_write_bytecode,
+    "streams": [[each.encoding, each.errors, each.fileno(), each.isatty(), each.line_buffering,
+                 each.write_through] for each in (sys.stdin, sys.stdout, sys.stderr)],
     "same": [getattr(sys, name) is getattr(sys, f"__{name}__")
              for name in ("stdin", "stdout", "stderr")],
     "warnings": [sys.warnoptions, [str(each) for each in warnings.filters]],
@@ -55,10 +56,12 @@ print(json.dumps({
 """
 
 
-def started_and_forked(command: list[Any], folder: Path, **given: Any) -> list[Any]:
+def started_and_forked(
+    command: list[Any], folder: Path, variables: dict[str, str], **given: Any
+) -> list[Any]:
     """What the program finds when it is started, and when it is forked."""
-    environment = {**os.environ, "PYTHONPATH": str(folder), "CITY": "Köln"}
-    environment.pop("PYTEST_CURRENT_TEST", None)
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("PYT")}
+    environment = {**plain, "PYTHONPATH": str(folder), "CITY": "Köln", **variables}
     found = []
     for start in (subprocess.Popen, lambda *a, **b: ForkedPython(*a, imports=IMPORTS, **b)):
         process = start(
@@ -71,27 +74,35 @@ def started_and_forked(command: list[Any], folder: Path, **given: Any) -> list[A
     return found
 
 
-@pytest.mark.parametrize("options", [[], ["-W", "error"], ["-W", "error", "-W", "ignore::Warning"]])
+@pytest.mark.parametrize(
+    ("options", "variables"),
+    [
+        ([], {}),
+        (["-W", "error"], {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}),
+        (["-W", "error", "-W", "ignore::Warning"], {}),
+    ],
+    ids=["plain", "unbuffered", "with options"],
+)
 @pytest.mark.parametrize(
     "program",
     [["-c", LOOKS], ["-m", "looks"], ["-m", "looking.deeply"], ["-m", "looking"], ["looks.py"]],
     ids=["code", "module", "module of a package", "package", "path"],
 )
-def test_forked_program_finds_what_a_started_one_finds(program, options, tmp_path):
+def test_forked_program_finds_what_a_started_one_finds(program, options, variables, tmp_path):
     (tmp_path / "looks.py").write_text(LOOKS)
     (tmp_path / "looking").mkdir()
     for name in ("__init__", "__main__", "deeply"):
         text = "" if name == "__init__" else LOOKS
         (tmp_path / "looking" / f"{name}.py").write_text(text)
 
-    started, forked = started_and_forked([*options, *program, "größe", "-x"], tmp_path)
+    started, forked = started_and_forked([*options, *program, "größe", "-x"], tmp_path, variables)
 
     assert forked == started
     assert forked["parent"] == os.getpid()
 
 
 def test_forked_program_leads_a_session_where_a_started_one_does(tmp_path):
-    started, forked = started_and_forked(["-c", LOOKS], tmp_path, start_new_session=True)
+    started, forked = started_and_forked(["-c", LOOKS], tmp_path, {}, start_new_session=True)
 
     assert forked == started
     assert forked["leads its session"]

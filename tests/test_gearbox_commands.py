@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import sysconfig
 import textwrap
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from forked_python import OF_GEARBOX, ForkedPython, run_forked
 from needs import need
 from projects import PLAIN, model_source, write_project
 
@@ -157,21 +159,22 @@ class Bakery:
         os.mkfifo(path / "gate")
         self.started: list[subprocess.Popen[bytes]] = []
 
-    def start(self, *command: str) -> subprocess.Popen[bytes]:
+    def start(self, *command: str, is_forked: bool = True) -> subprocess.Popen[bytes]:
+        """Start a command. is_forked: from a process that has imported TurboGears."""
         environ = {name: os.environ[name] for name in os.environ if name != "COLUMNS"}
-        process = subprocess.Popen(
-            [GEARBOX, *command],
-            cwd=self.path,
-            env=environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        given: dict[str, Any] = {"cwd": self.path, "env": environ}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        if is_forked:
+            words = [sys.executable, GEARBOX, *command]
+            process = ForkedPython(words, imports=OF_GEARBOX, **given, **pipes)
+        else:
+            process = subprocess.Popen([GEARBOX, *command], **given, **pipes)
         self.started.append(process)
         return process
 
-    def run(self, *command: str) -> tuple[int, str, str]:
+    def run(self, *command: str, is_forked: bool = True) -> tuple[int, str, str]:
         """Run a command; return its exit code, and what it wrote to stdout and stderr."""
-        process = self.start(*command)
+        process = self.start(*command, is_forked=is_forked)
         out, err = process.communicate(timeout=PATIENCE_SECONDS)
         return process.returncode, out.decode(), err.decode()
 
@@ -204,9 +207,9 @@ class Bakery:
         return found
 
     def _python(self, script: str) -> str:
-        done = subprocess.run(
-            [Path(sysconfig.get_path("scripts")) / "python", "-c", textwrap.dedent(script)],
-            cwd=self.path, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False,
+        done = run_forked(
+            [sys.executable, "-c", textwrap.dedent(script)], imports=OF_GEARBOX, cwd=self.path,
+            text=True, timeout=PATIENCE_SECONDS,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
@@ -237,7 +240,8 @@ def read_to(process: subprocess.Popen[bytes], text: str) -> str:
 def test_worker_runs_jobs_in_the_application_of_the_ini_file(bakery):
     good, bad = bakery.enqueue("bake", "rye"), bakery.enqueue("burn", "toast")
 
-    code, out, err = bakery.run("asyncjob-worker", "-c", "development.ini", "--burst")
+    words = ("asyncjob-worker", "-c", "development.ini", "--burst")
+    code, out, err = bakery.run(*words, is_forked=False)
 
     assert (code, out) == (0, "")
     assert bakery.loaves() == ["rye of Mill Lane"]

@@ -8,13 +8,13 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 
+from forked_python import OF_COMMANDS, run_forked
 from tgext.asyncjob import JobQueue
 from tgext.asyncjob.cli.worker_process import log as process_log
 from tgext.asyncjob.worker import job_log
@@ -92,7 +92,7 @@ def enqueued(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("enqueued")
     write_shop(folder, "")
     environ = {**os.environ, "PYTHONPATH": str(folder)}
-    subprocess.run([sys.executable, "-c", ENQUEUE], env=environ, check=True)
+    run_forked([sys.executable, "-c", ENQUEUE], imports=OF_COMMANDS, env=environ).check_returncode()
     return folder / "jobs.db"  # whole: the last connection has been closed
 
 
@@ -112,9 +112,9 @@ def test_worker_says_that_a_job_failed_whatever_the_logging_of_its_application(
     shutil.copy(enqueued, tmp_path)
     environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
 
-    done = subprocess.run(
+    done = run_forked(
         [sys.executable, "-m", "tgext.asyncjob", "worker", "--app", "shop:queue", "--burst", *more],
-        env=environ, cwd=tmp_path, capture_output=True, text=True, check=False,
+        imports=OF_COMMANDS, env=environ, cwd=tmp_path, text=True,
     )  # fmt: skip
 
     assert done.returncode == 0, done.stderr
