@@ -6,6 +6,7 @@ thread that lives on runs jobs of a test that is over, and an open transaction s
 
 from __future__ import annotations
 
+import gc
 import re
 import threading
 import time
@@ -74,6 +75,16 @@ BY_DATABASE = ("test_sql_backend.py", "test_sql_promises.py", "test_sql_explain.
 LONGEST = (*APART, "test_sql_survival.py", "test_sql_backend.py", "test_gearbox_commands.py",
            "test_quickstart.py", "test_sql_promises.py", "test_sql_statements.py",
            "test_task_executors.py", "test_servers.py", "test_sql_session_kinds.py")  # fmt: skip
+
+
+# Of the imports of all tests most stays, so that the garbage collector would look at it in vain:
+# while they are imported, and, in the objects that are there then, at each of its runs thereafter.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_xdist_make_scheduler(config: Any, log: Any) -> Any:

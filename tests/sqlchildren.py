@@ -10,6 +10,7 @@ process: it reads requests as JSON lines, and answers each with a line.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -95,4 +96,6 @@ if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     for each in sys.argv[1:]:
         importlib.import_module(each)
+    gc.collect()
+    gc.freeze()  # a collection in a child would copy all that is there
     _serve()
