@@ -43,6 +43,9 @@ OF_COMMANDS = (
 #: What a gearbox command of an application imports, before that.
 OF_GEARBOX = f"gearbox.main tg tgext.asyncjob.turbogears {OF_COMMANDS}"
 
+#: What a server of such an application imports; gunicorn looks at its start which folder it is in.
+OF_SERVERS = f"concurrent.futures.thread hupper logging.config paste.deploy ssl {OF_GEARBOX}"
+
 _EXECUTE = inspect.signature(subprocess.Popen._execute_child)  # type: ignore[attr-defined]
 
 #: What is said to Popen and a forked process can follow; other things must not be said.

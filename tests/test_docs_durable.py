@@ -33,6 +33,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import scoped_session, sessionmaker
 
 from databases import url_of
+from forked_python import OF_SERVERS, run_forked
 from needs import need
 from test_docs import ROOT, docs_text, parse, run
 from test_servers import SCRIPTS, Project, free_port, gearbox, installed
@@ -142,9 +143,9 @@ def test_import_of_the_page_that_is_interrupted_after_its_second_part_has_each_r
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([["name"], *([name] for name in names)])
 
-    died = subprocess.run(
+    died = run_forked(
         [sys.executable, "imports.py", url, str(path), moment],
-        cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_SECONDS,
+        imports=OF_SERVERS, cwd=tmp_path, text=True, timeout=PATIENCE_SECONDS,
     )  # fmt: skip
     monkeypatch.syspath_prepend(str(tmp_path))
     people: Any = run(source, "people")

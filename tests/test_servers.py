@@ -7,6 +7,7 @@ pipes hold whatever reads them until the test writes.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -22,9 +23,11 @@ import urllib.parse
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from forked_python import OF_SERVERS, ForkedPython
 from needs import need
 from projects import PLAIN, write_project
 
@@ -183,7 +186,12 @@ def free_port() -> int:
 
 
 class Project:
-    """The project on disk, what its jobs have noted, and the programs that are run in it."""
+    """The project on disk, what its jobs have noted, and the programs that are run in it.
+
+    is_forked: whether those in Python come from a process that has imported what they need.
+    """
+
+    is_forked = True
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -204,9 +212,13 @@ class Project:
 
     def start(self, *command: object) -> subprocess.Popen[bytes]:
         """Start a program in a session of its own; ``output`` tells what it says."""
+        words = [str(word) for word in command]
+        start: Any = subprocess.Popen
+        if self.is_forked and words[0] == sys.executable:
+            start = functools.partial(ForkedPython, imports=OF_SERVERS)
         with (self.path / "output").open("ab") as output:
-            started = subprocess.Popen(
-                [str(word) for word in command],
+            started = start(
+                words,
                 cwd=self.path,
                 env=self.environ,
                 stdin=subprocess.DEVNULL,
@@ -427,6 +439,7 @@ def test_gunicorn_worker_ends_after_a_sigterm_though_its_job_does_not(project):
 
 
 def test_gunicorn_worker_has_its_threads_with_its_first_request(project):
+    project.is_forked = False
     server = gunicorn(project, "--workers", 1, "--preload")
 
     assert len(project.get("/")["threads"]) == 3
@@ -458,6 +471,7 @@ def change_and_reload(project, version):
 
 
 def test_gearbox_serve_reloads_a_changed_module_and_runs_jobs_before_and_after(project):
+    project.is_forked = False
     project.serve(*gearbox("serve", "--reload"))
     before = project.get("/perform", name="before")
     assert project.note("before")["pid"] == before["pid"]
