@@ -24,6 +24,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -136,10 +137,10 @@ class ForkServer:
 
     def fork(self, request: dict[str, Any], descriptors: list[int]) -> int:
         """Return the pid of a new child of this process, which runs what *request* says."""
-        with self._lock:
+        message, adopted = json.dumps(request).encode(), b""
+        with self._lock, suppress(ConnectionError):
             _be_subreaper(True)
             try:
-                message = json.dumps(request).encode()
                 socket.send_fds(self._connection, [message], descriptors)
                 pid, adopted = self._connection.recv(MOST_BYTES), self._connection.recv(MOST_BYTES)
             finally:

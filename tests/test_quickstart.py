@@ -120,6 +120,7 @@ def test_pages_of_the_tutorial_work_in_a_quickstart_application(tutorial, backen
 
 
 def test_tests_of_the_tutorial_pass_beside_those_of_the_quickstart(tutorial):
+    tutorial.is_forked = False
     tutorial.edit("development.ini", "[app:main]\n", "[app:main]\nasyncjob.backend = sql\n")
 
     assert re.search(r"\b23 passed", tutorial.pytest())

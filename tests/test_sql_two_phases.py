@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import transaction
@@ -51,14 +51,17 @@ def two_phases_on(url: str) -> scoped_session:
     return made
 
 
-def be_killed_in_the_second_phase(url: str) -> None:
-    """A process of the application: it dies when all has been prepared."""
+def be_killed_in_the_second_phase(url: str, runs: bool) -> None:
+    """A process of the application: it dies when all has been prepared.
+
+    runs: a job, which comes before its own request.
+    """
     session = two_phases_on(url)
     queue = JobQueue("sql", session=session, table_prefix=PREFIX, threads=0, secret="swordfish")
     event.listen(
         session.get_bind(), "commit_twophase", lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     )
-    if os.environ.get("TWO_PHASES_RUNS"):
+    if runs:
         queue.run_pending(1)
     with queue.in_transaction():
         session.execute(text("SELECT 1"))
@@ -66,11 +69,21 @@ def be_killed_in_the_second_phase(url: str) -> None:
         transaction.commit()
 
 
-def die(place: Place, **variables: str) -> None:
-    with ForkServer("test_sql_two_phases", **{PREFIX_VARIABLE: PREFIX, **variables}) as fork_server:
-        arguments = {"url": place.url}
+@pytest.fixture(scope="module")
+def fork_server() -> Iterator[ForkServer]:
+    with ForkServer("test_sql_two_phases", **{PREFIX_VARIABLE: PREFIX}) as made:
+        yield made
+
+
+@pytest.fixture
+def die(place: Place, fork_server: ForkServer) -> Callable[[bool], None]:
+    """Lets a process die. Its argument: while it runs a job."""
+
+    def start(runs: bool) -> None:
         function = "test_sql_two_phases:be_killed_in_the_second_phase"
-        assert fork_server.run(function, **arguments) == -signal.SIGKILL
+        assert fork_server.run(function, url=place.url, runs=runs) == -signal.SIGKILL
+
+    return start
 
 
 def settle(place: Place, how: str) -> None:
@@ -88,9 +101,9 @@ def settle(place: Place, how: str) -> None:
 
 @pytest.mark.parametrize(("how", "ran"), [("COMMIT", 1), ("ROLLBACK", 0)])
 def test_request_that_dies_between_the_phases_leaves_its_job_to_who_settles_it(
-    place, queue, how, ran
+    place, queue, die, how, ran
 ):
-    die(place)
+    die(False)
     uid = queue.perform(write_one, "another")
 
     assert queue.run_pending() == 1  # nothing waits for what is prepared
@@ -102,10 +115,10 @@ def test_request_that_dies_between_the_phases_leaves_its_job_to_who_settles_it(
 
 @pytest.mark.parametrize(("how", "status"), [("COMMIT", SUCCESSFUL), ("ROLLBACK", READY)])
 def test_job_whose_worker_dies_between_the_phases_is_left_to_who_settles_it(
-    place, queue, how, status
+    place, queue, die, how, status
 ):
     uid = queue.perform(write_one, "done")
-    die(place, TWO_PHASES_RUNS="yes")
+    die(True)
 
     queue.backend.rescue()
     assert queue.result(uid).status is RUNNING
