@@ -97,7 +97,7 @@ class Environment:
     def install(self, *what: str | Path) -> None:
         done = run(
             sys.executable, "-m", "pip", "--python", self.python, "install", "--quiet", "--upgrade",
-            *what, cwd=self.folder,
+            "--no-compile", *what, cwd=self.folder,
         )  # fmt: skip
         if done.returncode and UNREACHABLE.search(done.stderr) and not os.environ.get("CI"):
             pytest.skip("the package index cannot be reached")

@@ -20,7 +20,6 @@ from sqlalchemy import Engine, create_engine, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
 from backend_contract import DONE, a_job
-from otherprocess import OtherProcess
 from sqlqueues import KINDS, PREFIX, Place, effects, options_of, place_of
 from tgext.asyncjob.backends.sql import SqlBackend, states
 from tgext.asyncjob.job import CANCELLED, SUCCESSFUL, Claim, WorkerId
@@ -29,6 +28,9 @@ pytestmark = pytest.mark.slow
 
 #: All of them where CI is set; a laptop has better things to do.
 ROUNDS = 1000 if os.environ.get("CI") else 250
+
+#: Claims that are prepared for as many rounds: a rescuer looks at all there are in each.
+AT_ONCE = 50
 
 #: The longest that a racer starts behind the barrier, in seconds: about as long as one of their
 #: transactions takes, so that each comes first in some rounds.
@@ -104,15 +106,12 @@ class Race:
             pass
 
 
-def stale_claims(
-    place: Place, backend: SqlBackend, process: OtherProcess, rounds: int
-) -> list[Claim]:
-    """Jobs that run, each with a worker of its own, whose process has died."""
-    backend.enqueue([a_job(backend) for _ in range(rounds)])
-    claims: list[Claim] = []
-    while len(claims) < rounds:
-        claims += backend.claim(WorkerId("prepares"), None, 100)
-    claims = [claim._replace(worker_id=process.worker_id()) for claim in claims]
+def stale_claims(place: Place, backend: SqlBackend, dead: list[WorkerId]) -> list[Claim]:
+    """Jobs that run, each with one of these workers."""
+    backend.enqueue([a_job(backend) for _ in dead])
+    claims = backend.claim(WorkerId("prepares"), None, len(dead))
+    pairs = zip(claims, dead, strict=True)
+    claims = [claim._replace(worker_id=worker_id) for claim, worker_id in pairs]
     tables = place.tables
     with place.engine.begin() as connection:
         for claim in claims:
@@ -165,8 +164,9 @@ def test_of_two_stale_finishers_a_rescuer_and_a_canceller_exactly_one_wins(
 ):
     preparing, rescuer, canceller = make_backend(), make_backend(), make_backend()
     process = other_process()
-    claims = stale_claims(place, preparing, process, ROUNDS)
+    dead = [process.worker_id() for _ in range(ROUNDS)]
     process.die()
+    claims: list[Claim] = []
     racers: dict[str, Callable[[int], object]] = {
         "one": retried(preparing, finisher(place.engine, preparing, claims)),
         "two": retried(preparing, finisher(place.engine, make_backend(), claims)),
@@ -176,7 +176,10 @@ def test_of_two_stale_finishers_a_rescuer_and_a_canceller_exactly_one_wins(
     how: Counter[str] = Counter()
 
     with Race(racers, ROUNDS) as race:
-        for claim in claims:
+        for number, _ in enumerate(dead):
+            if number == len(claims):
+                claims += stale_claims(place, preparing, dead[number : number + AT_ONCE])
+            claim = claims[number]
             let_be_known(place, preparing, claim)
             answers = race.run()
             if answers["rescuer"] == 0 and not (answers["one"] or answers["two"]):
