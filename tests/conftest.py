@@ -6,6 +6,7 @@ thread that lives on runs jobs of a test that is over, and an open transaction s
 
 from __future__ import annotations
 
+import functools
 import gc
 import re
 import threading
@@ -173,6 +174,17 @@ def queue() -> Iterator[JobQueue]:
     with JobQueue(threads=2) as made:
         made.start_worker()
         yield made
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _tables_described_once() -> Iterator[None]:
+    """Let the backends of a prefix share what describes their tables, and with it the statements
+    that SQLAlchemy has compiled for an engine: both cost more than most tests."""
+    from tgext.asyncjob.backends.sql import store
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "make_tables", functools.lru_cache(maxsize=8)(store.make_tables))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -33,7 +32,7 @@ from databases import url_of
 from test_backend_model import RETENTION_SECONDS, compare
 from tgext.asyncjob import ConfigError, JobQueue, task
 from tgext.asyncjob.backends.base import Standing
-from tgext.asyncjob.backends.sql import SqlBackend, progress, store, taking
+from tgext.asyncjob.backends.sql import SqlBackend, progress, taking
 from tgext.asyncjob.backends.sql.pruning import PRUNED_AT_ONCE
 from tgext.asyncjob.backends.sql.taking import PROMOTED_AT_ONCE
 from tgext.asyncjob.call import Call
@@ -81,15 +80,6 @@ class Database:
     def drop(self) -> None:
         self.tables.metadata.drop_all(self.engine)
         self.engine.dispose()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _tables_described_once() -> Iterator[None]:
-    """Let the backends of a prefix share what describes their tables, and with it the statements
-    that SQLAlchemy has compiled: both cost more than most tests here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "make_tables", functools.cache(store.make_tables))
-        yield
 
 
 @pytest.fixture(scope="module", params=KINDS)
