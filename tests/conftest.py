@@ -65,7 +65,7 @@ class Database:
 
 
 #: Modules whose tests share nothing: each goes to whichever process is free.
-APART = ("test_crash.py", "test_commands.py", "test_sql_race.py")
+APART = ("project_checks.py", "test_crash.py", "test_commands.py", "test_sql_race.py")
 
 #: Modules whose fixtures are made anew for each kind of database, as a parameter of a test's says:
 #: the tests of one kind go together.
