@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from forked_python import ForkedPython
 
@@ -111,15 +112,14 @@ class Processes:
         place = self._place.of_process(role, self._made)
         if self._made > self._size + 1:  # it replaces one of the first
             place = replace(place, older="")
+        command = [sys.executable, "-m", f"crash.{role}"]
         with place.path("log").open("wb") as log:
-            process = ForkedPython(
-                [sys.executable, "-m", f"crash.{role}"],
-                imports=IMPORTS,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env=place.environment(),
-            )
+            streams: Any = {"stdin": subprocess.PIPE, "stdout": log, "stderr": log}
+            streams["env"] = place.environment()
+            if place.older:  # a forked one has imported the present version
+                process: Any = subprocess.Popen(command, **streams)
+            else:
+                process = ForkedPython(command, imports=IMPORTS, **streams)
         child = Child(place.name, role, process, place.path("journal"))
         self.children.append(child)
         self.all.append(child)
