@@ -116,7 +116,8 @@ class Listing:
             is_it = or_(path == wanted.error, path.endswith(f".{wanted.error}", autoescape=True))
             # Not EXISTS, of which PostgreSQL may make a join that reads all errors for each job.
             its = select(errors.c.number).where(errors.c.uid == jobs.c.uid, is_it).limit(1)
-            found.append(its.scalar_subquery().is_not(None))
+            # One that was never claimed, as most that wait, has none.
+            found += [jobs.c.lease > 0, its.scalar_subquery().is_not(None)]
         return found
 
 
