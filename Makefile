@@ -30,7 +30,7 @@ CRASH_OPTIONS = $(if $(DB),--db $(DB)) $(if $(LONG),--long) $(if $(ANSWERS),--an
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL = help
-.PHONY: help demo dist test fast check lint types docs screenshots mutants crash clocks bench bench-sql clean browser
+.PHONY: help demo dist test fast check lint types docs screenshots mutants crash clocks bench bench-sql bench-web clean browser
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -53,6 +53,7 @@ help:
 	@echo 'make clocks           set the clocks of databases and machine while jobs run (docs/crash.rst)'
 	@echo 'make bench            compare benchmarks/memory.py and executors.py with other packages; BENCH=--quick: short run'
 	@echo 'make bench-sql        run benchmarks/sql.py and neighbours.py; takes some 13 minutes; BENCH=--quick: short run'
+	@echo 'make bench-web        time the pages beside 1,000,000 jobs (benchmarks/web.py); BENCH=--quick: short run'
 	@echo 'make clean            remove everything that these targets create'
 	@echo
 	@echo 'Each target creates the virtual environment VENV=$(VENV) with PYTHON=$(PYTHON)'
@@ -124,6 +125,9 @@ bench: $(VENV)/.made-bench
 bench-sql: $(VENV)/.made-bench
 	$(BIN)/python benchmarks/sql.py $(BENCH)
 	$(BIN)/python benchmarks/neighbours.py $(BENCH)
+
+bench-web: $(VENV)/.made-test
+	$(BIN)/python benchmarks/web.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) .bench build dist docs/_build *.egg-info sample_app/build sample_app/dist sample_app/*.egg-info

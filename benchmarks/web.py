@@ -130,6 +130,7 @@ def insert(engine: Engine, kind: str, prefix: str, state: int, most: int) -> Non
         "task_name": "CASE WHEN (value & 3) = 0 THEN 'shop.mails.send' ELSE 'shop.thumbs.make' END",
         "payload": """'{"f":"shop.mails:send"}'""",
         "attempts": "1" if ended else "0",
+        "lease": "1" if ended else "0",
         "enqueued_by": "CASE WHEN (value & 255) = 0 THEN 'ada' END",
         "enqueued_at": f"{now} - value * 0.1",
     }

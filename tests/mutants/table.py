@@ -357,7 +357,7 @@ _TABLE: dict[str, list[tuple[str, str, str, str]]] = {
     ],
     "backends/sql/pruning.py": [
         ("a job is pruned that was retried meanwhile",
-         "jobs.c.uid.in_(found), self._tables.still(*states), is_old", "jobs.c.uid.in_(found)",
+         "self._remove(found, self._tables.still(*states), is_old)", "self._remove(found)",
          "test_sql_backend.py -k 'sqlite and pruned'"),
     ],
 }
