@@ -108,6 +108,7 @@ class BackendMachine(RuleBasedStateMachine):
     """Does the same to a backend and to the model, and compares what they answer."""
 
     make: Callable[[Clock], Backend]
+    keeps_places = False
 
     uids = Bundle("uids")
 
@@ -276,7 +277,8 @@ class BackendMachine(RuleBasedStateMachine):
             job.status, job.finished_at, job.cancelled = READY, None, False
             job.due, job.progress = self.clock.seconds, NO_PROGRESS
             job.budget = job.attempts + job.max_attempts
-            job.order = self.next_order()  # it is enqueued again: behind those that wait
+            if not self.keeps_places:
+                job.order = self.next_order()
 
     @rule(seconds=st.integers(1, 9))
     def let_time_pass(self, seconds: int) -> None:
@@ -334,11 +336,17 @@ def compare(
     *,
     examples: int = SETTINGS.max_examples,
     steps: int = SETTINGS.stateful_step_count,
+    keeps_places: bool = False,
 ) -> None:
-    """Compare a backend with the model; it keeps ended jobs RETENTION_SECONDS."""
+    """Compare a backend with the model; it keeps ended jobs RETENTION_SECONDS.
+
+    keeps_places: whether a retried job comes before those that were enqueued after it, else behind
+    all that wait.
+    """
     if os.environ.get("FAST"):
         examples = examples // 4
-    machine = type("Machine", (BackendMachine,), {"make": staticmethod(make_backend)})
+    given = {"make": staticmethod(make_backend), "keeps_places": keeps_places}
+    machine = type("Machine", (BackendMachine,), given)
     chosen = settings(SETTINGS, max_examples=examples, stateful_step_count=steps)
     run_state_machine_as_test(machine, settings=chosen)
 

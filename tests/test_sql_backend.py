@@ -135,7 +135,7 @@ def test_sql_backend_does_what_the_model_does(make_backend, database):
         made.append(make_backend(retention_seconds=RETENTION_SECONDS, clock=clock))
         return made[-1]
 
-    compare(fresh, examples=12, steps=30)
+    compare(fresh, examples=12, steps=30, keeps_places=True)
 
 
 # -- what a dead worker held
