@@ -163,7 +163,8 @@ def test_program_of_the_readme(chromium, take):
         chromium.get(server.application_url)
         press(chromium, "10 days")
         program.steps.allow(4)
-        wait_until(chromium, lambda driver: re.search(r'<progress value="4"', driver.page_source))
+        value = "return document.querySelector('progress')?.value"
+        wait_until(chromium, lambda driver: driver.execute_script(value) == 4)
         take("readme-running", width=NARROW)
 
         program.steps.allow(6)
