@@ -111,7 +111,8 @@ class Rows:
         """Return the job with its call in serialized form. Raises NotSerializable."""
         row = self.of_job(job)
         check_size(row["name"], row, self._most_bytes())
-        serialized, deciding = _serialized(row), _deciding(row)
+        serialized = SerializedCall(row["name"], row["payload"], row["signature"])
+        deciding = _deciding(row)
         load = partial(self._load, job.uid, serialized, deciding, job.options)
         call: Any = UnopenedCall(row["name"], load, row)
         return job._replace(call=call)
@@ -123,7 +124,7 @@ class Rows:
         if type(call) is UnopenedCall and call.row is not None:
             return dict(call.row)
         after, context = job.run_after, job.context
-        row = {
+        row: dict[str, Any] = {
             "uid": job.uid,
             "state": states.SCHEDULED if after else states.AVAILABLE,
             "rank": -job.options.priority,
@@ -136,9 +137,13 @@ class Rows:
         }
         serialized = self.serializer.dump(job.uid, job.call, bound=self._bound(_deciding(row)))
         self._check_options(job.options, serialized)
-        return {**row, **serialized._asdict(), "task_name": listed(serialized.name)}
+        row["name"], row["payload"], row["signature"] = serialized
+        row["task_name"] = listed(serialized.name)
+        return row
 
     def _check_options(self, options: TaskOptions, serialized: SerializedCall) -> None:
+        if options is DEFAULT_OPTIONS:
+            return
         for name in _not_in_rows(options):
             task = self.serializer.task_of(serialized)
             if task is None or getattr(task, name) is not getattr(options, name):
@@ -163,8 +168,8 @@ class Rows:
         """Read the job of a row. opened: read its call at once, which raises as
         ``CallSerializer.load`` does."""
         options = self._options(row) if opened else self.options(row)
-        serialized = _serialized(row._mapping)
-        deciding = _deciding(row._mapping)
+        serialized = SerializedCall(row.name, row.payload, row.signature)
+        deciding = _Deciding(row.queue_name, row.rank, row.options, row.context)
         load = partial(self._load, row.uid, serialized, deciding, options)
         call: Any = load() if opened else UnopenedCall(row.name, load)
         if opened and row.options and _TASKS_OWN in row.options:
@@ -280,10 +285,6 @@ class _Deciding(NamedTuple):
 
 def _deciding(row: Mapping[Any, Any]) -> _Deciding:
     return _Deciding(row["queue_name"], row["rank"], row["options"], row["context"])
-
-
-def _serialized(row: Mapping[Any, Any]) -> SerializedCall:
-    return SerializedCall(row["name"], row["payload"], row["signature"])
 
 
 @functools.lru_cache(maxsize=256)

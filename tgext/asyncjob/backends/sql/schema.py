@@ -42,7 +42,8 @@ class Schema:
     def identity(self) -> str | None:
         """What distinguishes these tables from all others; None if whoever created them has given
         them none."""
-        self.ensure()
+        if self._unopened is not None:
+            self.ensure()
         return self._identity
 
     def version(self) -> int | None:
