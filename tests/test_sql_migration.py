@@ -144,14 +144,14 @@ def test_more_rows_than_one_transaction_fills_are_filled(old, monkeypatch):
 def test_migration_that_was_interrupted_anywhere_goes_on(old):
     old.enqueue()
     interrupted = 0
-    while True:
+    for stop in range(1, 40):
         with closing(old.backend()) as backend:
             changes: list[str] = []
 
-            def interrupt(_connection, _cursor, statement, *_rest, changes=changes):
+            def interrupt(_connection, _cursor, statement, *_rest, changes=changes, stop=stop):
                 if statement.startswith(CHANGES):
                     changes.append(statement)
-                if len(changes) == 2:
+                if len(changes) == stop:
                     raise KeyboardInterrupt
 
             event.listen(backend._dialect.engine, "before_cursor_execute", interrupt)

@@ -47,7 +47,7 @@ REST_SECONDS = 1.0
 #: Rows whose new columns one transaction fills: it holds their locks for a few milliseconds.
 FILLED_AT_ONCE = 500
 
-#: Times that ``create_missing`` looks again for tables that another process creates meanwhile.
+#: How often a statement is tried that another process may execute at the same time.
 TRIES = 3
 
 
@@ -62,26 +62,35 @@ class Migration:
         """Add what is missing; nothing, if the tables are new. Raises DBAPIError if a lock was not
         to be had for PATIENCE_SECONDS."""
         for table in self._tables.main_tables:
-            self._until_none(partial(self._missing_columns, table))
+            while statements := self._missing_columns(table):
+                self._change(statements[0], partial(self._has, table, statements[0]))
         self._fill()
-        for table in self._tables.main_tables:
-            self._until_none(partial(self._missing_indexes, table))
-        self._until_none(self._obsolete_indexes)
+        for statement in self._of_indexes():
+            self._change(statement)
 
-    def _until_none(self, missing: Callable[[], Sequence[str]]) -> None:
-        """Execute the statements that *missing* returns, until it returns none: another process may
-        execute them too, and a lock may take several tries."""
-        until = time.monotonic() + PATIENCE_SECONDS
-        while statements := missing():
-            log.info("upgrading the tables of jobs: %s", statements[0])
+    def _change(self, statement: str, is_done: Callable[[], bool] = lambda: False) -> None:
+        """Execute a statement that may take several tries: a lock was not to be had, or another
+        process executes it at this moment. is_done: whether that has done it."""
+        until, tries_left = time.monotonic() + PATIENCE_SECONDS, TRIES
+        log.info("upgrading the tables of jobs: %s", statement)
+        while True:
             try:
-                self._dialect.change_tables(statements[0])
+                self._dialect.change_tables(statement)
             except DBAPIError as error:
-                is_hopeless = not self._dialect.faults.is_passing(error)
-                if missing()[:1] == statements[:1]:
-                    if is_hopeless or time.monotonic() > until:
-                        raise
+                if is_done():
+                    return
+                is_passing = self._dialect.faults.is_passing(error)
+                tries_left -= not is_passing
+                if not tries_left or time.monotonic() > until:
+                    raise
+                if is_passing:
                     time.sleep(REST_SECONDS)
+            else:
+                return
+
+    def _has(self, table: Table, statement: str) -> bool:
+        """Whether a table has the column that *statement* adds."""
+        return statement not in self._missing_columns(table)
 
     def _missing_columns(self, table: Table) -> list[str]:
         engine = self._dialect.engine
@@ -93,22 +102,20 @@ class Migration:
             if column.name not in there
         ]
 
-    def _missing_indexes(self, table: Table) -> list[str]:
-        engine = self._dialect.engine
-        there = {each["name"] for each in inspect(engine).get_indexes(table.name, table.schema)}
-        return [
-            str(CreateIndex(index).compile(dialect=engine.dialect))
-            for index in sorted(table.indexes, key=lambda index: str(index.name))
-            if index.name not in there
-        ]
-
-    def _obsolete_indexes(self) -> list[str]:
-        engine, jobs = self._dialect.engine, self._tables.jobs
-        name = f"{self._tables.prefix}{OBSOLETE_INDEX}"
-        there = {each["name"] for each in inspect(engine).get_indexes(jobs.name, jobs.schema)}
+    def _of_indexes(self) -> list[str]:
+        """The statements that create what is missing, and drop what is obsolete. They look for it
+        themselves: a list of the indexes may be read while another process drops one."""
+        jobs, dialect = self._tables.jobs, self._dialect.engine.dialect
         described = Table(jobs.name, MetaData(), Column("state", Integer), schema=jobs.schema)
-        dropped = DropIndex(Index(name, described.c.state))
-        return [str(dropped.compile(dialect=engine.dialect))] if name in there else []
+        obsolete = Index(f"{self._tables.prefix}{OBSOLETE_INDEX}", described.c.state)
+        indexes = [index for table in self._tables.main_tables for index in table.indexes]
+        return [
+            *(
+                str(CreateIndex(index, if_not_exists=True).compile(dialect=dialect))
+                for index in sorted(indexes, key=lambda index: str(index.name))
+            ),
+            str(DropIndex(obsolete, if_exists=True).compile(dialect=dialect)),
+        ]
 
     # -- values of new columns
 
