@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
+
+#: Seconds in the units of an age, and the longest age, 100 years.
+UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+LONGEST_AGE = timedelta(days=36_525)
 
 
 def lasting(time: timedelta) -> str:
@@ -21,3 +26,12 @@ def lasting(time: timedelta) -> str:
 def number_of(count: int, noun: str) -> str:
     """Return as in "1 job", "2 jobs"."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def age_of(text: str) -> timedelta | None:
+    """Read an age: seconds, or as in "15m", "12h", "30d"; None if it is none of up to 100 years."""
+    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)([smhd]?)", text.strip(), re.ASCII)
+    if found is None:
+        return None
+    seconds = float(found[1]) * UNITS[found[2]]
+    return timedelta(seconds=seconds) if seconds <= LONGEST_AGE.total_seconds() else None

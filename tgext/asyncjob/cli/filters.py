@@ -10,15 +10,13 @@ from datetime import timedelta
 from ..backends.listing import MOST_LISTED, Cursor, JobFilter
 from ..job import TaskResultStatus
 from ..queue import JobQueue
+from ..wording import age_of
 from .shared_backend import overview_of
 
 #: The statuses of ended jobs, in their order.
 ENDS = [status for status in TaskResultStatus if status.is_final]
 
 _ENDED = "such a job has ended"
-
-#: Seconds in the units of an age.
-UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def add_filters(
@@ -38,13 +36,13 @@ def add_filters(
     add("--error", metavar="CLASS", help="with an error of this class, as in ValueError")
     add(
         "--since",
-        type=seconds,
+        type=_age,
         metavar="AGE",
         help="ended, or enqueued if they have not, at most so long ago: seconds, or as in 15m, 12h",
     )
     add(
         "--older-than",
-        type=seconds,
+        type=_age,
         metavar="AGE",
         help="ended, or enqueued if they have not, at least so long ago",
     )
@@ -61,10 +59,7 @@ def filter_of(
 ) -> JobFilter:
     """Return the filter that was asked for. statuses: those that it has if it names none."""
     now = overview_of(queue).now()
-    since, until = (
-        None if age is None else now - timedelta(seconds=age)
-        for age in (wanted.since, wanted.older_than)
-    )
+    since, until = (None if age is None else now - age for age in (wanted.since, wanted.older_than))
     chosen = wanted.status or statuses
     return JobFilter.of(chosen, wanted.name, wanted.queue, wanted.user, wanted.error, since, until)
 
@@ -82,14 +77,9 @@ def uids_of(queue: JobQueue, wanted: JobFilter) -> list[str]:
             return found
 
 
-def seconds(text: str) -> float:
-    number = text.strip().rstrip("smhd")
-    unit = text.strip()[len(number) :]
-    try:
-        found = float(number) * UNITS[unit]
-    except (ValueError, KeyError):
-        found = -1.0
-    if not 0 <= found < float("inf"):
+def _age(text: str) -> timedelta:
+    found = age_of(text)
+    if found is None:
         raise ArgumentTypeError(
             f"expected an age: seconds, 0 or more, or as in 15m, 12h, 30d, got {text!r}"
         )

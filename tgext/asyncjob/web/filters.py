@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..backends.listing import Cursor, JobFilter
 from ..errors import ConfigError
-from .moments import age_of
+from ..wording import age_of
 
 if TYPE_CHECKING:
     from .visit import Visit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from markupsafe import Markup
 
@@ -38,13 +38,3 @@ def ago(instant: datetime | None, now: datetime) -> Markup:
 def absolute(instant: datetime) -> str:
     """Return an instant in UTC, to the second."""
     return f"{instant:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def age_of(text: str) -> timedelta | None:
-    """Read an age, as "90", "90s", "15m", "1h" or "1d"; None if it is none of up to 100 years."""
-    unit = {"s": 1, "m": 60, "h": 3_600, "d": _DAY}.get(text[-1:])
-    digits = text if unit is None else text[:-1]
-    if not (digits.isascii() and digits.isdigit() and len(digits) < 11):
-        return None
-    seconds = int(digits) * (unit or 1)
-    return timedelta(seconds=seconds) if seconds <= 36_525 * _DAY else None
