@@ -511,9 +511,15 @@ class Keeping(Gathering):
 
     async def hear(self, fifo: str, times: int = 1) -> None:
         """Wait until so many workers have said something."""
-        heard = ""
-        while heard.count("\n") < times:
-            heard += await asyncio.to_thread(Path(fifo).read_text)
+
+        def read() -> None:
+            # For writing, too: a writer that comes as the last one has gone finds a reader.
+            with open(fifo, "r+b", buffering=0) as pipe:
+                heard = b""
+                while heard.count(b"\n") < times:
+                    heard += pipe.read(4096)
+
+        await asyncio.to_thread(read)
 
 
 def test_results_are_bounded_for_the_whole_pool(fifo):
