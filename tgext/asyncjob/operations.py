@@ -59,7 +59,11 @@ class QueueOperations:
         Raises ConfigError for values that are none of these.
         """
         wanted = JobFilter.of(status, name, queue_name, user, error, since, until)
-        found = self.backend.find(wanted, Cursor.of(after), check_limit(limit))
+        return self.page_of(wanted, Cursor.of(after), check_limit(limit))
+
+    def page_of(self, wanted: JobFilter, after: Cursor | None, limit: int) -> JobPage:
+        """Return one page of the jobs of a filter; see ``jobs``."""
+        found = self.backend.find(wanted, after, limit)
         snapshots = self.backend.get_many(found.uids)
         return JobPage([TaskResult(self.results, each) for each in snapshots], found.next)
 

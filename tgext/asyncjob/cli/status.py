@@ -182,8 +182,7 @@ def _listed(queue: JobQueue, wanted: Namespace, now: datetime) -> CommandResult:
     if wanted.uid:
         raise ConfigError("status: expected uids or a filter, got both; leave one of them out")
     limit = check_limit(LISTED if wanted.limit is None else wanted.limit)
-    found = queue.backend.find(filter_of(queue, wanted), None, limit)
-    results = [queue.result(uid) for uid in found.uids]
+    results, following = queue.page_of(filter_of(queue, wanted), None, limit)
     code = FINE if results else NOTHING_FOUND
     if wanted.json:
         return as_json([{**each.__json__(), "attempts": each.attempts} for each in results], code)
@@ -202,7 +201,7 @@ def _listed(queue: JobQueue, wanted: Namespace, now: datetime) -> CommandResult:
         for each in results
     ]
     heads = ["JOB", "STATUS", "CALL", "ENDED OR ENQUEUED", "ATTEMPTS", "BY", "LAST ERROR"]
-    more = "\n(there are more: --limit)" if found.next is not None else ""
+    more = "\n(there are more: --limit)" if following is not None else ""
     return CommandResult(table(heads, rows) + more, code)
 
 
