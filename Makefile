@@ -8,7 +8,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-PROCESSES ?= 3
+PROCESSES ?= 4
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 
@@ -22,6 +22,7 @@ DEMO_ONCE_fail = --once=fail
 DEMO_OPTIONS = $(DEMO_ONCE_$(ONCE))
 
 # make mutants: ONLY=savepoint, words of a name or a file; all of them otherwise
+# make bench-versions: OLDER='../before ../long_before', folders made by git worktree
 # make crash: DB=sqlite,postgresql,mariadb  LONG=1 or ANSWERS=1  MUTANT=fence or split  SEED=1
 CRASH_OPTIONS = $(if $(DB),--db $(DB)) $(if $(LONG),--long) $(if $(ANSWERS),--answers) $(if $(MUTANT),--mutant $(MUTANT)) \
   $(if $(SEED),--seed $(SEED))
@@ -30,7 +31,7 @@ CRASH_OPTIONS = $(if $(DB),--db $(DB)) $(if $(LONG),--long) $(if $(ANSWERS),--an
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL = help
-.PHONY: help demo dist test fast check lint types docs screenshots mutants crash clocks bench bench-sql bench-web clean browser
+.PHONY: help demo dist test fast check lint types docs screenshots texts mutants crash bulk clocks bench bench-sql bench-celery bench-web bench-plans bench-scale bench-bulk bench-versions clean browser
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -44,16 +45,23 @@ help:
 	@echo 'make check            check style, types and docs only'
 	@echo 'make docs             build the documentation as HTML in docs/_build/html'
 	@echo 'make screenshots      take the pictures in docs/pictures again, with Chromium'
+	@echo 'make texts            write asyncjob.pot again, the texts of the pages for translators'
 	@echo 'make mutants          break the library in one line at a time and check that a test fails; ONLY=savepoint'
 	@echo 'make crash            kill workers on each database and check that no job is lost or doubled (docs/crash.rst)'
 	@echo 'make crash LONG=1     20,000 jobs and 200 kills on each; DB=sqlite: one database; SEED=2: other kills'
 	@echo 'make crash ANSWERS=1  5,000 jobs; the answer of every 20th COMMIT is lost'
 	@echo 'make crash MUTANT=fence   or MUTANT=split: break the library on purpose; the test must detect it'
 	@echo 'make timeouts         check what a worker leaves open after timeouts; LONG=1: 10,000 of each kind; DB=mariadb'
+	@echo 'make bulk             retry 100,000 failed jobs by one action, and kill the worker that does it; DB=mariadb'
 	@echo 'make clocks           set the clocks of databases and machine while jobs run (docs/crash.rst)'
 	@echo 'make bench            compare benchmarks/memory.py and executors.py with other packages; BENCH=--quick: short run'
 	@echo 'make bench-sql        run benchmarks/sql.py and neighbours.py; takes some 13 minutes; BENCH=--quick: short run'
+	@echo 'make bench-celery     compare jobs on a Celery fleet with plain Celery and own workers; BENCH=--quick: short run'
 	@echo 'make bench-web        time the pages beside 1,000,000 jobs (benchmarks/web.py); BENCH=--quick: short run'
+	@echo 'make bench-plans      count the rows that each statement reads beside 1,000,000 jobs (benchmarks/plans.py)'
+	@echo 'make bench-scale      throughput by worker threads and processes, drawn to scale.png; BENCH=--quick: short run'
+	@echo 'make bench-bulk       100,000 jobs in one transaction, with PgQueuer and COPY; BENCH=--quick: short run'
+	@echo 'make bench-versions OLDER=../before   compare the hot path with that of an older checkout, or of several'
 	@echo 'make clean            remove everything that these targets create'
 	@echo
 	@echo 'Each target creates the virtual environment VENV=$(VENV) with PYTHON=$(PYTHON)'
@@ -70,7 +78,8 @@ dist: | $(BIN)/python
 	@echo "pip install '$$(ls dist/*.whl)[turbogears,sqlalchemy]'"
 
 # `make check` is three of the tests here: it needs one core, and they wait most of the time.
-TESTS = tests tests/project_checks.py
+# As a second argument its file would not be seen: it is in the folder that is the first.
+TESTS = tests -o python_files='test_*.py project_checks.py'
 
 test: $(VENV)/.made-test browser
 	$(BIN)/python -m pytest -n $(PROCESSES) $(TESTS) $(PYTEST)
@@ -99,6 +108,9 @@ screenshots: $(VENV)/.made-test $(VENV)/bootstrap.min.css
 	CI=1 SCREENSHOTS=$(CURDIR)/docs/pictures BOOTSTRAP=$(CURDIR)/$(VENV)/bootstrap.min.css \
 	  $(BIN)/python -m pytest -q tests/sample_app/test_screenshots.py
 
+texts: $(VENV)/.made-test
+	PYTHONPATH=tests $(BIN)/python tests/texts_template.py
+
 # The pages of a quickstart application take this file from the network; the pictures must not.
 $(VENV)/bootstrap.min.css: | $(BIN)/python
 	@command -v npm >/dev/null || { echo 'npm is missing: the pictures of the tutorial need Bootstrap.' \
@@ -115,6 +127,9 @@ crash: $(VENV)/.made-test
 timeouts: $(VENV)/.made-test
 	PYTHONPATH=tests $(BIN)/python -m crash.timeouts $(if $(DB),--db $(DB)) $(if $(LONG),--long)
 
+bulk: $(VENV)/.made-test
+	PYTHONPATH=tests $(BIN)/python -m crash.bulk $(if $(DB),--db $(DB)) $(if $(JOBS),--jobs $(JOBS))
+
 clocks: $(VENV)/.made-test
 	PYTHONPATH=tests $(BIN)/python -m crash.clocks $(if $(DB),--db $(DB))
 
@@ -126,8 +141,23 @@ bench-sql: $(VENV)/.made-bench
 	$(BIN)/python benchmarks/sql.py $(BENCH)
 	$(BIN)/python benchmarks/neighbours.py $(BENCH)
 
+bench-celery: $(VENV)/.made-test
+	$(BIN)/python benchmarks/celery.py $(BENCH)
+
 bench-web: $(VENV)/.made-test
 	$(BIN)/python benchmarks/web.py $(BENCH)
+
+bench-scale: $(VENV)/.made-bench
+	$(BIN)/python benchmarks/scale.py --picture scale.png $(BENCH)
+
+bench-plans: $(VENV)/.made-test
+	$(BIN)/python benchmarks/plans.py $(BENCH)
+
+bench-bulk: $(VENV)/.made-bench
+	$(BIN)/python benchmarks/bulk.py $(BENCH)
+
+bench-versions: $(VENV)/.made-test
+	$(BIN)/python benchmarks/versions.py $(addprefix --older ,$(OLDER)) $(BENCH)
 
 clean:
 	rm -rf $(VENV) .bench build dist docs/_build *.egg-info sample_app/build sample_app/dist sample_app/*.egg-info
@@ -148,15 +178,20 @@ $(VENV)/.made-demo: $(SOURCES) | $(BIN)/python
 	$(PIP) install --quiet --editable '.[all]' --editable sample_app
 	@touch $@
 
-# uWSGI is compiled beside the rest; where that cannot be, its tests say that it is missing.
-# --no-compile: most of what is installed here is never imported. setuptools is there before the
-# rest, which is then built without an environment of its own for each.
+# uWSGI is compiled beside the rest; where that cannot be, its tests say that it is missing. It is
+# compiled for these tests: with Python as its only plugin and unoptimised, which takes a third of
+# the time, and pip does not keep it for others.
+# --no-compile: most of what is installed here is never imported. What is, one process compiles
+# here, beside the compiler; else all processes of the tests would do it, each for itself.
+# setuptools is there before the rest, which is then built without an environment for each.
 $(VENV)/.made-test: $(SOURCES) | $(BIN)/python
-	@$(PIP) wheel --quiet --no-deps --wheel-dir $(VENV)/wheels uWSGI >$(VENV)/uwsgi.log 2>&1 & \
+	@UWSGI_PROFILE=pyonly CFLAGS=-O0 $(PIP) wheel --quiet --no-cache-dir --no-deps \
+	  --wheel-dir $(VENV)/wheels uWSGI >$(VENV)/uwsgi.log 2>&1 & \
 	set -e; \
 	$(PIP) install --quiet --no-compile 'setuptools>=77' wheel; \
 	$(PIP) install --quiet --no-compile --no-build-isolation \
 	  --editable '.[all,test,docs]' --editable sample_app; \
+	$(BIN)/python -m pytest -q --collect-only $(TESTS) >/dev/null || true; \
 	wait $$! && $(PIP) install --quiet --no-index --find-links $(VENV)/wheels uWSGI \
 	  >>$(VENV)/uwsgi.log 2>&1 || { echo \
 	  'uWSGI did not install, its tests cannot run ($(VENV)/uwsgi.log).' \

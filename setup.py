@@ -35,6 +35,12 @@ EXTRAS["store"] = ["itsdangerous>=2.1"]
 EXTRAS["looppool"] = ["setproctitle>=1.3", "psutil>=5.9", "statsd>=4"]
 # progress elements, and the pages of the package
 EXTRAS["web"] = ["WebOb>=1.8.9", "kajiki>=1.0", "MarkupSafe>=2.1", "itsdangerous>=2.1"]
+# workers on a Celery fleet, over Redis or RabbitMQ
+EXTRAS["celery"] = [*EXTRAS["sqlalchemy"], "celery[redis]>=5.6.3,<6"]
+# schedules with a cron expression: its ticks, and time zones for machines that have none
+EXTRAS["cron"] = ["cronsim>=2.7", "tzdata"]
+# a live view of the queue in a terminal: status --watch
+EXTRAS["cli"] = ["rich>=13.7"]
 EXTRAS["all"] = sorted({need for needs in EXTRAS.values() for need in needs})
 EXTRAS["test"] = [
     # the runner, and pages and servers that the tests drive
@@ -79,7 +85,7 @@ EXTRAS["test"] = [
 ]
 # what `make docs` builds the pages with
 EXTRAS["docs"] = ["Sphinx>=8.1", "furo>=2024.8.6"]
-EXTRAS["bench"] = ["huey>=3,<4"]
+EXTRAS["bench"] = ["huey>=3,<4", "matplotlib>=3.8"]
 # an extra of its own: it is compiled at installation, and `make test` goes on without it
 EXTRAS["uwsgi"] = ["uWSGI>=2.0.26; sys_platform != 'win32'"]
 
@@ -118,7 +124,7 @@ setup(
     package_dir={"": "."},
     package_data={
         "tgext.asyncjob": ["py.typed"],
-        "tgext.asyncjob.web": ["static/*", "templates/*"],
+        "tgext.asyncjob.web": ["static/*", "templates/*", "asyncjob.pot"],
     },
     include_package_data=True,
     zip_safe=False,
@@ -129,12 +135,14 @@ setup(
             f"asyncjob-{name} = tgext.asyncjob.turbogears.commands:{name.capitalize()}Command"
             for name in (
                 "worker",
+                "celery",
                 "status",
                 "retry",
                 "cancel",
                 "purge",
                 "pause",
                 "resume",
+                "schedules",
                 "schema",
             )
         ],

@@ -66,14 +66,17 @@ def main():
 def serve(port, data_dir):
     """Serve the album until Ctrl-C. port 0: any free one."""
     # Imported here: the --once side is a plain HTTP client and needs none of it.
+    import tg
     import waitress
 
     with contextlib.closing(listening_socket(port)) as listener:
         app = load_album(data_dir)
+        password = tg.config["photoalbum.manager_password"]
         address = f"http://{HOST}:{listener.getsockname()[1]}/"
         print(f"The photo album is at {address}", flush=True)
         print("  Press “Use the sample pictures” and watch the bar move.")
         print("  Start the long job and cancel it; start the failing one and read why.")
+        print(f"  The jobs are at {address}asyncjob/ for “manager”, password “{password}”.")
         print("  Ctrl-C ends it.", flush=True)
         waitress.serve(app, sockets=[listener], threads=8, _quiet=True)
     print("\nThe photo album has ended.")
@@ -312,7 +315,7 @@ class Bar:
         part = max(value, 0) / total if total else 0
         filled = int(self.WIDTH * part)
         bar = "#" * filled + "." * (self.WIDTH - filled)
-        step = (status["progress"]["data"] or {}).get("step", "")
+        step = status["progress"]["data"] or ""
         line = f"[{bar}] {part:4.0%} {status['status']:<10} {step}"
         if sys.stdout.isatty():
             print(f"\r{line:<90.90}", end="", flush=True)

@@ -13,13 +13,15 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import fields
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from enum import Enum, IntEnum
 from typing import Any
 
 import pytest
 
+from tgext.asyncjob.backends.audit import Act
 from tgext.asyncjob.backends.base import Backend, Standing
+from tgext.asyncjob.backends.brief import MOST_SHOWN_BEFORE
 from tgext.asyncjob.backends.listing import Cursor, JobFilter
 from tgext.asyncjob.backends.overview import QueuePosition
 from tgext.asyncjob.call import Call
@@ -28,8 +30,6 @@ from tgext.asyncjob.executors import InlineExecutor
 from tgext.asyncjob.job import (
     CANCELLED,
     FAILED,
-    LONGEST_DELAY,
-    MOST_ATTEMPTS,
     NO_PROGRESS,
     READY,
     RUNNING,
@@ -38,23 +38,25 @@ from tgext.asyncjob.job import (
     Job,
     Outcome,
     Progress,
+    Snapshot,
     TaskError,
-    TaskOptions,
     TaskResultStatus,
     WorkerId,
 )
 from tgext.asyncjob.task import task
+from tgext.asyncjob.task_options import LONGEST_DELAY, MOST_ATTEMPTS, TaskOptions
 
 #: How long a thread may take to do what it should do at once, in seconds.
-PATIENCE_SECONDS = 3.0
+PATIENCE_SECONDS = 20.0
 
 #: How long a ``wait`` is told to last that is to return for another reason.
-LONG_SECONDS = 15.0
+LONG_SECONDS = 60.0
 
 WORKER = WorkerId("w1")
 ERROR = TaskError("builtins.ValueError", "three is not a colour", "Traceback ...")
 OTHER_ERROR = TaskError("builtins.KeyError", "'colour'", "Traceback ...")
 DONE = Outcome(SUCCESSFUL, result=42)
+LATER = datetime(2100, 1, 1, tzinfo=timezone.utc)
 AGAIN = Outcome(READY, error=ERROR)
 BROKEN = Outcome(FAILED, error=ERROR)
 
@@ -89,7 +91,15 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "backoff": (2.0, 0, 0.25, 10**9, Rank.HIGH),
     "timeout": (None, 0.001, 5, LONGEST_DELAY.total_seconds(), Rank.HIGH),
     "executor": ("thread", "process", "coroutine"),
+    "retry_on": (None,),
+    "give_up_on": ((),),
 }
+
+
+#: Values of options that no row can hold.
+PECULIAR: dict[str, Any] = {
+    "backoff": at_once_again, "executor": INLINE, "retry_on": (OSError,), "give_up_on": (OSError,),
+}  # fmt: skip
 
 
 @task
@@ -97,7 +107,7 @@ def declared() -> None:
     """A task that has no option of its own."""
 
 
-@task(backoff=at_once_again, executor=INLINE)
+@task(backoff=at_once_again, executor=INLINE, retry_on=(OSError, LookupError), give_up_on=KeyError)
 def peculiar() -> None:
     """A task whose options no row can hold."""
 
@@ -141,16 +151,26 @@ def ended(backend: Backend, outcome: Outcome = DONE, **options: Any) -> str:
     return uid
 
 
+def errors_of(found: Snapshot) -> tuple[TaskError, ...]:
+    """The errors of a job, as they were before they were stored."""
+    return tuple(each._replace(at=None, attempt=None, worker_id=None) for each in found.errors)
+
+
 def found(backend: Backend, wanted: JobFilter = JobFilter()) -> list[str]:  # noqa: B008
     """The uids of the jobs that a filter lets through."""
     return backend.find(wanted, None, 100).uids
 
 
-def found_pages(backend: Backend, limit: int) -> Iterator[list[str]]:
+def found_pages(
+    backend: Backend,
+    limit: int,
+    wanted: JobFilter = JobFilter(),  # noqa: B008
+    look_at: int | None = None,
+) -> Iterator[list[str]]:
     """The uids, a page after the other."""
     after: str | None = None
     while True:
-        page = backend.find(JobFilter(), Cursor.of(after), limit)
+        page = backend.find(wanted, Cursor.of(after), limit, look_at)
         yield page.uids
         after = page.next
         if after is None:
@@ -215,6 +235,9 @@ class BackendContract:
     #: How often a race is run.
     ROUNDS = 200
 
+    #: How many jobs each of the threads of a race enqueues.
+    CONTENDED = 150
+
     #: The retention with which ``backend`` was made.
     RETENTION_SECONDS = 1000.0
 
@@ -274,6 +297,31 @@ class BackendContract:
         assert found.result is None
         assert found.progress == NO_PROGRESS
 
+    def test_jobs_that_are_enqueued_together_are_each_as_it_was_asked(self, backend, clock):
+        text = "\"\\'%s :uid $1 {}\n\t\x7f\u2028 \u00e4\u20ac\U0001f600"
+        until = clock.now() + timedelta(hours=2)
+        jobs = [
+            a_job(backend, text, queue_name="q \u20ac\U0001f600\\\"'", context={"user": text}),
+            a_job(backend, priority=-100, max_attempts=7, timeout=0.1 + 0.2),
+            a_job(backend, run_after=timedelta(seconds=0.1)),
+            a_job(backend, run_after=until),
+            a_job(backend, {"\u0000": [None, True, 1.5, 10**30]}, context={}),
+        ]
+
+        backend.enqueue([backend.prepare(job) for job in jobs])
+
+        delayed = {jobs[2].uid: clock.now() + timedelta(seconds=0.1), jobs[3].uid: until}
+        for job in jobs:
+            found = backend.get(job.uid)
+            wanted = job._replace(run_after=None)
+            assert found.job._replace(run_after=None) == wanted
+            assert (found.status, found.enqueued_at) == (READY, clock.now())
+            assert found.run_at == delayed.get(job.uid)
+        clock.advance(3 * 3600)
+        claimed = {claim.job.uid: claim for claim in backend.claim(WORKER, None, 10)}
+        assert claimed.keys() == {job.uid for job in jobs}
+        assert [claimed[job.uid].job.call for job in jobs] == [job.call for job in jobs]
+
     @pytest.mark.parametrize("name", [field.name for field in fields(TaskOptions)])
     def test_every_option_of_a_task_is_there_when_its_job_is_claimed(self, backend, name):
         for value in OPTIONS[name]:
@@ -286,11 +334,11 @@ class BackendContract:
             assert claim.attempts_left == claim.job.options.max_attempts - 1
             backend.finish(claim, DONE)
 
-    @pytest.mark.parametrize("name", ["backoff", "executor"])
+    @pytest.mark.parametrize("name", PECULIAR)
     def test_option_that_only_this_process_has_is_there_at_the_claim_or_refused(
         self, backend, name
     ):
-        value = {"backoff": at_once_again, "executor": INLINE}[name]
+        value = PECULIAR[name]
         for target in (work, declared.func, lambda: None):
             job = Job(backend.new_uid(), Call(target, (), None), TaskOptions(**{name: value}))
             try:
@@ -301,7 +349,7 @@ class BackendContract:
             assert getattr(claim.job.options, name) is value
             backend.finish(claim, DONE)
 
-    @pytest.mark.parametrize("name", ["backoff", "executor"])
+    @pytest.mark.parametrize("name", PECULIAR)
     def test_option_that_the_task_has_of_its_own_is_there_at_the_claim(self, backend, name):
         value = getattr(peculiar, name)
         job = Job(backend.new_uid(), Call(peculiar.func, (), None), peculiar)
@@ -495,7 +543,7 @@ class BackendContract:
 
     # -- find
 
-    def test_jobs_are_found_newest_first_those_that_have_not_ended_before_the_others(
+    def test_jobs_are_found_open_ones_then_delayed_ones_then_those_that_have_ended(
         self, backend, clock
     ):
         done = [ended(backend), ended(backend)]
@@ -504,25 +552,56 @@ class BackendContract:
         running = enqueued(backend)
         claim_one(backend)
         clock.advance(1)
-        waiting = [enqueued(backend), enqueued(backend, run_after=timedelta(days=1))]
+        tomorrow = [enqueued(backend, run_after=timedelta(days=1)) for _ in range(2)]
+        waiting = [enqueued(backend), enqueued(backend, priority=-3)]
+        soon = enqueued(backend, run_after=timedelta(hours=1))
         urgent = enqueued(backend, priority=9)
 
-        assert found(backend) == [urgent, *waiting[::-1], running, failed, *done[::-1]]
+        open_ones = [urgent, *waiting[::-1], running]
+        assert found(backend) == [*open_ones, soon, *tomorrow, failed, *done[::-1]]
+        assert found(backend, JobFilter.of(queue_name=["default", "x"])) == found(backend)
+        assert found(backend, JobFilter.of(status="READY")) == [*open_ones[:-1], soon, *tomorrow]
 
     @pytest.mark.parametrize("limit", [1, 2, 3, 100])
     def test_pages_have_each_job_once(self, backend, clock, limit):
         for number in range(4):
             ended(backend, DONE if number % 2 else BROKEN)
             clock.advance(number)  # the first two at one instant
-        for _ in range(3):
-            enqueued(backend)
+        for number in range(3):
+            enqueued(backend, priority=number)
+            enqueued(backend, run_after=timedelta(hours=number // 2 + 1))
         claim_one(backend)
 
         pages = list(found_pages(backend, limit))
 
         assert [uid for page in pages for uid in page] == found(backend)
         assert all(len(page) == limit for page in pages[:-1])
-        assert len(found(backend)) == 7
+        assert len(found(backend)) == 10
+
+    @pytest.mark.parametrize(
+        "wanted",
+        [
+            JobFilter.of(queue_name="rare"),
+            JobFilter.of(queue_name="rare", until=LATER),
+            JobFilter.of("CANCELLED", error="Broken"),
+            JobFilter.of("FAILED", name=f"{__name__}.work"),
+            JobFilter.of("READY", queue_name="rare", user="ada"),
+            JobFilter.of(queue_name="none"),
+        ],
+        ids=str,
+    )
+    @pytest.mark.parametrize("look_at", [1, 3, 100])
+    def test_pages_that_look_at_some_jobs_find_each_job_once(self, backend, clock, wanted, look_at):
+        for number in range(12):
+            name = "rare" if number % 5 == 0 else "mail"
+            ended(backend, BROKEN if number % 4 == 0 else DONE, queue_name=name)
+            clock.advance(number // 3 % 2)  # some at one instant
+        enqueued(backend, queue_name="rare", context={"user": "ada"})
+
+        pages = list(found_pages(backend, 2, wanted, look_at))
+
+        assert [uid for page in pages for uid in page] == found(backend, wanted)
+        assert len(pages) <= 16
 
     def test_page_goes_on_where_the_last_ended_whatever_has_come_and_gone(self, backend, clock):
         uids = []
@@ -748,7 +827,8 @@ class BackendContract:
         assert len(set(leases)) == 4
 
     def test_each_of_many_jobs_goes_to_one_of_many_claimers(self, backend):
-        jobs = [a_job(backend, queue_name=f"q{number % 3}") for number in range(400)]
+        names = [f"q{number % 3}" for number in range(2 * self.CONTENDED)]
+        jobs = [a_job(backend, queue_name=name) for name in names]
         backend.enqueue(jobs)
 
         def claim_all(number: int) -> list[str]:
@@ -777,13 +857,13 @@ class BackendContract:
 
         def act(number: int) -> list[str]:
             if number < 2:
-                for _ in range(150):
+                for _ in range(self.CONTENDED):
                     uid = enqueued(backend)
                     with lock:
                         expected.append(uid)
                 return []
             seen: list[str] = []
-            while len(seen) < 150:
+            while len(seen) < self.CONTENDED:
                 seen += claimed_uids(backend, limit=1)
             return seen
 
@@ -805,7 +885,7 @@ class BackendContract:
         assert found.status is SUCCESSFUL
         assert found.result == {"n": [1, 2]}
         assert found.finished_at == clock.now()
-        assert found.errors == ()
+        assert errors_of(found) == ()
         assert found.log == ("a", "b")
         assert claimed_uids(backend) == []
 
@@ -814,7 +894,7 @@ class BackendContract:
 
         found = backend.get(uid)
         assert found.status is FAILED
-        assert found.errors == (ERROR,)
+        assert errors_of(found) == (ERROR,)
         assert found.finished_at == clock.now()
         assert claimed_uids(backend) == []
 
@@ -832,7 +912,7 @@ class BackendContract:
         assert stored is True
         assert found.status is READY
         assert found.attempts == 1
-        assert found.errors == (ERROR,)
+        assert errors_of(found) == (ERROR,)
         assert found.finished_at is None
         assert backend.waiting() == 1
 
@@ -856,7 +936,7 @@ class BackendContract:
         backend.finish(claim_one(backend), DONE)
 
         found = backend.get(uid)
-        assert found.errors == (ERROR, OTHER_ERROR)
+        assert errors_of(found) == (ERROR, OTHER_ERROR)
         assert found.attempts == 3
         assert found.status is SUCCESSFUL
 
@@ -868,6 +948,21 @@ class BackendContract:
         assert backend.finish(claim, BROKEN) is False
         assert backend.standing(claim) is Standing.LOST
         assert status_of(backend, uid) is SUCCESSFUL
+
+    def test_error_tells_when_which_attempt_has_failed_and_on_which_worker(self, backend, clock):
+        uid = enqueued(backend, max_attempts=2)
+        assert backend.finish(claim_one(backend), Outcome(READY, error=ERROR))
+        clock.advance(60)
+        assert backend.finish(claim_one(backend, "w2"), BROKEN)
+        first, second = backend.get(uid).errors
+        [last] = backend.last_errors([uid, "asyncjob_unknown"])
+
+        workers = (WORKER, "w2") if backend.is_shared else (None, None)  # else it is this process
+        assert (first.attempt, second.attempt) == (1, 2)
+        assert (first.worker_id, second.worker_id) == workers
+        assert second.at - first.at == timedelta(seconds=60)
+        assert second.at == backend.get(uid).finished_at
+        assert (last.uid, last.at, last.error[:3]) == (uid, second.at, ERROR[:3])
 
     @successes
     @pytest.mark.parametrize("next_worker", [WORKER, "w2"])
@@ -904,6 +999,29 @@ class BackendContract:
         assert backend.finish(stale, DONE) is False
         assert status_of(backend, uid) is RUNNING
 
+    def test_failure_enqueues_what_is_to_follow_and_nothing_else_does(self, backend):
+        told: list[tuple[str, str, str]] = []
+
+        def after_failure(uid: str, name: str, queue_name: str) -> tuple[Call, TaskOptions]:
+            told.append((uid, name, queue_name))
+            return Call(work, ("after", uid), None), TaskOptions(queue_name=queue_name)
+
+        backend.after_failure = after_failure
+        uids = [enqueued(backend, queue_name="q", max_attempts=2) for _ in range(6)]
+        claims = backend.claim(WORKER, None, 6)
+        backend.finish(claims[0], BROKEN)
+        backend.finish(claims[1], DONE)
+        backend.finish(claims[2], AGAIN)
+        backend.finish(claims[3], Outcome(CANCELLED))
+        backend.finish_many([(claims[4], BROKEN), (claims[5], DONE)])
+        assert backend.finish(claims[4], BROKEN) is False
+
+        assert told == [(uid, "backend_contract.work", "q") for uid in (uids[0], uids[4])]
+        found = {claim.job.call.args: claim.job for claim in backend.claim(WORKER, ["q"], 9)}
+        assert set(found) == {("after", uids[0]), ("after", uids[4]), ()}
+        assert found["after", uids[0]].options.queue_name == "q"
+        assert found[()].uid == uids[2]
+
     def test_one_of_many_that_finish_one_claim_at_once_is_believed(self, backend):
         for _ in range(self.ROUNDS // 10):
             uid = enqueued(backend)
@@ -929,6 +1047,21 @@ class BackendContract:
         assert status_of(backend, first) is SUCCESSFUL
         assert status_of(backend, second) is READY
         assert status_of(backend, third) is FAILED
+
+    @successes
+    def test_finish_many_of_equal_outcomes_tells_which_were_refused(self, backend, done):
+        uids = [enqueued(backend) for _ in range(4)]
+        claims = backend.claim(WORKER, None, 4)
+        backend.release([claims[1]])
+        backend.cancel(uids[2])
+
+        stored = backend.finish_many([(claim, done) for claim in claims])
+
+        assert stored == [True, False, False, True]
+        assert [status_of(backend, uid) for uid in (uids[0], uids[1], uids[3])] == [
+            SUCCESSFUL, READY, SUCCESSFUL,
+        ]  # fmt: skip
+        assert backend.finish_many([(claims[0], done), (claims[3], done)]) == [False, False]
 
     def test_finish_many_of_nothing_gives_nothing(self, backend):
         assert backend.finish_many([]) == []
@@ -1041,7 +1174,7 @@ class BackendContract:
         assert backend.finish(claim, AGAIN._replace(delay_seconds=5.0)) is True
         found = backend.get(uid)
         assert found.status is CANCELLED
-        assert found.errors == (ERROR,)
+        assert errors_of(found) == (ERROR,)
         assert found.finished_at is not None
         assert backend.waiting() == 0
 
@@ -1171,7 +1304,7 @@ class BackendContract:
         assert again.crashes_left == first.crashes_left - 1
         assert again.attempts_left == first.attempts_left
         assert backend.get(uid).crashes == 1
-        assert backend.get(uid).errors == (ERROR,)
+        assert errors_of(backend.get(uid)) == (ERROR,)
 
     def test_retry_forgets_the_crashes(self, backend):
         uid = enqueued(backend)
@@ -1191,7 +1324,7 @@ class BackendContract:
         found = backend.get(uid)
         assert found.status is READY
         assert found.finished_at is None
-        assert (found.attempts, found.errors) == (2, (ERROR, OTHER_ERROR))
+        assert (found.attempts, errors_of(found)) == (2, (ERROR, OTHER_ERROR))
         claim = claim_one(backend)
         assert (claim.attempt, claim.attempts_left) == (3, 1)
 
@@ -1201,7 +1334,7 @@ class BackendContract:
 
         assert backend.finish(claim_one(backend), DONE) is True
         found = backend.get(uid)
-        assert (found.status, found.result, found.errors) == (SUCCESSFUL, 42, (ERROR,))
+        assert (found.status, found.result, errors_of(found)) == (SUCCESSFUL, 42, (ERROR,))
 
     def test_cancelled_job_can_be_retried_and_its_cancellation_is_forgotten(self, backend):
         uid = enqueued(backend)
@@ -1269,6 +1402,123 @@ class BackendContract:
 
             assert sorted(retried) == [False, False, True]
             assert claimed_uids(backend) == [uid]
+
+    # -- the audit
+
+    def audited(self, backend):
+        """The records, the first one first, without their numbers and times."""
+        return [tuple(each)[2:] for each in reversed(backend.audit.page(None, 50))]
+
+    def test_what_nobody_wants_to_know_is_not_in_the_audit(self, backend):
+        uid = enqueued(backend)
+        backend.pause("mail", "ada")
+        backend.resume("mail")
+        backend.cancel(uid)
+        backend.retry(uid)
+
+        assert backend.audit.page(None, 50) == []
+
+    def test_audit_has_who_has_done_what_and_whether_it_changed_anything(self, backend, clock):
+        ann, uid = Act("ann", "page"), enqueued(backend)
+        clock.advance(5)
+
+        backend.cancel(uid, act=ann)
+        backend.cancel(uid, act=Act(None, "command"))
+        backend.retry(uid, act=ann)
+        backend.cancel(backend.new_uid(), act=ann)  # unknown
+        backend.pause("mail", "ann", ann)
+        backend.pause("mail", "ann", ann)
+        backend.resume("mail", ann)
+        backend.resume("mail", ann)
+
+        assert self.audited(backend) == [
+            ("ann", "page", "cancel", uid, 1, "done"),
+            (None, "command", "cancel", uid, 0, "nothing to do"),
+            ("ann", "page", "retry", uid, 1, "done"),
+            ("ann", "page", "pause", "mail", 1, "done"),
+            ("ann", "page", "pause", "mail", 0, "nothing to do"),
+            ("ann", "page", "resume", "mail", 1, "done"),
+            ("ann", "page", "resume", "mail", 0, "nothing to do"),
+        ]
+        first = backend.audit.page(None, 50)[-1]
+        assert abs((first.at - clock.now()).total_seconds()) < 0.01
+
+    def test_audit_is_read_in_pages_the_last_first(self, backend):
+        for number in range(5):
+            backend.pause(f"q{number}", None, Act("ann", "page"))
+
+        first = backend.audit.page(None, 2)
+        rest = backend.audit.page(first[-1].number, 9)
+
+        assert [each.subject for each in first] == ["q4", "q3"]
+        assert [each.subject for each in rest] == ["q2", "q1", "q0"]
+        assert backend.audit.find(rest[0].number) == rest[0]
+        assert backend.audit.find(first[0].number + 9) is None
+
+    def test_audit_is_bounded_by_the_retention(self, backend, clock):
+        backend.pause("mail", None, Act("ann", "page"))
+        clock.advance(self.RETENTION_SECONDS - 10)
+        backend.resume("mail", Act("ann", "page"))
+        clock.advance(11)
+
+        backend.prune()
+
+        assert [each.action for each in backend.audit.page(None, 9)] == ["resume"]
+
+    def test_action_on_many_has_one_record_that_counts(self, backend):
+        uids = [enqueued(backend) for _ in range(5)]
+        act = backend.audit.begin(Act("ann", "page"), "cancel", "status=READY")
+        begun = self.audited(backend)
+
+        changed = [
+            backend.change_many("cancel", some, None, act) for some in (uids[:2], uids[1:], uids)
+        ]
+        backend.audit.end(act.number, "5 of 5")
+
+        assert begun == [("ann", "page", "cancel", "status=READY", 0, "begun")]
+        assert changed == [2, 3, 0]
+        assert self.audited(backend) == [("ann", "page", "cancel", "status=READY", 5, "5 of 5")]
+        assert {status_of(backend, uid) for uid in uids} == {CANCELLED}
+
+    def test_many_are_cancelled_once_each(self, backend):
+        done, waiting = ended(backend, DONE), enqueued(backend)
+        running = enqueued(backend, priority=5)
+        claim = claim_one(backend)
+        uids = [waiting, done, running, backend.new_uid()]
+
+        changed = [backend.change_many("cancel", uids), backend.change_many("cancel", uids)]
+
+        assert changed == [2, 0]
+        assert backend.standing(claim, fresh=True) is Standing.CANCELLED
+        assert status_of(backend, waiting) is CANCELLED
+        assert status_of(backend, done) is SUCCESSFUL
+
+    def test_many_are_retried_once_each_though_some_fail_again(self, backend, clock):
+        uids = [ended(backend, BROKEN, max_attempts=level) for level in (1, 3, 1)]
+        waiting = enqueued(backend, queue_name="elsewhere")
+        clock.advance(1)
+        until = clock.now()
+        clock.advance(1)
+        given = [*uids, waiting, backend.new_uid()]
+
+        first = backend.change_many("retry", given, until, Act("ann", "page"), "three")
+        claims = {claim.job.uid: claim for claim in backend.claim(WorkerId("w1"), ["default"], 9)}
+        backend.finish(claims[uids[0]], BROKEN)
+        second = backend.change_many("retry", given, until)
+        third = backend.change_many("retry", given)
+
+        assert (first, second, third) == (3, 0, 1)
+        assert {uid: claim.attempts_left for uid, claim in claims.items()} == dict(
+            zip(uids, (0, 2, 0), strict=True)
+        )
+        assert self.audited(backend) == [("ann", "page", "retry", "three", 3, "done")]
+
+    def test_highest_number_ends_a_list_before_what_comes_later(self, backend):
+        before = [enqueued(backend) for _ in range(2)]
+        wanted = JobFilter.of("READY")._replace(highest=backend.highest())
+        enqueued(backend)
+
+        assert backend.find(wanted, None, 9).uids == before[::-1]
 
     # -- progress and report
 
@@ -1364,6 +1614,82 @@ class BackendContract:
         assert brief.enqueued_ago == pytest.approx(5, abs=0.01)
         assert brief.started_ago == pytest.approx(4, abs=0.01)
         assert brief.attempted_ago == pytest.approx(4, abs=0.01)
+
+    def reported(self, backend, clock, claim, values, seconds=1.0, total=100):
+        """Report *values*, one after each interval."""
+        for value in values:
+            clock.advance(seconds)
+            backend.report(claim, Progress(value, None, total))
+
+    def etas(self, backend, uid):
+        """The remaining time of a job, as both readers have it."""
+        return backend.briefs([uid])[uid].eta_seconds, backend.get(uid).eta_seconds
+
+    def test_remaining_time_is_known_from_the_third_report_on(self, backend, clock):
+        uid = enqueued(backend)
+        claim = claim_one(backend)
+
+        self.reported(backend, clock, claim, [80, 82], seconds=2)
+        early = self.etas(backend, uid)
+        self.reported(backend, clock, claim, [84], seconds=2)
+        clock.advance(3)
+
+        assert early == (None, None)
+        assert self.etas(backend, uid) == (pytest.approx(13, abs=0.1),) * 2  # not of the 80 before
+
+    def test_remaining_time_is_none_rather_than_wrong(self, backend, clock):
+        standing, endless, ended, silent = (enqueued(backend) for _ in range(4))
+        for claim, values, total in zip(
+            backend.claim(WorkerId("w1"), None, 4),
+            ([5, 5, 5], [1, 2, 3], [1, 2, 3], [1, 2, 3]),
+            (100, None, 100, 100),
+            strict=True,
+        ):
+            self.reported(backend, clock, claim, values, total=total)
+            if claim.job.uid == ended:
+                backend.finish(claim, DONE)
+        before = self.etas(backend, silent)
+        clock.advance(10)
+
+        assert before[0] is not None
+        for uid in (silent, standing, endless, ended):
+            assert self.etas(backend, uid) == (None, None)
+
+    def test_another_attempt_begins_with_no_progress_and_no_remaining_time(self, backend, clock):
+        uid = enqueued(backend, max_attempts=2)
+        first = claim_one(backend)
+        self.reported(backend, clock, first, [10, 20, 30])
+        backend.finish(first, AGAIN)
+
+        second = claim_one(backend)
+        before = backend.briefs([uid])[uid].value, self.etas(backend, uid)
+        self.reported(backend, clock, second, [1, 2])
+        early = self.etas(backend, uid)
+        self.reported(backend, clock, second, [3])
+
+        assert before == (-1, (None, None))
+        assert early == (None, None)
+        assert self.etas(backend, uid) == (pytest.approx(97, abs=0.1),) * 2
+
+    def test_brief_of_a_waiting_job_has_the_number_of_jobs_before_it(self, backend):
+        urgent_last = [enqueued(backend, priority=level) for level in (0, 0, 5)]
+        other = enqueued(backend, queue_name="mail")
+        delayed = enqueued(backend, run_after=timedelta(hours=1))
+        cancelled = enqueued(backend, priority=9)
+        backend.cancel(cancelled)
+        uids = [*urgent_last, other, delayed, cancelled]
+
+        briefs = backend.briefs(uids)
+
+        assert [briefs[uid].before for uid in uids] == [1, 2, 0, 0, None, None]
+
+    def test_jobs_before_a_waiting_one_are_counted_up_to_a_bound(self, backend):
+        uids = [enqueued(backend) for _ in range(MOST_SHOWN_BEFORE + 2)]
+
+        briefs = backend.briefs(uids[-3:])
+
+        most = MOST_SHOWN_BEFORE
+        assert [briefs[uid].before for uid in uids[-3:]] == [most - 1, most, most]
 
     @pytest.mark.parametrize(
         ("data", "text"),

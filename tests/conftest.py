@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import functools
 import gc
+import itertools
+import os
 import re
+import shutil
+import tempfile
 import threading
 import time
 import traceback
@@ -19,7 +23,9 @@ from typing import Any
 import pytest
 import transaction
 
+import own_servers
 from clocks import PATIENCE_SECONDS, FakeClock, Gate
+from compiled_statements import share_statements
 from otherprocess import OtherProcess
 from tgext.asyncjob import JobQueue
 from tgext.asyncjob.current import open_queues
@@ -73,9 +79,29 @@ BY_DATABASE = ("test_sql_backend.py", "test_sql_promises.py", "test_sql_explain.
                "test_task_executors.py")  # fmt: skip
 
 #: Modules that take longest: they are begun first, so that none is left for the end.
-LONGEST = (*APART, "test_sql_survival.py", "test_sql_backend.py", "test_gearbox_commands.py",
-           "test_quickstart.py", "test_sql_promises.py", "test_sql_statements.py",
-           "test_task_executors.py", "test_servers.py", "test_sql_session_kinds.py")  # fmt: skip
+LONGEST = ("project_checks.py", "test_sql_survival.py", "test_dashboard_in_browser.py",
+           "test_sql_session_kinds.py", "test_sql_backend.py", "test_sql_statements.py",
+           "test_servers.py", "test_photoalbum_in_browser.py", "test_web_in_browser.py",
+           "test_runs.py", "test_commits.py", "test_sql_elsewhere.py", "test_packaging.py",
+           "test_timeouts.py", "test_docs_durable.py", "test_states.py", "test_sql_liveness.py",
+           "test_task_executors.py", "test_quickstart.py", "test_reentry.py",
+           "test_forked.py", "test_sql_explain.py", "test_photoalbum_durable.py",
+           "test_screenshots.py", "test_sql_promises.py", "test_sql_memory.py",
+           "test_celery_fleet.py", "test_celery_ends.py", "test_celery_faults.py")  # fmt: skip
+
+#: A module whose tests wait most of the time: one at a time is begun between others.
+WAITING = "test_crash.py"
+
+#: A module of small tests, which fill what is left at the end.
+LAST = "test_commands.py"
+
+
+def pytest_configure(config: Any) -> None:
+    if own_servers.FOLDER not in os.environ:
+        made = tempfile.mkdtemp(prefix="asyncjob-tests-")
+        os.chmod(made, 0o755)  # servers run as users of their own
+        os.environ[own_servers.FOLDER] = made
+        config.add_cleanup(functools.partial(shutil.rmtree, made, ignore_errors=True))
 
 
 # Of the imports of all tests most stays, so that the garbage collector would look at it in vain:
@@ -88,26 +114,34 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def _scope_of(nodeid: str) -> str:
+    """What runs in one process: a module, as its fixtures are made once, but for those above."""
+    module = nodeid.partition("::")[0]
+    if module.endswith(BY_DATABASE):
+        kind = re.search(r"[\[-](sqlite|postgresql|mariadb)[-\]]", nodeid)
+        return f"{module}[{kind and kind[1]}]"
+    return nodeid if module.endswith(APART) else module
+
+
 def pytest_xdist_make_scheduler(config: Any, log: Any) -> Any:
-    """Run a module in one process, as its fixtures are made once for it, but for those above."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByModule(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            module = nodeid.partition("::")[0]
-            if module.endswith(BY_DATABASE):
-                kind = re.search(r"[\[-](sqlite|postgresql|mariadb)[-\]]", nodeid)
-                return f"{module}[{kind and kind[1]}]"
-            return nodeid if module.endswith(APART) else module
+            return _scope_of(nodeid)
 
     config.option.loadscopereorder = False
     return ByModule(config, log)
 
 
-def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
-    if config.getoption("numprocesses", None):
-        ranks = {name: rank for rank, name in enumerate(LONGEST)}
-        items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    ranks = {name: rank for rank, name in enumerate(LONGEST)} | {LAST: len(LONGEST) + 1}
+    scopes: dict[str, list[Any]] = {}
+    for item in sorted(items, key=lambda item: ranks.get(item.path.name, len(LONGEST))):
+        scopes.setdefault(_scope_of(item.nodeid), []).append(item)
+    waiting = [scopes.pop(scope) for scope in list(scopes) if WAITING in scope]
+    woven = itertools.zip_longest(scopes.values(), waiting, fillvalue=())
+    items[:] = [item for pair in woven for scope in pair for item in scope]
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
@@ -177,13 +211,9 @@ def queue() -> Iterator[JobQueue]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _tables_described_once() -> Iterator[None]:
-    """Let the backends of a prefix share what describes their tables, and with it the statements
-    that SQLAlchemy has compiled for an engine: both cost more than most tests."""
-    from tgext.asyncjob.backends.sql import store
-
+def _statements_compiled_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "make_tables", functools.lru_cache(maxsize=8)(store.make_tables))
+        share_statements(patch)
         yield
 
 
@@ -224,5 +254,7 @@ def _close_queues(queues: set[JobQueue]) -> list[str]:
 def _join_threads(threads: set[threading.Thread]) -> list[str]:
     until = time.monotonic() + PATIENCE_SECONDS
     for thread in threads:
+        # Another thread may be about to start it: it is listed by then, and cannot be joined yet.
+        thread._started.wait(PATIENCE_SECONDS)  # type: ignore[attr-defined]
         thread.join(max(0.0, until - time.monotonic()))
     return [f"the thread {thread.name!r}" for thread in threads if thread.is_alive()]

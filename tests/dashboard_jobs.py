@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tgext.asyncjob import JobQueue
+from tgext.asyncjob.backends.statistics import Counts, Statistics, minute_of
 from tgext.asyncjob.call import Call
 from tgext.asyncjob.job import (
     FAILED,
@@ -14,9 +15,10 @@ from tgext.asyncjob.job import (
     Outcome,
     Progress,
     TaskError,
-    TaskOptions,
     WorkerId,
 )
+from tgext.asyncjob.policies import Keys
+from tgext.asyncjob.task_options import TaskOptions
 
 TRACEBACK = """Traceback (most recent call last):
   File "/srv/shop/shop/controllers/orders.py", line 41, in send_invoice
@@ -53,10 +55,11 @@ class Shop:
     def add(
         self, function: Any = send_invoice, args: tuple[Any, ...] = (1042, "Ann"), *,
         kwargs: Any = None, queue_name: str = "mail", user: str | None = "ann", after: Any = None,
+        keys: Keys | None = None,
     ) -> str:  # fmt: skip
         options = TaskOptions(max_attempts=3, queue_name=queue_name)
         call = Call(function, args, kwargs)
-        job = Job(self.backend.new_uid(), call, options, after, {"user": user})
+        job = Job(self.backend.new_uid(), call, options, after, {"user": user}, keys)
         self.backend.enqueue([self.backend.prepare(job)])
         return str(job.uid)
 
@@ -101,3 +104,41 @@ class Shop:
         self.backend.pause("reports", "bob")
         assert self.queue.result(album).status is RUNNING
         return found
+
+
+class PastDay(Statistics):
+    """What has ended in a day that went well but for an hour; time goes on with the page's."""
+
+    def __init__(self, now: float) -> None:
+        self.now = minute_of(now)
+
+    def collect(self) -> bool:
+        return False
+
+    def series(self, since: int, step: int) -> dict[int, Counts]:
+        found: dict[int, Counts] = {}
+        for minute in range(since, self.now):
+            into = found.setdefault(minute - minute % step, Counts())
+            into.add(self._counts(minute))
+        return found
+
+    def by_task(self, since: int, limit: int) -> list[tuple[str, Counts]]:
+        total = Counts()
+        for counts in self.series(since, 1).values():
+            total.add(counts)
+        return [("shop.orders.send_invoice", total), ("", Counts(done=1, took=_took(9)))][:limit]
+
+    def _counts(self, minute: int) -> Counts:
+        ago = self.now - minute
+        done, failed = 20 + minute % 7, 9 if 20 < ago < 50 else minute % 31 == 0
+        return Counts(
+            done=done, failed=int(failed), cancelled=minute % 3, retried=int(failed),
+            started=done, waited_seconds=2.0 * done, ran_seconds=1.0 * done,
+            took=[a + b for a, b in zip(_took(4, done), _took(7 + minute % 3, 3), strict=True)],
+        )  # fmt: skip
+
+
+def _took(which: int, number: int = 1) -> list[int]:
+    found = Counts().took
+    found[which] = number
+    return found

@@ -51,7 +51,10 @@ _EXECUTE = inspect.signature(subprocess.Popen._execute_child)  # type: ignore[at
 
 #: What is said to Popen and a forked process can follow; other things must not be said.
 _STREAMS = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
-_VARIABLES = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
+_VARIABLES = (
+    "PYTHON",  # make's: no interpreter looks at it
+    "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED",
+)  # fmt: skip
 _FOLLOWED = {*_STREAMS, "args", "cwd", "env", "start_new_session", "close_fds", "restore_signals"}
 _NOT_SAID = {"creationflags": 0, "pass_fds": (), "umask": -1, "process_group": -1, "shell": False}
 

@@ -2,12 +2,14 @@
 
 Each is a child process of the tests on a free port, with its data in a folder that goes with it.
 The data is made once for each kind and copied from then on: that takes seconds, the copy does not.
+All processes of a run of the tests share it, in a folder that conftest.py makes and removes.
 Durability is off: what is tested is a server that dies, not a machine.
 """
 
 from __future__ import annotations
 
 import atexit
+import fcntl
 import functools
 import getpass
 import os
@@ -25,6 +27,9 @@ from typing import Any
 
 from needs import need
 
+#: The variable that names the folder of a run of the tests, for all its processes.
+FOLDER = "ASYNCJOB_TEST_SERVERS"
+
 #: How long a server may take until it answers, in seconds.
 PATIENCE_SECONDS = 30.0
 
@@ -38,7 +43,7 @@ class OwnServer:
 
     def __init__(self, **variables: str) -> None:
         self.variables = variables  #: more of them for its environment
-        self.folder = Path(tempfile.mkdtemp(prefix="asyncjob-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="asyncjob-", dir=os.environ.get(FOLDER)))
         self.port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._as: dict[str, Any] = {}
@@ -52,9 +57,9 @@ class OwnServer:
         """Make its data."""
         self._run(self._makes())
 
-    def make_as(self, made: OwnServer) -> None:
-        """Copy the data of another, which never ran."""
-        self._run(["cp", "-R", f"{made.folder}/data", f"{self.folder}/data"])
+    def make_as(self, folder: str) -> None:
+        """Copy the data of another, in its *folder*, which never ran."""
+        self._run(["cp", "-R", f"{folder}/data", f"{self.folder}/data"])
 
     def _makes(self) -> list[str]:
         raise NotImplementedError
@@ -209,7 +214,8 @@ class OwnMariaDb(OwnServer):
 
     @property
     def url(self) -> str:
-        return f"mysql+pymysql://root@127.0.0.1:{self.port}/test"
+        # else PyMySQL reads all certificates of the machine for each connection, for 25 ms
+        return f"mysql+pymysql://root@127.0.0.1:{self.port}/test?ssl_disabled=1"
 
 
 _MARIADBD = "mariadbd"
@@ -233,11 +239,24 @@ def own_server(kind: str, **variables: str) -> Iterator[OwnServer]:
 
 
 @functools.cache
-def _fresh(kind: str) -> OwnServer:
-    made = KINDS[kind]()
-    atexit.register(made.remove)
-    made.make()
-    return made
+def _fresh(kind: str) -> str:
+    """Return the folder of one whose data was just made, by this process or another."""
+    shared = os.environ.get(FOLDER)
+    if shared is None:
+        made = KINDS[kind]()
+        atexit.register(made.remove)
+        made.make()
+        return str(made.folder)
+    with open(f"{shared}/{kind}", "a+") as note:
+        fcntl.flock(note, fcntl.LOCK_EX)  # others wait until it is made
+        note.seek(0)
+        found = note.read()
+        if not found:
+            made = KINDS[kind]()
+            made.make()
+            found = str(made.folder)
+            note.write(found)
+        return found
 
 
 def _postgresql_programs() -> Path:

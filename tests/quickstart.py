@@ -49,6 +49,9 @@ class Project:
 
     is_forked = True
 
+    #: what ``lib/app_globals.py`` was before asyncjob was switched on; set by ``make_project``
+    bare_globals = ""
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.environ = {
@@ -116,7 +119,9 @@ def make_project(folder: Path) -> Project:
         for block in blocks_of(TUTORIAL)
         if block.astext().startswith("from tgext.asyncjob import start_async_worker")
     ]
-    (made.path / "myapp" / "lib" / "app_globals.py").write_text(switched_on)
+    app_globals = made.path / "myapp" / "lib" / "app_globals.py"
+    made.bare_globals = app_globals.read_text()
+    app_globals.write_text(switched_on)
     return made
 
 

@@ -6,6 +6,7 @@ process: it reads requests as JSON lines, and answers each with a line.
 
     test --> {"run": "module:function", "arguments": {...}} --> forks --> pid
     test --> {"wait": pid}                                  --> waits --> status
+    test --> {"prepare": "module:function", ...}            --> runs it itself
 """
 
 from __future__ import annotations
@@ -16,9 +17,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import traceback
 from types import TracebackType
 from typing import Any
+
+#: What SQLAlchemy imports in each child otherwise: those of the tables, and the drivers.
+DIALECTS = ("sqlalchemy.dialects.sqlite", "sqlalchemy.dialects.postgresql",
+            "sqlalchemy.dialects.mysql.pymysql", "psycopg", "pymysql")  # fmt: skip
 
 
 class ForkServer:
@@ -48,6 +54,12 @@ class ForkServer:
         """Start a child and wait for its end."""
         return self.wait(self.start(function, **arguments))
 
+    def prepare(self, function: str, **arguments: Any) -> None:
+        """Run ``module:function`` in the process itself, so that its children have what that
+        leaves in memory; it must leave no thread and no connection."""
+        answer = self._ask({"prepare": function, "arguments": arguments})
+        assert answer == 1, f"expected one thread, got {answer}"
+
     def _ask(self, request: dict[str, Any]) -> int:
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
@@ -73,6 +85,10 @@ def _serve() -> None:
         request = json.loads(line)
         if "run" in request:
             answer = os.fork() or _child(**request)
+        elif "prepare" in request:
+            _function(request["prepare"])(**request["arguments"])
+            answer = threading.active_count()
+            _keep()
         else:
             answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
         sys.stdout.write(f"{answer}\n")
@@ -85,17 +101,26 @@ def _child(run: str, arguments: dict[str, Any]) -> int:
         nowhere = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1):  # the conversation is its parent's
             os.dup2(nowhere, descriptor)
-        module, _, function = run.partition(":")
-        status = getattr(importlib.import_module(module), function)(**arguments) or 0
+        status = _function(run)(**arguments) or 0
     except BaseException:  # noqa: BLE001 - it must not go on to serve
         traceback.print_exc()
     os._exit(status)
 
 
+def _function(name: str) -> Any:
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _keep() -> None:
+    """A collection in a child would copy all that is there."""
+    gc.collect()
+    gc.freeze()
+
+
 if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    for each in sys.argv[1:]:
+    for each in (*DIALECTS, *sys.argv[1:]):
         importlib.import_module(each)
-    gc.collect()
-    gc.freeze()  # a collection in a child would copy all that is there
+    _keep()
     _serve()

@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 import transaction
 import zope.sqlalchemy
-from sqlalchemy import Column, Integer, MetaData, String, Table, create_engine, delete, select
+from sqlalchemy import Column, Integer, MetaData, String, Table, create_engine, select
 from sqlalchemy.orm import declarative_base, scoped_session, sessionmaker
 
-from databases import SERVERS, url_of
+from databases import SERVERS, empty, sqlite_with_tables, url_of
 from tgext.asyncjob import JobQueue, asyncjob_perform, asyncjob_session
 from tgext.asyncjob.backends.sql import SqlBackend
 from tgext.asyncjob.job import READY, RUNNING
@@ -115,8 +115,8 @@ class Place:
         """Remove every row of every test, but not the workers of queues that go on."""
         tables = self.tables
         with self.engine.begin() as connection:
-            for table in (effects, tables.errors, tables.jobs):
-                connection.execute(delete(table))
+            policies = (tables.slots, tables.limits, tables.groups)
+            empty(connection, (effects, tables.errors, tables.jobs, tables.audit, *policies))
 
     def close_queues(self) -> None:
         """Close what ``queue`` and ``other_queue`` made, and forget the thread's session."""
@@ -126,21 +126,48 @@ class Place:
         self.Session.remove()
 
     def drop(self) -> None:
-        """Drop the tables."""
+        """Close the queues, and leave no table on a server."""
         self.close_queues()
-        self.tables.metadata.drop_all(self.engine)
-        Base.metadata.drop_all(self.engine)
+        if self.kind != "sqlite":  # of which the file goes
+            self.tables.metadata.drop_all(self.engine)
+            Base.metadata.drop_all(self.engine)
         self.engine.dispose()
 
 
 @contextmanager
 def place_of(kind: str, folder: Path) -> Iterator[Place]:
     """A ``Place`` for the tests of a module."""
-    made = Place(url_of(kind, folder))
+    made = Place(sqlite_with_tables(folder, PREFIX) if kind == "sqlite" else url_of(kind, folder))
     try:
         yield made
     finally:
         made.drop()
+
+
+#: The same with the memory backend, in front.
+ALL_KINDS = ("memory", *KINDS)
+
+
+@contextmanager
+def place_or_memory(kind: str, folder: Path) -> Iterator[Place | None]:
+    """The Place of a database; None for memory."""
+    if kind == "memory":
+        yield None
+        return
+    with place_of(kind, folder) as made:
+        yield made
+
+
+@contextmanager
+def queue_in(place: Place | None) -> Iterator[JobQueue]:
+    """A queue in a place, or in memory; at the end it is closed and the place empty."""
+    if place is None:
+        with JobQueue(threads=0) as made:
+            yield made
+        return
+    yield place.queue()
+    place.close_queues()
+    place.empty()
 
 
 def options_of(url: str) -> dict[str, Any]:
@@ -286,8 +313,13 @@ def work_until_all_have_ended(url: str, reloaded: bool = False, **options: Any) 
     with _queue_of_a_child(url, **options) as queue:
         queue.start_worker()
         pause = threading.Event()
-        while any(queue.backend.counts()[status] for status in (READY, RUNNING)):
+        while not _all_have_ended(queue):
             pause.wait(0.01)
+
+
+def _all_have_ended(queue: JobQueue) -> bool:
+    counts = queue.backend.counts()  # once: between two of them a job may go from one to the other
+    return not counts[READY] and not counts[RUNNING]
 
 
 def be_killed_once_told_to_stop(url: str, **options: Any) -> None:

@@ -75,7 +75,7 @@ def test_perform_hands_every_keyword_to_the_callable(queue):
     names = {"callable": 1, "self": 2, "priority": 3, "uid": 4, "args": 5, "timeout": 6}
     uid = asyncjob_perform(job, 7, **names)
 
-    assert asyncjob_result(uid).wait(5).return_value == ((7,), names)
+    assert asyncjob_result(uid).wait(20).return_value == ((7,), names)
 
 
 def test_perform_runs_a_closure_a_method_a_class_and_a_lambda(queue):
@@ -95,7 +95,7 @@ def test_perform_runs_a_closure_a_method_a_class_and_a_lambda(queue):
         asyncjob_perform(dict, a=1),
     ]
 
-    values = [asyncjob_result(uid).wait(5).return_value for uid in uids]
+    values = [asyncjob_result(uid).wait(20).return_value for uid in uids]
     assert values == [20, 7, 5, {"a": 1}]
 
 
@@ -169,7 +169,7 @@ def test_progress_that_was_reported_is_seen_while_the_job_runs_and_kept(
     assert asyncjob_result(uid).progress == seen
 
     gate.open()
-    ended = asyncjob_result(uid).wait(5)
+    ended = asyncjob_result(uid).wait(20)
     assert asyncjob_get_progress(uid) is None
     assert ended.progress == seen
 
@@ -181,7 +181,7 @@ def test_progress_is_none_after_the_end_however_the_job_ended(queue, how):
         how()
 
     uid = asyncjob_perform(job)
-    asyncjob_result(uid).wait(5)
+    asyncjob_result(uid).wait(20)
 
     assert asyncjob_get_progress(uid) is None
 
@@ -310,7 +310,7 @@ def test_tracker_that_is_slow_to_remove_does_not_make_an_ended_job_look_unfinish
     with JobQueue(threads=1, progress_tracker=tracker) as queue:
         queue.start_worker()
         uid = queue.perform(nothing)
-        queue.result(uid).wait(5)
+        queue.result(uid).wait(20)
         gate.wait_for()
         seen = queue.progress(uid)
         gate.open()
@@ -324,7 +324,7 @@ def test_tracker_that_is_slow_to_remove_does_not_make_an_ended_job_look_unfinish
 def test_running_uid_is_that_of_the_job_and_none_outside(queue):
     uid = asyncjob_perform(asyncjob_running_uid)
 
-    assert asyncjob_result(uid).wait(5).return_value == uid
+    assert asyncjob_result(uid).wait(20).return_value == uid
     assert asyncjob_running_uid() is None
 
 
@@ -334,7 +334,7 @@ def test_running_uid_in_a_coroutine(queue):
 
     uid = asyncjob_perform(job)
 
-    assert asyncjob_result(uid).wait(5).return_value == uid
+    assert asyncjob_result(uid).wait(20).return_value == uid
 
 
 def test_running_uid_of_jobs_that_run_at_once_are_their_own(queue, gate):
@@ -347,7 +347,7 @@ def test_running_uid_of_jobs_that_run_at_once_are_their_own(queue, gate):
     gate.wait_for(2)
     gate.open()
 
-    assert [asyncjob_result(uid).wait(5).return_value for uid in uids] == [
+    assert [asyncjob_result(uid).wait(20).return_value for uid in uids] == [
         (uid, uid) for uid in uids
     ]
 
@@ -436,7 +436,7 @@ def test_track_is_a_point_where_a_cancellation_takes_effect(queue, gate):
     assert result.cancel()
     gate.open()
 
-    assert result.wait(5).status is CANCELLED
+    assert result.wait(20).status is CANCELLED
     assert seen == [0]
 
 
@@ -518,9 +518,9 @@ def test_a_job_enqueues_on_the_queue_that_runs_it():
         one.start_worker()
         other.start_worker()
 
-        outer = one.result(one.perform(asyncjob_perform, nothing)).wait(5)
+        outer = one.result(one.perform(asyncjob_perform, nothing)).wait(20)
 
-        assert one.result(outer.return_value).wait(5).status is SUCCESSFUL
+        assert one.result(outer.return_value).wait(20).status is SUCCESSFUL
         with pytest.raises(UnknownJob):
             other.result(outer.return_value)
 
@@ -530,7 +530,7 @@ def test_as_current_of_one_thread_is_not_that_of_another(queue):
     with JobQueue(threads=0) as other, other.as_current():
         thread = threading.Thread(target=lambda: found.append(_current_or_error()))
         thread.start()
-        thread.join(5)
+        thread.join(20)
 
     assert found == [ConfigError]
 
@@ -601,7 +601,7 @@ def test_timed_query_waits_for_a_row_that_comes_later(database, looks, kind):
 
         database.add_committed("it")
 
-        assert result.wait(5).status is SUCCESSFUL
+        assert result.wait(20).status is SUCCESSFUL
         assert result.return_value is True
 
 
@@ -630,7 +630,7 @@ def test_timed_query_is_a_point_where_a_cancellation_takes_effect(database, look
         assert looks.acquire(timeout=5)
         assert result.cancel()
 
-        assert result.wait(5).status is CANCELLED
+        assert result.wait(20).status is CANCELLED
 
 
 def test_timed_query_keeps_the_jobs_that_its_transaction_has_enqueued(database):
@@ -704,7 +704,7 @@ def test_set_progress_raises_in_a_job_that_was_cancelled(queue, gate):
     assert result.status is TaskResultStatus.RUNNING
     gate.open()
 
-    assert result.wait(5).status is CANCELLED
+    assert result.wait(20).status is CANCELLED
     assert seen == ["the job was cancelled"] * 2
 
 

@@ -37,6 +37,7 @@ from tgext.asyncjob.job import (
     Claim,
     Outcome,
     Progress,
+    TaskError,
     TaskResultStatus,
     WorkerId,
 )
@@ -44,7 +45,7 @@ from tgext.asyncjob.job import (
 RETENTION_SECONDS = 20
 
 SETTINGS = settings(
-    max_examples=400,
+    max_examples=200,
     stateful_step_count=50,
     deadline=None,
     database=None,
@@ -102,6 +103,12 @@ has_claims = precondition(lambda machine: machine.claims)
 
 #: Few at a time, so that much happens to each.
 MOST_JOBS = 8
+
+
+def noted(error: TaskError, claim: Claim, seconds: float) -> TaskError:
+    """Return the error of an attempt as it is read."""
+    at = datetime.fromtimestamp(seconds, timezone.utc)
+    return error._replace(at=at, attempt=claim.attempt, worker_id=claim.worker_id or None)
 
 
 class BackendMachine(RuleBasedStateMachine):
@@ -233,7 +240,7 @@ class BackendMachine(RuleBasedStateMachine):
             return
         job.fenced = False
         if outcome.error is not None:
-            job.errors.append(outcome.error)
+            job.errors.append(noted(outcome.error, claim, self.clock.seconds))
         if outcome.status is not READY:
             job.end(outcome.status, self.clock.seconds)
         elif job.cancelled:
@@ -280,6 +287,13 @@ class BackendMachine(RuleBasedStateMachine):
             if not self.keeps_places:
                 job.order = self.next_order()
 
+    @rule(uid=uids)
+    def look_at_progress(self, uid: str) -> None:
+        job = self.jobs.get(uid)
+
+        expected = None if job is None or job.status.is_final else job.progress
+        assert self.backend.progress(uid) == expected
+
     @rule(seconds=st.integers(1, 9))
     def let_time_pass(self, seconds: int) -> None:
         self.clock.seconds += seconds
@@ -303,9 +317,9 @@ class BackendMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_job_reads_as_in_the_model(self) -> None:
-        for uid, job in self.jobs.items():
-            found = self.backend.get(uid)
-            assert found is not None
+        snapshots = self.backend.get_many(list(self.jobs))  # as get() reads one
+        assert [found.job.uid for found in snapshots] == list(self.jobs)
+        for found, job in zip(snapshots, self.jobs.values(), strict=True):
             assert found.status is job.status
             assert found.attempts == job.attempts
             assert list(found.errors) == job.errors
@@ -314,8 +328,6 @@ class BackendMachine(RuleBasedStateMachine):
             assert found.finished_at == instant(job.finished_at)
             if job.status is READY and job.due > self.clock.seconds:
                 assert found.run_at == instant(job.due)
-            expected = None if job.status.is_final else job.progress
-            assert self.backend.progress(uid) == expected
 
     @invariant()
     def the_numbers_are_those_of_the_model(self) -> None:

@@ -422,19 +422,27 @@ def commit_in_a_hook() -> None:
 # -- SQLite: engines that begin by themselves
 
 
+@pytest.fixture(scope="module")
+def place_that_begins(tmp_path_factory: Any) -> Iterator[Place]:
+    with place_of("sqlite", tmp_path_factory.mktemp("begins")) as made:
+        begin_at_the_first_statement(made.engine)
+        made.engine.dispose()  # what is open does not know it
+        yield made
+
+
 @pytest.mark.parametrize("disturb", ["nothing", "cancelled"])
 @pytest.mark.parametrize("way", ENDS)
 def test_engine_of_sqlite_that_begins_by_itself_is_left_to_it(
-    tmp_path: Any, way: Callable[[], None], disturb: str
+    place_that_begins: Place, way: Callable[[], None], disturb: str
 ) -> None:
-    with place_of("sqlite", tmp_path) as place:
-        begin_at_the_first_statement(place.engine)
-        place.engine.dispose()  # what is open does not know it
+    place = place_that_begins
+    place.empty()
 
-        result = run(place, way, disturb)
+    result = run(place, way, disturb)
+    place.close_queues()
 
-        assert result.status is (SUCCESSFUL if disturb == "nothing" else CANCELLED)
-        assert bool(place.written()) is (disturb == "nothing")
+    assert result.status is (SUCCESSFUL if disturb == "nothing" else CANCELLED)
+    assert bool(place.written()) is (disturb == "nothing")
 
 
 def test_engine_and_one_made_of_it_are_heard_once(tmp_path: Any) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from databases import url_of
-from forked_python import run_forked
+from forked_python import OF_COMMANDS, run_forked
 
 TESTS = Path(__file__).resolve().parent
 
@@ -20,11 +20,11 @@ TESTS = Path(__file__).resolve().parent
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(170)]
 
 
-def soak(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the program. Its servers are other users', who cannot enter a test's own folder."""
+def run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a program. Its servers are other users', who cannot enter a test's own folder."""
     return run_forked(
-        [sys.executable, "-m", "crash", *arguments],
-        imports="crash.__main__",
+        [sys.executable, "-m", module, *arguments],
+        imports=f"crash.__main__ crash.timeouts {OF_COMMANDS}",
         cwd=TESTS,
         text=True,
         timeout=160,
@@ -35,7 +35,7 @@ def soak(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_no_job_is_lost_and_no_effect_doubled_under_kills(database, tmp_path):
     url_of(database, tmp_path)  # needs its server
 
-    ended = soak("--db", database, "--rescues", "5")
+    ended = run("crash", "--db", database, "--rescues", "5")
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "14 kills" in ended.stdout
@@ -43,12 +43,24 @@ def test_no_job_is_lost_and_no_effect_doubled_under_kills(database, tmp_path):
     assert "rescue: p50" in ended.stdout
 
 
-@pytest.mark.parametrize("mutant", ["fence", "split"])
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_no_job_is_lost_and_no_effect_doubled_under_kills_of_a_celery_fleet(tmp_path):
+    """With Redis; ``python -m crash --engine celery --broker rabbitmq`` does it with RabbitMQ."""
+    url_of("postgresql", tmp_path)  # needs its server
+
+    ended = run("crash", "--engine", "celery", "--broker", "redis", "--db", "postgresql")
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "14 blows" in ended.stdout
+    assert "lost 0, doubled 0" in ended.stdout
+
+
+# Each mutant on one of two databases: that the soak can see what is lost and doubled is the same on
+# all, and ``make crash MUTANT=fence`` looks at every one.
+@pytest.mark.parametrize(("database", "mutant"), [("sqlite", "fence"), ("postgresql", "split")])
 def test_soak_notices_a_library_that_is_broken(database, mutant, tmp_path):
     url_of(database, tmp_path)  # needs its server
 
-    ended = soak("--db", database, "--mutant", mutant)
+    ended = run("crash", "--db", database, "--mutant", mutant)
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert f"the mutant {mutant} was noticed" in ended.stdout
@@ -59,10 +71,7 @@ def test_worker_has_as_much_after_its_timeouts_as_before(database, tmp_path):
     """Threads, connections, files; ``make timeouts LONG=1`` lets 10,000 of each kind pass."""
     url_of(database, tmp_path)  # needs its server
 
-    ended = subprocess.run(
-        [sys.executable, "-m", "crash.timeouts", "--db", database],
-        cwd=TESTS, capture_output=True, text=True, timeout=160,
-    )  # fmt: skip
+    ended = run("crash.timeouts", "--db", database)
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert len(ended.stdout.splitlines()) == 5

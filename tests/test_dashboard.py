@@ -2,36 +2,55 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 from sqlalchemy import Engine, event, update
 
-from dashboard_jobs import REFUSED, Shop
-from databases import url_of
+from dashboard_jobs import REFUSED, Shop, send_invoice
+from databases import sqlite_with_tables
 from sqlqueues import KINDS, place_of
 from test_web_rights import ORIGINS, ask
-from tgext.asyncjob import JobQueue
-from tgext.asyncjob.job import CANCELLED, FAILED, READY, SUCCESSFUL, Outcome, TaskError
+from tgext.asyncjob import JobQueue, bulk
+from tgext.asyncjob.backends.audit import Act
+from tgext.asyncjob.backends.listing import JobFilter
+from tgext.asyncjob.backends.schedules import NewSchedule
+from tgext.asyncjob.call import Call
+from tgext.asyncjob.job import (
+    CANCELLED,
+    FAILED,
+    READY,
+    SUCCESSFUL,
+    Job,
+    Outcome,
+    TaskError,
+    WorkerId,
+)
+from tgext.asyncjob.policies import Keys, Limit, Rate
+from tgext.asyncjob.recurrence import Recurrence
+from tgext.asyncjob.sharing import share_of
+from tgext.asyncjob.task_options import DEFAULT_OPTIONS, TaskOptions
 from tgext.asyncjob.web import Rights
+from tgext.asyncjob.web.routes import ROUTES
 from tgext.asyncjob.web.statics import FOLDER
 from tgext.asyncjob.web.tokens import Tokens
 from webpages import BASE, FORBIDDEN, HOSTILE, SAME_ORIGIN, Jobs, app_of
 
-PAGES = ("/", "/jobs", "/failures", "/queues", "/workers")
+PAGES = ("/", "/jobs", "/failures", "/queues", "/schedules", "/limits", "/workers", "/audit")
 
 #: Statements of a page, at most.
-MOST_STATEMENTS = 12
+MOST_STATEMENTS = 13
 
 
 @pytest.fixture(params=["memory", "sql"])
 def queue(request: Any, tmp_path: Path) -> Iterator[JobQueue]:
-    options = {"url": url_of("sqlite", tmp_path)} if request.param == "sql" else {}
+    options = {"url": sqlite_with_tables(tmp_path)} if request.param == "sql" else {}
     with JobQueue(request.param, threads=0, secret="swordfish", **options) as made:
         yield made
 
@@ -45,7 +64,8 @@ class Site:
     """The pages, as a manager sees them."""
 
     def __init__(self, queue: JobQueue, user: str | None = "manager") -> None:
-        self.app = app_of(queue)
+        rights = {"rights": lambda _environ: Rights(user, may_act=True)} if user == HOSTILE else {}
+        self.app = app_of(queue, **rights)
         if user is not None:
             self.app.extra_environ["test.user"] = user
 
@@ -117,7 +137,7 @@ def test_every_url_is_below_the_place_of_the_application(queue, shop, base):
 
 
 def test_place_without_a_slash_leads_to_the_overview(site):
-    assert site.get("").location == "http://shop.example/jobs/"
+    assert site.get("").location == "/jobs/"
 
 
 def test_page_that_is_not_allowed_says_which_permission_is_needed(tmp_path):
@@ -161,11 +181,11 @@ def test_overview_shows_counts_queues_running_jobs_and_workers(site, shop, queue
     text = site.text("/")
 
     assert "Waiting 2 Running 1 Done 1 Failed 5 Cancelled 1" in text
-    assert "reports paused 1 0" in text
-    assert "mail 1 0" in text
+    assert "reports paused 1 just now 0" in text
+    assert "mail 1 just now 0" in text
     assert "resize_pictures_of_a_whole_album_and_tell_its_owner 25 % just now 1" in text
+    assert "Waiting longest: dashboard_jobs.send_invoice , enqueued just now" in text
     if queue.backend.is_shared:
-        assert "Waiting longest: dashboard_jobs.send_invoice , enqueued just now" in text
         assert "1 alive , with 4 threads." in text
     else:
         assert "Jobs are those of this process" in text
@@ -180,7 +200,7 @@ def test_big_number_is_capped(site, shop, monkeypatch):
 
 
 def test_queue_that_no_worker_serves_comes_first_and_is_marked(tmp_path):
-    with JobQueue("sql", threads=0, url=url_of("sqlite", tmp_path)) as queue:
+    with JobQueue("sql", threads=0, url=sqlite_with_tables(tmp_path)) as queue:
         jobs = Jobs(queue)
         queue.backend.register("w9", ["zoo"], 1)
         jobs.waiting(queue_name="zoo")
@@ -211,6 +231,46 @@ def test_list_is_narrowed_by_each_field(site, shop):
     assert len(found(name="dashboard_jobs.send_invoice", since="15m", status="")) == 9
     assert found(name="nothing") == []
     assert "No job is like that." in site.text("/jobs", name="nothing")
+
+
+def test_page_that_has_looked_at_some_of_the_ended_jobs_says_so(site, shop, monkeypatch):
+    monkeypatch.setattr("tgext.asyncjob.web.jobs_page.LOOKED_AT", 2)
+    shop.fail(queue_name="rare")
+    for _ in range(4):
+        shop.fail()
+
+    first = site.get("/jobs?queue=rare")
+    if not shop.backend.is_shared:  # memory looks at all
+        assert len(first.html.main.select("tbody tr")) == 1
+        assert "only the last were looked at" not in first
+        return
+    last = first.click("Next page")
+
+    assert "only the last were looked at" in first
+    assert "No job is like that." not in first
+    assert first.html.main.table is None
+    assert len(last.html.main.select("tbody tr")) == 1
+    assert "only the last were looked at" not in last
+
+
+def test_job_tells_which_request_enqueued_it(site, queue):
+    context = {"user": "ann", "request_id": "7f3a", "base_url": "https://shop.example/de"}
+    call = Call(send_invoice, (1, "Ann"), None)
+    uid = queue.backend.new_uid()
+    queue.backend.enqueue([queue.backend.prepare(Job(uid, call, TaskOptions(), None, context))])
+
+    assert "Request 7f3a, https://shop.example/de" in site.text("/job", uid=uid)
+
+
+def test_failure_tells_its_attempt_worker_and_time(site, shop):
+    uid = shop.fail()
+
+    [error] = (
+        site.get(f"/job?uid={uid}").html.find(attrs={"data-part": "errors"}).find_all("article")
+    )
+
+    worker = ", web1-4711-5f3a" if shop.backend.is_shared else ""
+    assert error.p.text == f"Attempt 1{worker}, just now"
 
 
 def test_form_shows_the_fields_of_the_url(site, shop):
@@ -295,7 +355,7 @@ def test_job_that_is_unknown_is_a_page_of_its_own(site):
 
 
 def test_call_that_cannot_be_read_is_said(tmp_path):
-    with JobQueue("sql", threads=0, url=url_of("sqlite", tmp_path), secret="one") as queue:
+    with JobQueue("sql", threads=0, url=sqlite_with_tables(tmp_path), secret="one") as queue:
         uid = Jobs(queue).waiting()
         with queue.backend._dialect.engine.begin() as connection:
             jobs = queue.backend.tables.jobs
@@ -310,12 +370,12 @@ def test_job_is_retried_and_cancelled_by_its_buttons(site, shop, queue):
     retry = site.get("/job", {"uid": uids["failed"]}).html.find("form", action="/jobs/job/retry")
     fields = {each["name"]: each["value"] for each in retry.find_all("input")}
     answer = site.post("/job/retry", headers={}, **fields)
-    assert answer.location == f"http://shop.example/jobs/job?uid={uids['failed']}"
+    assert answer.location == f"/jobs/job?uid={uids['failed']}"
     assert queue.result(uids["failed"]).status is READY
 
     page = f"http://shop.example/jobs/job?uid={uids['waiting']}"
     answer = site.post("/cancel", {**SAME_ORIGIN, "Referer": page}, uid=uids["waiting"])
-    assert answer.location == page
+    assert answer.location == page.removeprefix("http://shop.example")
     assert queue.result(uids["waiting"]).status is CANCELLED
 
 
@@ -332,7 +392,7 @@ def test_retry_of_a_job_that_has_not_ended_changes_nothing(site, shop, queue):
 def test_queue_is_paused_in_the_name_of_the_user_and_resumed(site, shop, queue):
     shop.add()
 
-    assert site.post("/queues/pause", of="mail").location == "http://shop.example/jobs/queues"
+    assert site.post("/queues/pause", of="mail").location == "/jobs/queues"
     [paused] = queue.paused()
     assert (paused.queue_name, paused.user) == ("mail", "manager")
     assert "paused just now by manager" in site.text("/queues")
@@ -340,7 +400,7 @@ def test_queue_is_paused_in_the_name_of_the_user_and_resumed(site, shop, queue):
 
     site.post("/queues/resume", of="mail")
     assert queue.paused() == []
-    assert site.rows("/queues") == [["mail", "1", "0", "-", "no", "Pause"]]
+    assert site.rows("/queues") == [["mail", "1", "just now", "0", "-", "0", "no", "Pause"]]
 
 
 def test_delayed_jobs_are_counted_with_the_time_of_the_first(site, shop):
@@ -349,8 +409,8 @@ def test_delayed_jobs_are_counted_with_the_time_of_the_first(site, shop):
 
     [row] = site.rows("/queues")
 
-    assert row[:3] == ["mail", "0", "2"]
-    assert row[3] in ("in 2 h", "in 119 min", "in 1 h")
+    assert row[:4] == ["mail", "0", "-", "2"]
+    assert row[4] in ("in 2 h", "in 119 min", "in 1 h")
 
 
 @pytest.mark.parametrize("name", ["", "x" * 65, "a%00b", "%00"])
@@ -396,7 +456,7 @@ def test_group_is_retried_as_it_is_then_and_says_how_many(site, shop, queue):
 
     answer = site.post("/failures/retry", **fields)
 
-    assert answer.location == "http://shop.example/jobs/failures?retried=4"
+    assert answer.location == "/jobs/failures?retried=4"
     assert "4 jobs were enqueued again." in site.app.get(answer.location).html.main.text
     counts = queue.backend.counts()
     assert (counts[FAILED], counts[READY]) == (1, 6)
@@ -409,6 +469,7 @@ def test_only_the_newest_failures_are_grouped_and_that_is_said(site, shop, monke
     shop.open()
 
     assert "The newest 2 failures of the last day; there are more." in site.text("/failures")
+    assert all(row[1].endswith("+") for row in site.rows("/failures"))
 
 
 @pytest.mark.parametrize("given", ["x", "-1", "1" * 9, "<b>", "\u0663"])
@@ -417,7 +478,7 @@ def test_number_of_retried_jobs_is_only_a_number(site, given):
 
 
 def test_failures_of_another_day_are_not_shown(tmp_path):
-    with JobQueue("sql", threads=0, url=url_of("sqlite", tmp_path)) as queue:
+    with JobQueue("sql", threads=0, url=sqlite_with_tables(tmp_path)) as queue:
         Shop(queue).fail()
         jobs = queue.backend.tables.jobs
         with queue.backend._dialect.engine.begin() as connection:
@@ -441,6 +502,89 @@ def test_workers_are_shown_with_what_they_run(site, shop, queue):
         assert "Queues all" in text
 
 
+# -- limits
+
+
+def test_limits_are_shown_with_what_runs_and_waits_the_full_ones_first(site, queue):
+    assert "No job that waits or runs has a limit or a rate" in site.text("/limits")
+    queue.limit("mail", 1)
+    limited, rated = Keys(Limit("z.full", 1)), Keys(rate=Rate("rate:a", 2, 60.0))
+    of_mail = TaskOptions(queue_name="mail")
+    jobs = [Job(queue.backend.new_uid(), Call(len, ("a",), None), of_mail) for _ in range(3)]
+    keys = (limited, limited, rated)
+    queue.backend.enqueue([job._replace(keys=its) for job, its in zip(jobs, keys, strict=True)])
+    assert len(queue.backend.claim(WorkerId("w"), ["mail"], 5)) == 1
+
+    assert site.rows("/limits") == [
+        ["z.full full", "1 at once", "1", "1", "1", "when one ends"],
+        ["rate:a", "2 in 1m 0s", "1", "0", "0", "now"],
+        ["mail full", "1", "1"],
+    ]
+
+
+def test_owners_who_take_turns_are_shown_by_how_many_jobs_of_theirs_wait(site, queue):
+    mail, urgent = TaskOptions(queue_name="mail"), TaskOptions(queue_name="mail", priority=5)
+
+    def enqueue(owner: str, options: TaskOptions) -> None:
+        call = Call(len, ("a",), None)
+        share = share_of(True, call, "mail", options.priority, owner)
+        job = Job(queue.backend.new_uid(), call, options, keys=Keys(share=share))
+        queue.backend.enqueue([job])
+
+    for owner in ("ann", "bob", "ann", "bob", "bob"):
+        enqueue(owner, mail)
+    for owner in ("<b>", "ann"):
+        enqueue(owner, urgent)
+    queue.backend.claim(WorkerId("w"), ["nothing"], 1)  # so that the turns are settled
+
+    assert site.rows("/limits") == [
+        ["@bob", "mail", "0", "3"],
+        ["@ann", "mail", "0", "1"],
+        ["@ann", "mail", "5", "1"],
+    ]
+    assert site.rows("/queues")[0][1:6] == ["2", "just now", "0", "-", "5"]
+    assert "No job" not in site.text("/limits")
+
+
+# -- schedules
+
+
+def test_schedule_is_shown_paused_run_and_deleted(site, queue):
+    name = "a/b?c#d% <b>"
+    made = queue.schedule(name, len, ["abc"], cron="30 2 * * *", timezone="Europe/Berlin")
+    of = quote(name, safe="")
+    [row] = site.rows("/schedules")
+    assert row[:2] + row[3:] == [name, "30 2 * * * Europe/Berlin", "active", "Pause"]
+
+    assert site.post("/schedules/pause", of=of).status_int == 303
+    assert made.refresh()
+    assert (made.is_paused, made.paused_by) == (True, "manager")
+    assert "it is paused by manager" in site.text(f"/schedule?of={quote(of)}")
+    site.post("/schedules/resume", of=of)
+    answer = site.post("/schedules/run", of=of)
+    [tick] = made.ticks()
+    text = site.get(answer.location.partition("/jobs")[2]).html.main.text
+    assert tick.uid in text
+    assert "run now" in text
+    assert site.post("/schedules/delete", of=of).status_int == 303
+    assert "There are no schedules." in site.text("/schedules")
+
+
+def test_declared_schedule_has_no_button_to_delete_it(site, queue):
+    new = NewSchedule("d", Call(len, ("",), None), DEFAULT_OPTIONS, Recurrence("@daily"), True)
+    queue.backend.schedules.declare([new])
+
+    assert site.get("/schedule?of=d").html.find("form", action="/jobs/schedules/delete") is None
+    assert "which @task declares" in site.post("/schedules/delete", of="d").text
+    assert [each.name for each in queue.schedules()] == ["d"]
+
+
+@pytest.mark.parametrize("of", ["", "x" * 256, "a%00b", "nothing"])
+def test_schedule_that_is_not_there_is_unknown(site, of):
+    assert site.get(f"/schedule?of={of}", status="*").status_int == 404
+    assert site.post("/schedules/pause", of=of).status_int == 404
+
+
 # -- requests from elsewhere, to each form
 
 POSTS = {
@@ -448,7 +592,30 @@ POSTS = {
     "/failures/retry": ("of", lambda queue, uid: queue.result(uid).status is READY),
     "/queues/pause": ("of", lambda queue, _uid: bool(queue.paused())),
     "/queues/resume": ("of", lambda queue, _uid: not queue.paused()),
+    "/schedules/pause": ("of", lambda queue, _uid: queue.schedules()[0].is_paused),
+    "/schedules/resume": ("of", lambda queue, _uid: not queue.schedules()[0].is_paused),
+    "/schedules/run": ("of", lambda queue, _uid: bool(queue.schedules()[0].ticks())),
+    "/schedules/delete": ("of", lambda queue, _uid: not queue.schedules()),
+    "/jobs/change": ("of", lambda queue, uid: queue.result(uid).status is READY),
+    "/jobs/all": ("of", lambda queue, _uid: queue.backend.counts()[READY] == 1),
 }
+
+
+def test_every_form_is_tried_from_elsewhere() -> None:
+    # /cancel is in test_web_rights.py
+    assert {*POSTS, "/cancel"} == {route.path for route in ROUTES if route.method == "POST"}
+
+
+def about_of(queue: JobQueue, path: str, uid: str) -> str:
+    """What the form of a path names."""
+    if path == "/failures/retry":
+        form = Site(queue).get("/failures").html.find("form", method="post")
+        return str(form.find("input", attrs={"name": "of"})["value"])
+    if path == "/jobs/all":
+        later = datetime.now(timezone.utc) + timedelta(days=1)
+        frozen_jobs = bulk.frozen(queue, JobFilter.of(FAILED), later)
+        return quote(json.dumps({"action": "retry", "filter": frozen_jobs.as_json()}), safe="")
+    return {"/job/retry": uid, "/jobs/change": "selection"}.get(path, "mail")
 
 
 @pytest.mark.parametrize(("headers", "bare", "signed"), ORIGINS, ids=str)
@@ -461,10 +628,11 @@ def test_request_from_elsewhere_changes_nothing(path, headers, bare, signed):
             uid = shop.fail()
             if path == "/queues/resume":
                 queue.pause("mail")
-            form = site.get("/failures").html.find("form", method="post")
-            key = form.find("input", attrs={"name": "of"})["value"]
-            about = {"/job/retry": uid, "/failures/retry": key}.get(path, "mail")
-            fields = {field: about}
+            schedule = queue.schedule("mail", len, [""], every=timedelta(hours=1))
+            if path == "/schedules/resume":
+                schedule.pause()
+            about = about_of(queue, path, uid)
+            fields = {field: about, "job": uid, "action": "retry"}
             if token:
                 fields["token"] = Tokens(queue).sign("post", path, about, "manager")
 
@@ -482,24 +650,197 @@ def test_token_of_another_form_or_user_is_none(path):
         uid = Shop(queue).fail()
         if path == "/queues/resume":
             queue.pause("mail")
-        about = uid if field == "uid" else "mail"
+        schedule = queue.schedule("mail", len, [""], every=timedelta(hours=1))
+        if path == "/schedules/resume":
+            schedule.pause()
+        about = about_of(queue, path, uid)
         tokens = Tokens(queue)
         for token in (
             tokens.sign("post", path, about, "ann"),
             tokens.sign("post", path, "other", "manager"),
             tokens.sign("post", "/cancel", about, "manager"),
         ):
-            answer = Site(queue).post(path, {}, **{field: about, "token": token})
+            answer = Site(queue).post(path, {}, **{field: about, "token": token, "job": uid,
+                                                     "action": "retry"})  # fmt: skip
             assert answer.status_int == 403
         assert not has_happened(queue, uid)
 
 
-@pytest.mark.parametrize("path", POSTS)
-@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE"])
-def test_form_answers_to_post_only(site, path, method):
-    answer = ask(site.app, method, path, "manager")
+@pytest.mark.parametrize("path", [path for path in POSTS if path != "/jobs/all"])  # has a page
+def test_form_answers_to_post_only(site, path):
+    for method in ("GET", "HEAD", "PUT", "DELETE"):
+        answer = ask(site.app, method, path, "manager")
 
-    assert (answer.status_int, answer.headers["Allow"]) == (405, "POST")
+        assert (method, answer.status_int, answer.headers["Allow"]) == (method, 405, "POST")
+
+
+# -- many jobs
+
+
+def chosen(site, *uids, action="retry", **fields):
+    """Press a button of the list with some jobs chosen; gives the page that it leads to."""
+    pairs = [("job", uid) for uid in uids] + list({"action": action, **fields}.items())
+    return site.app.post(f"{BASE}/jobs/change", pairs, headers=SAME_ORIGIN).follow()
+
+
+def test_selected_jobs_are_retried_together(queue, site, shop):
+    uids = shop.open()
+
+    page = chosen(site, uids["failed"], uids["cancelled"], uids["running"], status="FAILED")
+
+    assert page.request.params["status"] == "FAILED"
+    assert "2 jobs were enqueued again. 1 other had changed meanwhile." in page
+    assert {queue.result(uids[each]).status for each in ("failed", "cancelled")} == {READY}
+    both = f"{uids['failed']} {uids['cancelled']} {uids['running']}"
+    record = queue.audit()[0]
+    assert record[2:] == ("manager", "page", "retry", f"3 selected jobs: {both}", 2, "done")
+
+
+def test_selected_jobs_are_cancelled_together(queue, site, shop):
+    uids = shop.open()
+
+    page = chosen(site, uids["waiting"], uids["done"], action="cancel")
+
+    assert "1 job was cancelled. 1 other had changed meanwhile." in page
+    assert queue.result(uids["waiting"]).status is CANCELLED
+
+
+def test_button_without_a_selection_says_so(queue, site, shop):
+    shop.open()
+
+    assert "No job is selected." in chosen(site)
+    assert queue.audit() == []
+    too_many = [("job", str(number)) for number in range(201)]
+    for wrong in ([("action", "purge")], [], [*too_many, ("action", "retry")]):
+        assert site.app.post(f"{BASE}/jobs/change", wrong, headers=SAME_ORIGIN, status=400)
+
+
+@pytest.mark.parametrize("fields", [{"status": "READY"}, {"status": "RUNNING"}, {}], ids=str)
+def test_what_cannot_be_done_with_a_list_is_not_offered(site, shop, fields):
+    shop.open()
+
+    offered = [link.text for link in site.get("/jobs", fields).html.select("a.button")]
+
+    assert offered == ["Retry all that match", "Cancel all that match"][bool(fields) :]
+
+
+def confirmed(site, **fields):
+    """The page that asks whether all jobs of a filter are to be changed, and its form."""
+    page = site.get("/jobs/all", fields)
+    return page, page.html.select_one("form.action")
+
+
+def test_all_that_match_are_counted_before_and_changed_by_a_job_and_none_that_came_later(
+    queue, site, shop, monkeypatch
+):
+    monkeypatch.setattr(bulk, "CHANGED_AT_ONCE", 2)
+    uids = shop.open()
+    page, form = confirmed(site, action="retry", error="ConnectionRefusedError")
+    later = shop.fail(queue_name="later")
+
+    answer = site.post("/jobs/all", of=form.find("input", {"name": "of"})["value"])
+    before = [queue.result(uids["failed"]).status, queue.result(later).status]
+    queue.run_pending(1)
+
+    assert "4 jobs will be enqueued again" in " ".join(page.html.main.text.split())
+    assert form.button.text == "Retry 4 jobs"
+    assert before == [FAILED, FAILED]
+    assert [queue.result(uids["failed"]).status, queue.result(later).status] == [READY, FAILED]
+    own = queue.result(answer.follow().request.params["uid"])
+    assert (own.name, own.return_value) == (
+        "tgext.asyncjob.bulk.change_all", {"changed": 4, "of": 4}
+    )  # fmt: skip
+    assert own.progress == (4, "4 jobs", 4)
+    record = queue.audit()[0]
+    assert (record.user, record.action, record.changed, record.result) == (
+        "manager", "retry", 4, "4 of 4"
+    )  # fmt: skip
+    assert record.subject.startswith("status=FAILED error=ConnectionRefusedError until=20")
+
+
+def test_job_that_changes_many_is_cancelled_like_any_other(queue, site, shop, monkeypatch):
+    monkeypatch.setattr(bulk, "CHANGED_AT_ONCE", 1)
+    shop.open()
+    _page, form = confirmed(site, action="retry", status="FAILED")
+    answer = site.post("/jobs/all", of=form.find("input", {"name": "of"})["value"])
+    uid = answer.follow().request.params["uid"]
+    change_many, changed = queue.backend.change_many, []
+
+    def change(*given: Any) -> int:
+        changed.append(change_many(*given))
+        if len(changed) == 2:
+            queue.result(uid).cancel()
+        return changed[-1]
+
+    monkeypatch.setattr(queue.backend, "change_many", change)
+    monkeypatch.setattr("tgext.asyncjob.backends.sql.STANDING_SECONDS", 0)
+    queue.run_pending(1)
+
+    assert queue.result(uid).status is CANCELLED
+    assert (queue.audit()[0].changed, queue.audit()[0].result) == (2, "cancelled after 2 of 5")
+
+
+@pytest.mark.parametrize("of", ["", "x", "[]", "{}", '{"action": "purge", "filter": {}}'])
+def test_filter_that_no_page_has_sent_is_refused(site, of):
+    assert site.post("/jobs/all", of=of).status_int == 400
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"action": "purge"}, {"action": "retry", "since": "x"},
+               {"action": "retry", "status": "x"}]
+)  # fmt: skip
+def test_filter_that_is_none_is_refused(site, fields):
+    assert site.get("/jobs/all", fields, status=400)
+
+
+def test_nothing_that_matches_is_said(queue, site):
+    page, form = confirmed(site, action="cancel", queue="mail")
+
+    assert "No job is like that any more." in page
+    assert form is None
+
+
+# -- the audit
+
+
+def test_what_is_done_in_the_pages_is_in_the_audit_the_last_first(queue, site, shop):
+    uids = shop.open()
+    before = site.text("/audit")
+    site.post("/job/retry", uid=uids["failed"])
+    site.post("/cancel", uid=uids["waiting"])
+    site.post("/cancel", uid=uids["done"])
+    [first, *_] = site.get("/failures").html.select("form.action")
+    site.post("/failures/retry", of=first.find("input", {"name": "of"})["value"])
+    site.post("/queues/resume", of="reports")
+    site.post("/queues/pause", of="reports")
+
+    assert "Nobody has done anything." in before
+    assert [row[1:] for row in site.rows("/audit")] == [
+        ["manager , by a page", "pause", "reports", "1", "done"],
+        ["manager , by a page", "resume", "reports", "1", "done"],
+        ["manager , by a page", "retry", "failures of dashboard_jobs.send_invoice with "
+         "builtins.ConnectionRefusedError", "3", "done"],
+        ["manager , by a page", "cancel", uids["done"], "0", "nothing to do"],
+        ["manager , by a page", "cancel", uids["waiting"], "1", "done"],
+        ["manager , by a page", "retry", uids["failed"], "1", "done"],
+    ]  # fmt: skip
+
+
+def test_audit_has_pages(queue, site, monkeypatch):
+    monkeypatch.setattr("tgext.asyncjob.web.audit_page.ROWS", 2)
+    for number in range(5):
+        queue.pause(f"q{number}", by="ann")
+
+    seen, path = [], "/audit"
+    while path:
+        page = site.get(path).html
+        seen += [row.find_all("td")[2].get_text().strip() for row in page.select("tbody tr")]
+        following = page.find("a", rel="next")
+        path = following and following["href"].removeprefix(BASE)
+
+    assert seen == ["q4", "q3", "q2", "q1", "q0"]
+    for wrong in ("", "x", "-1", "9" * 30):
+        assert site.get("/audit", {"before": wrong}, status=400)
 
 
 # -- hostile text
@@ -522,7 +863,17 @@ def test_hostile_text_in_every_field_is_only_shown(queue, site):
         shop.end(other, Outcome(SUCCESSFUL, result={text: text}))
         uids += [uid, other]
     shop.backend.pause(HOSTILE[:60].replace("\0", "").replace("\ud800", ""), HOSTILE)
-    paths = [*PAGES, *(f"/job?uid={uid}" for uid in uids)]
+    name = HOSTILE.replace("\0", "").replace("\r\n\x1b", "").replace("\u202e", "")
+    schedule = queue.schedule("".join(filter(str.isprintable, name)), len, [big], cron="@daily")
+    schedule.run_now()
+    queue.result(uids[0]).retry(by=big)
+    queue.result(uids[0]).cancel(by=HOSTILE)
+    shop.backend.schedules.pause(schedule.name, big, act=Act(HOSTILE, HOSTILE[:20]))
+    shop.backend.register(WorkerId(f"w{HOSTILE}".replace("\0", "")), None, 1)
+    shop.start(shop.add(queue_name="bar"), 1, big, 3, queue_name="bar")
+    paths = [*PAGES, *(f"/job?uid={uid}" for uid in uids), f"/schedule?of={quote(schedule.name)}",
+             "/jobs/all?action=retry", "/jobs/all?action=cancel"]  # fmt: skip
+    site = Site(queue, HOSTILE)  # who is logged in
     try:
         if not queue.backend.is_shared:
             uid = shop.add(named_badly)
@@ -533,6 +884,15 @@ def test_hostile_text_in_every_field_is_only_shown(queue, site):
         for name in ("name", "queue", "user", "error", "status", "since", "after"):
             check_harmless(site.get("/jobs", {name: HOSTILE}, status="*"))
             check_harmless(site.get("/jobs", {name: big[:5000]}, status="*"))
+            check_harmless(site.get("/jobs/all", {name: HOSTILE, "action": "retry"}, status="*"))
+        for path, name in (("/audit", "before"), ("/schedule", "of"), ("/job", "uid"),
+                           ("/failures", "retried"), ("/jobs/all", "action"), ("/jobs", "did"),
+                           ("/jobs", "changed")):  # fmt: skip
+            check_harmless(site.get(path, {name: HOSTILE}, status="*"))
+            check_harmless(site.get(path, {name: big[:5000]}, status="*"))
+        for path in POSTS:
+            fields = dict.fromkeys(("of", "uid", "job", "action", "token", "status"), HOSTILE)
+            check_harmless(site.app.post(f"{BASE}{path}", fields, headers=SAME_ORIGIN, status="*"))
     finally:
         named_badly.__qualname__ = "named_badly"
 
@@ -562,7 +922,7 @@ def test_pages_read_each_database(kind, tmp_path):
         assert "Waiting 3 Running 1 Done 1 Failed 5 Cancelled 1" in text
         assert "Waiting longest: dashboard_jobs.send_invoice , enqueued just now" in text
         assert [row[1] for row in site.rows("/failures")] == ["4", "1"]
-        assert site.rows("/queues")[0][:3] == ["reports", "1", "0"]
+        assert site.rows("/queues")[0][:4] == ["reports", "1", "just now", "0"]
         assert len(site.rows("/jobs", user="ann", since="1h")) == 8
         for uid in uids.values():
             site.get("/job", {"uid": uid})
@@ -574,7 +934,7 @@ def test_pages_read_each_database(kind, tmp_path):
 
 
 def test_page_needs_few_statements(tmp_path):
-    with JobQueue("sql", threads=0, url=url_of("sqlite", tmp_path)) as queue:
+    with JobQueue("sql", threads=0, url=sqlite_with_tables(tmp_path)) as queue:
         shop, site = Shop(queue), Site(queue)
         uids = shop.open()
         uids |= {f"other {name}": uid for name, uid in Jobs(queue).of_each_state().items()}

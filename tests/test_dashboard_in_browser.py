@@ -6,35 +6,35 @@ used. The pages are those of jobs in SQLite that no worker runs.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
-from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
 from sqlalchemy import delete
 from webtest.http import StopableWSGIServer
 
-from chromium import start_browser
-from dashboard_jobs import REFUSED, Shop
-from databases import url_of
-from tgext.asyncjob import JobQueue
+from chromium import SECONDS, BrowserPage, driver, set_script_enabled
+from dashboard_jobs import REFUSED, PastDay, Shop
+from databases import sqlite_with_tables
+from tgext.asyncjob import JobQueue, policies, task
+from tgext.asyncjob.call import Call
 from tgext.asyncjob.job import CANCELLED, FAILED, READY, Outcome, Progress
+from tgext.asyncjob.sharing import share_of
 from tgext.asyncjob.web import Rights, WebApplication
+from webpages import Jobs
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")]
 
-#: The longest wait for anything; a miss is a failure.
-SECONDS = 20
+__all__ = ["driver"]  # a fixture
 
 PAGES = {
     "Overview": "/", "Jobs": "/jobs", "Failures": "/failures", "Queues": "/queues",
-    "Workers": "/workers",
+    "Schedules": "/schedules", "Limits": "/limits", "Workers": "/workers", "Audit": "/audit",
 }  # fmt: skip
 
 
@@ -61,12 +61,8 @@ class Host:
         return self._web(environ, start)
 
 
-class Page:
-    """A page in the browser."""
-
-    def __init__(self, driver: Any, address: str) -> None:
-        self.driver = driver
-        self._address = address
+class Page(BrowserPage):
+    """A page of the dashboard."""
 
     def look(self, width: int = 1280, scheme: str = "light") -> None:
         """Set the width of the window, and the scheme of colours."""
@@ -78,37 +74,10 @@ class Page:
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
     def open(self, path: str) -> None:
-        self.driver.get(f"{self._address}/asyncjob{path}")
-
-    def run(self, script: str, *args: Any) -> Any:
-        return self.driver.execute_script(script, *args)
-
-    def find(self, selector: str) -> Any:
-        return self.driver.find_element(By.CSS_SELECTOR, selector)
+        self.driver.get(f"{self.address}/asyncjob{path}")
 
     def text(self, selector: str = "main") -> str:
         return str(self.find(selector).text)
-
-    def press(self, *keys: str) -> None:
-        """Press keys, at whatever has the focus."""
-        self.driver.switch_to.active_element.send_keys(*keys)
-
-    def focused(self) -> str:
-        return str(self.run("return document.activeElement.outerHTML.split('>')[0]"))
-
-    def tab_to(self, label: str) -> None:
-        """Go on with the tabulator to the control of this name."""
-        name = "const e = document.activeElement; return e.ariaLabel || e.textContent"
-        for _ in range(60):
-            if self.run(name).strip() == label:
-                return
-            self.press(Keys.TAB)
-        raise AssertionError(f"no control {label!r}: {self.focused()}")
-
-    def until(self, condition: Callable[[], Any]) -> Any:
-        # A page may be replaced while it is being read: look again.
-        waits = WebDriverWait(self.driver, SECONDS, 0.05, ignored_exceptions=[WebDriverException])
-        return waits.until(lambda _driver: condition())
 
     def read_again(self, host: Host) -> None:
         """Press "r" until the page was asked for twice: it is, only after it was taken once."""
@@ -121,34 +90,10 @@ class Page:
 
         self.until(press)
 
-    def count_requests(self) -> None:
-        """Count the requests that scripts make from now on."""
-        self.run(
-            "const own = fetch; window.made = 0;"
-            "window.fetch = (...given) => { window.made += 1; return own(...given); }"
-        )
-
-    def requests_after_timers(self) -> int:
-        """How many there were when the timers that are due have run."""
-        script = "const done = arguments[0]; setTimeout(() => setTimeout(() => done(made)))"
-        return int(self.driver.execute_async_script(script))
-
-    def complaints(self) -> list[str]:
-        """What the browser has complained of, such as a violation of the policy."""
-        return [str(entry["message"]) for entry in self.driver.get_log("browser")]
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: Any) -> Iterator[Any]:
-    made = start_browser(tmp_path_factory.mktemp("profile"))
-    yield made
-    made.quit()
-    gc.collect()
-
 
 @pytest.fixture
 def queue(tmp_path: Path) -> Iterator[JobQueue]:
-    with JobQueue("sql", threads=0, url=url_of("sqlite", tmp_path)) as made:
+    with JobQueue("sql", threads=0, url=sqlite_with_tables(tmp_path)) as made:
         yield made
 
 
@@ -183,10 +128,32 @@ def page(driver: Any, host: Host) -> Iterator[Page]:
 @pytest.mark.parametrize("width", [390, 1280])
 def test_page_is_accessible_fits_and_complains_of_nothing(page, shop, width, scheme):
     uids = shop.open()
+    shop.backend.statistics = PastDay(time.time())
     shop.add(args=("x" * 500,), queue_name="q" * 64, user="u" * 300)
+    shop.queue.pause("y" * 64, by="u" * 300)
+    shop.queue.result(uids["failed"]).retry(by="ann")
+    with shop.queue.as_current():
+        limited = task(share_key=True, limit=1, limit_key="k" * 300, queue_name="q" * 64)(len)
+        limited.enqueue_many([("a",)] * 3)
+    states = {
+        name: uid for name, uid in Jobs(shop.queue).of_each_state().items() if name != "unknown"
+    }
+    uids |= {f"{name} state": uid for name, uid in states.items()}
+    keys = policies.Keys(policies.Limit("k" * 200, 1), policies.Rate("r" * 200, 1, 60.0))
+    uids["blocked"] = [shop.add(keys=keys, queue_name="keys") for _ in range(2)][1]
+    owners = Call(print, (), None)
+    turns = [policies.Keys(share=share_of("o" * 200, owners, "turns", 0, None)) for _ in range(2)]
+    uids["turn"] = [shop.add(keys=each, queue_name="turns") for each in turns][1]
+    shop.queue.limit("q" * 64, 1)
     axe = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
     page.look(width, scheme)
-    paths = [*PAGES.values(), "/jobs?status=LOST", "/failures?retried=3", "/job?uid=unknown"]
+    schedule = shop.queue.schedule("s" * 250, len, ["x"], cron="0 0 29 2 *")
+    schedule.run_now()
+    schedule.pause()
+    paths = [*PAGES.values(), "/jobs?status=LOST", "/failures?retried=3", "/job?uid=unknown",
+             "/jobs/all?action=retry", "/jobs?did=retry&changed=1&of=2",
+             f"/schedule?of={schedule.name}", "/reload?uid=asyncjob_unknown",
+             f"/reload?uid={states['cancelling']}"]  # fmt: skip
 
     for path in [*paths, *(f"/job?uid={uid}" for uid in uids.values())]:
         page.open(path)
@@ -201,6 +168,47 @@ def test_page_is_accessible_fits_and_complains_of_nothing(page, shop, width, sch
         assert [(each["id"], each["nodes"][0]["html"]) for each in found["violations"]] == [], path
         told = page.complaints()
         assert all(is_error and "status of 40" in each for each in told), (path, told)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_charts_are_drawn_in_the_colours_of_the_scheme(page, shop, scheme):
+    shop.backend.statistics = PastDay(time.time())
+    page.look(scheme=scheme)
+    page.open("/")
+
+    drawn = page.run(
+        "return [...document.querySelectorAll('svg path')].map(each => {"
+        "const box = each.ownerSVGElement.getBoundingClientRect();"
+        "return [getComputedStyle(each).fill, box.width > 200, box.height > 10]})"
+    )
+
+    assert len(drawn) == 8
+    assert all(is_wide and is_high for _, is_wide, is_high in drawn)
+    good, bad, *_ = (colour for colour, _, _ in drawn)
+    assert len({colour for colour, _, _ in drawn}) == 4
+    assert (good, bad) == {
+        "light": ("rgb(20, 112, 58)", "rgb(168, 28, 23)"),
+        "dark": ("rgb(111, 211, 154)", "rgb(255, 154, 146)"),
+    }[scheme]
+
+
+def test_numbers_of_a_chart_are_opened_by_the_keyboard_and_stay_open(page, shop, host):
+    shop.backend.statistics = past = PastDay(time.time())
+    page.open("/")
+
+    page.tab_to("Numbers of the last hour")
+    page.press(Keys.ENTER)
+    page.until(lambda: page.find("details").get_property("open"))
+    rows = page.run("return document.querySelectorAll('details[open] tbody tr').length")
+    chart = page.run("return document.querySelector('svg path').getAttribute('d')")
+    past.now -= 3  # as if time went on: the charts move
+    page.read_again(host)
+    script = "return document.querySelector('svg path').getAttribute('d')"
+    page.until(lambda: page.run(script) != chart)
+
+    assert 57 <= rows <= 60
+    assert page.find("details").get_property("open")
+    assert page.complaints() == []
 
 
 def test_navigation_leads_to_every_page(page, shop):
@@ -261,6 +269,77 @@ def test_queue_is_paused_and_resumed_by_the_keyboard(page, shop, queue):
     page.until(lambda: "by boss" not in page.text())
 
     assert queue.paused() == []
+
+
+def test_jobs_are_chosen_and_retried_by_the_keyboard(page, shop, host, queue):
+    uids = [shop.fail() for _ in range(3)]
+    page.open("/jobs?status=FAILED")
+    page.press("j", "x", "j", "x")
+    page.read_again(host)  # what is chosen stays chosen
+
+    assert page.run("return document.querySelectorAll('[name=job]:checked').length") == 2
+    page.tab_to("Retry selected")
+    page.press(Keys.ENTER)
+    page.until(lambda: "2 jobs were enqueued again." in page.text())
+
+    assert sorted(queue.result(uid).status for uid in uids) == [FAILED, READY, READY]
+    assert queue.audit()[0].user == "boss"
+
+
+def test_box_chooses_all_jobs_of_the_page(page, shop, queue):
+    for _ in range(3):
+        shop.add()
+    page.open("/jobs")
+
+    page.tab_to("Select all jobs of this page")
+    page.press(Keys.SPACE)
+    page.tab_to("Cancel selected")
+    page.press(Keys.ENTER)
+    page.until(lambda: "3 jobs were cancelled." in page.text())
+
+    assert queue.backend.counts()[CANCELLED] == 3
+
+
+def test_all_that_match_are_retried_by_the_keyboard(page, shop, queue):
+    shop.fail()
+    shop.fail()
+    page.open("/jobs?status=FAILED")
+
+    page.tab_to("Retry all that match")
+    page.press(Keys.ENTER)
+    page.until(lambda: "2 jobs will be enqueued again" in page.text())
+    page.tab_to("Retry 2 jobs")
+    page.press(Keys.ENTER)
+    page.until(lambda: "Waiting" in page.text("asyncjob-progress"))
+    queue.run_pending(1)
+
+    page.until(lambda: "Done" in page.text("asyncjob-progress"))
+    assert queue.audit()[0].result == "2 of 2"
+
+
+def test_schedule_is_run_paused_resumed_and_deleted_by_the_keyboard(page, queue):
+    schedule = queue.schedule("nightly", len, ["x"], cron="0 0 * * *")
+    page.open("/schedules")
+    page.press("j", Keys.ENTER)
+    page.until(lambda: page.text("h1") == "Schedule")
+
+    page.tab_to("Enqueue a job of this schedule now")
+    page.press(Keys.ENTER)
+    page.until(lambda: "enqueued" in page.text("[data-part=ticks]"))
+    page.tab_to("Pause this schedule")
+    page.press(Keys.ENTER)
+    page.until(lambda: "it is paused by boss" in page.text())
+    page.tab_to("Resume this schedule")
+    page.press(Keys.ENTER)
+    page.until(lambda: "it is paused" not in page.text())
+    page.tab_to("Delete this schedule")
+    page.press(Keys.SPACE)
+    page.until(lambda: "There are no schedules." in page.text())
+
+    assert schedule.refresh() is False
+    assert queue.backend.counts()[READY] == 1
+    acts = [each.action for each in queue.audit()]
+    assert acts == ["delete", "resume", "pause", "run now"]
 
 
 def test_group_is_retried_by_the_keyboard(page, shop, queue):
@@ -397,13 +476,12 @@ def test_paused_updates_ask_for_nothing_until_they_are_resumed(page, shop, host)
 
 def test_hidden_page_asks_for_nothing(page, shop, host):
     page.open("/queues")
-    page.run("Object.defineProperty(document, 'hidden', {value: true, configurable: true});"
-             "document.dispatchEvent(new Event('visibilitychange'))")  # fmt: skip
+    page.hide()
     page.count_requests()
     page.run("document.dispatchEvent(new Event('visibilitychange'))")
     assert page.requests_after_timers() == 0
 
-    page.run("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
+    page.hide(False)
     assert page.requests_after_timers() == 1
 
 
@@ -439,7 +517,7 @@ def test_page_of_a_job_that_is_gone_says_so_and_asks_no_more(page, shop, host, q
 
 def test_everything_works_without_javascript(page, shop, queue):
     uid = shop.fail()
-    page.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    set_script_enabled(page.driver, False)
     try:
         page.open("/jobs?status=FAILED")
         page.driver.find_element(By.LINK_TEXT, "dashboard_jobs.send_invoice").click()
@@ -447,5 +525,5 @@ def test_everything_works_without_javascript(page, shop, queue):
         page.until(lambda: "Waiting" in page.text("asyncjob-progress"))
         assert not page.find("[data-pause]").is_displayed()
     finally:
-        page.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+        set_script_enabled(page.driver, True)
     assert queue.result(uid).status is READY

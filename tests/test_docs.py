@@ -30,9 +30,9 @@ from projects import PLAIN, model_source, write_project
 from test_layers import LAYERS
 from tgext.asyncjob import JobQueue, TaskResult, asyncjob_result, errors
 from tgext.asyncjob.backends import memory
-from tgext.asyncjob.job import TaskOptions
 from tgext.asyncjob.options import Options
 from tgext.asyncjob.processes.supervisor import DEFAULT_RESTART_POLICY
+from tgext.asyncjob.task_options import TaskOptions
 from tgext.asyncjob.transactions import scope
 from tgext.asyncjob.worker import job_log
 
@@ -44,7 +44,7 @@ PLAIN_PAGES = [ROOT / "README.txt", ROOT / "CHANGES.txt", ROOT / "sample_app" / 
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 
 #: Seconds within which a thread that may go on does so; nobody waits for it that is right.
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 20.0
 
 
 # -- reading the pages
@@ -587,7 +587,7 @@ def test_numbers_in_the_docs_are_those_of_the_code() -> None:
     text = " ".join(docs_text().split())
 
     assert f"the last {memory.changes.MOST_ENDED} at the most" in text
-    assert f"On memory the last {memory.ready_queue.MOST_ERRORS}" in text
+    assert f"On memory the last {memory.entry.MOST_ERRORS}" in text
     assert f"the last {job_log.LINES} log lines" in text
     assert {8: "eight"}[scope.TRIES] + " times in all, also with ``max_attempts=1``" in text
     assert f"when all others have run for {DEFAULT_RESTART_POLICY.settled:g} seconds" in text

@@ -325,7 +325,7 @@ def test_tables_are_made_by_the_command_where_the_application_may_not(tmp_path):
         project.run(*command)
 
     said = re.findall(r"there is no file|made the tables|found: .*", project.output)
-    assert said == ["there is no file", "made the tables", "found: version 2"]
+    assert said == ["there is no file", "made the tables", "found: version 3"]
 
 
 def test_unit_and_dockerfile_start_the_workers_as_the_page_does():

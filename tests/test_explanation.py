@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sqlqueues import KINDS, Place, nothing, place_of
+from sqlqueues import ALL_KINDS, Place, nothing, place_or_memory, queue_in
 from tgext.asyncjob import JobQueue, TaskResult, task
 
 waits = task(nothing)
@@ -20,24 +20,16 @@ def breaks() -> None:
     raise ValueError("not today")
 
 
-@pytest.fixture(scope="module", params=["memory", *KINDS])
+@pytest.fixture(scope="module", params=ALL_KINDS)
 def place(request: Any, tmp_path_factory: Any) -> Iterator[Place | None]:
-    if request.param == "memory":
-        yield None
-        return
-    with place_of(request.param, tmp_path_factory.mktemp("sql")) as made:
+    with place_or_memory(request.param, tmp_path_factory.mktemp("sql")) as made:
         yield made
 
 
 @pytest.fixture
 def queue(place: Place | None) -> Iterator[JobQueue]:
-    made = JobQueue(threads=0) if place is None else place.queue()
-    with made.as_current():
+    with queue_in(place) as made, made.as_current():
         yield made
-    made.close()
-    if place is not None:
-        place.close_queues()
-        place.empty()
 
 
 def said(result: TaskResult, **options: Any) -> str:
@@ -120,7 +112,8 @@ def test_more_than_a_thousand_jobs_are_not_counted(queue):
 
 def many(queue: JobQueue, number: int) -> list[Any]:
     from tgext.asyncjob.call import Call
-    from tgext.asyncjob.job import DEFAULT_OPTIONS, Job
+    from tgext.asyncjob.job import Job
+    from tgext.asyncjob.task_options import DEFAULT_OPTIONS
 
     new_uid = queue.backend.new_uid
     return [Job(new_uid(), Call(nothing, (), None), DEFAULT_OPTIONS) for _ in range(number)]
@@ -132,3 +125,15 @@ def test_queue_that_no_worker_serves_is_said_where_it_is_asked(queue):
     assert result.explain() == []
     told = said(result, workers=True)
     assert ("no worker is alive" in told) == queue.backend.is_shared
+
+
+def test_job_without_a_worker_says_how_one_of_the_fleet_is_started(place: Place | None) -> None:
+    if place is None:
+        return  # memory has no fleet
+    queue = place.queue(engine="celery", broker_url="redis://127.0.0.1:1/0")
+    with queue.as_current():
+        told = said(waits.enqueue(), workers=True)
+    place.close_queues()
+    place.empty()
+
+    assert "start one: python -m tgext.asyncjob celery -- worker" in told

@@ -23,6 +23,7 @@ import pytest
 from forked_python import OF_GEARBOX, ForkedPython, run_forked
 from needs import need
 from projects import PLAIN, model_source, write_project
+from terminals import Terminal
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
@@ -276,6 +277,21 @@ def test_retried_job_waits_for_a_worker_though_the_application_would_run_it(bake
     assert purge[:2] == (0, "removed 1 job\n")
 
 
+def test_queue_of_the_application_is_watched_at_a_terminal(bakery):
+    uid = bakery.enqueue("bake", "bun")
+    terminal = Terminal([str(GEARBOX), "asyncjob-status", "--watch"], bakery.path)
+    try:
+        terminal.until("READY 1", "default", "no worker is alive")
+        terminal.press("q")
+
+        assert terminal.ended() == 0
+        assert terminal.is_as_before
+        assert "Traceback" not in terminal.drawn
+    finally:
+        terminal.close()
+    assert bakery.status_of(uid)["status"] == "READY"
+
+
 def test_two_processes_drain_at_a_sigterm(bakery):
     uid = bakery.enqueue("held")
     worker = bakery.start("asyncjob-worker", "--processes", "2", "--threads", "2")
@@ -299,12 +315,12 @@ def test_schema_is_looked_at_before_the_application_makes_the_tables(bakery):
 
     assert none[:2] == (
         1,
-        "found: no tables\nexpected: version 2\n"
+        "found: no tables\nexpected: version 3\n"
         "make them: --create, or execute what --sql prints\n",
     )  # fmt: skip
     assert still_none[0] == 0
     assert "CREATE TABLE asyncjob_jobs (" in still_none[1]
-    assert made[:2] == (0, "made the tables in version 2\n")
+    assert made[:2] == (0, "made the tables in version 3\n")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tgext.asyncjob import CallRefused
 from tgext.asyncjob import slackers as adisp
 from tgext.asyncjob.slackers import DjangoWorker, Slacker
 
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 20.0
 
 # Before any model is imported; the database of the site is none of this process's business.
 django_library.configure(":memory:")

@@ -455,7 +455,7 @@ def test_body_that_cannot_be_read_is_refused():
 # -- fuzz
 
 FUZZ = settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

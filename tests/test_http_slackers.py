@@ -34,7 +34,7 @@ from tgext.asyncjob import slackers as adisp
 from tgext.asyncjob.executors import HttpExecutor
 from tgext.asyncjob.slackers import HttpHook, HttpWorker, Slacker
 
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 20.0
 
 SECRET = "two servers know this"
 

@@ -5,25 +5,32 @@ from __future__ import annotations
 import re
 from itertools import combinations
 
+import pytest
+
 from layers_picture import PICTURE, picture, reduced
 from test_layers import LAYERS
 
 
-def test_picture_of_the_layers_is_up_to_date() -> None:
+@pytest.fixture(scope="module")
+def drawn() -> str:
+    return picture()
+
+
+def test_picture_of_the_layers_is_up_to_date(drawn: str) -> None:
     stored = PICTURE.read_text(encoding="utf-8")
 
-    assert stored == picture(), "make docs/layers.svg again: python tests/layers_picture.py"
+    assert stored == drawn, "make docs/layers.svg again: python tests/layers_picture.py"
 
 
-def test_picture_shows_every_part() -> None:
-    shown = re.findall(r'text-anchor="middle">([\w/.]+)<', picture())
+def test_picture_shows_every_part(drawn: str) -> None:
+    shown = re.findall(r'text-anchor="middle">([\w/.]+)<', drawn)
 
     parts = [name.removesuffix(".py").strip("/").replace("/", ".") for name in shown]
     assert sorted(parts) == sorted(LAYERS.split())
 
 
-def test_boxes_of_the_picture_do_not_overlap() -> None:
-    found = re.findall(r'class="part" x="([\d.]+)" y="([\d.]+)" width="([\d.]+)"', picture())
+def test_boxes_of_the_picture_do_not_overlap(drawn: str) -> None:
+    found = re.findall(r'class="part" x="([\d.]+)" y="([\d.]+)" width="([\d.]+)"', drawn)
 
     boxes = [tuple(map(float, each)) for each in found]
     assert len(boxes) == len(LAYERS.split())

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sqlqueues import KINDS, Place, nothing, place_of
+from sqlqueues import ALL_KINDS, Place, nothing, place_or_memory, queue_in
 from tgext.asyncjob import ConfigError, JobQueue, TaskResultStatus
 
 
@@ -24,24 +24,16 @@ def breaks(_text: str) -> None:
     raise ValueError("three is not a colour")
 
 
-@pytest.fixture(scope="module", params=["memory", *KINDS])
+@pytest.fixture(scope="module", params=ALL_KINDS)
 def place(request: Any, tmp_path_factory: Any) -> Iterator[Place | None]:
-    if request.param == "memory":
-        yield None
-        return
-    with place_of(request.param, tmp_path_factory.mktemp("sql")) as made:
+    with place_or_memory(request.param, tmp_path_factory.mktemp("sql")) as made:
         yield made
 
 
 @pytest.fixture
 def jobs(place: Place | None) -> Iterator[JobQueue]:
-    if place is None:
-        with JobQueue(threads=0) as made:
-            yield made
-        return
-    yield place.queue()
-    place.close_queues()
-    place.empty()
+    with queue_in(place) as made:
+        yield made
 
 
 def test_results_of_a_page_are_those_that_result_gives(jobs):

@@ -59,14 +59,14 @@ def produce(queue, ledger, jobs=JOBS, producers=PRODUCERS, meanwhile=lambda: Non
     barrier = threading.Barrier(producers + 1)
 
     def enqueue(which):
-        barrier.wait(5)
+        barrier.wait(20)
         for number in range(which, jobs, producers):
             uids[which].append(queue.perform(ledger.mark, number))
 
     threads = [threading.Thread(target=enqueue, args=[which]) for which in range(producers)]
     for thread in threads:
         thread.start()
-    barrier.wait(5)
+    barrier.wait(20)
     meanwhile()
     for thread in threads:
         thread.join(30)
@@ -81,7 +81,7 @@ def test_ten_thousand_jobs_from_eight_threads_run_exactly_once_on_four():
         uids = produce(queue, ledger)
 
         assert ledger.complete.wait(30)
-        assert queue.result(uids[-1]).wait(5).status is TaskResultStatus.SUCCESSFUL
+        assert queue.result(uids[-1]).wait(20).status is TaskResultStatus.SUCCESSFUL
     assert len(set(uids)) == JOBS
     assert len(ledger.ran) == JOBS
     assert ledger.repeated() == {}
@@ -154,7 +154,7 @@ def test_fork_in_the_middle_runs_each_job_once_in_the_process_that_enqueued_it()
         threads_before = threading.active_count()
         uids = [queue.perform(mine.mark, number) for number in range(200)]
         complete = mine.complete.wait(10)
-        ended = queue.result(uids[-1]).wait(5).status.value
+        ended = queue.result(uids[-1]).wait(20).status.value
         return {
             "complete": complete,
             "ended": ended,
@@ -202,7 +202,7 @@ def test_child_of_a_fork_does_not_know_the_parents_jobs_and_closes_in_peace():
         said = in_a_child(lambda: child(queue, uid))()
 
         assert f"it was made by process {os.getpid()}" in said
-        assert queue.result(uid).wait(5).status is TaskResultStatus.SUCCESSFUL
+        assert queue.result(uid).wait(20).status is TaskResultStatus.SUCCESSFUL
 
 
 # -- two queues
@@ -228,7 +228,7 @@ def test_two_queues_do_not_run_each_others_jobs():
         one.start_worker()
         uid = other.perform(nothing)
 
-        one.result(one.perform(nothing)).wait(5)
+        one.result(one.perform(nothing)).wait(20)
 
         assert other.result(uid).status is TaskResultStatus.READY
         assert other.run_pending() == 1
@@ -246,7 +246,7 @@ def test_a_delayed_job_does_not_wait_for_the_thread_that_saw_it_first(queue, gat
     queue.perform(gate.enter)
     gate.wait_for()
 
-    assert later.wait(3).status is TaskResultStatus.SUCCESSFUL
+    assert later.wait(20).status is TaskResultStatus.SUCCESSFUL
 
 
 def test_a_job_is_started_at_once_by_an_idle_worker(queue):
@@ -254,9 +254,9 @@ def test_a_job_is_started_at_once_by_an_idle_worker(queue):
     assert _until(lambda: len(waiting) == 2)
     began = time.monotonic()
 
-    queue.result(queue.perform(nothing)).wait(5)
+    queue.result(queue.perform(nothing)).wait(20)
 
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 5
 
 
 # -- the end
@@ -274,7 +274,7 @@ def test_close_lets_what_runs_finish_and_leaves_what_waits_and_counts_it(gate, c
         closing.start()
         assert _until(lambda: queue not in open_queues)
         gate.open()
-        closing.join(5)
+        closing.join(20)
 
     running.refresh()
     assert running.status is TaskResultStatus.SUCCESSFUL
@@ -304,7 +304,7 @@ def test_close_in_two_threads_at_once_ends():
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(5)
+        thread.join(20)
 
     assert not any(thread.is_alive() for thread in threads)
 
@@ -323,7 +323,7 @@ def test_close_gives_back_what_does_not_finish_within_the_drain_timeout(gate):
     began = time.monotonic()
     queue.close()
 
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
     for result in results:
         result.refresh()
         assert result.status is TaskResultStatus.READY
@@ -343,14 +343,14 @@ def test_close_from_inside_a_job_lets_that_job_finish(caplog):
     queue.start_worker()
     result = queue.result(queue.perform(job))
 
-    assert result.wait(5).status is TaskResultStatus.SUCCESSFUL
+    assert result.wait(20).status is TaskResultStatus.SUCCESSFUL
     assert closed.is_set()
     assert _until(lambda: not _threads())
     queue.close()
 
 
 def test_worker_threads_are_daemons(queue):
-    queue.result(queue.perform(nothing)).wait(5)
+    queue.result(queue.perform(nothing)).wait(20)
 
     threads = _threads()
     assert len(threads) == 3  # two worker threads and the timeout monitor
@@ -385,7 +385,7 @@ def test_a_queue_with_a_worker_that_is_dropped_runs_what_it_was_given(gate):
     gc.collect()
     gate.open()
 
-    assert ran.wait(5)
+    assert ran.wait(20)
     for left in list(open_queues):
         left.close()
 

@@ -42,7 +42,7 @@ from tgext.asyncjob import (
     asyncjob_set_progress,
 )
 from tgext.asyncjob.backends import memory
-from tgext.asyncjob.backends.memory import MemoryBackend, changes, ready_queue
+from tgext.asyncjob.backends.memory import MemoryBackend, changes, entry, ready_queue
 from tgext.asyncjob.backends.memory.waiters import Waiters
 from tgext.asyncjob.job import (
     CANCELLED,
@@ -229,7 +229,7 @@ def test_one_job_retried_for_ever_does_not_grow(backend, clock, monkeypatch):
 
     found = backend.get(uid)
     assert found.attempts == 201
-    assert len(found.errors) == ready_queue.MOST_ERRORS
+    assert len(found.errors) == entry.MOST_ERRORS
     assert len(backend._ended) <= 50
 
 
@@ -387,7 +387,7 @@ def test_job_that_times_out_while_it_reports_progress_does_not_keep_the_lock():
         queue.start_worker()
         results = [
             Task(func=function, timeout=0.01).enqueue()
-            for _ in range(30)
+            for _ in range(10)
             for function in (report_for_ever, enqueue_for_ever)
         ]
 
@@ -407,7 +407,7 @@ def test_object_that_enqueues_when_it_is_let_go_of_finds_the_lock_free():
         queue.run_pending()
         pruning = threading.Thread(target=queue.backend.prune, daemon=True)
         pruning.start()
-        pruning.join(5)
+        pruning.join(20)
 
         assert not pruning.is_alive()
         assert queue.run_pending() == 1
@@ -440,7 +440,7 @@ def test_idle_slot_keeps_nothing_of_a_job_that_was_removed():
     with JobQueue(threads=1, retention=0) as queue:
         queue.start_worker()
         result = queue.result(queue.perform(id, picture))
-        result.wait(5)
+        result.wait(20)
         del picture, result
         while not queue.backend._waiters._waiting:  # until the worker thread waits
             pass

@@ -136,6 +136,7 @@ def test_checkout_has_no_module_of_the_tgext_namespace_itself() -> None:
     assert not (ROOT / "tgext" / "__init__.py").exists()
 
 
+@pytest.mark.slow
 def test_wheel_holds_the_package_and_nothing_else(built: Built) -> None:
     package = built.checkout / "tgext" / "asyncjob"
     expected = {
@@ -149,6 +150,7 @@ def test_wheel_holds_the_package_and_nothing_else(built: Built) -> None:
     assert "tgext/asyncjob/__init__.py" in names
 
 
+@pytest.mark.slow
 def test_sdist_is_the_whole_project(built: Built) -> None:
     names = built.names_in_sdist()
 
@@ -162,12 +164,14 @@ def test_sdist_is_the_whole_project(built: Built) -> None:
     assert [name for name in names if re.search(r"\.(pyc|db|log)$|__pycache__|\.venv", name)] == []
 
 
+@pytest.mark.slow
 def test_package_needs_transaction_and_nothing_else(built: Built) -> None:
     needs = built.metadata().get_all("Requires-Dist", [])
 
     assert [need for need in needs if "extra ==" not in need] == ["transaction>=3.0"]
 
 
+@pytest.mark.slow
 def test_extra_all_is_the_union_of_those_of_features(built: Built) -> None:
     def needs_of(extra: str) -> set[str]:
         needs = built.metadata().get_all("Requires-Dist", [])
@@ -175,12 +179,13 @@ def test_extra_all_is_the_union_of_those_of_features(built: Built) -> None:
 
     features = [
         "turbogears", "sqlalchemy", "postgresql", "mysql", "http", "worker", "store", "looppool",
-        "web",
+        "web", "celery", "cron", "cli",
     ]  # fmt: skip
     assert all(needs_of(extra) for extra in features)
     assert needs_of("all") == set().union(*map(needs_of, features))
 
 
+@pytest.mark.slow
 def test_metadata_names_the_project(built: Built) -> None:
     metadata = built.metadata()
 
@@ -191,6 +196,7 @@ def test_metadata_names_the_project(built: Built) -> None:
     assert "turbogears2.extension" in metadata["Keywords"].split(",")
 
 
+@pytest.mark.slow
 def test_readme_is_the_long_description(built: Built) -> None:
     metadata = built.metadata()
     description = metadata.get_payload()

@@ -11,6 +11,7 @@ import re
 import shutil
 import sqlite3
 from contextlib import closing
+from difflib import ndiff
 
 import pytest
 
@@ -188,7 +189,7 @@ def test_tables_may_be_made_by_a_migration(durable):
     durable.gearbox("migrate", "-c", "development.ini", "upgrade")
 
     assert "asyncjob_jobs" in durable.tables()
-    assert "found: version 2" in durable.run(*schema)
+    assert "found: version 3" in durable.run(*schema)
     durable.gearbox("setup-app", "-c", "development.ini")
 
 
@@ -230,6 +231,55 @@ for user in (None, "editor", "manager"):
     print(f"{user}:", page.status_int, queue.result(uid).status)
 queue.close()
 """
+
+
+#: Looks at a page with the bar before and after its job.
+LOOK = """
+from paste.deploy import loadapp
+from webtest import TestApp
+import tg
+
+app = TestApp(loadapp("config:development.ini", relative_to="."))
+queue = tg.config["tg.app_globals"].asyncjob_queue
+uid = queue.perform(len, "x")
+first = app.get("/login", {"uid": uid}).html.find("asyncjob-progress")
+queue.result(uid).wait(20)
+last = app.get("/login", {"uid": uid}).html.find("asyncjob-progress")
+print("bars:", len(first.find_all("progress")), last["data-state"], last.div.text)
+queue.close()
+"""
+
+
+def test_bar_on_a_bare_quickstart_page_is_three_lines_of_the_developer(made, project):
+    app_globals = project.path / "myapp" / "lib" / "app_globals.py"
+    app_globals.write_text(made.bare_globals)
+    before = {path: path.read_text() for path in project.path.rglob("*.*ml") if path.is_file()}
+    before[app_globals] = made.bare_globals
+
+    # docs/progress.rst: a line that imports, one that starts, one in the template
+    started = re.sub(
+        r"( +)def __init__\(self\):\n(?: +\"\"\".*\"\"\"\n)?(?: +pass\n)?",
+        r"\g<0>\1    start_async_worker()\n",
+        made.bare_globals,
+    )
+    one_import = "from tgext.asyncjob import start_async_worker\n"
+    app_globals.write_text(started.replace("\n\n\nclass", f"\n{one_import}\n\nclass", 1))
+    project.edit("myapp/templates/master.xhtml", "</body>", f"{ONE_CALL}\n</body>")
+    project.gearbox("setup-app", "-c", "development.ini")
+    said = project.run("-c", LOOK)
+
+    written = [
+        line[2:].strip()
+        for path, text in before.items()
+        for line in ndiff(text.splitlines(), path.read_text().splitlines())
+        if line.startswith("+ ")
+    ]
+    assert "bars: 1 done A job" in said, said
+    assert sorted(written) == [
+        "${asyncjob_progress(tg.request.GET.get('uid', ''), 'A job', cancel=True)}",
+        "from tgext.asyncjob import start_async_worker",
+        "start_async_worker()",
+    ]
 
 
 def test_one_call_in_a_template_shows_a_bar_and_managers_cancel(project):

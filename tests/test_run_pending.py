@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -161,6 +163,32 @@ def test_job_that_does_not_end_at_its_timeout_is_over_for_the_world_and_the_next
     thread.join(PATIENCE_SECONDS)
 
     assert other.result(next_one.id).status is SUCCESSFUL
+
+
+def leave_an_exception() -> None:
+    """Handle an exception for ever, as the end of a handler does that is interrupted."""
+    ctypes.pythonapi.PyErr_SetHandledException(ctypes.py_object(LookupError("of before")))
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no such function")
+def test_what_an_interrupted_handler_leaves_behind_is_in_no_later_error():
+    def fail() -> None:
+        raise ValueError("of now")
+
+    with JobQueue(threads=0) as queue:
+        for handled in (None, KeyError("of the caller")):
+            queue.perform(leave_an_exception)
+            uid = queue.perform(fail)
+            try:
+                if handled is not None:
+                    raise handled
+                queue.run_pending()
+            except KeyError:
+                queue.run_pending()
+                assert sys.exc_info()[1] is handled
+            [error] = queue.result(uid).errors
+            assert "of before" not in error.traceback
+    assert sys.exc_info()[1] is None
 
 
 def test_limit_is_how_many_jobs_run_at_the_most(place):

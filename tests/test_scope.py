@@ -7,7 +7,8 @@ import transaction
 from transaction.interfaces import TransientError
 
 from tgext.asyncjob.call import Call
-from tgext.asyncjob.job import DEFAULT_OPTIONS, Job
+from tgext.asyncjob.job import Job
+from tgext.asyncjob.task_options import DEFAULT_OPTIONS
 from tgext.asyncjob.transactions.scope import TRIES, PendingJobs, Scope
 
 
@@ -27,8 +28,8 @@ def handed():
 @pytest.fixture
 def pending(handed):
     made = PendingJobs(handed.extend)
-    made.add(a_job("a"))
-    made.add(a_job("b"))
+    made.add([a_job("a")])
+    made.add([a_job("b")])
     return made
 
 
@@ -129,9 +130,9 @@ def test_pending_jobs_come_after_the_data_they_are_about(pending):
 
 def test_pending_jobs_after_a_savepoint_are_forgotten_by_its_rollback(pending):
     outer = pending.savepoint()
-    pending.add(a_job("c"))
+    pending.add([a_job("c")])
     inner = pending.savepoint()
-    pending.add(a_job("d"))
+    pending.add([a_job("d")])
 
     inner.rollback()
     assert uids(pending) == ["a", "b", "c"]
@@ -151,7 +152,7 @@ def test_pending_job_is_found_and_dropped_by_its_uid(pending):
 def test_pending_job_enqueued_in_a_savepoint_goes_with_it_though_another_was_cancelled(pending):
     savepoint = pending.savepoint()
     pending.drop("a")
-    pending.add(a_job("enqueued in the savepoint"))
+    pending.add([a_job("enqueued in the savepoint")])
 
     savepoint.rollback()
 
@@ -216,7 +217,7 @@ def test_after_commit_hook_of_a_managed_transaction_is_not_in_it():
 def test_two_scopes_know_nothing_of_each_other(handed):
     one, other = Scope(), Scope()
     with one.managed():
-        one.pending(handed.extend).add(a_job("a"))
+        one.pending(handed.extend).add([a_job("a")])
 
         assert other.is_managed is False
         assert other.pending_or_none() is None
@@ -271,7 +272,7 @@ def test_run_does_not_commit_what_the_last_question_refuses(handed):
     scope = Scope()
 
     def work():
-        scope.pending(handed.extend).add(a_job("a"))
+        scope.pending(handed.extend).add([a_job("a")])
 
     def refuse(_result):
         raise ZeroDivisionError
@@ -348,9 +349,9 @@ def test_rollback_of_a_sessions_savepoint_takes_the_jobs_since_it_began(handed):
     early, late = Savepoint(), Savepoint()
     sessions.begun(early)
     pending = scope.pending(handed.extend)
-    pending.add(a_job("a"))
+    pending.add([a_job("a")])
     sessions.begun(late)
-    pending.add(a_job("b"))
+    pending.add([a_job("b")])
 
     sessions.rolled_back(late)
     assert uids(pending) == ["a"]
@@ -368,7 +369,7 @@ def test_blocks_can_stand_in_one_another():
             pass
         transaction.begin()
         assert scope.is_managed is True
-        scope.pending(handed.extend).add(a_job("a"))
+        scope.pending(handed.extend).add([a_job("a")])
 
     transaction.commit()
     assert [job.uid for job in handed] == ["a"]
@@ -380,7 +381,7 @@ def test_block_works_where_transactions_are_begun_explicitly():
     try:
         with scope.managed():
             transaction.begin()
-            scope.pending(handed.extend).add(a_job("a"))
+            scope.pending(handed.extend).add([a_job("a")])
             transaction.commit()
     finally:
         transaction.manager.explicit = False

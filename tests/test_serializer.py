@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import enum
 import functools
+import hmac
 import json
 import math
 import os
@@ -45,6 +46,7 @@ from tgext.asyncjob.errors import (
     Unreadable,
 )
 from tgext.asyncjob.serialization import CallSerializer, SerializedCall
+from tgext.asyncjob.serialization.signer import Signer
 
 UID = "asyncjob_1"
 SIGNED = CallSerializer("a secret of sixteen signs or more")
@@ -714,6 +716,23 @@ class Loud:
         LOUD.append("made")
 
 
+@pytest.mark.parametrize("content", [b"", b"a call", b"\xff" * 200], ids=len)
+def test_signature_is_the_hmac_of_the_standard_library(content):
+    key = hmac.digest(b"a secret", b"tgext.asyncjob.call", "sha256")
+
+    expected = base64.urlsafe_b64encode(hmac.digest(key, content, "sha256")).rstrip(b"=")
+
+    assert Signer("a secret", "call").sign(content) == expected
+
+
+@pytest.mark.parametrize("after", ["x", " ", "{}"])
+def test_payload_that_goes_on_after_its_end_is_not_read(after):
+    stored = PLAIN.dump(UID, Call(one, (1,), None))
+
+    with pytest.raises(Unreadable, match="it goes on after its end"):
+        PLAIN.load(UID, stored._replace(payload=stored.payload + after))
+
+
 def test_value_that_names_a_class_imports_nothing_without_its_signature(canary_module):
     name, sung = canary_module
     form = {"$": "enum", "c": f"{name}:Kind", "v": "A"}
@@ -961,3 +980,22 @@ def test_payload_of_a_pickle_is_base64():
     form = json.loads(SIGNED.dump(UID, Call(f, (Thing(1),), None)).payload)["a"][0]
 
     assert pickle.loads(base64.b64decode(form["v"])) == Thing(1)
+
+
+def test_call_that_is_moved_is_that_of_another_job_and_of_no_other():
+    row = SIGNED.dump("a", Call(len, ([1, 2],), None), bound="x")
+
+    moved = SIGNED.moved(row, old=("a", "x"), new=("b", "y"))
+
+    assert SIGNED.load("b", moved, bound="y").args == ([1, 2],)
+    for uid, bound in (("a", "y"), ("b", "x")):
+        with pytest.raises(BadSignature):
+            SIGNED.load(uid, moved, bound=bound)
+
+
+@pytest.mark.parametrize("old", [("c", "x"), ("a", "z")])
+def test_call_of_another_job_is_not_moved(old):
+    row = SIGNED.dump("a", Call(len, ([1, 2],), None), bound="x")
+
+    with pytest.raises(BadSignature):
+        SIGNED.moved(row, old=old, new=("b", "y"))

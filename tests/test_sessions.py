@@ -74,7 +74,7 @@ def test_nothing_is_committed_before_the_job_returned(database):
 
     with JobQueue(threads=1, session=database.Session) as queue:
         queue.start_worker()
-        queue.result(queue.perform(job)).wait(5)
+        queue.result(queue.perform(job)).wait(20)
 
     assert seen == [True]
     assert database.texts() == ["done"]
@@ -98,8 +98,8 @@ def test_what_a_job_did_is_undone_when_it_raises_whatever_it_raises(database, er
         bad = queue.result(queue.perform(job))
         after = queue.result(queue.perform(database.add, "after"))
 
-        assert bad.wait(5).status is FAILED
-        assert after.wait(5).status is SUCCESSFUL
+        assert bad.wait(20).status is FAILED
+        assert after.wait(20).status is SUCCESSFUL
     assert database.texts() == ["after"]
 
 
@@ -182,7 +182,7 @@ def test_a_cancelled_job_that_swallows_the_cancellation_does_not_commit(database
         assert result.cancel()
         gate.open()
 
-        assert result.wait(5).status is TaskResultStatus.CANCELLED
+        assert result.wait(20).status is TaskResultStatus.CANCELLED
     assert database.texts() == []
 
 
@@ -201,7 +201,7 @@ def test_a_cancelled_job_that_swallows_the_cancellation_commits_no_other_partici
         assert result.cancel()
         gate.open()
 
-        assert result.wait(5).status is TaskResultStatus.CANCELLED
+        assert result.wait(20).status is TaskResultStatus.CANCELLED
     assert sent == []
 
 
@@ -220,7 +220,7 @@ def test_a_cancelled_job_cannot_commit_a_part_either(database, gate):
         assert result.cancel()
         gate.open()
 
-        assert result.wait(5).status is TaskResultStatus.CANCELLED
+        assert result.wait(20).status is TaskResultStatus.CANCELLED
     assert database.texts() == []
 
 
@@ -258,7 +258,7 @@ def test_the_next_job_in_the_thread_begins_without_a_session(database, how):
         queue.start_worker()
         queue.perform(how, database)
 
-        has = queue.result(queue.perform(database.Session.registry.has)).wait(5)
+        has = queue.result(queue.perform(database.Session.registry.has)).wait(20)
 
         assert has.return_value is False
 
@@ -301,7 +301,7 @@ def test_a_session_of_two_threads_is_two_sessions(database, gate):
         gate.wait_for(2)
         gate.open()
 
-        assert len({result.wait(5).return_value for result in results}) == 2
+        assert len({result.wait(20).return_value for result in results}) == 2
 
 
 # -- errors that pass
@@ -413,7 +413,7 @@ def test_a_job_of_a_job_exists_only_if_that_one_succeeds(database, held):
 
 def test_waiting_for_a_job_of_ones_own_transaction_is_refused(held):
     def parent():
-        asyncjob_result(asyncjob_perform(nothing)).wait(5)
+        asyncjob_result(asyncjob_perform(nothing)).wait(20)
 
     [error] = run(held, parent).errors
 
@@ -527,7 +527,7 @@ def test_transactions_of_two_threads_have_their_own_jobs(held):
         held.perform(nothing)
         thread = threading.Thread(target=held.perform, args=[nothing])
         thread.start()
-        thread.join(5)
+        thread.join(20)
         assert held.backend.waiting() == 1
     assert held.run_pending() == 2
 
@@ -715,7 +715,7 @@ def test_run_pending_ends_a_job_at_its_timeout(database, held):
     held.run_pending()
     result.refresh()
 
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 8
     assert result.status is FAILED
     assert result.errors[0].exception_class is JobTimeout
     assert result.errors[0].message == "the job ran longer than its timeout of 0.1 s"
@@ -780,7 +780,7 @@ def test_job_whose_commit_is_tried_again_can_be_cancelled_meanwhile(queue, gate)
     gate.open()
 
     assert cancelled is True
-    assert result.wait(5).status == "CANCELLED"
+    assert result.wait(20).status == "CANCELLED"
 
 
 # -- who else is in the transaction

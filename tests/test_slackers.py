@@ -52,7 +52,7 @@ from tgext.asyncjob.slackers import (
     process,
 )
 
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 20.0
 
 SECRET = "only this application knows it"
 
@@ -343,7 +343,7 @@ class Diary:
     def __getattr__(self, name: str) -> Any:
         return self._and(("get", name))
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self._and(("call", list(args), kwargs))
 
     def __getitem__(self, key: Any) -> Any:

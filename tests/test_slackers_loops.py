@@ -19,7 +19,7 @@ from tgext.asyncjob import BadCall, ConfigError
 from tgext.asyncjob.executors import loops
 from tgext.asyncjob.slackers import Postponed, Slacker, ThreadWorker, process
 
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 20.0
 
 
 @pytest.fixture(autouse=True)

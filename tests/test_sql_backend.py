@@ -28,13 +28,11 @@ from backend_contract import (
     status_of,
 )
 from clocks import rescued_meanwhile
-from databases import url_of
+from databases import empty, url_of
 from test_backend_model import RETENTION_SECONDS, compare
 from tgext.asyncjob import ConfigError, JobQueue, task
 from tgext.asyncjob.backends.base import Standing
-from tgext.asyncjob.backends.sql import SqlBackend, progress, taking
-from tgext.asyncjob.backends.sql.pruning import PRUNED_AT_ONCE
-from tgext.asyncjob.backends.sql.taking import PROMOTED_AT_ONCE
+from tgext.asyncjob.backends.sql import SqlBackend, insertion, progress, pruning, taking
 from tgext.asyncjob.call import Call
 from tgext.asyncjob.job import (
     FAILED,
@@ -70,12 +68,11 @@ class Database:
         return SqlBackend(self.engine, **{"secret": "swordfish", "prefix": self.prefix, **options})
 
     def empty(self, backend: SqlBackend) -> None:
+        kept = backend.tables.schema
         with backend._dialect.begin() as connection:
-            for table in (backend.tables.jobs, backend.tables.errors, backend.tables.queues):
-                connection.execute(delete(table))
+            empty(connection, [each for each in backend.tables.main_tables if each is not kept])
         with backend._dialect.side_database.connect() as connection:
-            for table in backend.tables.side_tables:
-                connection.execute(delete(table))
+            empty(connection, backend.tables.side_tables)
 
     def drop(self) -> None:
         self.tables.metadata.drop_all(self.engine)
@@ -106,6 +103,7 @@ def make_backend(database: Database) -> Iterator[Callable[..., SqlBackend]]:
 class TestSqlBackend(BackendContract):
     transactional = True
     ROUNDS = 15
+    CONTENDED = 50
 
     @pytest.fixture
     def clock(self, clock: Any) -> Any:
@@ -135,22 +133,49 @@ def test_sql_backend_does_what_the_model_does(make_backend, database):
         made.append(make_backend(retention_seconds=RETENTION_SECONDS, clock=clock))
         return made[-1]
 
-    compare(fresh, examples=12, steps=30, keeps_places=True)
+    compare(fresh, examples=8, steps=30, keeps_places=True)
+
+
+def test_jobs_that_fill_more_than_one_statement_are_all_stored(make_backend, monkeypatch):
+    monkeypatch.setattr(insertion, "LONGEST_TEXT", 2_000)
+    backend = make_backend()
+    jobs = [a_job(backend, "x" * length) for length in (10, 20, 3_000, 40, 50, 60, 70)]
+
+    backend.enqueue(jobs)
+
+    claims = backend.claim(WorkerId("w"), None, 100)
+    assert [claim.job for claim in claims] == jobs
+
+
+def test_jobs_that_mariadb_does_not_take_in_one_packet_are_all_stored(make_backend, database):
+    if database.engine.dialect.name != "mysql":
+        pytest.skip("only MariaDB has packets")
+    backend = make_backend()
+    backend.enqueue([a_job(backend)])  # the limit is known from a connection on
+    jobs = [a_job(backend, "\\" * (backend._dialect.most_bytes // 8)) for _ in range(4)]
+
+    backend.enqueue([backend.prepare(job) for job in jobs])
+
+    assert [backend.get(job.uid).job for job in jobs] == jobs
 
 
 # -- what a dead worker held
 
+#: A batch of jobs in the tests of batches: in production it has hundreds, and so many take seconds.
+AT_ONCE = 20
 
-def test_pruning_goes_on_while_it_finds_as_many_as_it_removes_at_once(make_backend):
+
+def test_pruning_goes_on_while_it_finds_as_many_as_it_removes_at_once(make_backend, monkeypatch):
+    monkeypatch.setattr(pruning, "PRUNED_AT_ONCE", AT_ONCE)
     backend = make_backend(retention_seconds=0)
-    many = 2 * PRUNED_AT_ONCE + 1
+    many = 2 * AT_ONCE + 1
     backend.enqueue([a_job(backend) for _ in range(many)])
     claims = backend.claim(WorkerId("w"), None, many)
     backend.finish_many([(claim, DONE) for claim in claims])
 
     removed = 0
     while some := backend.prune():  # on a slow machine not all within one round
-        assert some % PRUNED_AT_ONCE in (0, 1)
+        assert some % AT_ONCE in (0, 1)
         removed += some
 
     assert removed == many
@@ -194,25 +219,26 @@ def test_claim_passes_over_what_others_are_changing_and_locks_no_more_than_it_ta
 
 
 def promoted_at_once(backend: SqlBackend, act: Callable[[], object]) -> list[int]:
-    """How many delayed jobs each statement let wait."""
+    """How many delayed jobs each transaction let wait."""
     found: list[int] = []
+    promote = backend._taking._promote_some
 
-    def count(_connection: Any, cursor: Any, statement: str, *_rest: Any) -> None:
-        if "due_at=" in statement:
-            found.append(cursor.rowcount)
+    def count() -> Any:
+        some = promote()
+        found.append(len(some))
+        return some
 
-    engine = backend._dialect.engine
-    event.listen(engine, "after_cursor_execute", count)
-    try:
-        act()
-    finally:
-        event.remove(engine, "after_cursor_execute", count)
+    backend._taking._promote_some = count  # type: ignore[method-assign]
+    act()
     return found
 
 
-def test_many_jobs_that_come_due_at_once_do_not_wait_for_one_transaction(make_backend, clock):
+def test_many_jobs_that_come_due_at_once_do_not_wait_for_one_transaction(
+    make_backend, clock, monkeypatch
+):
+    monkeypatch.setattr(taking, "PROMOTED_AT_ONCE", AT_ONCE)
     backend = make_backend(clock=clock)
-    many = 2 * PROMOTED_AT_ONCE + 1
+    many = 2 * AT_ONCE + 1
     delayed = [a_job(backend)._replace(run_after=timedelta(seconds=5)) for _ in range(many)]
     backend.enqueue(delayed)
     clock.advance(5)
@@ -224,7 +250,7 @@ def test_many_jobs_that_come_due_at_once_do_not_wait_for_one_transaction(make_ba
 
     assert len(claims) == many
     assert sum(promoted) == many
-    assert max(promoted) == PROMOTED_AT_ONCE
+    assert max(promoted) == AT_ONCE
 
 
 def test_job_that_is_due_is_taken_however_long_the_look_has_lasted(

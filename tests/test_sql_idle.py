@@ -32,8 +32,11 @@ SECONDS = 60.0 if os.environ.get("LONG") else 12.0
 #: More than the backing off of whatever was closer at the start takes.
 SETTLING_SECONDS = 2.0 + LATELY_SECONDS
 
-#: In a short run a round more or less counts for more; the next pruning comes after it.
-SLACK = 0 if os.environ.get("LONG") else 2
+#: In a short run a round and a heartbeat more or less count for more.
+SLACK = 0 if os.environ.get("LONG") else 4
+
+#: Pruning takes some eight statements each minute, at a moment of chance: in a long run only.
+PRUNE_SECONDS = 60.0 if os.environ.get("LONG") else 3600.0
 
 #: Of a core.
 SHARE = 0.01
@@ -59,6 +62,9 @@ def count(connection, statement):
 counting = []
 
 from tgext.asyncjob import JobQueue
+from tgext.asyncjob.worker import worker
+
+worker.PRUNE_SECONDS = float(sys.argv[2])
 
 with JobQueue("sql", url=sys.argv[1], threads=4, secret="swordfish") as queue:
     queue.start_worker()
@@ -98,7 +104,7 @@ class IdleWorker:
 
 @contextmanager
 def idle_worker(url: str) -> Iterator[IdleWorker]:
-    command = [sys.executable, "-c", WORKER, url]
+    command = [sys.executable, "-c", WORKER, url, str(PRUNE_SECONDS)]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as process:
         try:

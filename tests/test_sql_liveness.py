@@ -19,6 +19,7 @@ from sqlalchemy import create_engine, event, select
 from backend_contract import DONE, claim_one, enqueued, status_of
 from clocks import FakeClock, rescued_meanwhile
 from databases import url_of
+from sqlqueues import KINDS
 from tgext.asyncjob import JobQueue
 from tgext.asyncjob.backends.base import Standing
 from tgext.asyncjob.backends.sql import SqlBackend
@@ -27,7 +28,8 @@ from tgext.asyncjob.backends.sql.silence import MOST_SECONDS, Silence
 from tgext.asyncjob.backends.worker_id import new_worker_id
 from tgext.asyncjob.job import FAILED, READY, RUNNING, WorkerId
 
-KINDS = ("sqlite", "postgresql", "mariadb")
+#: One for all tests, each of which makes its tables anew: their statements are compiled once.
+PREFIX = f"l{uuid.uuid4().hex[:8]}_"
 
 #: Of a worker in another container: its kernel's name says nothing here.
 ELSEWHERE = WorkerId("1-81234-000000000000-20s-5d41402abc4b")
@@ -40,12 +42,11 @@ class Field:
     def __init__(self, url: str) -> None:
         self.url = url
         self.time, self.database = FakeClock(), FakeClock()
-        self._prefix = f"l{uuid.uuid4().hex[:8]}_"
         self._made: list[SqlBackend] = []
 
     def backend(self, **options: Any) -> SqlBackend:
         made = SqlBackend(
-            create_engine(self.url), prefix=self._prefix, clock=self.database, lease_seconds=20,
+            create_engine(self.url), prefix=PREFIX, clock=self.database, lease_seconds=20,
             monotonic=self.time, **options,
         )  # fmt: skip
         made.open(create_tables=True)
@@ -304,6 +305,22 @@ def test_job_of_a_worker_that_was_not_watched_for_long_enough_is_in_doubt(field)
 
     assert told == [False, True, True]
     assert other.is_in_doubt() is False
+
+
+def test_job_whose_rescue_is_about_to_begin_is_claimed_by_one_who_is_not_in_doubt(
+    field, monkeypatch
+):
+    """The thread that asks would leave, had it found nothing then."""
+    silent, other = field.backend(), field.backend()
+    uid = enqueued(silent)
+    claim_one(silent, ELSEWHERE)
+    field.database.advance(60)
+    with monkeypatch.context() as patch:
+        patch.setattr(other._registry._rescue, "from_worker", lambda _worker: 0)
+        rescued = rescued_meanwhile(other, field.time, 25)
+
+    assert (rescued, other.is_in_doubt()) == (0, False)
+    assert claim_one(other, new_worker_id()).job.uid == uid
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,6 +11,7 @@ import transaction
 from sqlalchemy import create_engine, event, inspect, text
 from sqlalchemy.pool import NullPool
 
+from compiled_statements import share_nothing
 from databases import url_of
 from sqlqueues import session_of
 from tgext.asyncjob import ConfigError, JobQueue, asyncjob_session
@@ -69,6 +70,12 @@ class Home:
 def execute(statement: str) -> None:
     """A job."""
     asyncjob_session().execute(text(statement))
+
+
+@pytest.fixture(autouse=True)
+def _statements_as_in_production(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here it must be seen if one were used that was compiled for another schema."""
+    share_nothing(monkeypatch)
 
 
 @pytest.fixture(params=["postgresql", "mariadb"])
@@ -148,7 +155,7 @@ def test_schema_that_the_option_names_has_the_tables(home):
         assert queue.result(uid).status is SUCCESSFUL
 
     assert home.tables_in(None) == []
-    assert len(home.tables_in(home.other)) == 6
+    assert len(home.tables_in(home.other)) == 18
 
 
 def test_schema_that_is_not_there_is_refused(home):

@@ -227,7 +227,7 @@ def slow() -> SlowDialect:
 
 @pytest.fixture
 def notifier(slow: Any) -> Iterator[Notifier]:
-    made = Notifier(slow)
+    made = Notifier(slow.notify)
     yield made
     slow.go_on.release(100)
     made.close()

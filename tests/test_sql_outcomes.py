@@ -165,7 +165,6 @@ def test_job_that_was_claimed_for_nobody_waits_again_however_long_the_database_r
     uid = place.queue().perform(give, 1)
     [claim] = backend.claim(WorkerId("w"), None, 1)
     backend._running.clear()  # the answer to the claim got lost
-    backend._doubtful_heartbeats = 4
 
     with refused(place, place.tables.jobs.name, "UPDATE", "NEW.state = 0"):
         for _ in range(8):

@@ -422,7 +422,7 @@ def test_wait_on_a_job_of_ones_own_transaction_says_that_it_would_wait_for_itsel
     with queue.in_transaction():
         result = queue.result(queue.perform(nothing))
         with pytest.raises(NotCommitted):
-            result.wait(5)
+            result.wait(20)
     transaction.abort()
 
 
@@ -1198,7 +1198,7 @@ def test_worker_starts_a_delayed_job_by_itself(place):
 
     waited = (found.started_at - found.enqueued_at).total_seconds()
     assert found.status is SUCCESSFUL
-    assert 0.2 <= waited < 2
+    assert 0.2 <= waited < 10
 
 
 def test_jobs_run_by_priority_then_by_age_and_only_from_the_queues_served(place):

@@ -147,15 +147,35 @@ def end_what_a_dead_worker_held(queue: JobQueue) -> None:
         threading.Event().wait(0.005)
 
 
+def have_run_a_job(url: str) -> None:
+    """Let the process that forks the others compile their statements."""
+    with JobQueue("sql", url=url, table_prefix=PREFIX, secret="swordfish", threads=0) as queue:
+        queue.perform(write_one, "work")
+        queue.run_pending()
+
+
+def have_run_the_album(url: str) -> None:
+    """The same, for the workers of the sample application."""
+    engine = create_engine(url, **options_of(url))
+    init_model(engine)
+    with JobQueue("sql", session=DBSession, table_prefix=PREFIX, threads=0) as queue:
+        queue.perform(nothing)
+        queue.run_pending()
+    DBSession.remove()
+    engine.dispose()
+
+
 @pytest.fixture(scope="module")
 def fork_server() -> Iterator[ForkServer]:
     with ForkServer("sqlqueues", "test_sql_statements", **{PREFIX_VARIABLE: PREFIX}) as made:
+        made.prepare("compiled_statements:share_statements")
         yield made
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def place(request: Any, tmp_path_factory: Any) -> Iterator[Place]:
+def place(request: Any, tmp_path_factory: Any, fork_server: ForkServer) -> Iterator[Place]:
     with place_of(request.param, tmp_path_factory.mktemp("sql")) as made:
+        fork_server.prepare("test_sql_statements:have_run_a_job", url=made.url)
         yield made
 
 
@@ -253,8 +273,9 @@ class AlbumOnDisk:
 
 
 @pytest.fixture(scope="module")
-def album(tmp_path_factory: Any) -> Iterator[AlbumOnDisk]:
+def album(tmp_path_factory: Any, fork_server: ForkServer) -> Iterator[AlbumOnDisk]:
     made = AlbumOnDisk(tmp_path_factory.mktemp("album"))
+    fork_server.prepare("test_sql_statements:have_run_the_album", url=made.place.url)
     yield made
     made.place.drop()
 

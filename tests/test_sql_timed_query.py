@@ -22,6 +22,10 @@ from tgext.asyncjob import JobQueue, TaskResultStatus, asyncjob_timed_query
 Looked = tuple[bool, list[str]]
 
 
+#: One for all tests, each of which makes its tables anew: their statements are compiled once.
+PREFIX = f"t{uuid.uuid4().hex[:8]}_"
+
+
 class Notes:
     """A table of notes on one database, its session, and a queue."""
 
@@ -41,9 +45,8 @@ class Notes:
         self.metadata.create_all(self.engine)
         self.Session = scoped_session(sessionmaker(bind=self.engine))
         zope.sqlalchemy.register(self.Session)
-        self.prefix = f"t{uuid.uuid4().hex[:8]}_"
         self.queue = JobQueue(
-            "sql", self.Session, threads=1, secret="swordfish", table_prefix=self.prefix
+            "sql", self.Session, threads=1, secret="swordfish", table_prefix=PREFIX
         )
         self.apart = create_engine(self.url)
         self.looked = threading.Semaphore(0)

@@ -27,7 +27,8 @@ from tgext.asyncjob.backends.base import Standing
 from tgext.asyncjob.backends.memory import MemoryBackend
 from tgext.asyncjob.call import Call
 from tgext.asyncjob.current import attempt_var
-from tgext.asyncjob.job import CANCELLED, READY, Claim, Outcome, TaskOptions, WorkerId
+from tgext.asyncjob.job import CANCELLED, READY, Claim, Outcome, WorkerId
+from tgext.asyncjob.task_options import TaskOptions
 from tgext.asyncjob.worker import retry_policy
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "states.rst"
@@ -359,14 +360,24 @@ EVENTS = {
 
 
 @pytest.fixture(scope="module")
-def kind(request: Any, tmp_path_factory: Any) -> Iterator[Database | None]:
+def database_of(tmp_path_factory: Any) -> Iterator[Callable[[str], Database]]:
+    """Gives the tables of each database, which it makes once."""
+    made: dict[str, Database] = {}
+
+    def give(kind: str) -> Database:
+        if kind not in made:
+            made[kind] = Database(url_of(kind, tmp_path_factory.mktemp("states")))
+        return made[kind]
+
+    yield give
+    for each in made.values():
+        each.drop()
+
+
+@pytest.fixture
+def kind(request: Any, database_of: Callable[[str], Database]) -> Database | None:
     """The tables of a database; None: memory."""
-    if request.param == "memory":
-        yield None
-        return
-    made = Database(url_of(request.param, tmp_path_factory.mktemp("states")))
-    yield made
-    made.drop()
+    return None if request.param == "memory" else database_of(request.param)
 
 
 @pytest.fixture

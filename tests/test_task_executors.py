@@ -20,7 +20,7 @@ import time
 import types
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from sqlalchemy import event, text
 from transaction.interfaces import TransientError
 
 from barrier import Barrier, wait_at
+from databases import SERVERS
 from sqlchildren import ForkServer
 from sqlqueues import PREFIX, PREFIX_VARIABLE, Effect, Place, place_of
 from tgext.asyncjob import (
@@ -51,7 +52,7 @@ from tgext.asyncjob.errors import (
     WorkerCrashed,
 )
 from tgext.asyncjob.executors import CoroutineExecutor, LoopPoolExecutor, ProcessExecutor
-from tgext.asyncjob.job import TaskOptions
+from tgext.asyncjob.task_options import TaskOptions
 
 PATIENCE_SECONDS = 20.0
 
@@ -312,19 +313,22 @@ class Shop:
         return [text for text, _ in self.place.written()]
 
 
-KINDS = ("memory", "sqlite", "postgresql")
+def with_servers_slow(*kinds: str) -> list[Any]:
+    """The parameters of a test: make fast leaves out those that need a server."""
+    slow = pytest.mark.slow
+    return [pytest.param(kind, marks=slow) if kind in SERVERS else kind for kind in kinds]
 
 
 def on(*kinds: str) -> Any:
     """Run a test on some of them only."""
-    return pytest.mark.parametrize("place", kinds, indirect=True)
+    return pytest.mark.parametrize("place", with_servers_slow(*kinds), indirect=True)
 
 
 IN_MEMORY, ON_A_SERVER = on("memory"), on("postgresql")
 DURABLE = on("sqlite", "postgresql", "mariadb")
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=with_servers_slow("memory", "sqlite", "postgresql"))
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     kind = request.param.replace("memory", "sqlite")
     with place_of(kind, tmp_path_factory.mktemp("shop")) as made:
@@ -349,8 +353,13 @@ def shop(place: Any) -> Iterator[Shop]:
     assert _children() <= before, "a process is left behind"
 
 
-def _children() -> set[int]:
-    return {each.pid for each in psutil.Process().children(recursive=True)}
+def _children(of: int | str = "self") -> set[int]:
+    """The processes below one; psutil would read those of the whole machine."""
+    found: set[int] = set()
+    for listed in Path(f"/proc/{of}/task").glob("*/children"):
+        with suppress(OSError):  # it has ended
+            found.update(map(int, listed.read_text().split()))
+    return found.union(*map(_children, found))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from transaction.interfaces import ISynchronizer
 from zope.interface import implementer
 
 from tgapps import App, Root, applications, globals_with
-from tgext.asyncjob import asyncjob_perform, asyncjob_progress
+from tgext.asyncjob import asyncjob_mine, asyncjob_perform, asyncjob_progress
 from tgext.asyncjob.job import CANCELLED, READY
 from webpages import SAME_ORIGIN
 
@@ -96,6 +96,24 @@ def cancel(app: App, uid: str, user: str | None, **fields: str) -> Any:
         "/asyncjob/cancel", {"uid": uid, **fields}, expect_errors=True,
         headers={"Accept": "application/json", **SAME_ORIGIN}, extra_environ=as_user(user),
     )  # fmt: skip
+
+
+def mine(**options: Any) -> dict[str, list[str]]:
+    return {"jobs": [job.id for job in asyncjob_mine(**options)]}
+
+
+def test_user_gets_the_own_jobs_the_newest_first(app):
+    first, other, second = (started(app, user) for user in ("ann", "bob", "ann"))
+    nobodys = started(app)
+    ann = as_user("ann")
+    app.queue.result(first).cancel()
+
+    assert app.does(mine, extra_environ=ann).json["jobs"] == [second, first]
+    assert app.does(lambda: mine(limit=1), extra_environ=ann).json["jobs"] == [second]
+    assert app.does(lambda: mine(status="CANCELLED"), extra_environ=ann).json["jobs"] == [first]
+    assert app.does(mine, extra_environ=as_user("bob")).json["jobs"] == [other]
+    assert app.does(mine).json["jobs"] == []  # nobody's jobs are not those of a visitor
+    assert app.queue.result(nobodys).enqueued_by is None
 
 
 @implementer(ISynchronizer)
@@ -210,7 +228,7 @@ def test_paths_beside_the_pages_are_the_hosts(app):
 
     assert app.get("/").json == {"host": True}
     assert app.get("/asyncjobs/progress").status_int == 404
-    assert app.get("/asyncjob").location == "http://localhost/asyncjob/"
+    assert app.get("/asyncjob").location == "/asyncjob/"
     assert app.get("/asyncjob/nothing").status_int == 404
     assert "No such page" in app.get("/asyncjob/nothing")
     assert "No such page" not in app.get("/asyncjobs")

@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bs4 import BeautifulSoup
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
+from clocks import FakeClock
 from databases import url_of
-from tgext.asyncjob import JobQueue
+from tgext.asyncjob import JobQueue, asyncjob_progress
+from tgext.asyncjob.backends.memory import MemoryBackend
 from tgext.asyncjob.job import CANCELLED, READY, RUNNING, TaskError
 from tgext.asyncjob.web import Rights
-from tgext.asyncjob.web.job_state import SENTENCES
+from tgext.asyncjob.web.job_state import PHRASES, SENTENCES, before
 from tgext.asyncjob.web.progress import MOST_JOBS
 from tgext.asyncjob.web.statics import FOLDER
 from tgext.asyncjob.web.tokens import Tokens
@@ -92,6 +95,49 @@ def test_job_that_tries_again_says_in_how_many_seconds_and_why(app, jobs):
     assert 50 < job["due_in"] <= 60
     assert job["error"] == {"class": "app.Broken", "message": "three is not a colour"}
     assert job["value"] is None  # the next attempt begins anew
+
+
+def test_waiting_job_says_how_many_are_before_it(app, jobs):
+    uids = [jobs.waiting() for _ in range(3)]
+
+    found = asked(app, *uids).json["jobs"]
+
+    assert [job["queue_position"] for job in found] == [0, 1, 2]
+    assert [said_in_the_page(jobs, uid) for uid in uids] == [
+        "Waiting", "Waiting, 1 job before it", "Waiting, 2 jobs before it"
+    ]  # fmt: skip
+
+
+def test_running_job_says_how_long_it_will_take():
+    clock = FakeClock()
+    with JobQueue(MemoryBackend(clock=clock), threads=0) as queue:
+        see_the_time_left(app_of(queue), Jobs(queue), clock)
+
+
+def see_the_time_left(app, jobs, clock):
+    uid = jobs.running(0, None, 100)
+    early = asked(app, uid).json["jobs"][0]["eta_seconds"]
+    for value in (10, 20, 30):
+        clock.advance(10)
+        jobs.report(uid, value, None, 100)
+    clock.advance(5)
+
+    answer = asked(app, uid)
+
+    assert early is None
+    assert answer.json["jobs"][0]["eta_seconds"] == 65
+    assert said_in_the_page(jobs, uid) == "Running 30 %, about 90 s left"
+    clock.advance(1)  # what has only passed changes no ETag, but that it is not known any more
+    assert asked(app, uid).headers["ETag"] == answer.headers["ETag"]
+    clock.advance(60)
+    assert asked(app, uid).json["jobs"][0]["eta_seconds"] is None
+    assert asked(app, uid).headers["ETag"] != answer.headers["ETag"]
+
+
+def said_in_the_page(jobs, uid):
+    with jobs.queue.as_current():
+        page = BeautifulSoup(str(asyncjob_progress(uid)), "html.parser")
+    return " ".join(page.find(class_="asyncjob-said").text.split())
 
 
 def test_delayed_job_waits_and_says_how_long(app, jobs):
@@ -252,7 +298,7 @@ def test_form_without_javascript_leads_back_to_its_page(app, jobs, queue):
     answer = cancel(app, uid, token=token_of(queue, uid, None), status=303,
                     Referer="http://shop.example/album?page=2#x")  # fmt: skip
 
-    assert answer.location == "http://shop.example/album?page=2#x"
+    assert answer.location == "/album?page=2#x"
     assert queue.result(uid).status is CANCELLED
 
 
@@ -338,7 +384,7 @@ def test_reload_leads_back_to_the_page_with_the_element(app, jobs):
     )
 
     assert answer.status_int == 303
-    assert answer.location == "http://shop.example/a?b=c"
+    assert answer.location == "/a?b=c"
 
 
 @pytest.mark.parametrize(
@@ -381,7 +427,7 @@ def test_reload_of_a_job_that_is_done_goes_on_to_where_it_was_rendered_to(app, j
         token = token or Tokens(queue).sign("then", uid, then)
         return app.get("/reload", {"uid": uid, "then": then, "token": token})
 
-    assert asks(done, "/album/3").location == "http://shop.example/album/3"
+    assert asks(done, "/album/3").location == "/album/3"
     assert asks(done, "/album/3").status_int == 303
     assert asks(running, "/album/3").status_int == 200
     assert asks(failed, "/album/3").status_int == 200
@@ -395,13 +441,15 @@ def test_reload_of_a_job_that_is_done_goes_on_to_where_it_was_rendered_to(app, j
 
 def test_script_is_small_and_has_the_same_sentences() -> None:
     script = (FOLDER / "progress.js").read_text(encoding="utf-8")
+    listed = script.partition("const ENGLISH = {\n")[2].partition("};")[0]
     found = dict(
-        line.strip().rstrip(",").split(": ", 1)
-        for line in script.partition("const SENTENCES = {\n")[2].partition("};")[0].splitlines()
-        if line.strip()
+        line.strip().split(",  //")[0].rstrip(",").split(": ", 1) for line in listed.splitlines()
     )
+    assert found.pop("forms").startswith('"10".padEnd(100, "1")')
+    forms = json.loads(found.pop("before"))
 
-    assert {name: json.loads(text) for name, text in found.items()} == SENTENCES
+    assert {name: json.loads(text) for name, text in found.items()} == {**SENTENCES, **PHRASES}
+    assert [forms[number != 1] % {"number": number} for number in (1, 2)] == [before(1), before(2)]
     assert len(script.encode()) <= 10_000
     assert "innerHTML" not in script
     assert "eval" not in script

@@ -5,14 +5,19 @@ A route that MATRIX does not know fails the first test.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import webtest
 
 from tgext.asyncjob import JobQueue
-from tgext.asyncjob.job import READY
+from tgext.asyncjob.backends.listing import JobFilter
+from tgext.asyncjob.bulk import frozen
+from tgext.asyncjob.job import FAILED
 from tgext.asyncjob.web import Rights
 from tgext.asyncjob.web.application import HEADERS
 from tgext.asyncjob.web.routes import ROUTES, Right
@@ -36,6 +41,9 @@ MATRIX: dict[tuple[str, str], tuple[Right, dict[str | None, int]]] = {
     ("GET", ""): (Right.ANYBODY, dict.fromkeys(ROLES, 303)),
     ("GET", "/"): (Right.VIEW, VIEWERS),
     ("GET", "/jobs"): (Right.VIEW, VIEWERS),
+    ("POST", "/jobs/change"): (Right.ACT, MANAGER),
+    ("GET", "/jobs/all"): (Right.ACT, {**dict.fromkeys(ROLES, 403), "manager": 200}),
+    ("POST", "/jobs/all"): (Right.ACT, MANAGER),
     ("GET", "/job"): (Right.VIEW, VIEWERS),
     ("POST", "/job/retry"): (Right.ACT, MANAGER),
     ("GET", "/failures"): (Right.VIEW, VIEWERS),
@@ -43,11 +51,21 @@ MATRIX: dict[tuple[str, str], tuple[Right, dict[str | None, int]]] = {
     ("GET", "/queues"): (Right.VIEW, VIEWERS),
     ("POST", "/queues/pause"): (Right.ACT, MANAGER),
     ("POST", "/queues/resume"): (Right.ACT, MANAGER),
+    ("GET", "/schedules"): (Right.VIEW, VIEWERS),
+    ("GET", "/schedule"): (Right.VIEW, VIEWERS),
+    ("POST", "/schedules/pause"): (Right.ACT, MANAGER),
+    ("POST", "/schedules/resume"): (Right.ACT, MANAGER),
+    ("POST", "/schedules/run"): (Right.ACT, MANAGER),
+    ("POST", "/schedules/delete"): (Right.ACT, MANAGER),
+    ("GET", "/limits"): (Right.VIEW, VIEWERS),
     ("GET", "/workers"): (Right.VIEW, VIEWERS),
+    ("GET", "/audit"): (Right.VIEW, VIEWERS),
     ("GET", "/static/progress.css"): (Right.ANYBODY, EVERYBODY),
     ("GET", "/static/dashboard.js"): (Right.ANYBODY, EVERYBODY),
     ("GET", "/static/dashboard.css"): (Right.ANYBODY, EVERYBODY),
 }  # fmt: skip
+
+LATER = datetime(2100, 1, 1, tzinfo=timezone.utc)
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 PATHS = sorted({path for _, path in MATRIX})
@@ -62,12 +80,11 @@ def queue() -> Iterator[JobQueue]:
 def ask(app: Any, method: str, path: str, user: str | None, uid: str = "",
         headers: dict[str, str] | None = None, **fields: str) -> Any:  # fmt: skip
     environ = {**app.extra_environ, **({} if user is None else {"test.user": user})}
+    query = urlencode({"uid": uid, **({} if method == "POST" else fields)})
     options: dict[str, Any] = {"environ": environ, "headers": headers or {}, "method": method}
     if method == "POST":
         options["POST"] = {"uid": uid, **fields}
-    return app.do_request(
-        webtest.TestRequest.blank(f"{BASE}{path}?uid={uid}", **options), status="*"
-    )
+    return app.do_request(webtest.TestRequest.blank(f"{BASE}{path}?{query}", **options), status="*")
 
 
 def test_every_route_has_its_row_in_the_matrix() -> None:
@@ -81,24 +98,47 @@ def test_every_route_has_its_row_in_the_matrix() -> None:
 @pytest.mark.parametrize("row", MATRIX, ids=" ".join)
 def test_role_may_use_the_url_as_the_matrix_says(queue, row, user):
     method, path = row
-    uid = Jobs(queue).waiting("ann")
+    jobs = Jobs(queue)
+    uid, failed = jobs.waiting("ann"), jobs.failed("ann")
+    queue.schedule("default", len, ["x"], every=timedelta(hours=1))
+    of = "default"
+    if path == "/jobs/all" and method == "POST":
+        of = json.dumps(
+            {"action": "retry", "filter": frozen(queue, JobFilter.of(FAILED), LATER).as_json()}
+        )
+    before = everything(queue)
 
-    answer = ask(app_of(queue), method, path, user, uid, SAME_ORIGIN, of="default")
+    answer = ask(app_of(queue), method, path, user, uid, SAME_ORIGIN, of=of, job=failed,
+                 action="retry")  # fmt: skip
 
-    assert answer.status_int == MATRIX[row][1][user]
-    if method == "POST" and answer.status_int != 200:
-        assert queue.result(uid).status is READY
+    expected = MATRIX[row][1][user]
+    assert answer.status_int == expected
+    if expected == 403:
+        assert everything(queue) == before
+        assert uid not in answer.text
+        assert "dashboard" not in answer.text
+        assert "work" not in answer.text  # the name of the job
+
+
+def everything(queue: JobQueue) -> Any:
+    """What the forms can change."""
+    [schedule] = queue.schedules()
+    jobs = [(job.id, job.status, job.attempts) for job in queue.jobs().results]
+    return jobs, queue.paused(), queue.audit(), schedule.is_paused, schedule.ticks()
 
 
 @pytest.mark.parametrize("path", [*PATHS, "/nothing", "/progress/", "/static/../x"])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_answer_has_the_headers_and_other_methods_are_refused(queue, method, path):
     known = {"GET" if method == "HEAD" else method} & {m for m, p in MATRIX if p == path}
+    if not known:  # whoever asks
+        refused = 405 if path in PATHS else 404
+        for user in ROLES:
+            found = ask(app_of(queue), method, path, user, "asyncjob_x", SAME_ORIGIN)
+            assert found.status_int == refused, user
 
     answer = ask(app_of(queue), method, path, None, "asyncjob_x", SAME_ORIGIN)
 
-    if not known:
-        assert answer.status_int == (405 if path in PATHS else 404)
     if answer.status_int == 405:
         assert answer.headers["Allow"] == ", ".join(sorted(m for m, p in MATRIX if p == path))
     assert {name: answer.headers[name] for name in HEADERS} == HEADERS

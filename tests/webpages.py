@@ -18,9 +18,9 @@ from tgext.asyncjob.job import (
     Outcome,
     Progress,
     TaskError,
-    TaskOptions,
     WorkerId,
 )
+from tgext.asyncjob.task_options import TaskOptions
 from tgext.asyncjob.web import Rights, WebApplication
 
 #: Where the host mounts it.
@@ -82,6 +82,12 @@ class Jobs:
         [claim] = self.backend.claim(WORKER, ["claimed"], 1)
         self._claims[claim.job.uid] = claim
         return claim
+
+    def claim_again(self, uid: str) -> None:
+        """Begin an attempt of a job of the queue "claimed", the next one that is due there."""
+        [claim] = self.backend.claim(WORKER, ["claimed"], 1)
+        assert claim.job.uid == uid
+        self._claims[uid] = claim
 
     def report(self, uid: str, *report: Any) -> None:
         """Report the progress of a running job."""

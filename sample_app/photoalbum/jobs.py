@@ -27,7 +27,16 @@ from tgext.asyncjob import (
     task,
 )
 
-__all__ = ["DamagedPicture", "add_samples", "develop", "paint_in_oil", "read_damaged"]
+__all__ = [
+    "DamagedPicture",
+    "RemovedPicture",
+    "add_samples",
+    "develop",
+    "paint_in_oil",
+    "read_damaged",
+    "remove_files",
+    "title_of",
+]
 
 STEPS_TO_DEVELOP = 3  #: as many as _develop begins
 TILE_SIZE = 128  #: pixels; some 500 tiles a picture, each some 20 ms of work
@@ -37,6 +46,10 @@ BRUSH_WIDTHS = (17, 9)  #: pixels; a broad first coat, then a finer one
 
 class DamagedPicture(ValueError):
     """Raised when a picture file breaks off in the middle."""
+
+
+class RemovedPicture(LookupError):
+    """Raised when a picture was removed before a job could begin with it."""
 
 
 @dataclass(frozen=True)
@@ -58,20 +71,18 @@ class Steps:
 
     def begin(self, description):
         """Report that *description* is being done; everything before it is."""
-        asyncjob_set_progress(self.done, {"step": description}, total=self.total)
+        asyncjob_set_progress(self.done, description, total=self.total)
         self.done += 1
 
     def end(self):
         """Report that all is done but the writing."""
-        asyncjob_set_progress(self.total, {"step": "Filing everything"}, total=self.total)
+        asyncjob_set_progress(self.total, "Filing everything", total=self.total)
 
 
 @task(timeout=600)
 def develop(picture_ids):
     """Make previews, thumbnails and a contact sheet of pictures that were uploaded."""
-    pictures = (
-        DBSession.query(Picture).filter(Picture.id.in_(picture_ids)).order_by(Picture.id).all()
-    )
+    pictures = _in_album(picture_ids)
     steps = Steps(len(pictures) * (STEPS_TO_DEVELOP + 1) + 1)
 
     developed = []
@@ -83,11 +94,13 @@ def develop(picture_ids):
 
     # All is computed. From here on it is writing: files first, then the rows, and
     # only the rows keep other writers waiting, for some milliseconds.
-    for picture, result in zip(pictures, developed, strict=True):
-        _save_prints(picture.original, result)
+    prints = {picture.id: result for picture, result in zip(pictures, developed, strict=True)}
+    for picture in pictures:
+        _save_prints(picture.original, prints[picture.id])
     sheet_name = _save_sheet(sheet)
-    for picture, result in zip(pictures, developed, strict=True):
-        _mark_developed(picture, result)
+    pictures = _in_album(picture_ids)  # without those that were removed meanwhile
+    for picture in pictures:
+        _mark_developed(picture, prints[picture.id])
     return _file_rows(pictures, ContactSheet(file_name=sheet_name, picture_count=len(pictures)))
 
 
@@ -114,6 +127,8 @@ def add_samples():
 def paint_in_oil(picture_id):
     """Paint a picture of the album as if in oil: long enough to change one's mind."""
     picture = DBSession.get(Picture, picture_id)
+    if picture is None:
+        raise RemovedPicture("the picture was removed from the album")
     title = f"{picture.title}, in oil"[:120]
     original = darkroom.load(storage.file_path("originals", picture.original))
     image = darkroom.fitted(original, CANVAS_SIZE)
@@ -146,6 +161,37 @@ def read_damaged():
             f"“Harbour of mist.jpg” breaks off after {len(half):,} of {len(whole):,} bytes; "
             "please upload it again"
         ) from error
+
+
+@task
+def remove_files(original, developed):
+    """Remove the files of a picture that is not in the album any more.
+
+    A file is not part of a transaction. So the request removes the row and enqueues this job: if
+    it fails, both are still there, and if it is committed, the files will go.
+    """
+    storage.remove("originals", original)
+    for folder in ("previews", "thumbnails"):
+        if developed:
+            storage.remove(folder, developed)
+
+
+#: The jobs that the album lists, and what they are called there.
+TITLES = {
+    develop.name: "Develop pictures",
+    add_samples.name: "Add the sample pictures",
+    paint_in_oil.name: "Paint a picture in oil",
+    read_damaged.name: "Read a damaged picture",
+}
+
+
+def title_of(job):
+    """What a job is called on the pages of the album. job: its ``TaskResult``."""
+    return TITLES.get(job.name, "Job")
+
+
+def _in_album(picture_ids):
+    return DBSession.query(Picture).filter(Picture.id.in_(picture_ids)).order_by(Picture.id).all()
 
 
 def _develop(image, title, steps):

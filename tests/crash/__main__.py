@@ -4,6 +4,9 @@
     PYTHONPATH=tests python -m crash --long              20,000 jobs, 200 kills each
     PYTHONPATH=tests python -m crash --answers           5,000 jobs, every 20th commit unanswered
     PYTHONPATH=tests python -m crash --mutant fence      the library broken: it must be noticed
+    PYTHONPATH=tests python -m crash --engine celery --broker redis      or rabbitmq, or
+                                                         rabbitmq-quorum: workers on Celery, on
+                                                         PostgreSQL (or one --db)
     PYTHONPATH=tests python -m crash --older FOLDER      a checkout of an older version is upgraded,
                                                          process by process, under the same kills
 
@@ -17,13 +20,16 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from .brokers import KINDS as BROKERS
+from .brokers import broker_of
 from .mutants import MUTANTS
-from .place import KINDS, Place
+from .place import KINDS, POSTGRESQL, Place
 from .rescue import Rescues, measure
 from .schedule import schedule
 from .servers import database_of
@@ -51,8 +57,14 @@ ANSWERS = Size(jobs=5_000, blows=0, workers=3, seconds=60.0, lease=2.0, loses_ev
 
 def main() -> int:
     """Return the exit status."""
+    # A shell lets programs in the background ignore these two, and they would pass that on.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     wanted = _arguments()
     size = ANSWERS if wanted.answers else LONG if wanted.long else SHORT
+    if wanted.engine == "celery":
+        database = wanted.db[0] if len(wanted.db) == 1 else POSTGRESQL
+        return int(not _soak_fleet(database, size, wanted))
     right = [_soak(database, size, wanted) for database in wanted.db]
     if wanted.mutant:
         _say(f"the mutant {wanted.mutant} was {'noticed' if not all(right) else 'NOT noticed'}")
@@ -73,6 +85,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--answers", action="store_true", help="5,000 jobs, every 20th COMMIT's answer lost"
     )
+    parser.add_argument("--engine", choices=["own", "celery"], default="own")
+    parser.add_argument("--broker", choices=BROKERS, default="redis")
     parser.add_argument("--mutant", choices=sorted(MUTANTS), default="")
     parser.add_argument(
         "--older", default="", help="a checkout of an older version: the first processes import it"
@@ -116,6 +130,22 @@ def _soak(database: str, size: Size, wanted: argparse.Namespace) -> bool:
     is_wrong = report.verdict.lost + report.verdict.doubled + report.given_up > 0
     _clear(place, keep=wanted.keep or (not report.is_right and not wanted.mutant))
     return not is_wrong if wanted.mutant else report.is_right
+
+
+def _soak_fleet(database: str, size: Size, wanted: argparse.Namespace) -> bool:
+    """Run one with workers on Celery, and return whether all of it is right."""
+    from .fleet import FleetSoak, fleet_schedule  # Celery need not be there otherwise
+
+    blows = fleet_schedule(wanted.seed, size.blows, size.seconds)
+    with database_of(database, 0) as made, broker_of(wanted.broker) as broker:
+        place = replace(
+            made.found_from(_place(database, size, wanted, size.jobs)),
+            broker_in=broker.url_in, broker_out=broker.url_out,
+        )  # fmt: skip
+        report = FleetSoak(place, broker, blows).run()
+    _say(str(report))
+    _clear(place, keep=wanted.keep or not report.is_right)
+    return report.is_right
 
 
 def _rescue(database: str, size: Size, wanted: argparse.Namespace) -> Rescues:

@@ -37,6 +37,9 @@ ISOLATION = {
 #: Names of queues, and what a worker may serve of them; None: all.
 DEFAULT, QUICK, SLOW = QUEUES = ("default", "quick", "slow")
 
+#: The Celery app of a run, where workers are Celery's.
+CELERY_APP = "crash.celery_app:app"
+
 #: Deaths that a job may live through here, where it is killed again and again.
 MAX_CRASHES = 10_000
 
@@ -65,6 +68,9 @@ class Place:
     name: str = "coordinator"  #: of this process
     isolation: str = ""  #: one of those above
     queues: tuple[str, ...] | None = None  #: those that it serves
+    #: URLs of the brokers to which messages are sent, and from which they come; "": own workers
+    broker_in: str = ""
+    broker_out: str = ""
 
     def of_process(self, role: str, number: int) -> Place:
         """Return the place of the process that is started as the *number*-th."""
@@ -111,8 +117,12 @@ class Place:
             lease=self.lease,
             max_crashes=MAX_CRASHES,
             drain_timeout=DRAIN_SECONDS,
+            **(self._on_celery() if self.broker_in and self.name != "coordinator" else {}),
             **options,
         )
+
+    def _on_celery(self) -> dict[str, str]:
+        return {"engine": "celery", "celery_app": CELERY_APP}
 
     def path(self, suffix: str) -> Path:
         """Return a file of this process."""

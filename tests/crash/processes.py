@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from forked_python import ForkedPython
+from forked_python import OF_COMMANDS, ForkedPython
 
 from .journal import DONE, PASSED, READY, STRUCK, Line, read
 from .place import Place
 from .schedule import ENQUEUER, WORKER
 
-#: What the processes run.
-IMPORTS = f"crash.{WORKER} crash.{ENQUEUER}"
+#: What the processes run, and what that imports in the end.
+IMPORTS = f"crash.{WORKER} crash.{ENQUEUER} {OF_COMMANDS}"
 
 #: Seconds that a worker which is told to stop may take, its drain included.
 STOP_SECONDS = 20.0

@@ -22,6 +22,12 @@ def set_width(driver, width):
     )
 
 
+def set_scheme(driver, scheme):
+    """Prefer the light or the dark scheme of colours."""
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
 def press(browser, label):
     browser.find_element(By.XPATH, f"//button[normalize-space()='{label}']").click()
 
@@ -36,8 +42,8 @@ def wait_for_state(browser, state):
         browser,
         lambda driver: (
             driver.execute_script(
-                "const job = document.getElementById('job');"
-                "return document.readyState === 'complete' && job && job.dataset.state"
+                "const bar = document.querySelector('asyncjob-progress');"
+                "return document.readyState === 'complete' && bar && bar.dataset.state"
             )
             == state
         ),
@@ -45,9 +51,14 @@ def wait_for_state(browser, state):
 
 
 def bar_value(browser):
-    return int(
-        browser.execute_script(
-            "return document.querySelector('[role=progressbar]').getAttribute('aria-valuenow')"
-        )
-        or -1
+    value = browser.execute_script(
+        "return document.querySelector('asyncjob-progress progress').getAttribute('value')"
+    )
+    return -1 if value is None else int(value)
+
+
+def said(browser):
+    """What stands below the bar."""
+    return browser.execute_script(
+        "return document.querySelector('.asyncjob-said').textContent.trim()"
     )

@@ -142,6 +142,14 @@ class Server:
         assert "/job/" in page, page
         return urllib.parse.unquote(page.rpartition("/job/")[2])
 
+    def press_cancel(self, uid: str) -> None:
+        """Press the button of a job's bar."""
+        page = self.get(f"/job/{uid}").decode()
+        form = re.search('<form class="asyncjob-cancel".*?</form>', page, re.DOTALL)
+        assert form is not None, page
+        fields = dict(re.findall(r'name="(\w+)" value="([^"]*)"', form[0]))
+        self.post("/asyncjob/cancel", urllib.parse.urlencode(fields).encode())
+
     def numbered_status(self, uid: str) -> tuple[str, Any]:
         """Ask how a job goes; gives the number of the question, and the answer."""
         number = f"question-{next(self._numbers)}"

@@ -1,16 +1,19 @@
 """The pages of the sample application, under WebTest."""
 
+import re
+import threading
 import time
 from io import BytesIO
 from urllib.parse import unquote
 
 import pytest
-import transaction
 from PIL import Image
 from running_album import SECONDS
+from webtest import TestApp
 
+from photoalbum.controllers import root
 from photoalbum.lib import darkroom, samples, uploads
-from photoalbum.model import ContactSheet, DBSession, JobRecord, Picture
+from photoalbum.model import ContactSheet, Picture
 
 # WebOb copies the body of an upload into a temporary file and leaves the closing of
 # it to the garbage collector.
@@ -30,7 +33,15 @@ def uid_of(answer):
 
 
 def state_on(page):
-    return page.html.find(id="job")["data-state"]
+    return page.html.find("asyncjob-progress")["data-state"]
+
+
+def said_on(page):
+    return page.html.find(class_="asyncjob-said").text.strip()
+
+
+def cancel_on(page):
+    return page.forms[1].submit()
 
 
 def status(album, uid):
@@ -94,7 +105,7 @@ def test_progress_is_reported_for_each_step(album, picture_file, monkeypatch):
     album.queue.run_pending()
 
     assert [(each.value, each.total) for each in seen] == [(2, 9), (6, 9)]
-    assert seen[1].data == {"step": "Thumbnail of “B”"}
+    assert seen[1].data == "Thumbnail of “B”"
     assert status(album, uid)["progress"]["value"] == 9
 
 
@@ -124,7 +135,7 @@ def test_file_that_is_too_large_is_refused_by_name(album, rows, picture_file, mo
 
     assert "“large.jpg” is larger than" in page
     assert rows(Picture) == []
-    assert rows(JobRecord) == []
+    assert album.queue.run_pending() == 0
 
 
 def test_request_that_is_too_large_is_refused_with_a_sentence(
@@ -196,9 +207,7 @@ def test_failing_job_shows_class_and_message(album, small_samples):
 
     page = answer.follow()
     assert state_on(page) == "failed"
-    assert page.html.find(class_="error-name").text == "DamagedPicture"
-    assert "breaks off after" in page.html.find(class_="error-message").text
-    assert "read_damaged" in page.html.find("pre").text
+    assert re.match("Failed: DamagedPicture: .* breaks off after", said_on(page))
     error = status(album, uid_of(answer))["error"]
     assert error["class"] == "photoalbum.jobs.DamagedPicture"
     assert "Traceback" not in str(error)
@@ -210,7 +219,7 @@ def test_failed_job_can_be_run_again(album, small_samples):
 
     answer.follow().forms[0].submit()
 
-    assert state_on(answer.follow()) == "waiting"
+    assert state_on(answer.follow()) == "retrying"
     album.queue.run_pending()
     assert state_on(answer.follow()) == "failed"
 
@@ -218,9 +227,9 @@ def test_failed_job_can_be_run_again(album, small_samples):
 def test_waiting_job_is_cancelled_at_once_and_never_runs(album, rows, small_samples):
     answer = album.web.post("/samples")
 
-    page = answer.follow().forms[0].submit().follow()
+    cancel_on(answer.follow())
 
-    assert state_on(page) == "cancelled"
+    assert state_on(answer.follow()) == "cancelled"
     album.queue.run_pending()
     assert rows(Picture) == []
 
@@ -242,14 +251,14 @@ def held_oil_painting(album, picture_file, gate, monkeypatch, in_background):
 def test_running_job_stops_at_its_next_stroke_and_leaves_nothing(
     album, rows, held_oil_painting, gate
 ):
-    page = album.web.post(f"/job/{held_oil_painting}/cancel").follow()
-    assert "stops at its next step" in page
-    assert state_on(page) == "running"
+    page = f"/job/{held_oil_painting}"
+    cancel_on(album.web.get(page))
+    assert state_on(album.web.get(page)) == "cancelling"
 
     gate.let_pass()
     album.queue.result(held_oil_painting).wait(SECONDS)
 
-    assert state_on(album.web.get(f"/job/{held_oil_painting}")) == "cancelled"
+    assert state_on(album.web.get(page)) == "cancelled"
     assert len(rows(Picture)) == 1
     assert len(album.files("originals")) == 1
 
@@ -277,16 +286,6 @@ def test_oil_painting_becomes_a_picture_of_the_album(album, rows, picture_file):
 
 def test_oil_painting_of_an_empty_album_is_answered_with_a_sentence(album):
     assert "There is no picture yet to paint" in album.web.post("/oil").follow()
-
-
-def test_cancelling_an_ended_job_says_that_it_had_ended(album, small_samples):
-    uid = uid_of(album.web.post("/fail"))
-    album.queue.run_pending()
-
-    page = album.web.post(f"/job/{uid}/cancel").follow()
-
-    assert "the job had ended" in page
-    assert state_on(page) == "failed"
 
 
 def test_message_stays_when_its_page_is_loaded_again_and_is_on_no_other(album, picture_file):
@@ -324,35 +323,8 @@ def test_unknown_job_is_json_for_a_client_that_asks_for_json(album):
     assert "There is no such job." in page
 
 
-def test_page_of_a_job_that_was_run_again_tells_of_its_last_attempt(album, small_samples):
-    uid = uid_of(album.web.post("/fail"))
-    first_wait = album.web.get(f"/job/{uid}")
-    album.queue.run_pending()
-    album.web.post(f"/job/{uid}/again")
-    waiting = album.web.get(f"/job/{uid}")
-    album.queue.run_pending()
-    found = album.queue.result(uid)
-
-    page = album.web.get(f"/job/{uid}")
-
-    ran = (found.finished_at - found.last_attempted_at).total_seconds()
-    times = {row.dt.text: row.dd.text for row in page.html.find(class_="times").find_all("div")}
-    assert "starts as soon as a worker is free" in first_wait
-    assert "will run from its" in waiting
-    assert times == {"Attempts": "2", "Ran": f"{ran:.1f} s", "Job": uid}
-
-
-def test_job_that_was_cancelled_before_it_began_says_so(album, small_samples):
-    uid = uid_of(album.web.post("/samples"))
-
-    page = album.web.post(f"/job/{uid}/cancel").follow()
-
-    assert "was cancelled before it started" in page
-    assert "Ran" not in page
-
-
 def test_pictures_of_a_cancelled_job_can_be_developed_later(album, rows, picture_file):
-    upload(album, ("cat.jpg", picture_file())).follow().forms[0].submit()
+    cancel_on(upload(album, ("cat.jpg", picture_file())).follow())
     page = album.web.get("/")
     assert "1 picture without a thumbnail" in page
 
@@ -364,20 +336,12 @@ def test_pictures_of_a_cancelled_job_can_be_developed_later(album, rows, picture
 
 
 def test_request_that_fails_leaves_neither_rows_nor_job(album, rows, picture_file, monkeypatch):
-    monkeypatch.setattr(JobRecord, "__init__", lambda *args, **kwargs: 1 / 0)
+    monkeypatch.setattr(root, "redirect", lambda *args, **kwargs: 1 / 0)
 
     album.web.post("/upload", upload_files=[("pictures", "cat.jpg", picture_file())], status=500)
 
     assert album.queue.run_pending() == 0
     assert rows(Picture) == []
-
-
-def test_job_of_a_server_that_has_stopped_is_shown_as_no_longer_known(album, rows):
-    DBSession.add(JobRecord(uid="asyncjob_of_last_week", title="Develop 3 pictures"))
-    transaction.commit()
-
-    assert state_on(album.web.get("/job/asyncjob_of_last_week")) == "unknown"
-    assert "No longer known" in album.web.get("/")
 
 
 def test_unknown_addresses_are_404(album):
@@ -397,13 +361,109 @@ def test_jobs_are_started_by_post_only_and_never_by_another_site(album, rows):
     for path in ("/samples", "/oil", "/fail", "/upload", "/develop_rest"):
         album.web.get(path, status=405)
         album.web.post(path, headers={"Sec-Fetch-Site": "cross-site"}, status=403)
-    assert rows(JobRecord) == []
+    assert album.queue.run_pending() == 0
 
 
-def test_page_without_javascript_reloads_itself_until_the_job_has_ended(album, small_samples):
-    answer = album.web.post("/samples")
-    assert answer.follow().html.find("meta", attrs={"http-equiv": "refresh"})
+def test_waiting_job_cannot_be_run_again(album, small_samples):
+    uid = uid_of(album.web.post("/fail"))
+
+    page = album.web.post("/again", {"uid": uid}).follow()
+
+    assert "Only a job that has ended can be run again." in page
+
+
+def test_recent_jobs_have_a_bar_each_newest_first(album, small_samples):
+    album.web.post("/fail")
+    album.queue.run_pending()
+    album.web.post("/samples")
+
+    bars = album.web.get("/").html.find(class_="jobs").find_all("asyncjob-progress")
+
+    assert [(bar.div.text, bar["data-state"]) for bar in bars] == [
+        ("Add the sample pictures", "waiting"),
+        ("Read a damaged picture", "failed"),
+    ]
+
+
+def test_removed_picture_is_gone_at_once_and_its_files_with_the_next_job(album, rows, picture_file):
+    upload(album, ("cat.jpg", picture_file()))
+    album.queue.run_pending()
+
+    page = album.web.get("/picture/1").forms[0].submit().follow()
+    before = [len(album.files(folder)) for folder in ("originals", "previews", "thumbnails")]
+    album.queue.run_pending()
+
+    assert "“Cat” was removed." in page
+    assert rows(Picture) == []
+    assert before == [1, 1, 1]
+    assert [album.files(folder) for folder in ("originals", "previews", "thumbnails")] == [[]] * 3
+    assert "Develop pictures" in album.web.get("/")
+
+
+def test_picture_that_is_removed_while_it_is_developed_stays_removed(
+    album, rows, picture_file, monkeypatch
+):
+    def thumbnail(image):
+        transaction_of_a_visitor = TestApp(album.wsgi)
+        transaction_of_a_visitor.post("/remove", {"picture_id": "1"})
+        monkeypatch.undo()
+        return darkroom.thumbnail(image)
+
+    monkeypatch.setattr(darkroom, "thumbnail", thumbnail)
+    uid = uid_of(upload(album, ("a.jpg", picture_file()), ("b.jpg", picture_file())))
+
+    worker = threading.Thread(target=album.queue.run_pending)
+    worker.start()
+    worker.join(SECONDS)
+
+    assert status(album, uid)["status"] == "SUCCESSFUL"
+    assert [picture.title for picture in rows(Picture)] == ["B"]
+
+
+def test_oil_painting_of_a_removed_picture_fails_with_a_sentence(album, picture_file):
+    upload(album, ("cat.jpg", picture_file()))
+    answer = album.web.post("/oil")
+    album.web.post("/remove", {"picture_id": "1"})
 
     album.queue.run_pending()
 
-    assert not answer.follow().html.find("meta", attrs={"http-equiv": "refresh"})
+    assert said_on(answer.follow()) == (
+        "Failed: RemovedPicture: the picture was removed from the album"
+    )
+
+
+def test_slow_page_of_colours_is_a_job_that_becomes_the_page(album, small_samples):
+    album.web.post("/samples")
+    album.queue.run_pending()
+
+    page = album.web.get("/colours", status=202)
+    then = page.html.find(attrs={"name": "then"})["value"]
+    album.queue.run_pending()
+    done = album.web.get(then)
+
+    assert state_on(page) == "waiting"
+    assert len(done.html.select(".colours span")) == 5 * len(samples.SCENES)
+    assert samples.SCENES[0].title in done
+
+
+def log_in(album, password):
+    form = album.web.get("/login").form
+    form["login"], form["password"] = "manager", password
+    return form.submit().follow().follow()
+
+
+def test_dashboard_is_behind_the_login(album, small_samples):
+    album.web.post("/fail")
+    album.queue.run_pending()
+    closed = album.web.get("/asyncjob/", status=403)
+    wrong = log_in(album, "drakroom")
+
+    right = log_in(album, "darkroom")
+
+    assert "Not allowed" in closed
+    assert "User name or password is wrong." in wrong
+    assert "manager" in right
+    assert "DamagedPicture" in album.web.get("/asyncjob/failures")
+    assert "Log out" in album.web.get("/")
+    album.web.get("/logout_handler")
+    album.web.get("/asyncjob/failures", status=403)

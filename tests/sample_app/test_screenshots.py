@@ -4,9 +4,9 @@ SCREENSHOTS names the folder for the pictures; without it they go into a tempora
 is a test that all of them can be taken. ``test_pictures.py`` compares their names with the pages.
 
 A second run on the same machine changes no file: jobs are held while their picture is taken; uids,
-durations and the grain of the sample pictures, which differ from run to run, are replaced; and a
-file stays if the new picture differs by shades alone. Another version of Chromium or other fonts
-may give other files.
+durations, the time that is left and the grain of the sample pictures, which differ from run to run,
+are replaced; and a file stays if the new picture differs by shades alone. Another version of
+Chromium or other fonts may give other files.
 
 A quickstart application takes Bootstrap from a server on the network. Here it never does: BOOTSTRAP
 names the file with its styles, and without it the pages of the tutorial have none.
@@ -22,16 +22,21 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from browsing import photograph, press, set_width, wait_for_state, wait_until
+from browsing import photograph, press, said, set_scheme, set_width, wait_for_state, wait_until
 from PIL import Image, ImageChops
 from running_album import SECONDS
 from selenium.webdriver.common.by import By
 from webtest.http import StopableWSGIServer
 
+from clocks import FakeClock
+from dashboard_jobs import PastDay, Shop
 from photoalbum.lib import samples
 from quickstart import GEARBOX, follow_tutorial, make_project
 from test_docs import ReadmePage
 from test_servers import free_port
+from tgext.asyncjob import JobQueue
+from tgext.asyncjob.backends.memory import MemoryBackend
+from tgext.asyncjob.web import Rights, WebApplication
 
 # For the album's server see test_photoalbum_in_browser.py.
 pytestmark = [
@@ -53,6 +58,9 @@ for (const uid of document.querySelectorAll(".uid")) {
 }
 for (const time of document.querySelectorAll(".times dd:not(.uid)")) {
   if (/ s$/.test(time.textContent)) time.textContent = "0.1 s";
+}
+for (const each of document.querySelectorAll(".asyncjob-details")) {
+  each.textContent = each.textContent.replace(/, (about [^,]*|a few seconds) left$/, "");
 }
 document.activeElement.blur();
 for (const each of document.getAnimations()) {
@@ -134,8 +142,7 @@ def test_job_of_the_album(plain_samples, held_samples, in_background, browser, t
     in_background()
     wait_for_state(browser, "running")
     held_samples.let_pass(3)
-    step = browser.find_element(By.ID, "step")
-    wait_until(browser, lambda _: "Painting “Polar night”" in step.text)
+    wait_until(browser, lambda _: "Painting “Polar night”" in said(browser))
 
     take("album-job-running")
     take("album-job-running-narrow", width=NARROW)
@@ -178,6 +185,26 @@ def test_program_of_the_readme(chromium, take):
         program.queue.close()
         server.shutdown()
         server.runner.join(SECONDS)
+
+
+def test_overview_of_the_dashboard(chromium, take, monkeypatch):
+    clock = FakeClock()
+    monkeypatch.setattr("tgext.asyncjob.web.visit.Visit.now", clock.now())
+    with JobQueue(MemoryBackend(clock=clock), threads=0) as queue:
+        Shop(queue).open()
+        queue.backend.statistics = PastDay(clock())
+        web = WebApplication(queue, rights=lambda _environ: Rights("boss", may_act=True))
+        server = StopableWSGIServer.create(web)
+        try:
+            set_scheme(chromium, "light")
+            chromium.get(f"{server.application_url.rstrip('/')}/")
+            take("dashboard", width=1280)
+            set_scheme(chromium, "dark")
+            take("dashboard-narrow", width=NARROW)
+        finally:
+            set_scheme(chromium, "light")
+            server.shutdown()
+            server.runner.join(SECONDS)
 
 
 def test_application_of_the_tutorial(tmp_path, chromium, take):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .api import (
     asyncjob_get_progress,
+    asyncjob_mine,
     asyncjob_perform,
     asyncjob_result,
     asyncjob_running_uid,
@@ -42,11 +43,13 @@ from .errors import (
     WorkerCrashed,
 )
 from .job import Progress, TaskError, TaskResultStatus
+from .keys import shared
 from .queue import JobQueue
 from .task import Task, TaskContext, task
 from .task_result import TaskResult
 
 if TYPE_CHECKING:
+    from .turbogears import background as background
     from .turbogears import plugme as plugme
     from .turbogears import start_async_worker as start_async_worker
     from .web import asyncjob_progress as asyncjob_progress
@@ -77,6 +80,7 @@ __all__ = [
     "UnknownJob",
     "WorkerCrashed",
     "asyncjob_get_progress",
+    "asyncjob_mine",
     "asyncjob_perform",
     "asyncjob_result",
     "asyncjob_running_uid",
@@ -84,11 +88,13 @@ __all__ = [
     "asyncjob_set_progress",
     "asyncjob_timed_query",
     "asyncjob_track",
+    "shared",
     "task",
 ]
 
 #: By name, the module that has it. Not in ``__all__``: a star import must not need their packages.
 _OF_EXTRAS = {
+    "background": "turbogears",
     "plugme": "turbogears",
     "start_async_worker": "turbogears",
     "asyncjob_progress": "web",

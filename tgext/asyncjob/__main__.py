@@ -41,7 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_arguments(subparser)
     wanted = parser.parse_args(arguments)
     [command] = [each for each in COMMANDS if each.name == wanted.command]
-    if command.is_service:
+    if command.tells:
+        pass  # Celery sets up the logging of its processes
+    elif command.is_service:
         logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     else:
         logging.basicConfig(level=logging.ERROR)

@@ -72,6 +72,19 @@ def asyncjob_result(uid: str) -> TaskResult:
     return current_queue().result(uid)
 
 
+def asyncjob_mine(limit: int = 20, status: Any = None) -> list[TaskResult]:
+    """Return the jobs that the user of this request has enqueued: those that have not ended, then
+    those that have, the newest of each first. [] if nobody is logged in.
+
+    Inside a job the user is the one who has enqueued it. A job that the transaction of this thread
+    has enqueued is there after its commit.
+
+    limit: the most jobs, up to 1,000. status: a TaskResultStatus, or several; None: any.
+    Raises ConfigError for values that are none of these, and if there is no current queue.
+    """
+    return current_queue().mine(limit, status)
+
+
 def asyncjob_track(iterable: Iterable[Item], total: int | None = None) -> Iterator[Item]:
     """Iterate over *iterable*, and report after each item how many are done, out of *total*.
 

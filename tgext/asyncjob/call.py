@@ -34,6 +34,36 @@ class Call(NamedTuple):
         return path_of(self.target)
 
 
+#: The arguments of one of many calls: positional ones, keywords, or a whole call.
+Arguments = tuple[Any, ...] | dict[str, Any] | Call
+
+
+def call_of(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Call:
+    """Return the call of what is enqueued: a callable, a Task, or an object that stands for a call,
+    as a chain of executors does."""
+    kind: Any = type(target)
+    if kind is not FunctionType and hasattr(kind, "__asyncjob_call__"):
+        made: Call = kind.__asyncjob_call__(target, args, kwargs or None)
+        return made
+    return Call(target, args, kwargs or None)
+
+
+def call_with(target: Any, given: Arguments) -> Call:
+    """Return one of many calls of a target. Raises BadCall if *given* is no ``Arguments``."""
+    if isinstance(given, Call):
+        if given.target is target:
+            return given
+        raise BadCall(f"expected a Call of {path_of(target)}, got one of {given.name}")
+    if isinstance(given, tuple):
+        return call_of(target, given, None)
+    if isinstance(given, dict) and all(isinstance(name, str) for name in given):
+        return call_of(target, (), given)
+    raise BadCall(
+        "expected a tuple of positional arguments, a dict of keywords or a Call, got "
+        f"{_shown(given)}; one argument is a tuple too: (value,)"
+    )
+
+
 def path_of(target: object) -> str:
     """Return the dotted path of a function, method or class; of any other object its class's."""
     named = target if hasattr(target, "__qualname__") else type(target)

@@ -1,7 +1,7 @@
-"""The current queue and the current attempt: two ContextVars.
+"""The current queue and the current attempt: two ContextVars; and a third for who notes new jobs.
 
-They are the only way from a running job back to its queue and its attempt, and from modules of
-lower layers to both. So their classes are imported for the type checker alone.
+The first two are the only way from a running job back to its queue and its attempt, and from
+modules of lower layers to both. So their classes are imported for the type checker alone.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from weakref import WeakSet
 
 from .errors import ConfigError, NotInJob
+from .job import Job
 
 if TYPE_CHECKING:
     from .queue import JobQueue
@@ -25,6 +26,11 @@ Arguments = ParamSpec("Arguments")
 
 queue_var: ContextVar[JobQueue | None] = ContextVar("asyncjob_queue", default=None)
 attempt_var: ContextVar[Attempt | None] = ContextVar("asyncjob_attempt", default=None)
+
+#: Called with the jobs of each enqueue in this context; None: nobody notes them.
+enqueued_var: ContextVar[Callable[[list[Job]], None] | None] = ContextVar(
+    "asyncjob_enqueued", default=None
+)
 
 #: Every queue of this process that was made and not closed.
 open_queues: WeakSet[JobQueue] = WeakSet()

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from .backends import make_backend
-from .backends.base import Backend
+from .backends.base import AfterFailure, Backend
 from .bounded import within
 from .errors import ConfigError, MissingExtra
 from .job import READY, Job
@@ -29,10 +29,16 @@ CLOSE_SECONDS = 3.0
 
 
 class QueueDatabase:
-    """The backend and the sessions of one queue. made: a backend object; None: made here."""
+    """The backend and the sessions of one queue.
 
-    def __init__(self, options: Options, scope: Scope, made: Backend | None) -> None:
+    made: a backend object; None: made here. after_failure: see ``Backend``.
+    """
+
+    def __init__(
+        self, options: Options, scope: Scope, made: Backend | None, after_failure: AfterFailure
+    ) -> None:
         self._options = options
+        self._after_failure = after_failure
         self._scope = scope
         self._backend = made
         self._engine: Any = None  # an engine that is made and closed here
@@ -55,6 +61,8 @@ class QueueDatabase:
                 self._use_for_jobs(self.sessions if is_there else None)
         if self._backend is None:
             self._open()
+        if self._backend is not None:
+            self._backend.after_failure = self._after_failure
 
     @property
     def backend(self) -> Backend:

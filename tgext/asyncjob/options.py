@@ -21,12 +21,14 @@ PREFIX = "asyncjob."
 #: The largest value of an option in seconds: a hundred years. No system call waits longer.
 MOST_SECONDS = 3_155_760_000
 
+#: What the URL of a message broker may begin with.
+BROKERS = ("redis", "rediss", "sentinel", "amqp", "amqps", "pyamqp")
+
+#: Other names of the brokers.
+_BROKERS_MEANT = {"rabbitmq": "amqp", "rabbit": "amqp", "valkey": "redis"}
+
 _TRUE = {"true", "yes", "on", "y", "t", "1"}
 _FALSE = {"false", "no", "off", "n", "f", "0"}
-
-
-#: Values that are planned, and refused until they are implemented.
-_LATER = ("celery",)
 
 
 def _text(value: Any) -> str:
@@ -104,13 +106,40 @@ def _path(value: Any) -> str | None:
     return text
 
 
+def _function(value: Any) -> str:
+    text = value.strip() if isinstance(value, str) else ""
+    if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", text):
+        raise ValueError("the path of a function, as myapp.jobs:on_failure")
+    return text
+
+
 def _one_of(*choices: str) -> Callable[[Any], str]:
     def convert(value: Any) -> str:
         if value not in choices:
-            raise ValueError(" or ".join(choices))
+            near = difflib.get_close_matches(str(value).strip().lower(), choices, 1)
+            raise ValueError(" or ".join(choices) + (f"; did you mean {near[0]}?" if near else ""))
         return str(value)
 
     return convert
+
+
+def _broker(value: Any) -> str:
+    text = _text(value)
+    scheme = text.partition("://")[0].lower()
+    if "://" not in text or scheme.partition("+")[0] not in BROKERS:
+        near = _BROKERS_MEANT.get(scheme) or next(
+            iter(difflib.get_close_matches(scheme, BROKERS, 1)), None
+        )
+        hint = "" if near is None else f"; did you mean {near}://?"
+        raise ValueError(f"a URL that begins with {' or '.join(BROKERS)}, and ://{hint}")
+    return text
+
+
+def _object_path(value: Any) -> str:
+    text = _text(value)
+    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", text):
+        raise ValueError("MODULE:NAME")
+    return text
 
 
 def _at_least(least: int, convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -138,9 +167,10 @@ class Options:
 
     #: where jobs are stored
     backend: str = _option("memory", _one_of("memory", "sql"))
-    #: how jobs reach a process
-    engine: str = _option("own", _one_of("own"))
-    #: worker threads of a process that serves requests; 0: only separate workers run jobs
+    #: what wakes workers: their own threads look and listen, or Celery's messages
+    engine: str = _option("own", _one_of("own", "celery"))
+    #: worker threads of a process that serves requests; 0: only separate workers run jobs, which is
+    #: the default where the engine is celery
     threads: int = _option(1, _at_least(0, _whole))
     #: names of the queues that the worker of this process serves; None: all
     queues: tuple[str, ...] | None = _option(None, _names)
@@ -165,6 +195,8 @@ class Options:
     max_crashes: int = _option(3, _at_least(1, _whole))
     #: number of waiting jobs at which an enqueue raises QueueFull; None: no limit
     max_queued: int | None = _option(None, _at_least(1, _whole))
+    #: called with the TaskResult of each job that has finally failed; None: nothing
+    on_failure: str | None = _option(None, _function)
     #: the path of the package's own pages and of its progress elements; None: not served
     web_path: str | None = _option("/asyncjob", _path)
     #: who may read the progress of a job: who knows its uid, or who enqueued it
@@ -173,8 +205,10 @@ class Options:
     web_permission: str = _option("manage", _text)
     #: the permission to see them only; None: there is none
     web_readonly_permission: str | None = _option(None, _text)
-    #: the URL of Celery's broker; not used in this version
-    broker_url: str | None = _option(None, _text, repr=False)
+    #: the URL of the message broker, if the engine is celery
+    broker_url: str | None = _option(None, _broker, repr=False)
+    #: the application's own Celery app as MODULE:NAME, with its own broker; None: a private one
+    celery_app: str | None = _option(None, _object_path)
     #: what ``tg.url(qualified=True)`` begins with inside jobs; None: as in the enqueuing request
     base_url: str | None = _option(None, _text)
 
@@ -195,11 +229,47 @@ class Options:
             try:
                 values[name] = known[name].metadata["convert"](value)
             except ValueError as error:
-                shown = "a secret value" if name == "secret" else repr(value)
-                if value in _LATER:
-                    shown += ", which is not in this version"
-                raise ConfigError(f"{PREFIX}{name}: expected {error}, got {shown}") from None
+                shown = _shown(name, value)
+                expected, _, hint = str(error).partition("; ")
+                hint = f"; {hint}" if hint else ""
+                raise ConfigError(
+                    f"{PREFIX}{name}: expected {expected}, got {shown}{hint}"
+                ) from None
+        if values.get("engine") == "celery":
+            _check_celery(values)
+            values.setdefault("threads", 0)
         return cls(**values)
+
+
+def _shown(name: str, value: Any) -> str:
+    """Return a value for an error; of a URL only how it begins, since it may hold a password."""
+    if name == "secret":
+        return "a secret value"
+    if name == "broker_url":
+        scheme, separator, _ = str(value).partition("://")
+        return f"{scheme}://..." if separator else "a value without ://"
+    return repr(value)
+
+
+def _check_celery(values: Mapping[str, Any]) -> None:
+    """Raise ConfigError if the engine celery lacks another option that it needs."""
+    if (backend := values.get("backend", "memory")) != "sql":
+        raise ConfigError(
+            f"{PREFIX}engine = celery: expected {PREFIX}backend = sql, got {PREFIX}backend = "
+            f"{backend}; a message only wakes a worker, and other processes must find "
+            "the job in a database"
+        )
+    if "broker_url" not in values and "celery_app" not in values:
+        raise ConfigError(
+            f"{PREFIX}engine = celery: expected {PREFIX}broker_url, such as "
+            f"redis://127.0.0.1:6379/0 or amqp://guest@127.0.0.1//, or {PREFIX}celery_app, got "
+            "neither"
+        )
+    if "broker_url" in values and "celery_app" in values:
+        raise ConfigError(
+            f"{PREFIX}celery_app: expected no {PREFIX}broker_url beside it, got both; an "
+            "application's own Celery app has a broker already"
+        )
 
 
 def _unknown(name: str, known: list[str]) -> str:

@@ -13,24 +13,19 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import datetime, timedelta
-from types import FunctionType
 from typing import Any
 
 from .backends.base import Backend
-from .call import Call, check
-from .current import as_current, attempt_var, open_queues, shielded
+from .client import QueueClient
+from .current import as_current, attempt_var, open_queues
 from .database import QueueDatabase, sessions_module
-from .errors import QueueClosed, QueueFull
-from .job import DEFAULT_OPTIONS, Job, TaskOptions
+from .failure_hook import FailureHook
 from .operations import QueueOperations
 from .options import Options
 from .processes.lifecycle import register
 from .results import Results
-from .task import Task
-from .task_result import TaskResult
 from .transactions.scope import Scope
-from .worker.child_process import ForkServer, ParentChannel, check_picklable
+from .worker.child_process import ForkServer, ParentChannel
 from .worker.environment import AttemptEnvironment
 from .worker.local import LocalWorker
 from .worker.progress_tracker import GuardedTracker, Tracker
@@ -39,7 +34,7 @@ Capture = Callable[[], "dict[str, Any] | None"]
 EnterContext = Callable[["dict[str, Any]"], AbstractContextManager[Any]]
 
 
-class JobQueue(QueueOperations):
+class JobQueue(QueueClient, QueueOperations):
     """A queue of background jobs; as a context manager it is closed at the end of the block.
 
     backend: "memory" or "sql", or a backend object.
@@ -63,7 +58,10 @@ class JobQueue(QueueOperations):
         named = {} if made else {"backend": "None" if backend is None else backend}
         self.options = Options.of({**named, **options})
         self._scope = Scope(lambda error: self.backend.is_conflict(error))
-        self._database = QueueDatabase(self.options, self._scope, made)
+        #: what is called when a job has failed; see ``on_failure``
+        self.failure_hook = FailureHook(self.options.on_failure)
+        after_failure = self.failure_hook.call_after
+        self._database = QueueDatabase(self.options, self._scope, made, after_failure)
         self._capture: Capture | None = None
         self._enter_context: EnterContext | None = None
         #: see ``bind``
@@ -117,80 +115,10 @@ class JobQueue(QueueOperations):
         is neither."""
         return self._database.session
 
-    # -- enqueue
-
-    def perform(self, callable: Callable[..., Any], /, *args: Any, **kwargs: Any) -> str:
-        """Enqueue a call and return the job's uid; see ``asyncjob_perform``.
-
-        In a managed transaction the commit creates the job, otherwise it exists at once.
-        Raises BadCall, NotSerializable, QueueFull, QueueClosed.
-        """
-        if isinstance(callable, Task):
-            call = Call(callable.func, args, kwargs or None)
-            return self._enqueue(call, callable, callable.run_after).uid
-        kind: Any = type(callable)
-        stands_for_a_call = kind is not FunctionType and hasattr(kind, "__asyncjob_call__")
-        make: Any = kind.__asyncjob_call__ if stands_for_a_call else Call
-        return self._enqueue(make(callable, args, kwargs or None), DEFAULT_OPTIONS, None).uid
-
-    def enqueue(
-        self, call: Call, options: TaskOptions, run_after: datetime | timedelta | None
-    ) -> TaskResult:
-        """Enqueue a call with the options of its task; raises as ``perform`` does."""
-        job = self._enqueue(call, options, run_after)
-        return TaskResult(self.results, self.results.snapshot_of(job))
-
-    def _enqueue(
-        self, call: Call, options: TaskOptions, run_after: datetime | timedelta | None
-    ) -> Job:
+    def _here(self) -> None:
+        # In uWSGI without --py-call-osafterfork, Python calls no function after a fork.
         if self._pid != os.getpid():
             self.after_fork()
-        if self._closed and attempt_var.get() is None:  # a job may still end while it drains
-            raise QueueClosed
-        check(call.target, call.args, call.kwargs or {}, implied=int(options.takes_context))
-        if options.executor == "process":
-            check_picklable(call)
-        if self.options.max_queued is not None:
-            self._check_length(self.options.max_queued)
-        context = self._capture() if self._capture is not None else None
-        backend = self.backend
-        job = backend.prepare(Job(backend.new_uid(), call, options, run_after, context))
-        if not self._scope.is_managed:
-            if not self._database.joins_commit([job], self._hand_over, self._announce):
-                self._hand_over([job])
-        elif self._database.job_sessions is None:
-            self._scope.pending(self._hand_over).add(job)
-        else:
-            # A job's session commits what the job enqueues, with its completion or under its fence.
-            sessions, in_job = self._database.carrier, attempt_var.get() is not None
-            join = sessions and (sessions.connection if in_job else sessions.commit_last)
-            pending = self._scope.pending(self._hand_over, self._database.store, self._announce)
-            pending.add(job, join)
-        return job
-
-    @shielded  # a commit inside a job calls this and takes locks; the same holds for _hand_over
-    def _announce(self, jobs: list[Job]) -> None:
-        """Have jobs run that a commit has stored."""
-        self.backend.announced(jobs)
-        self._begin(jobs)
-
-    @shielded
-    def _hand_over(self, jobs: list[Job]) -> None:
-        """Give committed jobs to the backend, and have them run."""
-        self.backend.enqueue(jobs)
-        self._begin(jobs)
-
-    def _begin(self, jobs: list[Job]) -> None:
-        if self._progress_tracker.tracker is not None:
-            for job in jobs:
-                self._progress_tracker.begin(job.uid)
-        self._local_worker.announce()
-
-    def _check_length(self, max_queued: int) -> None:
-        pending = self._scope.pending_or_none()
-        own = 0 if pending is None else len(pending.jobs)
-        if (waiting := own + self.backend.waiting(max(max_queued - own, 0))) >= max_queued:
-            raise QueueFull(waiting, max_queued)
 
     # -- read
 
@@ -341,8 +269,3 @@ class JobQueue(QueueOperations):
             self._database.after_fork()
             if attempt_var.get() is not None and self._database.leave_attempt():
                 self.allow_worker(False)  # its end with the job's child would count as a crash
-
-    def _here(self) -> None:
-        # In uWSGI without --py-call-osafterfork, Python calls no function after a fork.
-        if self._pid != os.getpid():
-            self.after_fork()

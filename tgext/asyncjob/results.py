@@ -4,17 +4,22 @@ those of the backend."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from .amount import seconds
+from .backends.audit import Act
 from .backends.base import Backend
-from .backends.brief import Brief, text_of, user_of
+from .backends.brief import Brief, text_of
 from .current import attempt_var, shielded
+from .duplicates import Enqueued
 from .errors import NotCommitted, UnknownJob
 from .explanation import explain
 from .job import READY, Job, Snapshot
+from .sentence import Sentence
+from .sharing import user_of
 from .transactions.scope import Scope
 from .worker.progress_tracker import GuardedTracker
 
@@ -23,8 +28,13 @@ from .worker.progress_tracker import GuardedTracker
 LONGEST_LOOK = 5.0
 LONGEST_LOOK_IN_JOB = 0.05
 
+#: The most jobs of one read.
+READ_AT_ONCE = 500
+
 #: How often a change is tried in all.
 TRIES = 3
+
+Answer = TypeVar("Answer")
 
 
 class Results:
@@ -59,10 +69,15 @@ class Results:
             raise UnknownJob(uid, f"a uid is a str, got {type(uid).__name__}")
         found = self._pending(uid) or self._backend().get(uid)
         if found is None:
+            kept = f"{self._retention_seconds:g}"
             raise UnknownJob(
                 uid,
-                f"the {self._backend().name} backend has none; ended jobs are kept for "
-                f"{self._retention_seconds:g} s (asyncjob.retention)",
+                Sentence(
+                    "the %(backend)s backend has none; ended jobs are kept for %(number)s s "
+                    "(asyncjob.retention)",
+                    backend=self._backend().name,
+                    number=kept,
+                ),
             )
         return found
 
@@ -73,11 +88,22 @@ class Results:
         return self._pending(job.uid) or self._backend().get(job.uid) or _waiting(job)
 
     @shielded
+    def snapshots_of(self, enqueued: Sequence[Enqueued]) -> list[Snapshot]:
+        """Return many jobs as they have just been enqueued; read are those of earlier enqueues."""
+        read, now = dict[str, Snapshot](), datetime.now(timezone.utc)
+        earlier = list({each.uid: None for each in enqueued if each.is_duplicate})
+        for begin in range(0, len(earlier), READ_AT_ONCE):
+            found = self._backend().get_many(earlier[begin : begin + READ_AT_ONCE])
+            read.update((each.job.uid, each) for each in found)
+        return [read.get(each.uid) or Snapshot(each.job, READY, now) for each in enqueued]
+
+    @shielded
     def explain(self, uid: str, *, workers: bool) -> list[str]:
         """See ``TaskResult.explain``."""
         if self._pending(uid) is not None:
             return ["the transaction that enqueues it is not committed"]
-        return explain(self._backend(), self.snapshot(uid), workers=workers)
+        found = explain(self._backend(), self.snapshot(uid), workers=workers)
+        return [str(sentence) for sentence in found]
 
     @shielded
     def queue_position(self, uid: str) -> int | None:
@@ -102,7 +128,7 @@ class Results:
             return brief
         reported = None if brief.status.is_final else tracker.get_progress(brief.uid)
         value, data = reported or (-1, None)
-        return brief._replace(value=value, total=None, text=text_of(data))
+        return brief._replace(value=value, total=None, text=text_of(data), eta_seconds=None)
 
     @shielded
     def progress(self, uid: object) -> tuple[int, Any] | None:
@@ -141,9 +167,10 @@ class Results:
                 attempt.pause(min(left, LONGEST_LOOK_IN_JOB))
 
     @shielded
-    def cancel(self, uid: str) -> bool:
+    def cancel(self, uid: str, by: Act | str | None = None) -> bool:
         """Cancel a job; False if it had ended. A job that the transaction of this thread has
-        enqueued is never created. Raises UnknownJob."""
+        enqueued is never created. by: who does it, for the audit; a str: for whom a program does
+        it. Raises UnknownJob."""
         attempt = attempt_var.get()
         if attempt is not None and attempt.uid == uid:  # not within its own transaction
             return attempt.cancel()
@@ -151,31 +178,45 @@ class Results:
         if pending is not None and pending.drop(uid):
             return True
         self.snapshot(uid)
-        cancelled = self._change(self._backend().cancel, uid)
+        cancelled = bool(self.change(partial(self._backend().cancel, uid, act=_act_of(by))))
         if cancelled and self._has_ended(uid):
             self._progress_tracker.end(uid)
         return cancelled
 
     @shielded
-    def retry(self, uid: str) -> bool:
-        """Enqueue an ended job again; False if it has not ended. Raises UnknownJob."""
+    def retry(self, uid: str, by: Act | str | None = None) -> bool:
+        """Enqueue an ended job again; False if it has not ended. by: as for ``cancel``. Raises
+        UnknownJob."""
         job = self.snapshot(uid).job
-        retried = self._change(self._backend().retry, uid)
-        if retried and self._connection() is None:
-            self._announce([job])
-        elif retried:
-            self._scope.after_commit(lambda: self._announce([job]))
+        retried = bool(self.change(partial(self._backend().retry, uid, act=_act_of(by))))
+        if retried:
+            self.announce(job)
         return retried
 
-    def _change(self, change: Callable[[str, Any], bool | None], uid: str) -> bool:
+    @property
+    def backend(self) -> Backend:
+        """The backend. Raises ConfigError as long as there is no database for it."""
+        return self._backend()
+
+    def announce(self, job: Job) -> None:
+        """Have a job run that ``change`` has made wait, once that is committed."""
+        if self._connection() is None:
+            self._announce([job])
+        else:
+            self._scope.after_commit(lambda: self._announce([job]))
+
+    def change(self, change: Callable[[Any], Answer]) -> Answer:
         """Make a change in this thread's transaction, or, if it has none, in one of its own. That
-        one is tried again after an error that may pass, such as a deadlock."""
+        one is tried again after an error that may pass, such as a deadlock.
+
+        change: called with the connection; None: the change commits by itself.
+        """
         connection = self._connection()
         tries_left = TRIES if connection is None else 1
         while True:
             tries_left -= 1
             try:
-                return bool(change(uid, connection))
+                return change(connection)
             except Exception as error:
                 if not tries_left or not self._backend().is_passing(error):
                     raise
@@ -191,6 +232,10 @@ class Results:
         except UnknownJob:  # another process made it; a tracker may have its progress
             return False
         return found is not None and found.status.is_final
+
+
+def _act_of(by: Act | str | None) -> Act | None:
+    return Act(by, "program") if isinstance(by, str) else by
 
 
 def _waiting(job: Job) -> Snapshot:

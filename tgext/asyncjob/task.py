@@ -9,26 +9,29 @@ import difflib
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
-from .call import Call, path_of
+from .call import Arguments, Call, check, path_of
 from .current import current_queue
 from .errors import BadCall, ConfigError
-from .job import (
-    TaskOptions,
-    check_run_after,
-)
+from .policies import NO_POLICY, Keys, Policy
 from .queue_name import check_queue_name
+from .recurrence import Recurrence
+from .sharing import user_of
+from .task_options import TaskOptions, check_run_after
 from .task_result import TaskResult
 
-if TYPE_CHECKING:
-    pass
-
 _OPTION_NAMES = [field.name for field in fields(TaskOptions)]
+
+#: Those of a declared schedule: of the task, and not of its jobs.
+_SCHEDULE_NAMES = [field.name for field in fields(Recurrence)]
+
+#: Those that decide when a job may start beside others.
+_POLICY_NAMES = [field.name for field in fields(Policy)]
 
 
 def _never(*args: Any, **kwargs: Any) -> None:
@@ -44,6 +47,10 @@ class Task(TaskOptions):
 
     func: Callable[..., Any] = _never
     run_after: datetime | timedelta | None = None
+    #: when a worker enqueues it by itself; None: never
+    recurrence: Recurrence | None = None
+    #: when its jobs may start beside each other; None: at any time
+    policy: Policy | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,6 +66,22 @@ class Task(TaskOptions):
         for name in functools.WRAPPER_ASSIGNMENTS:
             vars(self)[name] = getattr(self.func, name, None)
         vars(self)["__wrapped__"] = self.func
+        if self.recurrence is not None:
+            self._check_schedule()
+
+    def _check_schedule(self) -> None:
+        if type(self.func) is not FunctionType or "<" in self.func.__qualname__:
+            raise ConfigError(
+                f"@task with cron or every: expected a module-level function, got {self.name}, "
+                "which a worker cannot find by its name; move it to the module"
+            )
+        try:
+            check(self.func, (), {}, implied=int(self.takes_context))
+        except BadCall as error:
+            raise ConfigError(
+                "@task with cron or every: expected a function that can be called without "
+                f"arguments; use JobQueue.schedule() to give some: {error}"
+            ) from None
 
     def _check_executor(self) -> None:
         if self.executor == "coroutine" and not inspect.iscoroutinefunction(self.func):
@@ -84,12 +107,14 @@ class Task(TaskOptions):
     def using(self, /, **options: Any) -> Task:
         """Return a copy of the task with other options.
 
-        options: those of ``@task``, and ``run_after``, the earliest start of a job: an aware
-        datetime, or a timedelta from the enqueue; None: as soon as a worker is free.
+        options: those of ``@task`` that a job has, and ``run_after``, the earliest start of a job:
+        an aware datetime, or a timedelta from the enqueue; None: as soon as a worker is free. A
+        copy has no schedule.
         Raises ConfigError for an unknown option or a value out of range.
         """
-        _refuse_unknown(options, [*_OPTION_NAMES, "run_after"], "Task.using")
-        return replace(self, **options)
+        _refuse_unknown(options, [*_OPTION_NAMES, *_POLICY_NAMES, "run_after"], "Task.using")
+        policy = _policy_of(options, self.policy)
+        return replace(self, recurrence=None, policy=policy, **options)
 
     def enqueue(self, /, *args: Any, **kwargs: Any) -> TaskResult:
         """Enqueue a job on the current queue that calls the function with these arguments.
@@ -103,6 +128,14 @@ class Task(TaskOptions):
         call = Call(self.func, args, kwargs or None)
         return current_queue().enqueue(call, self, self.run_after)
 
+    def enqueue_many(self, calls: Iterable[Arguments], /) -> list[TaskResult]:
+        """Enqueue many jobs on the current queue, all or none, and return them in their order.
+
+        calls: the arguments of each: a tuple of positional ones, a dict of keywords, or a ``Call``.
+        Raises as ``enqueue`` does; BadCall and NotSerializable say which call they are of.
+        """
+        return current_queue().enqueue_many(self, calls)
+
     def __reduce__(self) -> str | tuple[Any, ...]:
         # By its path, as a function is pickled: the path of a function with @task is the Task's.
         held = held_at(self.func)
@@ -110,6 +143,8 @@ class Task(TaskOptions):
             return str(self.func.__qualname__)
         found = isinstance(held, Task) and held.func is self.func
         options = {name: getattr(self, name) for name in [*_OPTION_NAMES, "run_after"]}
+        if not (found and held.policy == self.policy):  # its callables may have no path
+            options["policy"] = self.policy
         return _made, (held if found else self.func, options)
 
     def __repr__(self) -> str:
@@ -125,9 +160,39 @@ def held_at(func: Callable[..., Any]) -> Any:
         return None
 
 
+def scheduled_tasks() -> list[Task]:
+    """Return the tasks with a schedule that the modules of this process have at their paths."""
+    found = {
+        id(value): value
+        for module in list(sys.modules.values())
+        for value in list(getattr(module, "__dict__", {}).values())
+        if type(value) is Task and value.recurrence is not None
+    }
+    return [each for each in found.values() if held_at(each.func) is each]
+
+
 def _made(held: Any, options: dict[str, Any]) -> Task:
     """Unpickle the copy of a Task with other options, or a Task that has no path."""
-    return Task(func=held.func if isinstance(held, Task) else held, **options)
+    if not isinstance(held, Task):
+        return Task(func=held, **options)
+    return Task(func=held.func, **{"policy": held.policy, **options})
+
+
+def keys_for(call: Call, options: TaskOptions, context: Any = None) -> Keys | None:
+    """Return what a job must be admitted by; None: nothing. options: of the job, a Task if it is of
+    one. context: of the job. Raises BadCall if a key cannot be made of the arguments."""
+    policy = options.policy if isinstance(options, Task) else None
+    if policy is None:
+        return None
+    implied, user = int(options.takes_context), user_of(context)
+    return policy.keys(call, implied, options.queue_name, options.priority, user)
+
+
+def _policy_of(options: dict[str, Any], policy: Policy | None) -> Policy | None:
+    """Take the options of a policy out of *options*, and change *policy* by them."""
+    changed = {name: options.pop(name) for name in _POLICY_NAMES if name in options}
+    policy = replace(policy or NO_POLICY, **changed)
+    return None if policy == NO_POLICY else policy
 
 
 @overload
@@ -137,11 +202,18 @@ def task(**options: Any) -> Callable[[Callable[..., Any]], Task]: ...
 def task(func: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Declare a module-level function as a Task: ``@task`` or ``@task(priority=10, ...)``.
 
-    options: any of priority, queue_name, takes_context, max_attempts, backoff, timeout, executor.
+    options: any of priority, queue_name, takes_context, max_attempts, backoff, timeout, retry_on,
+    give_up_on, executor; for limits, turns and unique jobs also limit, limit_key, rate, rate_key,
+    share_key, unique, unique_key, coalesce: see ``Policy``; for a schedule also cron or every,
+    timezone, catch_up: see ``Recurrence``.
     Raises ConfigError at import for an unknown option or a value out of range, and BadCall for
     something that cannot be called.
     """
-    _refuse_unknown(options, _OPTION_NAMES, "@task")
+    _refuse_unknown(options, [*_OPTION_NAMES, *_POLICY_NAMES, *_SCHEDULE_NAMES], "@task")
+    options["policy"] = _policy_of(options, None)
+    of_schedule = {name: options.pop(name) for name in _SCHEDULE_NAMES if name in options}
+    if of_schedule:
+        options["recurrence"] = Recurrence(**of_schedule)
     if func is not None:
         return Task(func=func, **options)
     return lambda function: Task(func=function, **options)

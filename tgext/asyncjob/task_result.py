@@ -24,9 +24,10 @@ class TaskResult:
     Instants are aware datetimes in UTC; None as long as the event has not happened.
     """
 
-    __slots__ = ("_results", "_snapshot")
+    __slots__ = ("_is_duplicate", "_results", "_snapshot")
 
-    def __init__(self, results: Results, snapshot: Snapshot) -> None:
+    def __init__(self, results: Results, snapshot: Snapshot, is_duplicate: bool = False) -> None:
+        self._is_duplicate = is_duplicate
         self._results = results
         self._snapshot = snapshot
 
@@ -63,6 +64,13 @@ class TaskResult:
     def is_finished(self) -> bool:
         """Whether the job has ended: SUCCESSFUL, FAILED or CANCELLED."""
         return self._snapshot.status.is_final
+
+    @property
+    def is_duplicate(self) -> bool:
+        """Whether this is the job of an earlier enqueue: the task is ``unique`` or coalesced, and
+        another job had the key. Of two transactions at once the one that is committed later gives
+        way after its commit: ``refresh`` shows it."""
+        return self._is_duplicate or self._snapshot.is_duplicate
 
     @property
     def enqueued_at(self) -> datetime:
@@ -157,27 +165,30 @@ class TaskResult:
         self._snapshot = self._results.wait_for_end(self.id, timeout)
         return self
 
-    def cancel(self) -> bool:
+    def cancel(self, by: str | None = None) -> bool:
         """Cancel the job: a waiting one at once, a running one at its next checkpoint.
 
+        by: who does it, for the audit; None: it is not recorded.
         Returns False if it has ended, or is just being committed. Does not refresh this TaskResult.
         Raises UnknownJob if the job was removed meanwhile.
         """
-        return self._results.cancel(self.id)
+        return self._results.cancel(self.id, by)
 
-    def retry(self) -> bool:
+    def retry(self, by: str | None = None) -> bool:
         """Enqueue an ended job again, with a new budget of attempts; its errors are kept.
 
+        by: as for ``cancel``.
         Returns False if it has not ended. Does not refresh this TaskResult.
         Raises UnknownJob if the job was removed meanwhile.
         """
-        return self._results.retry(self.id)
+        return self._results.retry(self.id, by)
 
     def __json__(self) -> dict[str, Any]:
         """Return what a page needs, for ``@expose('json')``; neither arguments nor a traceback.
 
-        Keys: ``id``, ``name``, ``status``, ``progress``, ``error``, ``enqueued_at``,
-        ``started_at``, ``finished_at``. All values are such that JSON can represent them.
+        Keys: ``id``, ``name``, ``status``, ``progress``, ``percent``, ``eta_seconds``, ``error``,
+        ``attempts``, ``enqueued_at``, ``started_at``, ``last_attempted_at``, ``finished_at``. All
+        values are such that JSON can represent them.
         """
         error = self._snapshot.errors[-1] if self._snapshot.errors else None
         found = {
@@ -185,15 +196,28 @@ class TaskResult:
             "name": self.name,
             "status": self.status.value,
             "progress": self.progress._asdict(),
+            "percent": percent_of(self.status, self.progress.value, self.progress.total),
+            "eta_seconds": self._snapshot.eta_seconds,
             "error": error and {"class": error.exception_class_path, "message": error.message},
+            "attempts": self.attempts,
             "enqueued_at": self.enqueued_at,
             "started_at": self.started_at,
+            "last_attempted_at": self.last_attempted_at,
             "finished_at": self.finished_at,
         }
         return {name: json_form(value) for name, value in found.items()}
 
     def __repr__(self) -> str:
         return f"<TaskResult {self.id} {self.name} {self.status}>"
+
+
+def percent_of(status: TaskResultStatus, value: int, total: int | None) -> int | None:
+    """Return how far a job is, from 0 to 100, by its last report; None: not known."""
+    if status is TaskResultStatus.SUCCESSFUL:
+        return 100
+    if value < 0 or total is None or total <= 0:
+        return None
+    return min(100 * value // total, 100)
 
 
 @dataclass(frozen=True, slots=True)

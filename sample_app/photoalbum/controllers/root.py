@@ -1,17 +1,15 @@
 """The pages of the album."""
 
-from tg import abort, expose, redirect, request, url, use_wsgi_app
+from tg import abort, app_globals, expose, redirect, request, url, use_wsgi_app
 from webob.static import FileApp
 
 from photoalbum import jobs
 from photoalbum.controllers.error import ErrorController
-from photoalbum.controllers.job import JobsController
-from photoalbum.lib import job_view, storage, uploads
+from photoalbum.lib import darkroom, storage, uploads
 from photoalbum.lib.base import BaseController
-from photoalbum.lib.helpers import plural
 from photoalbum.lib.messages import redirect_with
-from photoalbum.model import ContactSheet, DBSession, JobRecord, Picture
-from tgext.asyncjob import UnknownJob, asyncjob_result
+from photoalbum.model import ContactSheet, DBSession, Picture
+from tgext.asyncjob import UnknownJob, asyncjob_result, asyncjob_track, background
 
 __all__ = ["RootController"]
 
@@ -25,7 +23,6 @@ class RootController(BaseController):
     """``/`` and everything below it."""
 
     error = ErrorController()
-    job = JobsController()
 
     # -- pages ------------------------------------------------------------------
 
@@ -33,13 +30,14 @@ class RootController(BaseController):
     def index(self):
         """Show the album."""
         newest_first = DBSession.query(Picture).order_by(Picture.id.desc())
-        records = DBSession.query(JobRecord).order_by(JobRecord.id.desc()).limit(JOBS_SHOWN)
+        listed = app_globals.asyncjob_queue.jobs(name=list(jobs.TITLES), limit=JOBS_SHOWN)
         return {
             "pictures": newest_first.limit(PICTURES_SHOWN).all(),
             "picture_count": newest_first.count(),
             "undeveloped_count": _undeveloped().count(),
             "sheet": DBSession.query(ContactSheet).order_by(ContactSheet.id.desc()).first(),
-            "recent_jobs": [job_view.look_up(record.uid, record.title) for record in records],
+            "recent_jobs": listed.results,
+            "title_of": jobs.title_of,
             "uploads": uploads,
         }
 
@@ -48,15 +46,55 @@ class RootController(BaseController):
         """Show one picture."""
         return {"picture": _get(Picture, picture_id)}
 
+    @expose("photoalbum.templates.job")
+    def job(self, uid):
+        """Show one job: its bar, and what it has made."""
+        job = _job(uid)
+        made = job.return_value if job.status == "SUCCESSFUL" else {}
+        pictures = DBSession.query(Picture).filter(Picture.id.in_(made.get("pictures", [])))
+        sheet_id = made.get("sheet")
+        return {
+            "job": job,
+            "title": jobs.title_of(job),
+            "pictures": pictures.order_by(Picture.id).all(),
+            "sheet": sheet_id and DBSession.get(ContactSheet, sheet_id),
+        }
+
+    @expose("photoalbum.templates.colours")
+    @background(after=0.8)
+    def colours(self):
+        """Show the main colours of each picture.
+
+        Every picture is read, which takes a while: so this runs as a job, and the page has a bar
+        until it is done. It returns texts only, since the job's result is stored.
+        """
+        pictures = DBSession.query(Picture).filter(Picture.developed.is_not(None)).all()
+        found = []
+        for picture in asyncjob_track(pictures):
+            image = darkroom.load(storage.file_path("previews", picture.developed))
+            found.append({"title": picture.title, "colours": darkroom.main_colours(image)})
+        return {"pictures": found}
+
+    # -- the login of whoever looks after the jobs ------------------------------
+
+    @expose("photoalbum.templates.login")
+    def login(self, failed=None):
+        """Ask for the password; TurboGears itself takes the answer, at /login_handler."""
+        return {"has_failed": failed is not None}
+
+    @expose()
+    def logged_in(self):
+        """Go on to the dashboard, or ask once more."""
+        if request.identity is None:
+            redirect("/login", params={"failed": "yes"})
+        redirect("/asyncjob/")
+
     # -- the same for programs --------------------------------------------------
 
     @expose("json")
     def status(self, uid):
-        """Say how a job goes; the page of a job asks this again and again."""
-        try:
-            return asyncjob_result(uid)
-        except UnknownJob:
-            abort(404, "There is no such job.", passthrough="json")
+        """Say how a job goes."""
+        return _job(uid, passthrough="json")
 
     @expose("json")
     def pictures(self):
@@ -85,11 +123,12 @@ class RootController(BaseController):
         pictures = [_add_picture(one) for one in accepted]
         # The job needs the ids, and a row has none before it is flushed.
         DBSession.flush()
-        title = f"Develop {plural(len(pictures), 'picture')}"
-        uid = _enqueue(title, jobs.develop, [picture.id for picture in pictures])
+        # The job belongs to this request's transaction, as the rows do: when the request
+        # commits, all of them exist; when it fails, none. So the job finds its rows.
+        job = jobs.develop.enqueue([picture.id for picture in pictures])
         if message:
-            redirect_with(f"/job/{uid}", message, "error")
-        redirect(f"/job/{uid}")
+            redirect_with(f"/job/{job.id}", message, "error")
+        redirect(f"/job/{job.id}")
 
     @expose(allowed_methods=["POST"])
     def develop_rest(self):
@@ -97,13 +136,12 @@ class RootController(BaseController):
         pictures = _undeveloped().limit(PICTURES_A_JOB).all()
         if not pictures:
             redirect_with("/", "All pictures have their thumbnails.")
-        title = f"Develop {plural(len(pictures), 'picture')}"
-        _start(title, jobs.develop, [picture.id for picture in pictures])
+        _start(jobs.develop, [picture.id for picture in pictures])
 
     @expose(allowed_methods=["POST"])
     def samples(self):
         """Have the sample pictures painted."""
-        _start("Add the sample pictures", jobs.add_samples)
+        _start(jobs.add_samples)
 
     @expose(allowed_methods=["POST"])
     def oil(self):
@@ -111,12 +149,27 @@ class RootController(BaseController):
         picture = DBSession.query(Picture).order_by(Picture.id.desc()).first()
         if picture is None:
             redirect_with("/", "There is no picture yet to paint: add some first.", "error")
-        _start(f"Paint “{picture.title}” in oil"[:120], jobs.paint_in_oil, picture.id)
+        _start(jobs.paint_in_oil, picture.id)
 
     @expose(allowed_methods=["POST"])
     def fail(self):
         """Start a job that will fail."""
-        _start("Read a damaged picture", jobs.read_damaged)
+        _start(jobs.read_damaged)
+
+    @expose(allowed_methods=["POST"])
+    def again(self, uid):
+        """Run an ended job once more."""
+        if not _job(uid).retry():
+            redirect_with(f"/job/{uid}", "Only a job that has ended can be run again.", "error")
+        redirect(f"/job/{uid}")
+
+    @expose(allowed_methods=["POST"])
+    def remove(self, picture_id):
+        """Remove a picture from the album: its row now, its files by a job."""
+        picture = _get(Picture, picture_id)
+        jobs.remove_files.enqueue(picture.original, picture.developed)
+        DBSession.delete(picture)
+        redirect_with("/", f"“{picture.title}” was removed.")
 
     # -- picture files ----------------------------------------------------------
 
@@ -141,21 +194,17 @@ class RootController(BaseController):
         return _send("sheets", _get(ContactSheet, sheet_id).file_name)
 
 
-def _start(title, task, *args):
+def _start(task, *args):
     """Enqueue *task* and go to the page of the job."""
-    redirect(f"/job/{_enqueue(title, task, *args)}")
+    redirect(f"/job/{task.enqueue(*args).id}")
 
 
-def _enqueue(title, task, *args):
-    """Enqueue *task*, and give the uid of the job.
-
-    The job belongs to this request's transaction, as the rows do: when the request
-    commits, all of them exist; when it fails, none. The job cannot start earlier, so
-    it always finds the rows whose ids it gets.
-    """
-    result = task.enqueue(*args)
-    DBSession.add(JobRecord(uid=result.id, title=title))
-    return result.id
+def _job(uid, passthrough=False):
+    """Give the ``TaskResult`` of *uid*; 404 if there is none."""
+    try:
+        return asyncjob_result(uid)
+    except UnknownJob:
+        abort(404, "There is no such job.", passthrough=passthrough)
 
 
 def _sort_uploads(fields):

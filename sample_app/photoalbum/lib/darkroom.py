@@ -65,6 +65,14 @@ def thumbnail(image):
     return small.filter(ImageFilter.UnsharpMask(radius=1.2, percent=70, threshold=2))
 
 
+def main_colours(image, number=5):
+    """Give the colours that a picture has most of, such as "#4a7c9b", the most frequent first."""
+    few = image.convert("RGB").quantize(number)
+    palette = few.getpalette()
+    counted = sorted(few.getcolors(), reverse=True)
+    return ["#{:02x}{:02x}{:02x}".format(*palette[3 * at : 3 * at + 3]) for _, at in counted]
+
+
 def average_colour(image):
     """Give the colour of the whole picture, as ``#rrggbb``."""
     red, green, blue = image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))

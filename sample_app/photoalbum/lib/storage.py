@@ -11,7 +11,7 @@ from pathlib import Path
 
 import tg
 
-__all__ = ["FOLDERS", "file_path", "make_folders", "save"]
+__all__ = ["FOLDERS", "file_path", "make_folders", "remove", "save"]
 
 FOLDERS = ("originals", "previews", "thumbnails", "sheets")
 
@@ -28,6 +28,11 @@ def file_path(folder, name):
     ``tg.config`` is that of the application, inside a job as in a request.
     """
     return Path(tg.config["photoalbum.media_dir"]) / folder / name
+
+
+def remove(folder, name):
+    """Remove the file *name*, if it is there."""
+    file_path(folder, name).unlink(missing_ok=True)
 
 
 def save(folder, name, content):

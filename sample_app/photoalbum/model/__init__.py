@@ -9,7 +9,6 @@ from sqlalchemy.schema import CreateTable
 __all__ = [
     "ContactSheet",
     "DBSession",
-    "JobRecord",
     "Picture",
     "create_missing_tables",
     "init_model",
@@ -48,4 +47,4 @@ def create_missing_tables():
 
 
 # Import the modules of the model here: they need DeclarativeBase.
-from photoalbum.model.album import ContactSheet, JobRecord, Picture  # noqa: E402
+from photoalbum.model.album import ContactSheet, Picture  # noqa: E402

@@ -1,4 +1,4 @@
-"""Pictures, contact sheets, and which jobs were started."""
+"""Pictures and contact sheets."""
 
 from datetime import datetime, timezone
 
@@ -6,7 +6,7 @@ from sqlalchemy import Column, DateTime, Integer, String
 
 from photoalbum.model import DeclarativeBase
 
-__all__ = ["ContactSheet", "JobRecord", "Picture"]
+__all__ = ["ContactSheet", "Picture"]
 
 
 def _now():
@@ -41,17 +41,3 @@ class ContactSheet(DeclarativeBase):
     file_name = Column(String(80), nullable=False)
     picture_count = Column(Integer, nullable=False)
     made_at = Column(DateTime(timezone=True), nullable=False, default=_now)
-
-
-class JobRecord(DeclarativeBase):
-    """That somebody started a job, so that the album can list it.
-
-    How the job goes is not noted here: ``asyncjob_result(uid)`` knows.
-    """
-
-    __tablename__ = "job_record"
-
-    id = Column(Integer, primary_key=True)
-    uid = Column(String(200), nullable=False, unique=True)
-    title = Column(String(120), nullable=False)
-    started_at = Column(DateTime(timezone=True), nullable=False, default=_now)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import MissingExtra
 from ..options import Options
+from ..wakeups import make_publisher
 from .base import Backend
 
 _unopened: ContextVar[bool] = ContextVar("asyncjob_unopened", default=False)
@@ -19,7 +20,7 @@ _only_present: ContextVar[bool] = ContextVar("asyncjob_only_present", default=Fa
 def make_backend(options: Options, engine: Any = None) -> Backend:
     """Make the backend that *options* name. engine: that of SQLAlchemy, for ``sql``.
 
-    Raises MissingExtra, and ConfigError for a database that the backend cannot use.
+    Raises MissingExtra, and ConfigError for a database or a Celery app that cannot be used.
     """
     made: Backend
     if options.backend == "memory":
@@ -38,6 +39,7 @@ def make_backend(options: Options, engine: Any = None) -> Backend:
         retention_seconds=options.retention,
         lease_seconds=options.lease,
         max_crashes=options.max_crashes,
+        publisher=make_publisher(options),
     )
     try:
         if not _unopened.get():

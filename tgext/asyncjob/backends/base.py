@@ -11,24 +11,30 @@ itself before it returns. A backend that is not a database is only ever given No
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
 from enum import Enum
 from typing import Any
 
-from ..job import (
-    Claim,
-    Job,
-    JobId,
-    Outcome,
-    Progress,
-    Snapshot,
-    TaskResultStatus,
-    WorkerId,
-)
+from ..call import Call
+from ..job import Claim, Job, JobId, Outcome, Progress, Snapshot, TaskResultStatus, WorkerId
+from ..task_options import TaskOptions
+from ..uniqueness import UniqueKey
 from .brief import Brief
-from .listing import Cursor, Found, JobFilter
-from .overview import PausedQueue, QueuePosition
+from .limits import Keyed
+from .listing import Cursor, Found, JobFilter, LastError
+from .overview import QueuePosition
+from .schedules import ScheduleStore
+from .statistics import Statistics
+from .steering import Steered
+
+#: Called with uid, name and queue name of a job that has FAILED; returns the call that is enqueued
+#: with that change, and its options; None: nothing is.
+AfterFailure = Callable[[str, str, str], "tuple[Call, TaskOptions] | None"]
+
+
+def _nothing(_uid: str, _name: str, _queue_name: str) -> None:
+    """The default of ``Backend.after_failure``."""
 
 
 class Standing(Enum):
@@ -39,7 +45,7 @@ class Standing(Enum):
     LOST = "lost"  #: the job is no longer this attempt's
 
 
-class Backend(ABC):
+class Backend(Steered, Keyed):
     """Where jobs wait. Any thread may call any method."""
 
     #: The name in the .ini file.
@@ -54,37 +60,56 @@ class Backend(ABC):
     #: Whether other processes work on the same jobs.
     is_shared = False
 
+    #: Its schedules.
+    schedules: ScheduleStore
+
+    #: What has ended, by the minute.
+    statistics: Statistics
+
     # -- the client's side: enqueue and read
 
     @abstractmethod
     def new_uid(self) -> JobId:
         """Return a uid that starts with ``asyncjob_``, was never given and cannot be guessed."""
 
-    def open(self, *, create_tables: bool) -> None:  # noqa: B027 - memory needs no preparation
+    def open(self, *, create_tables: bool) -> None:
         """Prepare the store; called once.
 
         create_tables: whether to create missing tables.
         Raises ConfigError if the tables are not those of this version.
         """
 
-    def prepare(self, job: Job) -> Job:
-        """Return *job* as it will be stored. Raises NotSerializable if it cannot be stored."""
+    def prepare(self, job: Job, like: Job | None = None) -> Job:
+        """Return *job* as it will be stored. Raises NotSerializable if it cannot be stored.
+
+        like: a prepared job of the same callable, options, context and earliest start, which has
+        keys if *job* has some; what is the same can be taken from it.
+        """
         return job
 
-    def check_carrier(self, engine: Any) -> None:  # noqa: B027 - only sql has one
+    def check_carrier(self, engine: Any) -> None:
         """Raise ConfigError if *engine*, that of the application's session, has no transactions
         that could store a job: if each of its statements is committed by itself."""
 
-    def announced(self, jobs: Sequence[Job]) -> None:  # noqa: B027 - memory wakes in enqueue
+    #: What is enqueued with the failure of a job; set by the queue.
+    after_failure: AfterFailure = staticmethod(_nothing)
+
+    def announced(self, jobs: Sequence[Job]) -> None:
         """Wake workers for *jobs*, which were enqueued on a connection that has committed now."""
 
     @abstractmethod
     def enqueue(self, jobs: Sequence[Job], connection: Any = None) -> None:
         """Store *jobs* as READY, in this order."""
 
+    def holders(self, keys: Collection[UniqueKey]) -> dict[str, JobId]:
+        """Return the uids of the jobs that hold these keys, or ask for them, by key; only of those
+        that are committed, and without the keys of which there is none. See ``uniqueness``."""
+        return {}
+
     @abstractmethod
     def get(self, uid: str) -> Snapshot | None:
-        """Read one job; None if it is unknown, or was removed.
+        """Read one job; None if it is unknown, or was removed. The uid of a job that gave way to
+        another one of its unique key leads to that one, here and wherever a uid is given.
 
         Raises UnknownJob if *uid* shows that another process made the job.
         """
@@ -101,11 +126,28 @@ class Backend(ABC):
         return [snapshot for uid in uids if (snapshot := self.get(uid)) is not None]
 
     @abstractmethod
-    def find(self, wanted: JobFilter, after: Cursor | None, limit: int) -> Found:
+    def find(
+        self,
+        wanted: JobFilter,
+        after: Cursor | None,
+        limit: int,
+        look_at: int | None = None,
+    ) -> Found:
         """Find the jobs of a list, the newest first: see ``listing``.
 
         after: the place from which to go on; None: begin. limit: the most jobs of the page.
+        look_at: about so many ended jobs are looked at if no index finds those of the filter; so
+        the page may have fewer, or none, and another page may follow. None: as many as it takes.
         """
+
+    def last_errors(self, uids: Sequence[str]) -> list[LastError]:
+        """Read failed jobs and their last errors only, in this order, without those that are
+        unknown or were removed."""
+        return [LastError.of(each) for each in self.get_many(uids)]
+
+    @abstractmethod
+    def count(self, wanted: JobFilter, most: int) -> int:
+        """Count the jobs of a list; that may stop at *most*."""
 
     @abstractmethod
     def position(self, uid: str) -> QueuePosition | None:
@@ -118,38 +160,6 @@ class Backend(ABC):
         Returns them by uid, without those that are unknown, removed, or of another process. A uid
         may be any text.
         """
-
-    @abstractmethod
-    def cancel(self, uid: str, connection: Any = None) -> bool | None:
-        """Cancel a READY job, or ask a RUNNING one to stop.
-
-        Returns True if that was possible: no attempt of the job can then ``finish`` as SUCCESSFUL,
-        and none follows. Returns False if the job had ended, or its work is just being committed,
-        and None if it is unknown.
-        """
-
-    @abstractmethod
-    def retry(self, uid: str, connection: Any = None) -> bool | None:
-        """Make an ended job READY with a new budget of attempts; False if it has not ended.
-
-        Its errors and its number of attempts are kept. None if it is unknown.
-        """
-
-    @abstractmethod
-    def pause(self, queue_name: str, user: str | None = None) -> bool:
-        """Let no worker claim from a queue until ``resume``; False if it was paused before. Jobs
-        that are claimed already go on, and jobs can be enqueued.
-
-        user: for ``paused``.
-        """
-
-    @abstractmethod
-    def resume(self, queue_name: str) -> bool:
-        """End the pause of a queue; False if it was not paused."""
-
-    @abstractmethod
-    def paused(self) -> list[PausedQueue]:
-        """Return the paused queues, in the order of their names."""
 
     def is_passing(self, error: BaseException) -> bool:
         """Return whether *error*, raised by one of these methods, may pass: the store could not be
@@ -196,12 +206,12 @@ class Backend(ABC):
     def after_fork(self) -> None:
         """Begin anew in a child process, without locks, connections and jobs of the parent."""
 
-    def close(self) -> None:  # noqa: B027 - memory has nothing to close
+    def close(self) -> None:
         """Close what is open; no other method may be called after it."""
 
     # -- the worker's side
 
-    def register(  # noqa: B027 - the workers of memory are this process's
+    def register(
         self,
         worker_id: WorkerId,
         queues: Collection[str] | None,
@@ -215,11 +225,11 @@ class Backend(ABC):
         as a crash of the jobs that it runs: a reloader kills its process.
         """
 
-    def retire(self, worker_id: WorkerId) -> None:  # noqa: B027 - as register
+    def retire(self, worker_id: WorkerId) -> None:
         """Note that a worker is stopping. From now on its death does not count as a crash, and a
         claim of it that is in progress ends at the next job that cannot be run."""
 
-    def dismiss(self, worker_id: WorkerId) -> None:  # noqa: B027 - as register
+    def dismiss(self, worker_id: WorkerId) -> None:
         """Note that a worker has ended; the jobs that it still holds wait again."""
 
     @abstractmethod
@@ -247,7 +257,7 @@ class Backend(ABC):
         This lasts, on a *connection*, until its transaction ends, else until ``finish``.
         """
 
-    def unfence(self, claim: Claim) -> None:  # noqa: B027 - a rollback may do it
+    def unfence(self, claim: Claim) -> None:
         """Undo a ``fence`` that no commit has followed. If it was part of a transaction, the
         rollback has undone it."""
 
@@ -266,7 +276,7 @@ class Backend(ABC):
         """
         return False
 
-    def finished(self, claim: Claim) -> None:  # noqa: B027 - memory forgets in finish
+    def finished(self, claim: Claim) -> None:
         """Forget a claim whose ``finish`` on a connection was committed."""
 
     @abstractmethod
@@ -300,6 +310,10 @@ class Backend(ABC):
 
         Returns False if no job can do that in this store; then it need not be called again.
         """
+        return False
+
+    def is_locked(self) -> bool:
+        """Return whether a transaction keeps all others from writing to this store now."""
         return False
 
     @abstractmethod

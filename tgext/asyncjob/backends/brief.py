@@ -13,6 +13,12 @@ from ..job import READY, TaskResultStatus
 #: Longest text of a report that is read, in characters; the rest is cut.
 TEXT_LENGTH = 2_000
 
+#: The most waiting jobs that are counted before a job.
+MOST_SHOWN_BEFORE = 100
+
+#: The most queues of one list of jobs in which they are counted.
+MOST_QUEUES = 5
+
 
 class Brief(NamedTuple):
     """One job at one moment; ages and delays are seconds, at least 0."""
@@ -29,6 +35,10 @@ class Brief(NamedTuple):
     value: int = -1  #: its progress; -1 before the first report
     total: int | None = None  #: the value at which it will be done; None: unknown
     text: str | None = None  #: the text of its last report; see ``text_of``
+    eta_seconds: float | None = None  #: estimated, until it is done; None: unknown
+    #: jobs of its queue that a worker would take before it, up to MOST_SHOWN_BEFORE, which means
+    #: that or more; None: it does not wait, is delayed, or this is not known
+    before: int | None = None
     error_class: str | None = None  #: ``module.Class`` of its last error; None: none was raised
     error_message: str | None = None
     user: str | None = None  #: who was logged in when it was enqueued
@@ -48,9 +58,3 @@ def text_of(data: Any) -> str | None:
     found = data.get("text") if type(data) is dict else data
     # Not found[:...], which a subclass of str may define: memory calls this with its lock held.
     return str.__getitem__(found, slice(TEXT_LENGTH)) if isinstance(found, str) else None
-
-
-def user_of(context: Any) -> str | None:
-    """Return the user that a job's context names; None if it names none."""
-    found = context.get("user") if context else None
-    return str(found) if type(found) in (str, int) else None

@@ -1,9 +1,12 @@
 """Which jobs to list, and in which order: the same on every backend.
 
-Jobs that have not ended come first, the last enqueued before the others; then those that have
-ended, the last ended before the others. So a page of the newest jobs reads the end of an index,
-however many there are. A ``Cursor`` is the place of the last job of a page, from which the next
-one goes on, whatever has come or gone meanwhile.
+    open      those that run, or wait for a worker: the last enqueued first
+    delayed   those that wait for their time: the next due first
+    ended     the last ended first
+
+So each part of a list is an index read in its order, however many jobs there are. A ``Cursor`` is
+the place of the last job of a page, from which the next one goes on, whatever has come or gone
+meanwhile.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from typing import Any, NamedTuple
 
 from ..amount import is_int
 from ..errors import ConfigError
-from ..job import FAILED, READY, RUNNING, TaskError, TaskResultStatus, storable
+from ..job import FAILED, READY, RUNNING, Snapshot, TaskError, TaskResultStatus, storable
+from ..sentence import Sentence
 
 #: The most jobs of one page.
 MOST_LISTED = 1_000
@@ -40,6 +44,7 @@ class JobFilter(NamedTuple):
     error: str | None = None  #: the class of one of their errors, ``Class`` or ``module.Class``
     since: datetime | None = None  #: not ended, or, if they have not, enqueued, before that
     until: datetime | None = None  #: nor after that
+    highest: int | None = None  #: nor enqueued after the job with this number
 
     @classmethod
     def of(  # noqa: PLR0913 - each is a parameter of ``JobQueue.jobs``
@@ -71,6 +76,46 @@ class JobFilter(NamedTuple):
         """Whether jobs of one of *statuses* are wanted."""
         return self.statuses is None or not self.statuses.isdisjoint(statuses)
 
+    def described(self) -> str:
+        """Return the filter as a line for people."""
+        parts = {
+            "status": self.statuses and sorted(self.statuses),
+            "name": self.names,
+            "queue": self.queue_names,
+            "user": (self.user,) if self.user is not None else None,
+            "error": (self.error,) if self.error is not None else None,
+            "since": (f"{self.since:%Y-%m-%d %H:%M:%S}",) if self.since is not None else None,
+            "until": (f"{self.until:%Y-%m-%d %H:%M:%S}",) if self.until is not None else None,
+        }
+        return " ".join(f"{name}={','.join(each)}" for name, each in parts.items() if each) or "all"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the filter as JSON has it, for ``of_json``."""
+        return {
+            "status": self.statuses and sorted(self.statuses),
+            "name": self.names and list(self.names),
+            "queue_name": self.queue_names and list(self.queue_names),
+            "user": self.user,
+            "error": self.error,
+            "since": self.since and self.since.isoformat(),
+            "until": self.until and self.until.isoformat(),
+            "highest": self.highest,
+        }
+
+    @classmethod
+    def of_json(cls, given: dict[str, Any]) -> JobFilter:
+        """Return the filter of ``as_json``. Raises ConfigError, KeyError, TypeError, ValueError."""
+        instants = {
+            name: None if given[name] is None else datetime.fromisoformat(given[name])
+            for name in ("since", "until")
+        }
+        highest = given["highest"]
+        made = cls.of(
+            given["status"], given["name"], given["queue_name"], given["user"], given["error"],
+            instants["since"], instants["until"],
+        )  # fmt: skip
+        return made._replace(highest=None if highest is None else int(highest))
+
     def is_of(self, error: TaskError) -> bool:
         """Whether an error is of the wanted class."""
         return f".{error.exception_class_path}".endswith(f".{self.error}")
@@ -80,11 +125,22 @@ class Cursor(NamedTuple):
     """The place of a job in the list."""
 
     number: int  #: in the order of enqueue
-    finished_at: float | None  #: seconds since the epoch; None: it has not ended
+    finished_at: float | None = None  #: seconds since the epoch; None: it has not ended
+    due_at: float | None = None  #: seconds since the epoch; None: it is not delayed, or has ended
+
+    @property
+    def place(self) -> tuple[int, float, int]:
+        """What sorts jobs: the part of the list, and the place in it."""
+        if self.finished_at is not None:
+            return 2, -self.finished_at, -self.number
+        if self.due_at is not None:
+            return 1, self.due_at, self.number
+        return 0, 0.0, -self.number
 
     def __str__(self) -> str:
-        ended = "" if self.finished_at is None else f"{self.finished_at!r}"
-        return f"{self.number}-{ended}"
+        if self.finished_at is None and self.due_at is not None:
+            return f"{self.number}-due-{self.due_at!r}"
+        return f"{self.number}-{'' if self.finished_at is None else repr(self.finished_at)}"
 
     @classmethod
     def of(cls, text: Any) -> Cursor | None:
@@ -92,15 +148,23 @@ class Cursor(NamedTuple):
         if text is None:
             return None
         try:
-            number, _, ended = text.partition("-")
-            found = cls(int(number), float(ended) if ended else None)
-            if abs(found.number) > _LARGEST or not isfinite(found.finished_at or 0.0):
+            number, _, at = text.partition("-")
+            is_delayed, due = at.startswith("due-"), at.removeprefix("due-")
+            found = cls(
+                int(number),
+                finished_at=float(at) if at and not is_delayed else None,
+                due_at=float(due) if is_delayed else None,
+            )
+            if abs(found.number) > _LARGEST or not all(map(isfinite, found.place)):
                 raise ValueError
             return found
         except (AttributeError, ValueError):
             raise ConfigError(
-                f"after: expected the ``next`` of a page of jobs, got {text!r}; leave it out for "
-                "the first page"
+                Sentence(
+                    "after: expected the ``next`` of a page of jobs, got %(value)s; leave it out "
+                    "for the first page",
+                    value=repr(text),
+                )
             ) from None
 
 
@@ -109,6 +173,21 @@ class Found(NamedTuple):
 
     uids: list[str]
     next: str | None  #: the cursor from which the next page goes on; None: this is the last
+
+
+class LastError(NamedTuple):
+    """A failed job, with why its last attempt has failed."""
+
+    uid: str
+    name: str  #: of its task
+    at: datetime  #: when it ended, aware UTC
+    error: TaskError | None  #: None: none is kept
+
+    @classmethod
+    def of(cls, job: Snapshot) -> LastError:
+        """Return what a snapshot has of it."""
+        ended_at = job.finished_at or job.enqueued_at
+        return cls(job.job.uid, job.job.call.name, ended_at, job.errors[-1] if job.errors else None)
 
 
 def check_limit(limit: Any) -> int:
@@ -135,7 +214,13 @@ def _status(given: str) -> TaskResultStatus:
     try:
         return TaskResultStatus(given)
     except ValueError:
-        raise ConfigError(f"status: expected one of {_STATUSES}, got {given!r}") from None
+        raise ConfigError(
+            Sentence(
+                "status: expected one of %(statuses)s, got %(value)s",
+                statuses=_STATUSES,
+                value=repr(given),
+            )
+        ) from None
 
 
 def _instant(name: str, given: Any) -> datetime | None:

@@ -45,6 +45,12 @@ class QueueDepth(NamedTuple):
     due: int  #: jobs that a worker may claim now
     delayed: int  #: jobs that are not due yet
     next_due_at: datetime | None  #: when the first of those is due
+    #: the first enqueued of those that are due; None: none is, or the time of all has just come
+    oldest: WaitingJob | None = None
+    is_capped: bool = False  #: there may be more that are due
+    is_delayed_capped: bool = False  #: there may be more that are delayed
+    blocked: int = 0  #: jobs that wait to be admitted by a limit, or for their turn
+    is_blocked_capped: bool = False  #: there may be more of those
 
 
 #: The most jobs that are counted before another one.
@@ -57,11 +63,13 @@ class QueuePosition(NamedTuple):
     is_delayed: bool  #: it is not due yet
     before: int  #: jobs of its queue that come first, up to MOST_BEFORE; 0 while it is delayed
     was_given_back: bool  #: a worker has claimed it, and released it since it could not run it
+    most: int = MOST_BEFORE  #: where counting has stopped
+    is_blocked: bool = False  #: it waits to be admitted; then ``before`` counts those of its key
 
     @property
     def is_capped(self) -> bool:
         """Whether there may be more jobs before it."""
-        return self.before >= MOST_BEFORE
+        return self.before >= self.most
 
 
 class PausedQueue(NamedTuple):
@@ -69,7 +77,7 @@ class PausedQueue(NamedTuple):
 
     queue_name: str
     since: datetime
-    user: str | None  #: in whose request it was paused; None: not in a request
+    user: str | None  #: who has paused it, if that is known
 
 
 class Connections(NamedTuple):
@@ -95,12 +103,12 @@ class Overview(ABC):
         """Return the running jobs, oldest attempt first; limit: the most to return; None: all."""
 
     @abstractmethod
-    def waiting(self) -> list[QueueDepth]:
-        """Return the queues with waiting jobs, in the order of their names."""
+    def waiting(self, most: int | None = None) -> list[QueueDepth]:
+        """Return the queues with waiting jobs, in the order of their names.
 
-    @abstractmethod
-    def oldest(self) -> WaitingJob | None:
-        """Return the job that has waited longest of those that are due; None if none waits."""
+        most: about so many jobs are counted, of each queue its share, and of those that are
+        delayed the next; None: all are.
+        """
 
     @abstractmethod
     def connections(self) -> Connections | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,6 +77,12 @@ def is_gone(worker_id: str) -> bool | None:
 def kernel_name() -> str | None:
     """Return a name for this boot of this kernel and the namespaces of this process; None if it
     cannot be found out."""
+    # The namespaces of a process do not change, and a rescue asks for each worker of a fleet.
+    return _kernel_name_of(os.getpid())
+
+
+@lru_cache(maxsize=1)
+def _kernel_name_of(_pid: int) -> str | None:
     try:
         if os.readlink("/proc/self") != str(os.getpid()):
             return None  # /proc belongs to another namespace

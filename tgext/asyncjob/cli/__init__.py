@@ -7,43 +7,43 @@ package has the rest.
 from __future__ import annotations
 
 import sys
-import traceback
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..backends import left_unopened, only_present
-from ..errors import ConfigError
 from ..queue import JobQueue
-from . import actions, schema, status, worker
+from . import actions, celery, schedules, schema, status, worker
 from .command_result import (
     FINE,
     INTERRUPTED,
-    NOT_LOADED,
     NOT_WRITTEN,
     NOTHING_FOUND,
     CommandResult,
     Load,
+    loaded,
     result_of_error,
 )
 from .output import write
 
 
 class Command(NamedTuple):
-    """summary: one line of help. is_service: whether it keeps running and writes a log."""
+    """summary: one line of help. is_service: whether it keeps running and writes a log. tells: it
+    reports errors of the application itself."""
 
     name: str
     summary: str
     add_arguments: Callable[[ArgumentParser], None]
     run: Callable[[Load, Namespace], CommandResult]
     is_service: bool = False
+    tells: bool = False
 
 
 def run_command(command: Command, load: Load, wanted: Namespace) -> int:
     """Run a command, write its result, and return the exit code."""
     try:
-        text, code = command.run(partial(_loaded, load), wanted)
+        text, code = command.run(load if command.tells else partial(loaded, load), wanted)
     except Exception as error:
         result = result_of_error(error)
         if result is None:
@@ -59,17 +59,6 @@ def run_command(command: Command, load: Load, wanted: Namespace) -> int:
         write("the command is done, but its output could not be written", sys.stderr)
         return NOT_WRITTEN
     return code
-
-
-def _loaded(load: Load) -> Any:
-    """Load an application. An unexpected error of it is printed here, and becomes a ConfigError."""
-    try:
-        return load()
-    except Exception as error:
-        if result_of_error(error) is not None:
-            raise
-        traceback.print_exc()
-        raise ConfigError(NOT_LOADED) from None
 
 
 Action = Callable[[JobQueue, Namespace], CommandResult]
@@ -95,6 +84,14 @@ def _on_queue(action: Action, *, opened: bool = True) -> Callable[[Load, Namespa
 COMMANDS = (
     Command("worker", "run jobs", worker.add_arguments, worker.run, is_service=True),
     Command(
+        "celery",
+        "run Celery with the jobs of the application",
+        celery.add_arguments,
+        celery.run,
+        is_service=True,
+        tells=True,
+    ),
+    Command(
         "status",
         "show waiting and running jobs and the workers, or the state of some jobs",
         status.add_arguments,
@@ -105,6 +102,12 @@ COMMANDS = (
     Command("purge", "remove ended jobs", actions.add_purge, _on_queue(actions.purge)),
     Command("pause", "take no jobs from some queues", actions.add_queues, _on_queue(actions.pause)),
     Command("resume", "end a pause", actions.add_queues, _on_queue(actions.resume)),
+    Command(
+        "schedules",
+        "show schedules and their ticks; pause, resume, run now and delete some",
+        schedules.add_arguments,
+        _on_queue(schedules.run),
+    ),
     Command(
         "schema",
         "show the version of the tables, create or upgrade them",

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import getpass
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Collection
+from functools import partial
 
+from ..backends.audit import Act
 from ..errors import ConfigError, UnknownJob
 from ..job import READY, RUNNING, TaskResultStatus
 from ..queue import JobQueue
-from ..task_result import TaskResult
+from ..queue_name import check_queue_name
 from ..wording import number_of
 from .command_result import FINE, NOTHING_FOUND, CommandResult
 from .filters import ENDS, add_filters, filter_of, is_narrowed, uids_of
 from .output import one_line
 from .shared_backend import shared_backend
 
+#: Jobs that one transaction changes.
+CHANGED_AT_ONCE = 500
+
 #: The statuses of jobs that can be cancelled.
 OPEN = (READY, RUNNING)
+
+
+def operator() -> Act:
+    """Return the user of this process, as the one who does something."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may have no name for its user
+        user = None
+    return Act(user, "command")
 
 
 def add_retry(parser: ArgumentParser) -> None:
@@ -37,16 +52,16 @@ def retry(queue: JobQueue, wanted: Namespace) -> CommandResult:
     """Enqueue ended jobs again."""
     shared_backend(queue)
     if _is_for_many(wanted, "retry"):
-        return _many(queue, wanted, ENDS, queue.results.retry, ("retry", "retried"))
-    return _each(queue, wanted.uid, TaskResult.retry, "waits again", "has not ended yet")
+        return _many(queue, wanted, ENDS, ("retry", "retried"))
+    return _each(queue, wanted.uid, queue.results.retry, "waits again", "has not ended yet")
 
 
 def cancel(queue: JobQueue, wanted: Namespace) -> CommandResult:
     """Cancel jobs: waiting ones at once, running ones at their next checkpoint."""
     shared_backend(queue)
     if _is_for_many(wanted, "cancel"):
-        return _many(queue, wanted, OPEN, queue.results.cancel, ("cancel", "cancelled"))
-    return _each(queue, wanted.uid, TaskResult.cancel, "is cancelled", "had ended already")
+        return _many(queue, wanted, OPEN, ("cancel", "cancelled"))
+    return _each(queue, wanted.uid, queue.results.cancel, "is cancelled", "had ended already")
 
 
 def _is_for_many(wanted: Namespace, name: str) -> bool:
@@ -65,19 +80,19 @@ def _many(
     queue: JobQueue,
     wanted: Namespace,
     statuses: Collection[TaskResultStatus],
-    change: Callable[[str], bool],
     words: tuple[str, str],
 ) -> CommandResult:
-    """Change the jobs of a filter, each in a transaction of its own, and say how many."""
-    uids = uids_of(queue, filter_of(queue, wanted, statuses))
+    """Change the jobs of a filter, some hundred in a transaction, and say how many."""
+    chosen = filter_of(queue, wanted, statuses)
+    uids = uids_of(queue, chosen)
     if wanted.dry_run:
         return CommandResult(f"would {words[0]} {number_of(len(uids), 'job')}")
-    changed = 0
-    for uid in uids:
-        try:
-            changed += change(uid)
-        except UnknownJob:  # removed meanwhile
-            continue
+    changed, audit = 0, queue.backend.audit
+    act = audit.begin(operator(), words[0], chosen.described())
+    for begin in range(0, len(uids), CHANGED_AT_ONCE):
+        some = uids[begin : begin + CHANGED_AT_ONCE]
+        changed += queue.backend.change_many(words[0], some, None, act)
+    audit.end(act.number or 0, f"{changed} of {len(uids)}")
     left = len(uids) - changed
     besides = f"; {number_of(left, 'job')} had changed meanwhile" if left else ""
     code = FINE if uids else NOTHING_FOUND
@@ -85,13 +100,17 @@ def _many(
 
 
 def _each(
-    queue: JobQueue, uids: list[str], change: Callable[[TaskResult], bool], done: str, not_done: str
+    queue: JobQueue,
+    uids: list[str],
+    change: Callable[[str, Act], bool],
+    done: str,
+    not_done: str,
 ) -> CommandResult:
     lines, code = [], FINE
     for uid in dict.fromkeys(uids):
         try:
             found = queue.result(uid)
-            is_done = change(found)
+            is_done = change(uid, operator())
             found.refresh()
         except UnknownJob as error:
             lines.append(one_line(str(error)))
@@ -100,7 +119,7 @@ def _each(
         if not is_done:
             code = NOTHING_FOUND
         text = done if is_done else not_done
-        if is_done and change is TaskResult.cancel and not found.is_finished:
+        if is_done and change == queue.results.cancel and not found.is_finished:
             text = "runs, and is cancelled at its next checkpoint"
         lines.append(one_line(f"{uid} {text}"))
     return CommandResult("\n".join(lines), code)
@@ -127,10 +146,14 @@ def purge(queue: JobQueue, wanted: Namespace) -> CommandResult:
             "purge: expected which ended jobs to remove: a filter such as --older-than AGE or "
             "--status STATUS, or --all of them"
         )
-    uids = uids_of(queue, filter_of(queue, wanted, ENDS))
+    chosen = filter_of(queue, wanted, ENDS)
+    uids = uids_of(queue, chosen)
     if wanted.dry_run:
         return CommandResult(f"would remove {number_of(len(uids), 'job')}")
-    return CommandResult(f"removed {number_of(backend.purge(uids), 'job')}")
+    act = backend.audit.begin(operator(), "purge", chosen.described())
+    removed = backend.purge(uids, act)
+    backend.audit.end(act.number or 0, f"{removed} of {len(uids)}")
+    return CommandResult(f"removed {number_of(removed, 'job')}")
 
 
 # -- pause and resume
@@ -143,13 +166,19 @@ def add_queues(parser: ArgumentParser) -> None:
 def pause(queue: JobQueue, wanted: Namespace) -> CommandResult:
     """Let no worker take a job from some queues."""
     shared_backend(queue)
-    return _queues(wanted.queue, queue.pause, "is paused", "was paused before")
+    act = operator()
+
+    def change(name: str) -> bool:
+        return queue.backend.pause(check_queue_name(name), act.user, act)
+
+    return _queues(wanted.queue, change, "is paused", "was paused before")
 
 
 def resume(queue: JobQueue, wanted: Namespace) -> CommandResult:
     """End the pause of some queues."""
     shared_backend(queue)
-    return _queues(wanted.queue, queue.resume, "is resumed", "was not paused")
+    change = partial(queue.backend.resume, act=operator())
+    return _queues(wanted.queue, change, "is resumed", "was not paused")
 
 
 def _queues(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import traceback
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from ..errors import AsyncJobError
+from ..errors import AsyncJobError, ConfigError
 from .output import columns, fitted, one_line
 
 #: Exit codes.
@@ -74,3 +75,14 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[object]], width: int | N
 
 #: Loads the application and returns its queue, or makes a queue for a URL.
 Load = Callable[[], Any]
+
+
+def loaded(load: Load) -> Any:
+    """Load an application. An unexpected error of it is printed here, and becomes a ConfigError."""
+    try:
+        return load()
+    except Exception as error:
+        if result_of_error(error) is not None:
+            raise
+        traceback.print_exc()
+        raise ConfigError(NOT_LOADED) from None

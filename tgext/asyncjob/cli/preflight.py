@@ -9,19 +9,29 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from ..processes.forking import ChildProcesses
 from ..queue import JobQueue
 from .command_result import NOT_LOADED, USAGE, CommandResult, Load, result_of_error
 from .shared_backend import shared_backend
 
+Answer = TypeVar("Answer")
+
 #: How long the child may take to end after this process has died, in seconds.
 END_SECONDS = 1.0
 
 
 def drain_seconds_of(load: Load) -> float | CommandResult:
-    """Return the application's ``drain_timeout``, or the result of the command if a signal came,
-    the application cannot be loaded, or worker processes cannot see its jobs.
+    """Return the application's ``drain_timeout``, as ``answer_of`` does."""
+    return answer_of(load, lambda queue: queue.options.drain_timeout)
+
+
+def answer_of(load: Load, ask: Callable[[JobQueue], Answer]) -> Answer | CommandResult:
+    """Return what *ask* returns for the application's queue, in a child; or the result of the
+    command if a signal came, the application cannot be loaded, or worker processes cannot see its
+    jobs. The answer comes as JSON.
 
     Called in the main thread of a process that has no other thread.
     """
@@ -32,7 +42,7 @@ def drain_seconds_of(load: Load) -> float | CommandResult:
         def check() -> int:
             os.close(read)
             with os.fdopen(write, "w") as pipe:
-                json.dump(_drain_seconds_or_error(load), pipe)
+                json.dump(_answer_or_error(load, ask), pipe)
             return 0
 
         pid = children.fork(check)
@@ -44,21 +54,26 @@ def drain_seconds_of(load: Load) -> float | CommandResult:
         children.close()
     if was_told:
         return CommandResult("")
-    found = json.loads(text) if text else CommandResult(NOT_LOADED, USAGE)
-    return found if isinstance(found, float) else CommandResult(*found)
+    found: dict[str, Any] = (
+        json.loads(text) if text else {"refused": CommandResult(NOT_LOADED, USAGE)}
+    )
+    if "refused" in found:
+        return CommandResult(*found["refused"])
+    answer: Answer = found["answer"]
+    return answer
 
 
-def _drain_seconds_or_error(load: Load) -> float | CommandResult:
+def _answer_or_error(load: Load, ask: Callable[[JobQueue], Any]) -> dict[str, Any]:
     try:
         queue: JobQueue = load()
         with queue:
             shared_backend(queue)
-            return queue.options.drain_timeout
+            return {"answer": ask(queue)}
     except Exception as error:
         result = result_of_error(error)
         if result is None:
             raise
-        return result
+        return {"refused": result}
 
 
 def _wait_for(pid: int, children: ChildProcesses) -> bool:

@@ -6,8 +6,9 @@ from argparse import ArgumentParser, Namespace
 from datetime import datetime
 from typing import Any
 
+from ..backends.limits import KeyState
 from ..backends.listing import MOST_LISTED, check_limit
-from ..backends.overview import Overview, PausedQueue, RunningJob
+from ..backends.overview import Overview, PausedQueue, QueueDepth, RunningJob
 from ..errors import ConfigError, UnknownJob
 from ..explanation import write_lock_holders
 from ..job import TaskResultStatus, WorkerInfo
@@ -28,7 +29,13 @@ MOST_SHOWN = 50
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("uid", nargs="*", help="jobs to show, and why they do not run yet")
-    parser.add_argument("--json", action="store_true", help="as JSON, for programs")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as JSON, for programs")
+    form.add_argument(
+        "--watch",
+        action="store_true",
+        help="show the whole queue until q or Ctrl-C, read again each second (extra cli)",
+    )
     add_filters(parser)
     parser.add_argument(
         "--limit",
@@ -41,6 +48,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(queue: JobQueue, wanted: Namespace) -> CommandResult:
     """Show the whole queue, or some jobs."""
     overview = overview_of(queue)
+    if wanted.watch:
+        return _watched(queue, wanted)
     if is_narrowed(wanted) or wanted.limit is not None:
         return _listed(queue, wanted, overview.now())
     if not wanted.uid:
@@ -50,6 +59,16 @@ def run(queue: JobQueue, wanted: Namespace) -> CommandResult:
     if wanted.json:
         return as_json([_job_as_json(each) for each in found], code)
     return CommandResult("\n\n".join(_job(each) for each in found), code)
+
+
+def _watched(queue: JobQueue, wanted: Namespace) -> CommandResult:
+    if wanted.uid or is_narrowed(wanted) or wanted.limit is not None:
+        raise ConfigError(
+            "status --watch: expected no uids and no filter: it shows the whole queue"
+        )
+    from .watch import watch  # it needs the extra cli
+
+    return watch(queue)
 
 
 def _result(queue: JobQueue, uid: str) -> TaskResult | UnknownJob:
@@ -68,30 +87,45 @@ def _whole_as_json(queue: JobQueue, overview: Overview) -> CommandResult:
         {
             "database": overview.database(),
             "counts": {status.value: count for status, count in queue.backend.counts().items()},
-            "waiting": [each._asdict() for each in overview.waiting()],
+            "waiting": [_depth_as_json(each) for each in overview.waiting()],
             "paused": [each._asdict() for each in queue.backend.paused()],
             "running": [each._asdict() for each in overview.running()],
+            "limits": [_key_as_json(each) for each in queue.backend.key_states()],
+            "queue_limits": queue.backend.queue_limits(),
             "workers": [each._asdict() for each in overview.workers()],
             "connections": None if connections is None else connections._asdict(),
         }
     )
 
 
+def _depth_as_json(depth: QueueDepth) -> dict[str, Any]:
+    oldest = None if depth.oldest is None else depth.oldest._asdict()
+    return {
+        "queue_name": depth.queue_name,
+        "due": depth.due,
+        "delayed": depth.delayed,
+        "next_due_at": depth.next_due_at,
+        "oldest": oldest,
+    }
+
+
 def _whole(queue: JobQueue, overview: Overview) -> CommandResult:
     now = overview.now()
     counts = queue.backend.counts()
+    workers = overview.workers()
     parts = [
         f"database: {one_line(overview.database())}",
         table([status.value for status in counts], [list(counts.values())]),
-        _waiting(queue, overview, now),
+        _waiting(queue, overview, now, workers),
         _running(overview, now),
-        _workers(overview.workers(), now),
+        _limits(queue),
+        _workers(workers, now),
         _connections(overview),
     ]
     return CommandResult("\n\n".join(part for part in parts if part))
 
 
-def _waiting(queue: JobQueue, overview: Overview, now: datetime) -> str:
+def _waiting(queue: JobQueue, overview: Overview, now: datetime, workers: list[WorkerInfo]) -> str:
     paused = {each.queue_name: each for each in queue.backend.paused()}
     rows = [
         (
@@ -99,7 +133,7 @@ def _waiting(queue: JobQueue, overview: Overview, now: datetime) -> str:
             each.due,
             each.delayed,
             "-" if each.next_due_at is None else f"in {lasting(each.next_due_at - now)}",
-            _pause(paused.pop(each.queue_name, None), now),
+            _pause(paused.pop(each.queue_name, None), now) or _unserved(each.queue_name, workers),
         )
         for each in overview.waiting()
     ]
@@ -108,11 +142,33 @@ def _waiting(queue: JobQueue, overview: Overview, now: datetime) -> str:
     return table(heads, rows) if rows else "nothing waits"
 
 
+def _limits(queue: JobQueue) -> str:
+    backend = queue.backend
+    rows: list[tuple[object, ...]] = [
+        (one_line(each.use.key), each.use.text, each.running, each.waiting, each.use.next_text)
+        for each in backend.key_states()
+    ]
+    for name, most in backend.queue_limits().items():
+        running = backend.running_in(name)
+        is_next = "now" if running < most else "when one ends"
+        rows.append((f"queue {one_line(name)}", f"{most} at once", running, "", is_next))
+    return table(["LIMIT OF", "LIMIT", "RUNNING", "WAITING", "NEXT START"], rows) if rows else ""
+
+
+def _key_as_json(state: KeyState) -> dict[str, Any]:
+    return {**state.use._asdict(), "running": state.running, "waiting": state.waiting}
+
+
 def _pause(paused: PausedQueue | None, now: datetime) -> str:
     if paused is None:
         return ""
     by = f" by {paused.user}" if paused.user else ""
     return f"paused{by} {lasting(now - paused.since)} ago"
+
+
+def _unserved(name: str, workers: list[WorkerInfo]) -> str:
+    is_served = any(each.queues is None or name in each.queues for each in workers)
+    return "" if is_served else "no living worker serves it"
 
 
 def _running(overview: Overview, now: datetime) -> str:

@@ -121,11 +121,12 @@ class Pool:
     async def drain(self, timeout: float | None = None) -> None:
         """Stop as ``stop`` does, without blocking the loop, and wait until results are done too.
 
-        Called on the pool's loop. Raises TimeoutError if, after another *timeout* seconds, some
-        results are not done.
+        Called on the pool's loop. From then on the pool accepts no message. Raises TimeoutError
+        if, after another *timeout* seconds, some results are not done.
         """
         loop = asyncio.get_running_loop()
         self._drained = loop.create_future()
+        self._message_pool.stop()  # here: in its thread, puts would be accepted until that runs
         await loop.run_in_executor(None, self.stop, timeout)
         self._check_drained()
         await asyncio.wait_for(self._drained, timeout)

@@ -23,12 +23,14 @@ from ..job import storable
 from ..task import Task
 from .closures import CodeReader, CodeWriter
 from .references import Unserializable, find, find_itself, path_to
-from .scalars import TAG, Form, tagged
+from .scalars import TAG, Form, is_own_form, tagged
 from .signer import Signer
 from .values import Reader, Writer, shown
 
 __all__ = ["CallSerializer", "SerializedCall"]
 
+# Of json.loads() half the time goes into white space that may surround a text: here is none.
+_read = json.JSONDecoder().raw_decode
 _dump = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
 _TAGGED = f'"{TAG}"'
 
@@ -65,22 +67,24 @@ class CallSerializer:
         Raises NotSerializable for a target or an argument that cannot be stored.
         """
         target = call.target.func if isinstance(call.target, Task) else call.target
-        writer = CodeWriter(signed=self._call_signer is not None)
         content: dict[str, Form] = {}
         part = "the callable"
         try:
             path = path_to(target)
-            content["f"] = writer.write(target) if path is None else path
+            # Most arguments are their own forms, and a writer takes longer to make than to use.
+            is_written = path is not None and is_own_form(*call.args, *(call.kwargs or {}).values())
+            write = _itself if is_written else CodeWriter(signed=self.signs).write
+            content["f"] = write(target) if path is None else path
             if call.args:
                 content["a"] = args = []
                 for number, value in enumerate(call.args, 1):
                     part = f"argument {number}"
-                    args.append(writer.write(value))
+                    args.append(write(value))
             if call.kwargs:
                 content["k"] = kwargs = []
                 for name, value in call.kwargs.items():
                     part = f"argument {name!r}"
-                    kwargs.append([name, writer.write(value)])
+                    kwargs.append([name, write(value)])
         except Unserializable as why:
             raise _refused_call(part, call, str(why)) from why.__cause__
         except Exception as error:  # code of a value's class runs here, and may raise anything
@@ -105,7 +109,9 @@ class CallSerializer:
         """
         self._verify(uid, serialized)
         try:
-            content = json.loads(serialized.payload)
+            content, end = _read(serialized.payload)
+            if end != len(serialized.payload):
+                raise ValueError("it goes on after its end")
             self._verify_bound(uid, content, bound)
             call = self._call_of(serialized, content)
         except AsyncJobError:
@@ -119,6 +125,24 @@ class CallSerializer:
         check(call.target, call.args, call.kwargs or {}, implied=implied)
         return call
 
+    def moved(
+        self, serialized: SerializedCall, *, old: tuple[str, str], new: tuple[str, str]
+    ) -> SerializedCall:
+        """Return a stored call, which is not opened, as that of another job.
+
+        old, new: of each job the uid and what else its signature covers: see ``dump``.
+        Raises BadSignature if it is not the call of the old one.
+        """
+        self._verify(old[0], serialized)
+        signer = self._call_signer
+        if signer is None:
+            return serialized
+        content = json.loads(serialized.payload)
+        self._verify_bound(old[0], content, old[1])
+        payload = _dump({**content, "b": new[1]})
+        text = _signed_text(new[0], serialized.name, payload)
+        return SerializedCall(serialized.name, payload, _signature(signer, text))
+
     def _call_of(self, serialized: SerializedCall, content: dict[str, Form]) -> Call:
         path = content["f"]
         if isinstance(path, str) and path.replace(":", ".") != serialized.name:
@@ -128,7 +152,8 @@ class CallSerializer:
             )
         args, kwargs = content.get("a", ()), content.get("k", ())
         if isinstance(path, str) and _TAGGED not in serialized.payload:
-            return Call(find(path), tuple(args), {str(name): form for name, form in kwargs} or None)
+            named = {str(name): form for name, form in kwargs} if kwargs else None
+            return Call(find(path), tuple(args), named)
         # In the order of writing, since a later part may refer to an earlier one.
         read = CodeReader(trusted=self._call_signer is not None).read
         target = find(path) if isinstance(path, str) else read(path)
@@ -211,6 +236,10 @@ class CallSerializer:
                 )
             form = json.loads(form["v"])
         return Reader({}, imports=signed or signer is None).read(form)
+
+
+def _itself(value: Form) -> Form:
+    return value
 
 
 def _refused_call(part: str, call: Call, why: str) -> NotSerializable:

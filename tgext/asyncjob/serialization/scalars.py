@@ -110,6 +110,21 @@ WRITE_SCALAR: dict[type, Callable[[Any], Form]] = {
 }
 
 
+#: Types of which a value may be its own form; bool and None are always.
+_PLAIN: frozenset[type] = frozenset({int, float, str})
+
+
+def is_own_form(*values: object) -> bool:
+    """Whether each value is one that JSON represents as it is, without parts."""
+    for value in values:
+        kind = type(value)
+        if value is None or kind is bool:
+            continue
+        if kind not in _PLAIN or WRITE_SCALAR[kind](value) is not value:
+            return False
+    return True
+
+
 # -- reading
 
 

@@ -10,7 +10,7 @@ the rollback of a savepoint forgets those that were added after it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import finalize
 
@@ -43,6 +43,8 @@ class PendingJobs:
         self._announce = announce
         self._stored = False
         self._jobs: list[Job | None] = []  # None: dropped, but counted by savepoints
+        self._places: dict[str, int] = {}  # by uid, of as many as a look has come to
+        self._found = 0
         #: False after an abort, or the rollback of a savepoint from before this object
         self.takes_part = True
         # A transaction that is never ended is collected with its thread.
@@ -53,11 +55,12 @@ class PendingJobs:
         """The jobs, in the order of their enqueue."""
         return [job for job in self._jobs if job is not None]
 
-    def add(self, job: Job, join: Callable[[], object] | None = None) -> None:
-        """Add a job. join: called just before the commit; makes the session that stores it join."""
+    def add(self, jobs: Sequence[Job], join: Callable[[], object] | None = None) -> None:
+        """Add jobs. join: called just before the commit; makes the session that stores them
+        join."""
         if join is not None and not self._jobs:
             self.transaction_manager.get().addBeforeCommitHook(join)
-        self._jobs.append(job)
+        self._jobs.extend(jobs)
 
     def position(self) -> int:
         """Return the position of the next job; ``drop_after`` drops the jobs added since."""
@@ -66,18 +69,25 @@ class PendingJobs:
     def drop_after(self, position: int) -> None:
         """Forget the jobs that were added after *position* was returned."""
         del self._jobs[position:]
+        self._places.clear()
+        self._found = 0
 
     def drop(self, uid: str) -> bool:
         """Forget one job; False if there is no such job, or it is stored already."""
         found = self.find(uid)
         if found is None or self._stored:
             return False
-        self._jobs[self._jobs.index(found)] = None
+        self._jobs[self._places.pop(found.uid)] = None
         return True
 
     def find(self, uid: str) -> Job | None:
         """Return the job with that uid; None if there is none."""
-        return next((job for job in self.jobs if job.uid == uid), None)
+        for place in range(self._found, len(self._jobs)):
+            job = self._jobs[place]
+            if job is not None:
+                self._places[job.uid] = place
+        self._found = len(self._jobs)
+        return None if uid not in self._places else self._jobs[self._places[uid]]
 
     def warn_of_left(self) -> None:
         """Log that the jobs wait for the end of a transaction, which may never be ended."""
@@ -93,7 +103,7 @@ class PendingJobs:
         return _Savepoint(self)
 
     def abort(self, _txn: Any) -> None:
-        self._jobs.clear()
+        self.drop_after(0)
         self.takes_part = False
 
     def tpc_begin(self, _txn: Any) -> None:
@@ -112,7 +122,7 @@ class PendingJobs:
 
     def _end(self, take: Callable[[list[Job]], object]) -> None:
         jobs = self.jobs
-        self._jobs.clear()
+        self.drop_after(0)
         if jobs:
             take(jobs)
 

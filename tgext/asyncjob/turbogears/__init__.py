@@ -4,5 +4,6 @@ No other part of the package imports ``tg``.
 """
 
 from .plug import plugme, start_async_worker
+from .slow_action import background
 
-__all__ = ["plugme", "start_async_worker"]
+__all__ = ["background", "plugme", "start_async_worker"]

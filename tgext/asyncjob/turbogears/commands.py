@@ -105,6 +105,10 @@ class WorkerCommand(_AsyncJobCommand):
     command = _named("worker")
 
 
+class CeleryCommand(_AsyncJobCommand):
+    command = _named("celery")
+
+
 class StatusCommand(_AsyncJobCommand):
     command = _named("status")
 
@@ -127,6 +131,10 @@ class PauseCommand(_AsyncJobCommand):
 
 class ResumeCommand(_AsyncJobCommand):
     command = _named("resume")
+
+
+class SchedulesCommand(_AsyncJobCommand):
+    command = _named("schedules")
 
 
 class SchemaCommand(_AsyncJobCommand):

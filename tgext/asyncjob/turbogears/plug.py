@@ -29,6 +29,7 @@ from ..options import settings_of
 from ..queue import JobQueue
 from ..worker import job_log
 from ..worker.progress_tracker import Tracker
+from . import debug_panel
 from .job_context import TurboGearsJobContext
 from .sections import warn_of_misplaced
 from .web_pages import provide_element
@@ -191,6 +192,7 @@ def _on_config_setup(_configurator: Any, config: dict[str, Any]) -> None:
     config["tg.app_globals"].asyncjob_queue = queue
     _register_wrapper(config)
     provide_element(config)
+    debug_panel.register()
     _bind(queue, config)
 
 

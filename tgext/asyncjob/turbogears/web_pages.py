@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tg.i18n import sanitize_language_code, set_request_lang
 from tg.predicates import has_permission
 from tg.request_local import Response
-from webob import Request
+from tg.request_local import context as request_context
+from tg.support.converters import asbool
 
 from ..errors import MissingExtra
 from ..queue import JobQueue
@@ -21,6 +23,7 @@ from .job_context import user_of
 
 try:
     from ..web import Rights, WebApplication, asyncjob_progress
+    from ..web.redirect import LocalRequest, base_of
     from ..web.visitor import Visitor, visitor_var
 except MissingExtra:
     is_installed = False
@@ -36,6 +39,9 @@ Handler = Callable[[Any, "dict[str, Any]", Any], Any]
 #: The key in the environ of a request to the pages for its HasPermission.
 _ASK = "tgext.asyncjob.has_permission"
 
+#: The same for the application's translations.
+_TRANSLATE = "tgext.asyncjob.translations"
+
 
 class WebPages:
     """The pages of one queue, at its ``web_path``."""
@@ -43,7 +49,9 @@ class WebPages:
     def __init__(self, queue: JobQueue, path: str) -> None:
         self._options = queue.options
         self._path = path
-        self._web = WebApplication(queue, rights=self._rights)
+        self._web = WebApplication(
+            queue, rights=self._rights, translations=lambda environ: environ[_TRANSLATE]()
+        )
 
     def has(self, environ: dict[str, Any]) -> bool:
         """Whether a request is for one of the pages."""
@@ -53,13 +61,15 @@ class WebPages:
     def answer(self, environ: dict[str, Any], context: Any, handler: Handler) -> Any:
         """Answer such a request."""
         context.request.disable_error_pages()  # the pages have their own
+        inside = _Inside(environ, context, handler)
         below = {
             **environ,
             "SCRIPT_NAME": environ.get("SCRIPT_NAME", "") + self._path,
             "PATH_INFO": environ["PATH_INFO"][len(self._path) :],
-            _ASK: lambda name: _asked_inside(name, environ, context, handler),
+            _ASK: inside.has,
+            _TRANSLATE: inside.translations,
         }
-        return Request(below).get_response(self._web)
+        return LocalRequest(below).get_response(self._web)
 
     @contextmanager
     def visited_by(self, environ: dict[str, Any]) -> Iterator[None]:
@@ -68,8 +78,8 @@ class WebPages:
         def visitor() -> Visitor:
             # Inside a controller: the permissions of the user are in the environ by now.
             has = lambda name: bool(has_permission(name).is_met(environ))  # noqa: E731
-            base = environ.get("SCRIPT_NAME", "") + self._path
-            return Visitor(self._rights({**environ, _ASK: has}), base)
+            base = base_of(environ) + self._path
+            return Visitor(self._rights({**environ, _ASK: has}), base, _translations)
 
         token = visitor_var.set(visitor)
         try:
@@ -88,16 +98,44 @@ class WebPages:
         )
 
 
-def _asked_inside(name: str, environ: dict[str, Any], context: Any, handler: Handler) -> bool:
-    """Whether the user has a permission, as the application's own wrappers find it."""
-    found = []
+class _Inside:
+    """What the application's own wrappers find out about a request to the pages."""
 
-    def controller(inner: dict[str, Any], _context: Any) -> Any:
-        found.append(bool(has_permission(name).is_met(inner)))
-        return Response()
+    def __init__(self, environ: dict[str, Any], context: Any, handler: Handler) -> None:
+        self._environ = environ
+        self._context = context
+        self._handler = handler
+        self._knows_language = False
 
-    handler(controller, environ, context)
-    return found == [True]
+    def has(self, name: str) -> bool:
+        """Whether the user has a permission."""
+        found = []
+
+        def controller(inner: dict[str, Any], _context: Any) -> Any:
+            found.append(bool(has_permission(name).is_met(inner)))
+            return Response()
+
+        self._handler(controller, self._environ, self._context)
+        self._knows_language = True
+        return found == [True]
+
+    def translations(self) -> Any:
+        """The catalogue of the application in the language of the user; where no wrapper was
+        asked, which may know it from the session, in that of the browser."""
+        context = self._context
+        if not self._knows_language and asbool(context.config.get("i18n.enabled", False)):
+            languages = map(sanitize_language_code, context.request.languages)
+            set_request_lang(list(languages), tgl=context)
+        self._knows_language = True
+        return context.translator
+
+
+def _translations() -> Any:
+    """The catalogue of the application in the language of the present request."""
+    try:
+        return request_context._current_obj().translator
+    except TypeError:  # the body is made while it is sent, and the request is over
+        return None
 
 
 def pages_of(queue: JobQueue) -> WebPages | None:

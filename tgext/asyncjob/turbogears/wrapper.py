@@ -19,6 +19,7 @@ from tg.support.converters import asbool
 
 from ..queue import JobQueue
 from ..task_result import TaskResult
+from . import debug_panel
 from .web_pages import pages_of
 
 
@@ -29,6 +30,7 @@ class JobQueueWrapper(ApplicationWrapper):  # type: ignore[misc]
         super().__init__(handler, config)
         self._queue: Any = getattr(config.get("tg.app_globals"), "asyncjob_queue", None)
         self._managed = is_transaction_managed(config)
+        self._config = config
         self._pages = pages_of(self._queue) if isinstance(self._queue, JobQueue) else None
 
     @property
@@ -58,7 +60,9 @@ class JobQueueWrapper(ApplicationWrapper):  # type: ignore[misc]
     def _current(self, environ: dict[str, Any]) -> Iterator[None]:
         """Make the queue current, and the user of *environ* the one that elements are for."""
         visited = nullcontext() if self._pages is None else self._pages.visited_by(environ)
-        with self._queue.as_current(), visited:
+        is_noted = debug_panel.is_used(self._config)
+        noted = debug_panel.recorded(environ) if is_noted else nullcontext()
+        with self._queue.as_current(), visited, noted:
             yield
 
 

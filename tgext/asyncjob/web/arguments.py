@@ -20,9 +20,11 @@ from ..errors import AsyncJobError
 from ..job import Job
 from ..task_result import NotKept
 from .job_state import shown
+from .refusals import refusal
+from .texts import gettext, marked
 
 #: Shown instead of a value.
-HIDDEN = "(hidden)"
+HIDDEN = marked("(hidden)")
 
 #: The longest value, its most items, and how deep it is looked into.
 VALUE_LENGTH, MOST_ITEMS, DEEPEST = 300, 20, 4
@@ -67,9 +69,9 @@ def arguments_of(job: Job) -> Arguments:
         call, args, kwargs = job.call, job.call.args, dict(job.call.kwargs or {})
         named = list(_named(call, args, int(job.options.takes_context)))
     except AsyncJobError as error:
-        return Arguments([], shown(str(error), VALUE_LENGTH))
+        return Arguments([], shown(refusal(error), VALUE_LENGTH))
     except RecursionError:
-        return Arguments([], "they are nested too deeply")
+        return Arguments([], gettext("they are nested too deeply"))
     given = [Argument(shown(name, 100), _value(name, value))
              for name, value in [*named, *kwargs.items()]]  # fmt: skip
     return Arguments(given)
@@ -98,17 +100,19 @@ def _named(call: Call, args: tuple[Any, ...], implied: int) -> Iterator[tuple[st
 
 
 def _value(name: str, value: Any) -> str:
-    return HIDDEN if _SECRET.search(name) else value_shown(value)
+    return gettext(HIDDEN) if _SECRET.search(name) else value_shown(value)
 
 
 def value_shown(value: Any) -> str:
     """Return a value as one line."""
     if isinstance(value, NotKept):
-        return shown(f"was not kept: {value.why}", VALUE_LENGTH)
+        return shown(gettext("was not kept: %(reason)s", reason=value.why), VALUE_LENGTH)
     try:
-        return shown(_LOGIN.sub(f"{HIDDEN}@", _text(value, DEEPEST)), VALUE_LENGTH)
+        return shown(
+            _LOGIN.sub(lambda _found: f"{gettext(HIDDEN)}@", _text(value, DEEPEST)), VALUE_LENGTH
+        )
     except RuntimeError:  # the job, in another thread, changes it just now
-        return f"a {type(value).__name__} that changes just now"
+        return gettext("a %(name)s that changes just now", name=type(value).__name__)
 
 
 def _text(value: Any, deep: int) -> str:
@@ -116,7 +120,7 @@ def _text(value: Any, deep: int) -> str:
     if kind in (str, bytes):
         return repr(value[: 2 * VALUE_LENGTH])
     if kind is int and value.bit_length() > 1_000:
-        return "a very large number"  # its digits would take long
+        return gettext("a very large number")  # its digits would take long
     if kind in PLAIN:
         return repr(value)
     if kind in _SIMPLE:
@@ -133,9 +137,11 @@ def _text(value: Any, deep: int) -> str:
 def _pairs(value: dict[Any, Any], deep: int) -> Iterator[str]:
     for key, each in value.items():
         hidden = type(key) is str and _SECRET.search(key)
-        yield f"{_text(key, deep - 1)}: {HIDDEN if hidden else _text(each, deep - 1)}"
+        yield f"{_text(key, deep - 1)}: {gettext(HIDDEN) if hidden else _text(each, deep - 1)}"
 
 
 def _items(items: Iterable[str], number: int) -> list[str]:
     found = list(islice(items, MOST_ITEMS))
-    return found if number <= MOST_ITEMS else [*found, f"... {number - MOST_ITEMS} more"]
+    if number <= MOST_ITEMS:
+        return found
+    return [*found, gettext("... %(number)s more", number=number - MOST_ITEMS)]

@@ -12,14 +12,16 @@ from ..backends.brief import Brief
 from ..current import current_queue
 from ..errors import BadCall, ConfigError
 from ..queue import JobQueue
-from .job_state import TEXT_LENGTH, JobState, shown, state_of
+from .element_texts import texts
+from .job_state import TEXT_LENGTH, JobState, shown, state_of, time_left
 from .origin import is_local
 from .statics import url_of
+from .texts import gettext, marked, translated_by
 from .tokens import Tokens
 from .visitor import Visitor, visitor_var
 
 #: The name of a bar without a label, for readers who do not see it.
-UNNAMED = "Progress"
+UNNAMED = marked("Progress")
 
 
 def asyncjob_progress(
@@ -41,10 +43,17 @@ def asyncjob_progress(
             "news, got none; set it, or leave it out for /asyncjob"
         )
     uid = str(uid)
+    with translated_by(visitor.translations):
+        return _of_visitor(queue, uid, visitor._replace(base=base), label, cancel, then)
+
+
+def _of_visitor(
+    queue: JobQueue, uid: str, visitor: Visitor, label: str | None, cancel: bool, then: str | None
+) -> Markup:
     job = queue.results.briefs([uid]).get(uid)
     if job is not None and not visitor.rights.may_see(job, queue.options.progress_access):
         job = None
-    return made(queue, uid, visitor._replace(base=base), job, label, cancel, then)
+    return made(queue, uid, visitor, job, label, cancel, then)
 
 
 def made(  # noqa: PLR0913 - what the call above takes, and what it has found
@@ -67,26 +76,30 @@ def made(  # noqa: PLR0913 - what the call above takes, and what it has found
     if then is not None:
         fields |= {"then": then, "token": tokens.sign("then", uid, then)}
     parts = [Markup('<link rel="stylesheet" href="{}"/>').format(url_of(base, "progress.css"))]
-    name = UNNAMED if label is None else shown(str(label), TEXT_LENGTH)
+    name = gettext(UNNAMED) if label is None else shown(str(label), TEXT_LENGTH)
     if label is not None:
         parts.append(Markup('<div class="asyncjob-label" dir="auto">{}</div>').format(name))
     parts += [_bar(state, name), _said(state)]
     if then is not None and state.name == "done":
-        parts.append(Markup('<a class="asyncjob-then" href="{}">Continue</a>').format(then))
+        parts.append(
+            Markup('<a class="asyncjob-then" href="{}">{}</a>').format(then, gettext("Continue"))
+        )
     if not state.is_final:
-        parts.append(_form("get", f"{base}/reload", "reload", "Reload", fields))
+        parts.append(_form("get", f"{base}/reload", "reload", gettext("Reload"), fields))
     if cancel and not state.is_final and state.name != "cancelling":
         token = tokens.sign("post", "/cancel", uid, visitor.rights.user)
-        parts.append(_form("post", f"{base}/cancel", "cancel", "Cancel",
+        parts.append(_form("post", f"{base}/cancel", "cancel", gettext("Cancel"),
                            {"uid": uid, "token": token}))  # fmt: skip
     # A module, as a page runs one only once, however many elements name it.
     parts.append(
         Markup('<script type="module" src="{}"></script>').format(url_of(base, "progress.js"))
     )
+    translated = texts()
+    said = Markup("") if translated is None else Markup(' data-texts="{}"').format(translated)
     return Markup(
         '<asyncjob-progress class="asyncjob-progress" data-uid="{}" data-url="{}" data-state="{}"'
-        ' tabindex="-1">{}</asyncjob-progress>'
-    ).format(_uid_shown(uid), base, state.name, Markup("").join(parts))
+        '{} tabindex="-1">{}</asyncjob-progress>'
+    ).format(_uid_shown(uid), base, state.name, said, Markup("").join(parts))
 
 
 def _uid_shown(uid: str) -> str:
@@ -126,7 +139,7 @@ def _details(state: JobState) -> str:
     if state.name not in ("running", "cancelling"):
         return ""
     percent = None if state.percent is None else f"{state.percent} %"
-    return ", ".join(part for part in (percent, state.text) if part)
+    return ", ".join(part for part in (percent, state.text, time_left(state.eta_seconds)) if part)
 
 
 def _form(method: str, action: str, kind: str, button: str, fields: dict[str, str]) -> Markup:

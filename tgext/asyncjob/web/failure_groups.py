@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
-from ..job import Snapshot, TaskError
+from ..backends.listing import LastError
+from ..job import TaskError
 from .tracebacks import traceback_of
 
 
@@ -35,25 +36,31 @@ class FailureGroup:
     uids: list[str] = field(default_factory=list)  #: the last first
 
 
-def groups_of(jobs: Iterable[Snapshot]) -> list[FailureGroup]:
+def groups_of(jobs: Iterable[LastError]) -> list[FailureGroup]:
     """Group failed jobs, the last that ended first; the largest group comes first."""
     found: dict[_Common, FailureGroup] = {}
-    places: dict[str, str] = {}  # most failures have the traceback of others
+    places: dict[str, str] = {}  # most failures have the frames of others
     for job in jobs:
-        at = job.finished_at or job.enqueued_at
-        error = job.errors[-1] if job.errors else TaskError("", "", "")
-        if error.traceback not in places:
+        at, error = job.at, job.error or TaskError("", "", "")
+        frames = _frames(error)
+        if frames not in places:
             innermost = traceback_of(error.traceback).innermost
-            places[error.traceback] = "" if innermost is None else innermost.place
-        place = places[error.traceback]
-        common = _Common(job.job.call.name, error.exception_class_path, place)
+            places[frames] = "" if innermost is None else innermost.place
+        place = places[frames]
+        common = _Common(job.name, error.exception_class_path, place)
         group = found.get(common)
         if group is None:
             group = FailureGroup(_key(common), *common, error.message, at, at)
             found[common] = group
         group.first, group.last = min(group.first, at), max(group.last, at)
-        group.uids.append(job.job.uid)
+        group.uids.append(job.uid)
     return sorted(found.values(), key=lambda group: (-len(group.uids), group.key))
+
+
+def _frames(error: TaskError) -> str:
+    """The traceback up to its message, which often names an order or a customer."""
+    frames, found, after = error.traceback.rpartition(error.message or "\n")
+    return frames if found and 'File "' not in after else error.traceback
 
 
 def _key(common: _Common) -> str:

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 from webob import Response
 
 from ..backends.listing import MOST_LISTED, JobFilter
-from ..errors import UnknownJob
 from ..job import FAILED
 from .dashboard import lead_to, page
 from .failure_groups import FailureGroup, groups_of
+from .texts import gettext
 
 if TYPE_CHECKING:
     from .visit import Visit
+
+#: More than instants lose when they are read.
+A_MOMENT = timedelta(milliseconds=1)
 
 #: How far back failures are looked at.
 AGE = timedelta(days=1)
@@ -29,7 +32,7 @@ def show(visit: Visit) -> Response:
         visit,
         "failures.xhtml",
         "/failures",
-        "Failures",
+        gettext("Failures"),
         groups=groups,
         number=sum(len(group.uids) for group in groups),
         is_all=is_all,
@@ -41,7 +44,7 @@ def _groups(visit: Visit) -> tuple[list[FailureGroup], bool]:
     """Read the newest failures, up to MOST_LISTED; and whether that are all of the day."""
     wanted = JobFilter.of(FAILED, since=visit.now - AGE)
     found = visit.queue.backend.find(wanted, None, MOST_LISTED)
-    return groups_of(visit.queue.backend.get_many(found.uids)), found.next is None
+    return groups_of(visit.queue.backend.last_errors(found.uids)), found.next is None
 
 
 def retry(visit: Visit) -> Response:
@@ -49,15 +52,10 @@ def retry(visit: Visit) -> Response:
     key, retried = visit.asked("of"), 0
     groups, _is_all = _groups(visit)
     for group in groups:
-        for uid in group.uids if group.key == key else ():
-            retried += _retry(visit, uid)
+        if group.key == key:
+            subject = f"failures of {group.name} with {group.error_class or 'no error'}"
+            # Somebody else may have retried one in between, and it has ended once more.
+            retried = visit.queue.backend.change_many(
+                "retry", group.uids, group.last + A_MOMENT, visit.act, subject
+            )
     return lead_to(visit, "/failures", retried=str(retried))
-
-
-def _retry(visit: Visit, uid: str) -> bool:
-    results = visit.queue.results
-    try:
-        # Somebody else may have retried it in between, and it was successful then.
-        return results.snapshot(uid).status is FAILED and results.retry(uid)
-    except UnknownJob:  # removed in between
-        return False

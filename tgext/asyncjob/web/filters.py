@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..backends.listing import Cursor, JobFilter
 from ..errors import ConfigError
+from ..sentence import Sentence
 from ..wording import age_of
 
 if TYPE_CHECKING:
@@ -31,7 +32,12 @@ class Filters(NamedTuple):
         """Return the filter. Raises ConfigError for a value that is none."""
         age = None if self.since is None else age_of(self.since)
         if self.since is not None and age is None:
-            raise ConfigError(f"since: expected an age such as 15m, 1h or 1d, got {self.since!r}")
+            raise ConfigError(
+                Sentence(
+                    "since: expected an age such as 15m, 1h or 1d, got %(value)s",
+                    value=repr(self.since),
+                )
+            )
         return JobFilter.of(
             self.status,
             self.name,

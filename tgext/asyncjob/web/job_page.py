@@ -6,16 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 from webob import Response
 
-from ..backends.brief import user_of
+from ..backends.brief import MOST_SHOWN_BEFORE, Brief
 from ..backends.overview import QueuePosition
 from ..errors import UnknownJob
 from ..explanation import explain_waiting
 from ..job import READY, SUCCESSFUL, Snapshot, TaskError
+from ..sharing import user_of
+from ..uniqueness import PREFIX
 from .arguments import arguments_of, value_shown
 from .dashboard import lead_to, missing, page
 from .element import made
 from .job_state import shown
 from .lines import several_lines
+from .refusals import refusal
+from .texts import gettext, said
 from .tracebacks import traceback_of
 from .visitor import Visitor
 
@@ -35,11 +39,11 @@ def show(visit: Visit) -> Response:
     try:
         found = visit.queue.results.snapshot(uid)
     except UnknownJob as error:
-        return missing(visit, 404, "/jobs", "No such job", shown(str(error), 400))
+        return missing(visit, 404, "/jobs", gettext("No such job"), shown(refusal(error), 400))
     brief = visit.briefs([uid]).get(uid)
     visitor = Visitor(visit.rights, visit.base)
     is_cancelled = brief is not None and brief.is_cancelled
-    position = visit.queue.backend.position(found.job.uid) if found.status is READY else None
+    position = _position(visit, brief) if found.status is READY else None
     return page(
         visit,
         "job.xhtml",
@@ -49,6 +53,8 @@ def show(visit: Visit) -> Response:
         uid=uid,
         element=made(visit.queue, uid, visitor, brief),
         user=user_of(found.job.context),
+        request=_request(found),
+        unique_key=_unique_key(found),
         reasons=_reasons(visit, found, position) if found.status is READY else [],
         position=_before(position),
         errors=_errors(found),
@@ -64,9 +70,27 @@ def show(visit: Visit) -> Response:
     )
 
 
+def _request(found: Snapshot) -> str | None:
+    """The id and the address of the request that enqueued a job, as far as they are known."""
+    context = found.job.context or {}
+    known = [str(context[name]) for name in ("request_id", "base_url") if context.get(name)]
+    return ", ".join(known) or None
+
+
+def _unique_key(found: Snapshot) -> str | None:
+    unique = None if found.job.keys is None else found.job.keys.unique
+    return None if unique is None else unique.key.removeprefix(PREFIX)
+
+
 def _reasons(visit: Visit, found: Snapshot, position: QueuePosition | None) -> list[str]:
     reasons = explain_waiting(visit.queue.backend, found, position, visit.now, workers=True)
-    return [shown(reason, 400) for reason in reasons]
+    return [shown(said(reason), 400) for reason in reasons]
+
+
+def _position(visit: Visit, brief: Brief | None) -> QueuePosition | None:
+    if brief is None or brief.before is None:
+        return None if brief is None else visit.queue.backend.position(brief.uid)
+    return QueuePosition(False, brief.before, False, MOST_SHOWN_BEFORE)  # it was read already
 
 
 def _before(position: QueuePosition | None) -> str | None:
@@ -94,7 +118,7 @@ def retry(visit: Visit) -> Response:
     """Enqueue the job ``uid`` again if it has ended, and lead to its page."""
     uid = visit.asked("uid") or ""
     try:
-        visit.queue.results.retry(uid)
+        visit.queue.results.retry(uid, visit.act)
     except UnknownJob as error:
-        return missing(visit, 404, "/jobs", "No such job", shown(str(error), 400))
+        return missing(visit, 404, "/jobs", gettext("No such job"), shown(refusal(error), 400))
     return lead_to(visit, "/job", uid=uid)

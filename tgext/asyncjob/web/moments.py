@@ -6,8 +6,14 @@ from datetime import datetime
 
 from markupsafe import Markup
 
+from .texts import gettext, marked
+
 #: Up to so many seconds, and a name, a size in seconds, and the step that is shown.
-_UNITS = ((60, "s", 1, 10), (5_400, "min", 60, 1), (129_600, "h", 3_600, 1))
+_UNITS = (
+    (60, marked("%(number)s s"), 1, 10),
+    (5_400, marked("%(number)s min"), 60, 1),
+    (129_600, marked("%(number)s h"), 3_600, 1),
+)
 _DAY = 86_400
 
 
@@ -17,8 +23,8 @@ def passed(seconds: float) -> str:
     seconds = max(0.0, seconds)
     for limit, name, size, step in _UNITS:
         if seconds < limit:
-            return f"{int(seconds / size) // step * step} {name}"
-    return f"{int(seconds / _DAY)} d"
+            return gettext(name, number=int(seconds / size) // step * step)
+    return gettext("%(number)s d", number=int(seconds / _DAY))
 
 
 def ago(instant: datetime | None, now: datetime) -> Markup:
@@ -27,9 +33,11 @@ def ago(instant: datetime | None, now: datetime) -> Markup:
         return Markup("-")
     seconds = (now - instant).total_seconds()
     if abs(seconds) < 10:
-        text = "just now"
+        text = gettext("just now")
+    elif seconds > 0:
+        text = gettext("%(time)s ago", time=passed(seconds))
     else:
-        text = f"{passed(seconds)} ago" if seconds > 0 else f"in {passed(-seconds)}"
+        text = gettext("in %(time)s", time=passed(-seconds))
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
         instant.isoformat(timespec="seconds"), absolute(instant), text
     )

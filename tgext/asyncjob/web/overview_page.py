@@ -1,4 +1,4 @@
-"""``/``: how many jobs stand how, which wait and run, and who runs them."""
+"""``/``: how many jobs stand how, which wait and run, who runs them, and what has ended."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from webob import Response
 
-from ..backends.overview import WaitingJob
 from .dashboard import MOST_COUNTED, page
-from .queue_rows import queue_rows
+from .ended_jobs import spans, tasks
+from .queue_rows import oldest_of, queue_rows
 from .running_jobs import MOST_RUNNING, running_jobs
 from .status_shapes import STATE_OF
+from .texts import gettext
 
 if TYPE_CHECKING:
     from .visit import Visit
@@ -21,23 +22,22 @@ def show(visit: Visit) -> Response:
     overview = visit.overview
     workers = None if overview is None else overview.workers()
     running = running_jobs(visit)
+    queues = queue_rows(visit, workers)
     return page(
         visit,
         "overview.xhtml",
         "/",
-        "Overview",
+        gettext("Overview"),
         counts=[
             (status, STATE_OF[status], count)
             for status, count in visit.queue.backend.counts(MOST_COUNTED + 1).items()
         ],
-        queues=queue_rows(visit, workers),
+        queues=queues,
         running=running[:MOST_RUNNING],
         are_more_running=len(running) > MOST_RUNNING,
-        oldest=_oldest(visit),
+        oldest=oldest_of(queues),
+        spans=spans(visit),
+        tasks=tasks(visit),
         workers=workers,
         threads=visit.queue.options.threads,
     )
-
-
-def _oldest(visit: Visit) -> WaitingJob | None:
-    return None if visit.overview is None else visit.overview.oldest()

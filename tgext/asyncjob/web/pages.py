@@ -9,9 +9,19 @@ from typing import TYPE_CHECKING, Any
 from webob import Response
 
 from .statics import url_of
+from .texts import language, ngettext, of_template, said, sentence
 
 if TYPE_CHECKING:
     from .visit import Visit
+
+#: What templates translate by: their own text, and what they compute.
+_GLOBALS = {
+    "gettext": of_template,
+    "ngettext": ngettext,
+    "sentence": sentence,
+    "said": said,
+    "language": language,
+}
 
 FOLDER = Path(__file__).resolve().parent / "templates"
 
@@ -23,7 +33,7 @@ def _loader() -> Any:
 
     # TurboGears sets one for all of Kajiki that needs a request of its own. Set here, every
     # template has ours, also one that another extends.
-    return FileLoader(FOLDER, force_mode="html5", base_globals={"gettext": str})
+    return FileLoader(FOLDER, force_mode="html5", base_globals=_GLOBALS)
 
 
 def render(template: str, visit: Visit, status: int = 200, **variables: Any) -> Response:

@@ -14,6 +14,8 @@ from .element import made
 from .job_state import as_json
 from .origin import is_local, is_of_host
 from .pages import render, say
+from .redirect import led_to
+from .texts import gettext
 from .visitor import Visitor
 
 if TYPE_CHECKING:
@@ -22,8 +24,9 @@ if TYPE_CHECKING:
 #: The most jobs of one request; the element asks for more in several requests.
 MOST_JOBS = 50
 
-#: Keys that change while nothing happens; the ETag is made without them.
-_PASSING = ("ages", "due_in")
+#: Keys that change while nothing happens; the ETag is made without them. Of the time that is left
+#: it says whether it is known.
+_PASSING = ("ages", "due_in", "eta_seconds")
 
 
 def show(visit: Visit) -> Response:
@@ -53,7 +56,10 @@ def _json(content: dict[str, Any], status: int = 200) -> Response:
 
 
 def _etag(jobs: list[dict[str, Any]]) -> str:
-    lasting = [{name: value for name, value in job.items() if name not in _PASSING} for job in jobs]
+    lasting = [
+        [job["eta_seconds"] is None, {name: job[name] for name in job if name not in _PASSING}]
+        for job in jobs
+    ]
     text = json.dumps(lasting, separators=(",", ":"))
     return f'W/"{hashlib.sha256(text.encode("ascii")).hexdigest()[:24]}"'
 
@@ -69,7 +75,7 @@ def reload(visit: Visit) -> Response:
     # The signature says that it was local when it was rendered; that is looked at again, too.
     then = then if then is not None and signed and is_local(then) else None
     if then is not None and job is not None and job.status is SUCCESSFUL:
-        return _lead_to(then)
+        return led_to(then)
     return _back(visit) or _page(visit, uid, then)
 
 
@@ -82,9 +88,10 @@ def cancel(visit: Visit) -> Response:
     job = visit.queue.results.briefs([uid]).get(uid)
     if job is None or not visit.may_cancel(job):
         # The same answer for both: it does not tell whether there is such a job.
-        return say(visit, 403, "Not allowed", "You may not cancel this job, or it is unknown.")
+        reason = gettext("You may not cancel this job, or it is unknown.")
+        return say(visit, 403, gettext("Not allowed"), reason)
     try:
-        cancelled = visit.queue.results.cancel(uid)
+        cancelled = visit.queue.results.cancel(uid, visit.act)
     except UnknownJob:  # removed in between
         cancelled = False
     if "application/json" in visit.request.headers.get("Accept", ""):
@@ -101,11 +108,7 @@ def _back(visit: Visit) -> Response | None:
     path = "/" + referer.partition("//")[2].partition("/")[2]
     if path.partition("?")[0] in (f"{visit.base}/reload", f"{visit.base}/cancel"):
         return None
-    return _lead_to(path) if is_local(path) else None
-
-
-def _lead_to(path: str) -> Response:
-    return Response(status=303, location=path)
+    return led_to(path) if is_local(path) else None
 
 
 def _page(visit: Visit, uid: str, then: str | None) -> Response:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..backends.listing import MOST_LISTED, JobFilter
-from ..backends.overview import PausedQueue, QueueDepth
+from ..backends.overview import PausedQueue, QueueDepth, WaitingJob
 from ..job import READY, WorkerInfo
 
 if TYPE_CHECKING:
     from .visit import Visit
+
+#: About so many waiting jobs are counted.
+MOST_READ = 20_000
 
 
 class QueueRow(NamedTuple):
@@ -21,6 +25,11 @@ class QueueRow(NamedTuple):
     due: int
     delayed: int
     next_due_at: datetime | None
+    oldest: WaitingJob | None  #: the first enqueued of those that are due
+    is_capped: bool  #: there may be more that are due
+    is_delayed_capped: bool  #: there may be more that are delayed
+    blocked: int  #: jobs that wait to be admitted by a limit, or for their turn
+    is_blocked_capped: bool  #: there may be more of those
     paused: PausedQueue | None  #: None: it is not paused
     is_served: bool  #: whether a live worker serves it, as far as that is known
 
@@ -42,27 +51,50 @@ def queue_rows(visit: Visit, workers: list[WorkerInfo] | None) -> list[QueueRow]
     return sorted(rows, key=lambda row: not row.is_problem)
 
 
+def oldest_of(rows: Iterable[QueueRow]) -> WaitingJob | None:
+    """Return the job that has waited longest of those that are due; None: none waits."""
+    oldest = (row.oldest for row in rows if row.oldest is not None)
+    return min(oldest, key=lambda job: job.enqueued_at, default=None)
+
+
 def _serves(worker: WorkerInfo, name: str) -> bool:
     return worker.queues is None or name in worker.queues
 
 
 def _depths(visit: Visit) -> list[QueueDepth]:
     if visit.overview is not None:
-        return visit.overview.waiting()
+        return visit.overview.waiting(MOST_READ)
     # This process's jobs: the newest of them, since each is looked at.
     backend = visit.queue.backend
     found = backend.find(JobFilter.of(READY), None, MOST_LISTED)
+    is_capped = found.next is not None
+    admitted_later = backend.blocked(found.uids)
     due: Counter[str] = Counter()
+    blocked: Counter[str] = Counter()
     delayed: Counter[str] = Counter()
     next_due: dict[str, datetime] = {}
+    oldest: dict[str, WaitingJob] = {}
     for each in backend.get_many(found.uids):
         name, run_at = each.job.options.queue_name, each.run_at
-        if run_at is None or run_at <= visit.now:
+        if each.job.uid in admitted_later:
+            blocked[name] += 1
+        elif run_at is None or run_at <= visit.now:
             due[name] += 1
+            # the last enqueued come first
+            oldest[name] = WaitingJob(each.job.uid, each.job.call.name, name, each.enqueued_at)
         else:
             delayed[name] += 1
             next_due[name] = min(run_at, next_due.get(name, run_at))
     return [
-        QueueDepth(name, due[name], delayed[name], next_due.get(name))
-        for name in sorted({*due, *delayed})
+        QueueDepth(
+            name,
+            due[name],
+            delayed[name],
+            next_due.get(name),
+            oldest.get(name),
+            is_capped,
+            blocked=blocked[name],
+            is_blocked_capped=is_capped,
+        )
+        for name in sorted({*due, *delayed, *blocked})
     ]

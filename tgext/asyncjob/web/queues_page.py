@@ -10,6 +10,7 @@ from webob import Response
 from ..job import storable
 from .dashboard import lead_to, missing, page
 from .queue_rows import queue_rows
+from .texts import gettext
 
 if TYPE_CHECKING:
     from .visit import Visit
@@ -24,7 +25,9 @@ def show(visit: Visit) -> Response:
     overview = visit.overview
     workers = None if overview is None else overview.workers()
     rows = queue_rows(visit, workers)
-    return page(visit, "queues.xhtml", "/queues", "Queues", queues=rows, is_shared=bool(overview))
+    return page(
+        visit, "queues.xhtml", "/queues", gettext("Queues"), queues=rows, is_shared=bool(overview)
+    )
 
 
 def pause(visit: Visit) -> Response:
@@ -32,7 +35,7 @@ def pause(visit: Visit) -> Response:
     name = _name(visit)
     if name is None:
         return _unknown(visit)
-    visit.queue.backend.pause(name, visit.rights.user)
+    visit.queue.backend.pause(name, visit.rights.user, visit.act)
     return lead_to(visit, "/queues")
 
 
@@ -41,7 +44,7 @@ def resume(visit: Visit) -> Response:
     name = _name(visit)
     if name is None:
         return _unknown(visit)
-    visit.queue.backend.resume(name)
+    visit.queue.backend.resume(name, visit.act)
     return lead_to(visit, "/queues")
 
 
@@ -52,4 +55,6 @@ def _name(visit: Visit) -> str | None:
 
 
 def _unknown(visit: Visit) -> Response:
-    return missing(visit, 400, "/queues", "Not understood", "No queue can have this name.")
+    return missing(
+        visit, 400, "/queues", gettext("Not understood"), gettext("No queue can have this name.")
+    )

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from ..job import CANCELLED, FAILED, READY, RUNNING, SUCCESSFUL, Snapshot
+from .texts import marked
 
 #: For each status its state, which ``static/dashboard.css`` has a shape for, and its name.
 STATE_OF = {
-    READY: ("waiting", "Waiting"),
-    RUNNING: ("running", "Running"),
-    SUCCESSFUL: ("done", "Done"),
-    FAILED: ("failed", "Failed"),
-    CANCELLED: ("cancelled", "Cancelled"),
+    READY: ("waiting", marked("Waiting")),
+    RUNNING: ("running", marked("Running")),
+    SUCCESSFUL: ("done", marked("Done")),
+    FAILED: ("failed", marked("Failed")),
+    CANCELLED: ("cancelled", marked("Cancelled")),
 }
 
 
 def state_of(job: Snapshot) -> tuple[str, str]:
     """Return the state of a job, and its name."""
     if job.status is READY and job.attempts and job.errors:
-        return ("retrying", "Trying again")
+        return ("retrying", marked("Trying again"))
     return STATE_OF[job.status]

@@ -9,10 +9,12 @@ from typing import Any
 
 from webob import Request
 
+from ..backends.audit import Act
 from ..backends.brief import Brief
 from ..backends.overview import Overview
 from ..queue import JobQueue
 from .origin import comes_from_elsewhere
+from .redirect import base_of
 from .rights import NOBODY, Rights
 from .tokens import Tokens
 
@@ -33,7 +35,7 @@ class Visit:
     @property
     def base(self) -> str:
         """The URL of the WebApplication, without the host."""
-        return str(self.request.script_name)
+        return base_of(self.request.environ)
 
     @cached_property
     def rights(self) -> Rights:
@@ -93,6 +95,11 @@ class Visit:
         about = self.asked("uid") or self.asked("of")
         parts = self.request.path_info, about, self.rights.user
         return self.tokens.fits(self.asked("token"), "post", *parts)
+
+    @property
+    def act(self) -> Act:
+        """Who does what this request asks for."""
+        return Act(self.rights.user, "page")
 
     def may_cancel(self, job: Brief) -> bool:
         """Whether the user was offered the button of *job*, has enqueued it, or may act."""

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from typing import NamedTuple
 
 from .rights import NOBODY, Rights
+from .texts import Translations, TranslationsOf
 
 
 class Visitor(NamedTuple):
@@ -15,6 +16,7 @@ class Visitor(NamedTuple):
 
     rights: Rights = NOBODY
     base: str | None = None  #: the URL of the WebApplication; None: ``asyncjob.web_path``
+    translations: TranslationsOf | None = None  #: of the page's language; None: English
 
 
 #: Returns the reader of the page that this thread makes; TurboGears' wrapper sets it.
@@ -22,14 +24,18 @@ visitor_var: ContextVar[Callable[[], Visitor]] = ContextVar("asyncjob_visitor", 
 
 
 @contextmanager
-def as_visitor(rights: Rights, base: str | None = None) -> Iterator[None]:
+def as_visitor(
+    rights: Rights, base: str | None = None, translations: Translations | None = None
+) -> Iterator[None]:
     """Render the elements in the block for a user. In TurboGears that is done for each request.
 
     rights: those that the WebApplication will be given for the requests of this page.
     base: the URL of the WebApplication, without the host and without "/" at the end; None:
     the option ``web_path``.
+    translations: what translates the texts of the elements; None: English.
     """
-    token = visitor_var.set(lambda: Visitor(rights, base))
+    source = None if translations is None else lambda: translations
+    token = visitor_var.set(lambda: Visitor(rights, base, source))
     try:
         yield
     finally:

@@ -8,6 +8,7 @@ from webob import Response
 
 from .dashboard import page
 from .running_jobs import MOST_RUNNING, running_jobs
+from .texts import gettext
 
 if TYPE_CHECKING:
     from .visit import Visit
@@ -26,7 +27,7 @@ def show(visit: Visit) -> Response:
         visit,
         "workers.xhtml",
         "/workers",
-        "Workers",
+        gettext("Workers"),
         workers=of_each,
         is_shared=overview is not None,
         running=running[:MOST_RUNNING],

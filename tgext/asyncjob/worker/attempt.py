@@ -108,7 +108,8 @@ class Attempt:
         return self._running.shield()
 
     def log_line(self, line: str) -> None:
-        """Keep a log line. Raises an interruption that is due: logging holds no lock here yet."""
+        """Keep a log line. Raises an interruption that is due, or Abandoned in an attempt that was
+        given up: logging holds no lock here yet."""
         self._running.raise_unsent()
         if self._lines is None:
             self._lines = deque(maxlen=LINES)

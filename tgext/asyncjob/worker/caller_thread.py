@@ -9,12 +9,14 @@ Errors of the backend are raised to the caller; a worker thread would try again.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from ..job import Claim
+from .safe_points import restore_handled
 from .thread import WorkerThread
 from .worker import Worker
 
@@ -44,13 +46,16 @@ class CallerThread(WorkerThread):
         timeout or by a drain: this object then runs no more jobs.
         """
         claims: list[Claim] = []
+        handled = sys.exc_info()[1]
         try:
             while self.ran < most and not self._stopping.is_set():
                 claims = self._backend.claim(self._worker_id, self._queues, 1)
                 if not claims:
                     return True
                 before_first()
-                if not self._run(claims[0]):
+                is_wanted = self._run(claims[0])
+                restore_handled(handled)
+                if not is_wanted:
                     return False
                 self._store_outcomes()
             return True

@@ -280,8 +280,10 @@ class Interruptible:
                 act()
 
     def raise_unsent(self) -> None:
-        """Raise an interruption that has found no safe point; for its own thread, at one."""
-        if self._interruption is not None and not self._sent and not self._shields:
+        """Raise an interruption that has found no safe point, and Abandoned in a function that was
+        given up and goes on; for its own thread, at such a point."""
+        is_unsent = self._interruption is not None and not self._sent
+        if (is_unsent or self._phase == _ABANDONED) and not self._shields:
             self.check()
 
     def abandon(self) -> bool:

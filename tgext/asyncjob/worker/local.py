@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ..amount import whole
 from ..backends.worker_id import new_worker_id
@@ -16,10 +16,14 @@ from ..processes.lifecycle import is_reloaded
 from . import job_log
 from .caller_thread import CallerWorker
 from .environment import AttemptEnvironment
+from .hosted import HostedWorker
+from .scheduler import Scheduler
 from .worker import Worker
 
 log = logging.getLogger(__name__)
 
+
+Kind = TypeVar("Kind", bound=Worker)
 
 #: Seconds that ``stop`` waits for a start that is under way.
 START_SECONDS = 2.0
@@ -91,8 +95,20 @@ class LocalWorker:
                     finally:
                         self._is_starting = False
 
-    def _start(self) -> None:
-        worker = Worker(
+    def host(self, on_stuck: Callable[[], None]) -> HostedWorker:
+        """Start a worker whose threads are those of another program; instead of ``serve``.
+
+        on_stuck: see HostedWorker.
+        """
+        with self._lock:
+            worker = self._make(HostedWorker)
+            worker.on_stuck = on_stuck
+            self._worker = self._last = worker
+            worker.start()
+        return worker
+
+    def _make(self, kind: type[Kind]) -> Kind:
+        return kind(
             self._worker_id,
             self._make_environment(),
             threads=self._options.threads,
@@ -100,6 +116,9 @@ class LocalWorker:
             lease_seconds=self._options.lease,
             death_is_expected=is_reloaded(),
         )
+
+    def _start(self) -> None:
+        worker = self._make(Worker)
         worker.leave_after = self._leave_after
         self._last = worker
         worker.start()
@@ -125,6 +144,9 @@ class LocalWorker:
         job_log.install()
         environment = self._make_environment()
         environment.backend.rescue()
+        scheduler = Scheduler(environment.backend.schedules)
+        scheduler.declare()
+        environment.backend.schedules.fire()
         worker = CallerWorker(
             new_worker_id(self._options.lease),
             environment,

@@ -10,17 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import JobCancelled, JobTimeout, WorkerCrashed
-from ..job import (
-    BACKOFF_SECONDS,
-    CANCELLED,
-    FAILED,
-    READY,
-    SUCCESSFUL,
-    Claim,
-    Outcome,
-    TaskError,
-    outside_frames,
-)
+from ..job import CANCELLED, FAILED, READY, SUCCESSFUL, Claim, Outcome, TaskError, outside_frames
+from ..task_options import BACKOFF_SECONDS
 from ..task_result import NotKept, kept
 
 log = logging.getLogger(__name__)
@@ -82,10 +73,12 @@ def after_error(
             job.uid, claim.attempt, delay, described.message,
         )  # fmt: skip
         return Outcome(READY, error=described, delay_seconds=delay, log=lines, crashed=True)
-    if claim.attempts_left <= 0:
+    is_worth_it = job.options.is_worth_a_retry(error)
+    if claim.attempts_left <= 0 or not is_worth_it:
+        why = "no attempts left" if is_worth_it else "not an error to retry"
         log.error(
-            "job=%s attempt=%d call=%s failed, no attempts left: %s",
-            job.uid, claim.attempt, job.call.name, described.message,
+            "job=%s attempt=%d call=%s failed, %s: %s",
+            job.uid, claim.attempt, job.call.name, why, described.message,
             exc_info=(type(error), error, outside_frames(error)),
         )  # fmt: skip
         return Outcome(FAILED, error=described, log=lines)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import dis
+import sys
 import threading
 import traceback
 from types import CodeType, FrameType
@@ -115,6 +116,20 @@ def _stack_at(frame: FrameType | None) -> str:
 def raise_in(thread: int, error: type[BaseException]) -> None:
     """Raise *error* in a thread at its next bytecode."""
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
+
+
+def restore_handled(before: BaseException | None) -> None:
+    """Make *before* the exception that this thread is handling, again; None: it handles none.
+
+    An exception that was raised from outside may hit the last instructions of a handler, which then
+    leaves its own behind: every later error of the thread would be "raised while handling" it.
+    """
+    if sys.exc_info()[1] is before:
+        return
+    if before is None:
+        ctypes.pythonapi.PyErr_SetExcInfo(None, None, None)
+    elif sys.version_info >= (3, 11):  # the other function would take references from us
+        ctypes.pythonapi.PyErr_SetHandledException(ctypes.py_object(before))
 
 
 class _Discard(BaseException):

@@ -62,6 +62,11 @@ class Timeouts:
         self._overdue: deque[tuple[WorkerThread, Attempt]] = deque()
 
     @property
+    def hung(self) -> bool:
+        """Whether a thread of an abandoned attempt is still alive."""
+        return any(thread.is_alive() for thread in self._hung)
+
+    @property
     def is_degraded(self) -> bool:
         """Whether more threads hang than are replaced."""
         return self._unreplaced > 0

@@ -2,11 +2,13 @@
 
     worker threads   claim, run, store outcomes (thread.py)
     timeout monitor  timeouts; uses no backend, which may be slow; wakes maintenance
-    maintenance      release of prefetched claims, rescue of dead workers' jobs, pruning
+    maintenance      release of prefetched claims, rescue of dead workers' jobs, pruning, schedules,
+                     statistics
     heartbeat        renews the worker's lease; attempts of lost claims are interrupted
 
 All threads are daemons: others would delay the interpreter's exit until their jobs end. On a
-backend of one process only there is no heartbeat, and the timeout monitor prunes.
+backend of one process only there is no heartbeat, and the timeout monitor prunes, and calls the
+schedules.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from ..job import WorkerId
 from . import job_log
 from .environment import AttemptEnvironment
 from .heartbeat import Heartbeat
+from .scheduler import Scheduler
 from .thread import LONGEST_SLEEP, WorkerThread, log_fault
 from .timeouts import GRACE_SECONDS, Timeouts
 
@@ -37,6 +40,9 @@ LOCK_SECONDS = 0.5
 
 #: Seconds between prunings.
 PRUNE_SECONDS = 60.0
+
+#: Seconds between two parts of a count of what has ended, if there is much of it.
+COUNT_SECONDS = 1.0
 
 #: Seconds that a stopping worker waits for each of its last calls of the backend.
 LEAVE_SECONDS = 2.0
@@ -82,6 +88,7 @@ class Worker:
             wake_maintenance=self._maintenance_due.set,
         )  # fmt: skip
         self._heartbeat = Heartbeat(self.id, self._backend, lease_seconds, revoke=self._revoke)
+        self._scheduler: Scheduler | None = None  # of a worker with threads of its own
         self._watches_locks = False
         self._made = 0
         self._ran = 0
@@ -99,15 +106,22 @@ class Worker:
             log.exception("cannot register the worker yet")
         if self.leave_after is not None:  # the jobs of a dead worker are due too
             self._try(self._backend.rescue, "look for dead workers")
+        self._start_threads()
+        self._start_service_threads()
+
+    def _start_threads(self) -> None:
         for _ in range(self._thread_count):
             self._add_thread()
-        self._start_service_threads()
 
     def _start_service_threads(self) -> None:
         """Start timeout monitor, maintenance and heartbeat, once."""
         if self._service_threads:
             return
         self._heartbeat.start()  # registering it may have taken long
+        if self._thread_count:
+            is_shared = self._backend.is_shared
+            wake = self._maintenance_due.set if is_shared else self._deadline_changed.set
+            self._scheduler = Scheduler(self._backend.schedules, wake)
         loops: dict[str, Callable[[], None]] = {"timeouts": self._monitor_timeouts}
         if self._backend.is_shared:
             loops["maintenance"] = self._maintain
@@ -237,6 +251,8 @@ class Worker:
                 )
                 if self._backend.is_shared:
                     nearest = min(nearest, self._heartbeat.check())
+                else:
+                    nearest = min(nearest, self._run_schedules())
             except Exception:
                 log.exception("the timeout monitor could not check the attempts")
             if self._stopping.is_set():
@@ -260,7 +276,7 @@ class Worker:
     # -- maintenance
 
     def _maintain(self) -> None:
-        rescue_at = prune_at = time.monotonic() if self._thread_count else math.inf
+        rescue_at = prune_at = count_at = time.monotonic() if self._thread_count else math.inf
         while not self._ended.is_set():
             self._maintenance_due.clear()
             for thread in self._other_threads():
@@ -270,18 +286,40 @@ class Worker:
             self._try(self._timeouts.store_outcomes, "store that a job has timed out")
             now = time.monotonic()
             if self._stopping.is_set():
-                rescue_at = prune_at = now + GRACE_SECONDS
+                rescue_at = prune_at = count_at = now + GRACE_SECONDS
             if now >= rescue_at:
                 rescue_at = now + RESCUE_SECONDS * random.uniform(0.97, 1.0)
                 self._try(self._backend.rescue, "look for dead workers")
-            if now >= prune_at:
-                prune_at = now + PRUNE_SECONDS * random.uniform(0.5, 1.5)
-                self._try(self._backend.prune, "remove old jobs")
             self._try(self._watch_locks, "look who holds locks")
-            look_at = time.monotonic() + (LOCK_SECONDS if self._watches_locks else LONGEST_SLEEP)
+            look_at = now + (LOCK_SECONDS if self._watches_locks else LONGEST_SLEEP)
+            tick_at = math.inf
+            if self._watches_locks and self._try(self._backend.is_locked, "look for locks"):
+                # What writes would wait for that lock, and nobody would look who holds it.
+                count_at, prune_at = max(count_at, look_at), max(prune_at, look_at)
+            else:
+                if now >= count_at:  # first: what is removed is counted no more
+                    count_at = time.monotonic() + self._count_ended()
+                if now >= prune_at:
+                    prune_at = now + PRUNE_SECONDS * random.uniform(0.5, 1.5)
+                    self._try(self._backend.prune, "remove old jobs")
+                tick_at = self._run_schedules()
             self._maintenance_due.wait(
-                max(0.0, min(rescue_at, prune_at, look_at) - time.monotonic())
+                max(0.0, min(rescue_at, prune_at, count_at, look_at, tick_at) - time.monotonic())
             )
+
+    def _count_ended(self) -> float:
+        """Count what has ended, for the statistics; return in how many seconds to go on."""
+        has_more = self._try(self._backend.statistics.collect, "count what has ended")
+        return COUNT_SECONDS if has_more else PRUNE_SECONDS * random.uniform(0.5, 1.5)
+
+    def _run_schedules(self) -> float:
+        """Enqueue the jobs of ticks that are due; return when to do it again."""
+        scheduler = self._scheduler
+        if scheduler is None or self._stopping.is_set():
+            return math.inf
+        if scheduler.due_at <= time.monotonic():
+            self._try(scheduler.run, "enqueue the jobs of schedules")
+        return scheduler.due_at
 
     def _watch_locks(self) -> None:
         """Have the backend log which job holds its write lock, if it can tell."""
@@ -295,11 +333,12 @@ class Worker:
         ]
         self._watches_locks = self._backend.watch_locks(self.id, running) and any(attempts)
 
-    def _try(self, act: Callable[[], object], what: str) -> None:
+    def _try(self, act: Callable[[], object], what: str) -> object:
         try:
-            act()
+            return act()
         except Exception as error:  # noqa: BLE001 - the worker survives each fault of the store
             log_fault(self._backend, f"could not {what}", error)
+            return None
 
     def _revoke(self, claims: Collection[tuple[str, int]] | None) -> None:
         for thread in self._other_threads():

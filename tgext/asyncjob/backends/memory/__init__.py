@@ -10,16 +10,14 @@ names the process that made it. After a fork the child begins without jobs: thos
 from __future__ import annotations
 
 import os
-import re
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from datetime import datetime, timezone
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
-from ...errors import UnknownJob
 from ...job import (
     READY,
     RUNNING,
@@ -32,21 +30,23 @@ from ...job import (
     TaskResultStatus,
     WorkerId,
 )
+from ...policies import Keys
+from ...uniqueness import UniqueKey
+from ..audit import Audit
 from ..base import Backend, Standing
 from ..brief import Brief
+from ..limits import KeyState, KeyUse, OwnerState
 from ..listing import Cursor, Found, JobFilter
-from ..overview import PausedQueue, QueuePosition
-from .changes import JobChanges
+from ..overview import QueuePosition
 from .listing import page
-from .ready_queue import Entry
+from .schedules import MemorySchedules
 from .spinlock import SpinLock, running_deferred
+from .steering import Steering
 
 SECRETS = 256  #: random parts of uids that are generated at a time
 
-_UID = re.compile(r"asyncjob_(\d+)_([0-9a-f]{8})_[0-9a-f]{32}", re.ASCII)
 
-
-class MemoryBackend(JobChanges, Backend):
+class MemoryBackend(Steering, Backend):
     """See the module.
 
     retention_seconds: how long ended jobs are kept. max_crashes: deaths of its process after
@@ -65,6 +65,10 @@ class MemoryBackend(JobChanges, Backend):
         self._retention_seconds = retention_seconds
         self._max_crashes = max_crashes
         self._clock = clock
+        self._schedules = MemorySchedules(
+            self.new_uid, self.enqueue, clock, lambda: self._audit, self._leads_to
+        )
+        self.schedules = self._schedules
         self._begin()
 
     def _begin(self) -> None:
@@ -72,10 +76,12 @@ class MemoryBackend(JobChanges, Backend):
         self._uids: deque[JobId] = deque()
         self._lock = SpinLock(__name__)
         self._leases = 0
+        self.audit = self._audit = Audit(self._clock)
         self._begin_jobs()
 
     def after_fork(self) -> None:
         self._begin()
+        self._schedules.begin()
 
     # -- the client's side
 
@@ -101,11 +107,28 @@ class MemoryBackend(JobChanges, Backend):
         if self._lock.deferred:
             self._lock.run_deferred()
 
+    def _leads_to(self, uid: str | None) -> str | None:
+        entry = None if uid is None else self._unique.lead(uid)
+        return None if entry is None else entry.job.uid
+
+    @running_deferred
+    def holders(self, keys: Collection[UniqueKey]) -> dict[str, JobId]:
+        with self._lock.unless_mine():
+            now = self._clock()
+            return {
+                key.key: entry.job.uid
+                for key in keys
+                if (entry := self._unique.holder(key, now)) is not None
+            }
+
     @running_deferred
     def get(self, uid: str) -> Snapshot | None:
         with self._lock.unless_mine():
             entry = self._find(uid)
-            return None if entry is None else entry.snapshot()
+            if entry is None:
+                return None
+            found = entry.snapshot(self._clock())
+            return found if found.job.uid == uid else replace(found, is_duplicate=True)
 
     @running_deferred
     def progress(self, uid: str) -> Progress | None:
@@ -121,32 +144,52 @@ class MemoryBackend(JobChanges, Backend):
                 return None
             if entry.run_at is not None and entry.run_at > now:
                 return QueuePosition(True, 0, False)
-            return QueuePosition(False, self._ready_queue.number_before(entry, now), False)
+            before = self._ready_queue.number_before(entry, now)
+            return QueuePosition(False, before, False, is_blocked=entry.is_blocked)
 
-    def find(self, wanted: JobFilter, after: Cursor | None, limit: int) -> Found:
+    @running_deferred
+    def uses(self, keys: Keys) -> list[KeyUse]:
+        with self._lock.unless_mine():
+            return self._ready_queue.uses(keys)
+
+    @running_deferred
+    def key_states(self) -> list[KeyState]:
+        with self._lock.unless_mine():
+            return self._ready_queue.key_states(self._entries.values())
+
+    @running_deferred
+    def owner_states(self) -> list[OwnerState]:
+        with self._lock.unless_mine():
+            return self._ready_queue.owner_states(self._entries.values())
+
+    @running_deferred
+    def blocked(self, uids: Collection[str]) -> set[str]:
+        with self._lock.unless_mine():
+            found = {uid: self._find(uid) for uid in uids}
+            return {uid for uid, entry in found.items() if entry is not None and entry.is_blocked}
+
+    def find(
+        self, wanted: JobFilter, after: Cursor | None, limit: int, look_at: int | None = None
+    ) -> Found:
         return page(tuple(self._entries.values()), wanted, after, limit)
+
+    def count(self, wanted: JobFilter, most: int) -> int:
+        return len(page(tuple(self._entries.values()), wanted, None, most).uids)
 
     @running_deferred
     def briefs(self, uids: Collection[str]) -> dict[str, Brief]:
         with self._lock.unless_mine():
             now, entries = self._clock(), self._entries
-            return {uid: entries[uid].brief(now) for uid in uids if uid in entries}
-
-    def cancel(self, uid: str, connection: Any = None) -> bool | None:
-        return self._change(self._cancel, uid)
-
-    def retry(self, uid: str, connection: Any = None) -> bool | None:
-        return self._change(self._retry, uid)
-
-    @running_deferred
-    def _change(self, change: Callable[[Entry, bool], bool], uid: str) -> bool | None:
-        with self._lock.unless_mine() as is_locked:
-            entry = self._find(uid)
-            if entry is None:
-                return None
-            if not is_locked:
-                self._lock.deferred.append(partial(change, entry, True))
-            return change(entry, bool(is_locked))
+            found = {
+                uid: entry
+                for uid in uids
+                if (entry := entries.get(uid) or self._unique.lead(uid)) is not None
+            }
+            before = self._ready_queue.numbers_before(list(found.values()))
+            return {
+                uid: entry.brief(now, before.get(entry.job.uid))._replace(uid=uid)
+                for uid, entry in found.items()
+            }
 
     @running_deferred
     def wait_for_end(self, uid: str, seconds: float) -> None:
@@ -165,33 +208,12 @@ class MemoryBackend(JobChanges, Backend):
             ended = entry.ended
         ended.wait(seconds)
 
-    @running_deferred
-    def pause(self, queue_name: str, user: str | None = None) -> bool:
-        with self._lock():
-            if queue_name in self._paused:
-                return False
-            since = datetime.fromtimestamp(self._clock(), timezone.utc)
-            self._paused[queue_name] = PausedQueue(queue_name, since, user)
-            self._ready_queue.paused = tuple(self._paused)
-            return True
-
-    @running_deferred
-    def resume(self, queue_name: str) -> bool:
-        with self._lock():
-            resumed = self._paused.pop(queue_name, None)
-            self._ready_queue.paused = tuple(self._paused)
-            self._waiters.wake_all()
-            return resumed is not None
-
-    def paused(self) -> list[PausedQueue]:
-        return sorted(self._paused.values())
-
     def counts(self, most: int | None = None) -> dict[TaskResultStatus, int]:
         found = Counter(entry.status for entry in tuple(self._entries.values()))
         return {status: found[status] for status in TaskResultStatus}
 
     def waiting(self, most: int | None = None) -> int:
-        return len(self._ready_queue)
+        return len(self._ready_queue) + self._unique.number_following
 
     # -- the worker's side
 
@@ -209,6 +231,8 @@ class MemoryBackend(JobChanges, Backend):
                 entry.attempts = attempt = entry.attempts + 1
                 self._leases = entry.lease = lease = self._leases + 1
                 entry.last_attempted_at = now
+                if entry.job.keys is not None:
+                    self._ready_queue.started(entry, now)
                 if entry.started_at is None:
                     entry.started_at = now
                 crashes = self._max_crashes - entry.crashes - 1
@@ -272,8 +296,8 @@ class MemoryBackend(JobChanges, Backend):
             entry = self._held(claim)
             if entry is None:
                 return False
-            # the old one is dropped after the lock is released: see _gone
-            _before, entry.progress = entry.progress, progress
+            _before = entry.progress  # dropped after the lock is released: see _gone
+            entry.report(progress, self._clock())
             return not entry.cancelled
 
     def heartbeat(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:
@@ -313,25 +337,14 @@ class MemoryBackend(JobChanges, Backend):
             self._waiters.wake_all()
 
     def prune(self) -> int:
+        before = self._clock() - self._retention_seconds
+        self._audit.prune(before)
         with self._lock():
-            removed = self._prune(self._clock() - self._retention_seconds)
+            self._statistics.prune()
+            removed = self._prune(before)
         self._clear_up()
         return removed
 
     def _clear_up(self) -> None:
         self._gone.clear()
         self._lock.run_deferred()
-
-    def _find(self, uid: str) -> Entry | None:
-        entry = self._entries.get(uid)
-        if entry is None and not uid.startswith(self._origin):
-            made = _UID.fullmatch(uid)
-            if made is not None:
-                if int(made[1]) == os.getpid():
-                    raise UnknownJob(uid, "it was made by another queue of this process")
-                raise UnknownJob(
-                    uid,
-                    f"it was made by process {made[1]} and this is {os.getpid()}; on the memory "
-                    "backend a process knows only its own jobs, set asyncjob.backend = sql",
-                )
-        return entry

@@ -5,22 +5,30 @@ Nothing here takes a lock: the backend calls each method with its lock held.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timezone
 
 from ...job import (
     CANCELLED,
+    FAILED,
     NO_PROGRESS,
     READY,
     RUNNING,
     SUCCESSFUL,
     Claim,
     Job,
+    JobId,
     Outcome,
     TaskResultStatus,
 )
+from ..base import AfterFailure
 from ..overview import PausedQueue
-from .ready_queue import Entry, ReadyQueue, due_at
+from ..statistics import Statistics
+from .entry import Entry, due_at
+from .ready_queue import ReadyQueue
+from .statistics import MemoryStatistics
+from .uniqueness import UniqueEntries
 from .waiters import Waiters
 
 #: The most ended jobs that are kept, even within ``retention``, so that a process with a million
@@ -31,12 +39,17 @@ MOST_ENDED = 10_000
 class JobChanges:
     """A base class of the backend; see the module."""
 
+    after_failure: AfterFailure
+    new_uid: Callable[[], JobId]
     _clock: Callable[[], float]  # returns seconds since the epoch
+    statistics: Statistics
 
     def _begin_jobs(self) -> None:
         self._waiters = Waiters()
+        self.statistics = self._statistics = MemoryStatistics(self._clock)
         self._entries: dict[str, Entry] = {}
-        self._ready_queue = ReadyQueue()
+        self._unique = UniqueEntries()
+        self._ready_queue = ReadyQueue(self._wake_for, self._clock)
         self._paused: dict[str, PausedQueue] = {}
         self._ended: deque[Entry] = deque()
         #: removed entries, to be dropped without the lock: a __del__ of the application may wait
@@ -54,7 +67,7 @@ class JobChanges:
             entry = self._entries[job.uid] = Entry(job, now)
             if job.run_after is not None:
                 entry.run_at = due_at(job.run_after, now)
-            self._make_ready(entry)
+            self._make_ready(entry, asks=True)
 
     def _cancel(self, entry: Entry, now: bool) -> bool:
         """Cancel a job; False if it is too late. now: False: only return that, change nothing."""
@@ -63,13 +76,16 @@ class JobChanges:
         if now:
             entry.cancelled = True
             if entry.status is READY:
+                is_queued = not self._unique.follows(entry)
                 self._end(entry, CANCELLED)
-                self._ready_queue.discard(entry)
+                if is_queued:
+                    self._ready_queue.discard(entry)
         return True
 
     def _retry(self, entry: Entry, now: bool) -> bool:
-        """Let an ended job wait again; False if it has not ended. now: as for ``_cancel``."""
-        if not entry.status.is_final:
+        """Let an ended job wait again; False if it has not ended, or another one has its unique
+        key. now: as for ``_cancel``."""
+        if not entry.status.is_final or self._unique.is_taken(entry, self._clock()):
             return False
         if now:
             self._ended.remove(entry)
@@ -78,8 +94,32 @@ class JobChanges:
             entry.cancelled, entry.crashes = False, 0
             _before, entry.progress = entry.progress, NO_PROGRESS
             entry.sequence = 0  # to the end of the queue
-            self._make_ready(entry)
+            self._make_ready(entry, asks=True)
         return True
+
+    def _pause(self, queue_name: str, user: str | None) -> bool:
+        if queue_name in self._paused:
+            return False
+        since = datetime.fromtimestamp(self._clock(), timezone.utc)
+        self._paused[queue_name] = PausedQueue(queue_name, since, user)
+        self._ready_queue.paused = tuple(self._paused)
+        return True
+
+    def _resume(self, queue_name: str) -> bool:
+        resumed = self._paused.pop(queue_name, None)
+        self._ready_queue.paused = tuple(self._paused)
+        self._waiters.wake_all()
+        return resumed is not None
+
+    def _limit(self, queue_name: str, most: int | None) -> None:
+        limits = self._ready_queue.limits
+        limits.pop(queue_name, None)
+        if most is not None:
+            limits[queue_name] = most
+            entries = [each for each in self._entries.values() if each.status is RUNNING]
+            names = Counter(each.job.options.queue_name for each in entries)
+            self._ready_queue.running[queue_name] = names[queue_name]
+        self._waiters.wake_all()
 
     def _release(self, claims: Iterable[Claim]) -> None:
         for claim in claims:
@@ -93,13 +133,42 @@ class JobChanges:
             else:
                 self._make_ready(entry)
 
-    def _make_ready(self, entry: Entry) -> None:
+    def _make_ready(self, entry: Entry, asks: bool = False) -> None:
+        """Let a job wait. asks: whether it asks for its unique key, whichever that is."""
+        self._left(entry)
         entry.status = READY
+        if entry.job.keys is not None and (asks or self._unique.asks_again(entry)):
+            other, follower = self._unique.ask(entry, self._clock())
+            if follower is not None:
+                self._give_way(follower, entry)
+            if other is not None:
+                self._give_way(entry, other)
+            if other is not None or self._unique.follows(entry):
+                return
         self._ready_queue.put(entry)
         if entry.run_at is None:
-            self._waiters.wake_one(entry.job.options.queue_name)
+            self._wake_for(entry)
         else:
             self._waiters.wake_by(entry.run_at)
+
+    def _left(self, entry: Entry) -> None:
+        """Note that a job no longer runs, if it did, where its queue has a limit."""
+        queue, name = self._ready_queue, entry.job.options.queue_name
+        if queue.limits and entry.status is RUNNING and name in queue.limits:
+            queue.running[name] -= 1
+            self._waiters.wake_one(name)
+
+    def _give_way(self, entry: Entry, other: Entry) -> None:
+        """Remove a job that is in no queue; its uid leads to another one."""
+        self._entries.pop(entry.job.uid, None)
+        self._ready_queue.give_back(entry)
+        self._unique.give_way(entry, other)
+        self._gone.append(entry)
+        if entry.ended is not None:
+            entry.ended.set()  # who waits for it looks again, and waits for the other one
+
+    def _wake_for(self, entry: Entry) -> None:
+        self._waiters.wake_one(entry.job.options.queue_name)
 
     def _finish(self, claim: Claim, outcome: Outcome) -> bool:
         entry = self._held(claim)
@@ -111,7 +180,7 @@ class JobChanges:
                 return False
             if status is READY:
                 status = CANCELLED
-        entry.note(outcome)
+        entry.note(outcome, claim, self._clock())
         if status is READY:
             if outcome.delay_seconds > 0:
                 entry.run_at = self._clock() + outcome.delay_seconds
@@ -119,16 +188,31 @@ class JobChanges:
         else:
             entry.result = outcome.result
             self._end(entry, status)
+            if status is FAILED:
+                self._follow(entry.job)
         return True
 
+    def _follow(self, failed: Job) -> None:
+        """Enqueue what follows from the failure of a job."""
+        follows = self.after_failure(failed.uid, failed.call.name, failed.options.queue_name)
+        if follows is not None:
+            self._enqueue([Job(self.new_uid(), *follows)], self._clock())
+
     def _end(self, entry: Entry, status: TaskResultStatus) -> None:
+        self._left(entry)
         entry.status = status
+        if entry.job.keys is not None:
+            self._ready_queue.give_back(entry)
         entry.finished_at = self._clock()
         self._ended.append(entry)
+        self._statistics.count(entry)
         if entry.ended is not None:
             entry.ended.set()
         if len(self._ended) > MOST_ENDED:
             self._remove_oldest()
+        follower = self._unique.ended(entry)
+        if follower is not None:
+            self._make_ready(follower)
 
     def _prune(self, before: float) -> int:
         ended, removed = self._ended, 0
@@ -140,4 +224,5 @@ class JobChanges:
     def _remove_oldest(self) -> None:
         entry = self._ended.popleft()
         del self._entries[entry.job.uid]
+        self._unique.forget(entry)
         self._gone.append(entry)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..brief import user_of
+from ...sharing import user_of
 from ..listing import Cursor, Found, JobFilter
-from .ready_queue import Entry
+from .entry import Entry
 
 
 def page(entries: Iterable[Entry], wanted: JobFilter, after: Cursor | None, limit: int) -> Found:
     """Return one page of *entries*, a copy that no other thread changes."""
-    chosen = [(_place(_cursor(entry)), entry) for entry in entries if _fits(entry, wanted)]
+    chosen = [(_cursor(entry).place, entry) for entry in entries if _fits(entry, wanted)]
     if after is not None:
-        chosen = [each for each in chosen if each[0] > _place(after)]
+        chosen = [each for each in chosen if each[0] > after.place]
     chosen.sort(key=lambda each: each[0])
     found = [entry for _, entry in chosen[:limit]]
     last = str(_cursor(found[-1])) if len(chosen) > limit else None
@@ -21,13 +21,7 @@ def page(entries: Iterable[Entry], wanted: JobFilter, after: Cursor | None, limi
 
 
 def _cursor(entry: Entry) -> Cursor:
-    return Cursor(entry.sequence, entry.finished_at)
-
-
-def _place(cursor: Cursor) -> tuple[bool, float, int]:
-    """What sorts jobs: those that have not ended first, and the newest first."""
-    has_ended = cursor.finished_at is not None
-    return has_ended, -(cursor.finished_at or 0.0), -cursor.number
+    return Cursor(entry.sequence, entry.finished_at, entry.run_at)
 
 
 def _fits(entry: Entry, wanted: JobFilter) -> bool:
@@ -39,6 +33,7 @@ def _fits(entry: Entry, wanted: JobFilter) -> bool:
         and (wanted.queue_names is None or job.options.queue_name in wanted.queue_names)
         and (wanted.user is None or user_of(job.context) == wanted.user)
         and (wanted.error is None or any(map(wanted.is_of, entry.errors)))
+        and (wanted.highest is None or entry.sequence <= wanted.highest)
         and (wanted.since is None or at >= wanted.since.timestamp())
         and (wanted.until is None or at <= wanted.until.timestamp())
     )

@@ -1,6 +1,7 @@
 """The waiting jobs, in the order in which they will run.
 
-There is a heap of ready jobs for each queue name, and one heap of delayed jobs. An item of a heap
+There is a heap of ready jobs for each queue name, and one heap of delayed jobs. A job with a key is
+in a heap of ``admission`` until it is admitted. An item of a heap
 has a sequence number. It is stale if its job no longer waits or has another number. A cancelled job
 leaves its item behind, which is skipped later.
 
@@ -10,14 +11,14 @@ Nothing here takes a lock: the backend does.
 from __future__ import annotations
 
 import heapq
-import threading
-from collections.abc import Collection
-from datetime import datetime, timedelta, timezone
-from typing import Any
+import math
+from collections.abc import Callable, Collection
 
-from ...job import NO_PROGRESS, READY, RUNNING, Job, Outcome, Snapshot, TaskError
-from ..brief import Brief, text_of, user_of
+from ...job import READY
+from ..brief import MOST_QUEUES, MOST_SHOWN_BEFORE
 from ..overview import MOST_BEFORE
+from .admission import Admission
+from .entry import Entry
 
 #: Number of queue names whose heaps are kept while they are empty: to make a heap for each job of
 #: an idle worker would take as long as the job.
@@ -27,123 +28,32 @@ MOST_NAMES = 64
 #: heaps, so it must be rare.
 MOST_STALE = 1_000
 
-#: Number of attempts of one job whose errors are kept.
-MOST_ERRORS = 20
-
-
-class Entry:
-    """One job and its state; instants are seconds since the epoch."""
-
-    __slots__ = (
-        "attempts", "budget", "cancelled", "crashes", "ended", "enqueued_at", "errors", "fenced",
-        "finished_at", "job", "last_attempted_at", "lease", "log", "progress", "result", "run_at",
-        "sequence", "started_at", "status",
-    )  # fmt: skip
-
-    def __init__(self, job: Job, now: float) -> None:
-        self.job = job
-        self.status = READY
-        self.sequence = 0  #: its sequence number; 0: none yet
-        self.enqueued_at = now
-        self.run_at: float | None = None
-        self.attempts = 0
-        self.budget = job.options.max_attempts  #: the number of its last allowed attempt
-        self.lease = 0
-        self.cancelled = False
-        self.crashes = 0  #: deaths of the process of an attempt
-        self.fenced = False  #: its attempt is committing
-        self.started_at: float | None = None
-        self.last_attempted_at: float | None = None
-        self.finished_at: float | None = None
-        self.errors: tuple[TaskError, ...] = ()
-        self.result: Any = None
-        self.progress = NO_PROGRESS
-        self.log: tuple[str, ...] = ()
-        self.ended: threading.Event | None = (
-            None  #: made by the first thread that waits for its end
-        )
-
-    def note(self, outcome: Outcome) -> None:
-        """Store error, log and counts of an attempt that has ended."""
-        if outcome.error is not None:
-            self.errors = (*self.errors[1 - MOST_ERRORS :], outcome.error)
-        self.log = outcome.log
-        self.fenced = False
-        if outcome.crashed:
-            self.crashes += 1
-            self.attempts -= outcome.status is READY
-
-    def snapshot(self) -> Snapshot:
-        return Snapshot(
-            job=self.job,
-            status=self.status,
-            enqueued_at=datetime.fromtimestamp(self.enqueued_at, timezone.utc),
-            run_at=_instant(self.run_at),
-            started_at=_instant(self.started_at),
-            last_attempted_at=_instant(self.last_attempted_at),
-            finished_at=_instant(self.finished_at),
-            attempts=self.attempts,
-            errors=self.errors,
-            result=self.result,
-            progress=self.progress,
-            log=self.log,
-            crashes=self.crashes,
-        )
-
-    def brief(self, now: float) -> Brief:
-        """Describe the job for a page; *now*: seconds since the epoch."""
-        error, progress = self.errors[-1] if self.errors else None, self.progress
-        waits = self.status is READY and self.run_at is not None and self.run_at > now
-        return Brief(
-            uid=self.job.uid,
-            status=self.status,
-            enqueued_ago=max(0.0, now - self.enqueued_at),
-            is_cancelled=self.cancelled and self.status is RUNNING,
-            started_ago=_ago(self.started_at, now),
-            attempted_ago=_ago(self.last_attempted_at, now),
-            finished_ago=_ago(self.finished_at, now),
-            due_in=self.run_at - now if waits and self.run_at is not None else None,
-            attempts=self.attempts,
-            value=progress.value,
-            total=progress.total,
-            text=text_of(progress.data),
-            error_class=error and error.exception_class_path,
-            error_message=error and error.message,
-            user=user_of(self.job.context),
-        )
-
-
-def due_at(run_after: datetime | timedelta, now: float) -> float | None:
-    """Return when a job may start, in seconds since the epoch; None: at once."""
-    if isinstance(run_after, timedelta):
-        due = now + run_after.total_seconds()
-    else:
-        due = run_after.timestamp()
-    return due if due > now else None
-
-
-def _instant(seconds: float | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, timezone.utc)
-
-
-def _ago(seconds: float | None, now: float) -> float | None:
-    return None if seconds is None else max(0.0, now - seconds)
-
 
 # Ordered by its first value, then by the sequence number: entries are never compared.
 _HeapItem = tuple[float, int, Entry]
 
 
 class ReadyQueue:
-    """See the module. ``len()`` is the number of waiting jobs."""
+    """See the module. ``len()`` is the number of waiting jobs. admitted: called with each job that
+    is admitted. clock: returns seconds since the epoch."""
 
-    def __init__(self) -> None:
+    def __init__(self, admitted: Callable[[Entry], object], clock: Callable[[], float]) -> None:
+        self._admission = Admission(self._push, clock)
+        #: notes that an attempt of a job with keys begins
+        self.started = self._admission.start
+        self.uses, self.key_states = self._admission.uses, self._admission.states
+        self.owner_states = self._admission.owner_states
+        self._admitted = admitted
         #: the names of queues that give no job
         self.paused: Collection[str] = ()
+        #: how many jobs of a queue may run at once, and of these queues, how many do
+        self.limits: dict[str, int] = {}
+        self.running: dict[str, int] = {}
         self._ready: dict[str, list[_HeapItem]] = {}
         self._delayed: list[_HeapItem] = []
         self._most_names = MOST_NAMES
-        self._last_sequence = 0
+        #: the number of the job that was put last
+        self.last_sequence = 0
         self._length = 0
         self._stale = 0
 
@@ -153,12 +63,16 @@ class ReadyQueue:
     def put(self, entry: Entry) -> None:
         """Add a READY job: behind all others of its priority, unless it has a number already."""
         if not entry.sequence:
-            self._last_sequence = entry.sequence = self._last_sequence + 1
+            self.last_sequence = entry.sequence = self.last_sequence + 1
         self._length += 1
+        if entry.job.keys is not None:
+            self._admission.free(entry)
         if entry.run_at is None:
             self._make_ready(entry)
         else:
             heapq.heappush(self._delayed, (entry.run_at, entry.sequence, entry))
+            if entry.job.keys is not None:
+                self._admission.admit_beside(entry)
 
     def take(self, queues: Collection[str] | None, now: float) -> Entry | None:
         """Remove and return the next due job of *queues*; None: of all."""
@@ -169,11 +83,17 @@ class ReadyQueue:
                 self._make_ready(item[2])
             else:
                 self._stale -= 1
+        if self._admission.due_at() <= now:
+            self._admission.admit_due(now)
         best = self._first(queues)
         if best is None:
             return None
         self._length -= 1
-        return heapq.heappop(best)[2]
+        entry = heapq.heappop(best)[2]
+        name = entry.job.options.queue_name
+        if self.limits and name in self.limits:
+            self.running[name] += 1
+        return entry
 
     def discard(self, entry: Entry) -> None:
         """Remove a job whose status is no longer READY."""
@@ -181,14 +101,14 @@ class ReadyQueue:
         self._stale += 1
         if self._stale > max(MOST_STALE, self._length):
             self._stale = 0
-            for heap in (*self._ready.values(), self._delayed):
+            for heap in (*self._ready.values(), *self._admission.heaps(), self._delayed):
                 heap[:] = [item for item in heap if _is_current(item)]
                 heapq.heapify(heap)
 
     def has_ready(self, queues: Collection[str] | None) -> bool:
         """Whether ``take`` may find a job now."""
         return any(
-            heap and (queues is None or name in queues) and name not in self.paused
+            heap and (queues is None or name in queues) and not self._is_closed(name)
             for name, heap in self._ready.items()
         )
 
@@ -196,23 +116,75 @@ class ReadyQueue:
         """Count the jobs of its queue that ``take`` would return before *entry*, a due one, up to
         MOST_BEFORE."""
         options = entry.job.options
-        ready = self._ready.get(options.queue_name, ())
-        due = [each for each in self._delayed if each[0] <= now]
+        ready: Collection[_HeapItem]
+        if entry.admitted is False:
+            ready, due = self._admission.heap(entry), []
+        else:
+            ready = self._ready.get(options.queue_name, ())
+            due = [each for each in self._delayed if each[0] <= now]
         place = (-options.priority, entry.sequence)
         count = 0
         for item in (*ready, *due):
             other = item[2].job.options
             is_before = (-other.priority, item[1]) < place
-            count += is_before and _is_current(item) and other.queue_name == options.queue_name
+            is_its = (
+                item[2].admitted is entry.admitted
+                if entry.admitted is False
+                else (_may_run(item) and other.queue_name == options.queue_name)
+            )
+            count += is_before and _is_current(item) and is_its
             if count == MOST_BEFORE:
                 break
         return count
 
+    def first(self, queue_name: str, most: int) -> list[Entry]:
+        """Return the first jobs of a queue that are ready, in the order of ``take``, without
+        looking at the others."""
+        heap = self._ready.get(queue_name, [])
+        places = [(heap[0][:2], 0)] if heap else []
+        found: list[Entry] = []
+        while places and len(found) < most:
+            _, place = heapq.heappop(places)
+            if _may_run(heap[place]):
+                found.append(heap[place][2])
+            for below in (2 * place + 1, 2 * place + 2):
+                if below < len(heap):
+                    heapq.heappush(places, (heap[below][:2], below))
+        return found
+
+    def numbers_before(self, entries: Collection[Entry]) -> dict[str, int]:
+        """Return how many jobs of its queue are before each of *entries* that is ready, by uid; of
+        up to MOST_QUEUES queues."""
+        wanted = [each for each in entries if each.status is READY and each.run_at is None]
+        names = dict.fromkeys(each.job.options.queue_name for each in wanted)
+        found: dict[str, int] = {}
+        for name in list(names)[:MOST_QUEUES]:
+            firsts = [each.job.uid for each in self.first(name, MOST_SHOWN_BEFORE)]
+            places = {uid: number for number, uid in enumerate(firsts)}
+            for each in wanted:
+                if each.job.options.queue_name == name:
+                    found[each.job.uid] = places.get(each.job.uid, MOST_SHOWN_BEFORE)
+        return found
+
     def next_due(self) -> float | None:
-        """When the first delayed job is due; None if there is none."""
-        return self._delayed[0][0] if self._delayed else None
+        """When the first delayed job is due, or a rate allows the next one; None: never."""
+        first = min(self._delayed[0][0] if self._delayed else math.inf, self._admission.due_at())
+        return None if first == math.inf else first
+
+    def give_back(self, entry: Entry) -> None:
+        """Take the slots of a job that has ended, and admit the next."""
+        self._admission.free(entry)
+        self._admission.admit_beside(entry)
 
     def _make_ready(self, entry: Entry) -> None:
+        if entry.job.keys is None:
+            self._push(entry)
+        else:
+            self._admission.block(entry)
+
+    def _push(self, entry: Entry) -> None:
+        if entry.admitted:
+            self._admitted(entry)
         options = entry.job.options
         heap = self._ready.get(options.queue_name)
         if heap is None:
@@ -222,18 +194,27 @@ class ReadyQueue:
             heap = self._ready[options.queue_name] = []
         heapq.heappush(heap, (-options.priority, entry.sequence, entry))
 
+    def _is_closed(self, name: str) -> bool:
+        if name in self.paused:
+            return True
+        return name in self.limits and self.running[name] >= self.limits[name]
+
     def _first(self, queues: Collection[str] | None) -> list[_HeapItem] | None:
         """The heap whose first job is the next one of *queues*."""
         best: list[_HeapItem] | None = None
         for name, heap in self._ready.items():
-            if (queues is not None and name not in queues) or name in self.paused:
+            if (queues is not None and name not in queues) or self._is_closed(name):
                 continue
-            while heap and not _is_current(heap[0]):
-                heapq.heappop(heap)
-                self._stale -= 1
+            while heap and not _may_run(heap[0]):
+                self._stale -= not _is_current(heapq.heappop(heap))
             if heap and (best is None or heap[0] < best[0]):
                 best = heap
         return best
+
+
+def _may_run(item: _HeapItem) -> bool:
+    """Whether its job was not taken back, since it is another owner's turn."""
+    return _is_current(item) and item[2].admitted is not False
 
 
 def _is_current(item: _HeapItem) -> bool:

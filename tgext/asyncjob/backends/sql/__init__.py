@@ -18,8 +18,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, select
 
 from ...errors import ModuleMissing
 from ...job import (
@@ -32,30 +31,28 @@ from ...job import (
     TaskError,
     WorkerId,
 )
+from ..audit import Act
 from ..base import Backend, Standing
 from . import states
+from .batches import together
 from .claims import End
 from .dialects import check_present
 from .elsewhere import ELSEWHERE_SECONDS, may_be_elsewhere
 from .notifier import ANY
-from .store import SqlStore
+from .rows import ClaimedRow
+from .steered_store import SteeredStore
 
 log = logging.getLogger(__name__)
-
-#: Number of heartbeats, after a failure, that search for claims whose answer was lost.
-DOUBTFUL_HEARTBEATS = 4
 
 #: Rounds of rescue for each look at the jobs, where that takes a query of its own.
 ROUNDS_TO_LOOK = 20
 
-#: How long ``standing`` reuses the result of its last query, in seconds.
-STANDING_SECONDS = 0.5
-
-#: The longest round of pruning, in seconds: a rescue waits for it.
-PRUNING_SECONDS = 0.2
+#: How long ``standing`` reuses the result of its last query; the longest round of pruning, for
+#: which a rescue waits; in seconds.
+STANDING_SECONDS, PRUNING_SECONDS = 0.5, 0.2
 
 
-class SqlBackend(SqlStore, Backend):
+class SqlBackend(SteeredStore, Backend):
     """What a worker needs, on top of ``SqlStore``; takes the same arguments."""
 
     most_at_once = 500
@@ -74,7 +71,9 @@ class SqlBackend(SqlStore, Backend):
         with self._lock:  # threads that claim for one worker come here together
             if not self._registry.is_registered(worker_id):
                 self._registry.register(worker_id, queues, threads, expendable=expendable)
-                self._wakeup.listen(queues)
+                self._wakeup.serve(queues)
+                if self.relay is not None:
+                    self.relay.start(queues)
 
     def retire(self, worker_id: WorkerId) -> None:
         self._retired.add(worker_id)  # first: the database may not answer
@@ -92,9 +91,8 @@ class SqlBackend(SqlStore, Backend):
             if not rows:
                 break
             try:
-                claims = self._opened(worker_id, self._alone(rows))
+                claims = self._opened(worker_id, self._admissions.claimed(self._alone(rows)))
             except BaseException:
-                self._doubtful_heartbeats = DOUBTFUL_HEARTBEATS
                 for row in rows:
                     self._running.pop((row.uid, row.lease), None)
                 raise
@@ -102,7 +100,7 @@ class SqlBackend(SqlStore, Backend):
                 break
         return claims
 
-    def _opened(self, worker_id: WorkerId, rows: Sequence[Row[Any]]) -> list[Claim]:
+    def _opened(self, worker_id: WorkerId, rows: Sequence[ClaimedRow]) -> list[Claim]:
         """The claims on rows that can be run here. Each of the others is stored by itself, which
         takes a while: if the worker is stopping meanwhile, the rest is released."""
         claims = []
@@ -117,19 +115,16 @@ class SqlBackend(SqlStore, Backend):
 
     def _take(
         self, worker_id: WorkerId, queues: Collection[str] | None, limit: int
-    ) -> Sequence[Row[Any]]:
+    ) -> Sequence[ClaimedRow]:
         self._wakeup.note_seen()
+        self._admissions.settle(any_time=self._clock.is_fake)
         if self._dialect.has_one_writer:
             look = self._look(queues)
             self._wakeup.due_in(look.due_seconds)
             if not look.is_waiting:
                 return []  # a claim of nothing would take the write lock too
         self._promote()
-        try:
-            rows = self._taking.take(worker_id, queues, limit)
-        except DBAPIError:
-            self._doubtful_heartbeats = DOUBTFUL_HEARTBEATS  # it may have been committed
-            raise
+        rows = self._taking.take(worker_id, queues, limit)
         if not rows:
             return []
         self._wakeup.poll_faster()
@@ -147,25 +142,25 @@ class SqlBackend(SqlStore, Backend):
         """Make delayed jobs that are due AVAILABLE, as many as there is time for."""
         if not (self._wakeup.is_due() or self._clock.is_fake):
             return
-        self._taking.promote()
+        if self._taking.promote(self._admissions.request) and self.relay is not None:
+            self.relay.notify([ANY])
+        self._admissions.settle()
         self._wakeup.due_in(self._look(None).due_seconds)  # the next one; now, if some are left
 
-    def _alone(self, rows: Sequence[Row[Any]]) -> Sequence[Row[Any]]:
-        """Return the rows that may run together, and release the others. A suspect may end the
-        process, so it runs alone: if the process dies again, that job has crashed it."""
-        if not any(row.suspect for row in rows):
+    def _alone(self, rows: Sequence[ClaimedRow]) -> Sequence[ClaimedRow]:
+        """Return the rows that may run together, and put the others back."""
+        number = together(rows)
+        if number is None:
             return rows
-        number = next(number for number, row in enumerate(rows) if row.suspect) or 1
-        kept, others = rows[:number], rows[number:]
-        self.release([self._rows.claim(row, opened=False) for row in others])
-        if kept[0].suspect:
+        self._put_back([self._rows.claim(row, opened=False) for row in rows[number:]])
+        if rows[0].suspect:
             with self._dialect.write() as connection:  # its own transaction begins after that
-                self._claims.begin(self._rows.claim(kept[0], opened=False), connection)
-        return kept
+                self._claims.begin(self._rows.claim(rows[0], opened=False), connection)
+        return rows[:number]
 
-    def _claim_of(self, row: Row[Any]) -> Claim | None:
-        """The claim on a row that this worker has claimed; None if its call cannot be run here.
-        The job has then FAILED, or is left to other workers."""
+    def _claim_of(self, row: ClaimedRow) -> Claim | None:
+        """The claim on a row that this worker has claimed; None: the job has FAILED, since its call
+        cannot be run, or is left to other workers."""
         try:
             return self._rows.claim(row, opened=True)
         except Exception as error:  # noqa: BLE001 - a stored call may raise anything when it is read
@@ -218,7 +213,7 @@ class SqlBackend(SqlStore, Backend):
         for claim, outcome in ends:
             if outcome.status is READY and outcome.delay_seconds:
                 self._wakeup.due_in(outcome.delay_seconds)
-            elif outcome.status is READY:
+            elif outcome.status in (READY, FAILED):  # a failure may enqueue a job
                 self._made_available([claim.job.options.queue_name])
 
     def committed(self, claim: Claim) -> bool:
@@ -228,14 +223,24 @@ class SqlBackend(SqlStore, Backend):
     def finished(self, claim: Claim) -> None:
         self._forget([claim])
 
-    def _forget(self, claims: Iterable[Claim]) -> None:
+    def _forget(self, claims: Sequence[Claim]) -> None:
         for claim in claims:
             self._looked.pop((claim.job.uid, claim.lease), None)
             self._running.pop((claim.job.uid, claim.lease), None)
+            if claim.job.keys is not None:
+                self._admissions.request([claim.job.keys])
         self._wakeup.ended()
+        if self._taking.is_paused:  # another job of the same queue may be within its limit now
+            self._made_available({claim.job.options.queue_name for claim in claims})
 
     def release(self, claims: Iterable[Claim]) -> None:
         self._give_back(list(claims), 0.0)
+
+    def _put_back(self, claims: list[Claim]) -> None:
+        with self._dialect.begin() as connection:
+            self._claims.put_back(claims, connection)
+        self._forget(claims)
+        self._made_available({claim.job.options.queue_name for claim in claims})
 
     def _give_back(self, claims: list[Claim], delay_seconds: float) -> None:
         if not claims:
@@ -248,46 +253,45 @@ class SqlBackend(SqlStore, Backend):
     def report(self, claim: Claim, progress: Progress) -> bool:
         if self.standing(claim) is not Standing.HELD:
             return False
-        self._progress.put(claim.job.uid, progress)
+        self._progress.put(claim.job.uid, claim.attempt, progress)
         return True
 
     def heartbeat(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:
         if self._registry.is_registered(worker_id):
             self._registry.heartbeat(worker_id)
-        return self._lost(worker_id, self._check_unreceived)
+        held, ours = self._held_by(worker_id), self._read_claims(worker_id)
+        self._release_unreceived({which for which in ours if which not in self._running})
+        return self._lost_of(held, ours)
 
     def lost(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:
-        return self._lost(worker_id, lambda _ours: None)
+        held = self._held_by(worker_id)
+        return self._lost_of(held, self._read_claims(worker_id)) if held else []
 
-    def _lost(
-        self, worker_id: WorkerId, see_to: Callable[[set[tuple[str, int]]], None]
-    ) -> list[tuple[JobId, int]]:
-        held = [which for which, whose in list(self._running.items()) if whose == worker_id]
-        if not held and not self._doubtful_heartbeats:
-            return []
+    def _held_by(self, worker_id: WorkerId) -> list[tuple[str, int]]:
+        """The claims that a worker has, as far as it knows."""
+        return [which for which, whose in list(self._running.items()) if whose == worker_id]
+
+    def _read_claims(self, worker_id: WorkerId) -> set[tuple[str, int]]:
+        """Read the claims that a worker has in the table."""
         jobs = self.tables.jobs
         mine = select(jobs.c.uid, jobs.c.lease).where(
             self.tables.stands(states.RUNNING), jobs.c.worker_id == worker_id
         )
         with self._dialect.engine.connect() as connection:
-            ours = {(uid, lease) for uid, lease in connection.execute(mine)}
-        see_to(ours)
+            return {(uid, lease) for uid, lease in connection.execute(mine)}
+
+    def _lost_of(
+        self, held: list[tuple[str, int]], ours: set[tuple[str, int]]
+    ) -> list[tuple[JobId, int]]:
         # A job that was finished between the two reads is not lost.
-        lost = [which for which in held if which not in ours and which in self._running]
+        lost = (which for which in held if which not in ours and which in self._running)
         return [(JobId(uid), lease) for uid, lease in lost]
 
-    def _check_unreceived(self, ours: set[tuple[str, int]]) -> None:
-        unreceived = {which for which in ours if which not in self._running}
-        self._release_unreceived(unreceived)
-        if not unreceived:  # while the database refuses to release them, the search continues
-            self._doubtful_heartbeats = max(self._doubtful_heartbeats - 1, 0)
-
     def _release_unreceived(self, unreceived: set[tuple[str, int]]) -> None:
-        """Release jobs that this worker holds by the table and does not run: the answer to a claim
-        was lost. Only when seen twice: the first time the answer may still be on its way."""
+        """Release jobs that a worker holds by the table and does not run: the answer to a claim was
+        lost. Only when seen twice: the first time the answer may still be on its way."""
         again, self._unreceived = unreceived & self._unreceived, unreceived
         for uid, lease in again:
-            self._doubtful_heartbeats = DOUBTFUL_HEARTBEATS  # until all are released
             with self._dialect.engine.connect() as connection:
                 row = connection.execute(self.tables.job(uid)).one_or_none()
             if row is not None and row.lease == lease:
@@ -302,15 +306,20 @@ class SqlBackend(SqlStore, Backend):
 
     def rescue(self) -> int:
         is_one_database = self._dialect.side_database is self._dialect.engine
-        looks = self._taking.looks(self._wakeup.queues, self._now()) if is_one_database else ()
+        looks: tuple[Any, ...] = ()
+        if is_one_database:
+            now = self._now()
+            looks = (*self._taking.looks(self._wakeup.queues, now), *self._taking.rarer(now))
         rescued, seen = self._registry.rescue(looks)
         if rescued:
             self._made_available([ANY])
         if is_one_database and seen is not None:
-            self._wakeup.found(self._seen_in(seen))
-        elif is_one_database or self._rounds % ROUNDS_TO_LOOK == 0:
-            self._wakeup.look()
+            self._wakeup.found(self._seen_with_ticks(seen, self._wakeup.queues))
+        elif is_one_database or self._wakeup.was_notified() or not self._rounds % ROUNDS_TO_LOOK:
+            self._wakeup.look()  # perhaps for a new schedule, which no claim looks for
         self._rounds += 1
+        if self._may_be_blocked:
+            self._admissions.look()
         if not self._running:
             self._dialect.trim()
         return rescued
@@ -330,8 +339,11 @@ class SqlBackend(SqlStore, Backend):
         if self._registry.rescue_from_unknown():
             self._made_available([ANY])
         old = self._retention_seconds
+        self._audit.prune(old)
+        self._schedules.prune(old)
+        self._admission.prune()
         return self._pruning.remove(states.ENDED, old, within_seconds=PRUNING_SECONDS)
 
-    def purge(self, uids: Sequence[str]) -> int:
+    def purge(self, uids: Sequence[str], act: Act | None = None) -> int:
         """Remove jobs, those of them that have ended; return how many."""
-        return self._pruning.remove_these(uids)
+        return self._pruning.remove_these(uids, act)

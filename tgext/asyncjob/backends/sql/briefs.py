@@ -1,30 +1,30 @@
-"""Reads how several jobs stand, in one query; on SQLite in a second one, of the side database."""
+"""Reads how several jobs stand, in one query; on SQLite in a second one, of the side database.
+
+If some of them wait, one more query for each of their queues reads which jobs are next.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, bindparam, case, func, null, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, case, func, null, select
 
 from ...job import storable
-from ..brief import TEXT_LENGTH, Brief, text_of, user_of
+from ...sharing import user_of
+from ..brief import MOST_QUEUES, MOST_SHOWN_BEFORE, TEXT_LENGTH, Brief, text_of
 from . import states
 from .dialect import Dialect
-from .progress import ProgressWriter, Report
+from .progress import NOTHING, ProgressWriter, Report, report_of
 from .tables import Clock, Tables
 
 #: Bytes of a report's data that are read: more than TEXT_LENGTH characters of it take as JSON.
 _MOST_BYTES = 12 * TEXT_LENGTH + 100
 
-#: The report of a job that has not reported.
-_NONE = Report(-1, None, None)
-
-
 #: What the queries are given.
-_UIDS = "uids"
+_UIDS, _QUEUE = "uids", "queue"
 
 
 class Briefs:
@@ -51,29 +51,57 @@ class Briefs:
         values = {_UIDS: wanted, **self._clock.moment()}
         with self._dialect.engine.connect() as connection:
             rows = connection.execute(self._of_jobs, values).all()
+            before = self._numbers_before(rows, connection)
         if self._is_one_database:
-            stored = {row.uid: _report(row) for row in rows}
+            stored = {row.uid: report_of(row) for row in rows}
         else:
             stored = self._reports([row.uid for row in rows if row.uid not in reports])
         reports = {**stored, **reports}
-        return {row.uid: _brief(row, reports.get(row.uid, _NONE)) for row in rows}
+        return {
+            row.uid: _brief(row, reports.get(row.uid, NOTHING), before.get(row.uid)) for row in rows
+        }
+
+    def _numbers_before(self, rows: Sequence[Row[Any]], connection: Connection) -> dict[str, int]:
+        """Count the jobs before each of those that wait, by the first ones of its queue: that reads
+        as little for fifty jobs as for one."""
+        waiting = [row for row in rows if row.state == states.AVAILABLE]
+        found: dict[str, int] = {}
+        for name in list(dict.fromkeys(row.queue_name for row in waiting))[:MOST_QUEUES]:
+            first = connection.execute(self._of_first, {_QUEUE: name}).scalars()
+            places = {number: place for place, number in enumerate(first)}
+            for row in waiting:
+                if row.queue_name == name:
+                    found[row.uid] = places.get(row.number, MOST_SHOWN_BEFORE)
+        return found
+
+    @cached_property
+    def _of_first(self) -> Any:
+        jobs = self._tables.jobs
+        is_next = self._tables.stands(states.AVAILABLE), jobs.c.queue_name == bindparam(_QUEUE)
+        in_order = select(jobs.c.number).where(*is_next).order_by(jobs.c.rank, jobs.c.number)
+        return in_order.limit(MOST_SHOWN_BEFORE)
 
     def _reports(self, uids: list[str]) -> dict[str, Report]:
         if not uids:
             return {}
         with self._dialect.side_database.connect() as connection:
-            rows = connection.execute(self._of_reports, {_UIDS: uids})
-            return {row.uid: _report(row) for row in rows}
+            values = {_UIDS: uids, **self._clock.moment()}
+            rows = connection.execute(self._of_reports, values)
+            return {row.uid: report_of(row) for row in rows}
 
     @cached_property
     def _of_jobs(self) -> Any:
         jobs, errors, progress = self._tables.jobs, self._tables.errors, self._tables.progress
         others = errors.alias()
-        latest = select(func.max(others.c.number)).where(others.c.uid == jobs.c.uid)
-        is_last = errors.c.number == latest.correlate(jobs).scalar_subquery()
+        # Not max(number): PostgreSQL would look for it from the end of the primary key, past the
+        # errors of all other jobs. Nor by the number alone, for which it would read them all.
+        latest = select(func.max(others.c.number + 0)).where(others.c.uid == jobs.c.uid)
+        is_number = errors.c.number == latest.correlate(jobs).scalar_subquery()
+        is_last = and_(errors.c.uid == jobs.c.uid, is_number)
         joined = jobs.outerjoin(errors, is_last)
         columns: list[Any] = [
-            jobs.c.uid, jobs.c.state, jobs.c.cancelled, jobs.c.enqueued_at, jobs.c.started_at,
+            jobs.c.uid, jobs.c.number, jobs.c.queue_name, jobs.c.state, jobs.c.cancelled,
+            jobs.c.enqueued_at, jobs.c.started_at,
             jobs.c.last_attempted_at, jobs.c.finished_at, jobs.c.due_at, jobs.c.attempts,
             jobs.c.context, errors.c.exception_class_path, errors.c.message,
             self._clock.clause.label("now"),
@@ -93,19 +121,17 @@ class Briefs:
         table = self._tables.progress
         fits = func.length(table.c.data) <= _MOST_BYTES
         data = case((fits, table.c.data), else_=null()).label("data")
-        return [table.c.value, data, table.c.total]
+        return [data, *self._progress.columns]
 
 
 def _is_one_of(column: ColumnElement[str]) -> ColumnElement[bool]:
     return column.in_(bindparam(_UIDS, expanding=True))
 
 
-def _report(row: Row[Any]) -> Report:
-    return _NONE if row.value is None else Report(row.value, row.data, row.total)
-
-
-def _brief(row: Row[Any], report: Report) -> Brief:
+def _brief(row: Row[Any], report: Report, before: int | None) -> Brief:
     now, state = row.now, row.state
+    if not report.is_of(row.attempts):
+        report = NOTHING
     return Brief(
         uid=row.uid,
         status=states.STATUS_OF[state],
@@ -119,6 +145,8 @@ def _brief(row: Row[Any], report: Report) -> Brief:
         value=report.value,
         total=report.total,
         text=text_of(_loaded(report.data)),
+        eta_seconds=report.eta_seconds if state == states.RUNNING else None,
+        before=before,
         error_class=row.exception_class_path,
         error_message=row.message,
         user=user_of(_loaded(row.context)),

@@ -12,7 +12,8 @@ to another worker. The work of a job is never kept without its claim, which was 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -29,14 +30,16 @@ from sqlalchemy import (
     update,
 )
 
-from ...job import READY, SUCCESSFUL, Claim, Outcome
+from ...job import FAILED, READY, SUCCESSFUL, Claim, Outcome
 from ..base import Standing
 from . import states
-from .availability import Assignments, ended, waiting_again
+from .availability import Assignments, ended, put_back, waiting_again
 from .dialect import Dialect
 from .failures import failure
+from .follow_ups import FollowUps
 from .rows import Rows
 from .tables import Clock, Tables
+from .uniqueness import Uniqueness
 
 End = tuple[Claim, Outcome]
 
@@ -50,7 +53,11 @@ class Claims:
         dialect: Dialect,
         rows: Rows,
         clock: Clock,
+        follow_ups: FollowUps,
+        uniqueness: Uniqueness,
     ) -> None:
+        self._uniqueness = uniqueness
+        self._follow_ups = follow_ups
         self._tables = tables
         self._jobs = tables.jobs
         self._rows = rows
@@ -60,8 +67,12 @@ class Claims:
         self._succeeding = dialect.compiled(
             self._succeeded(self._jobs.c.uid == bindparam("held_uid", type_=String()))
         )
+        self._returns = dialect.update_returns
         many = dialect.is_one_of(self._jobs.c.uid, "uids")
-        self._succeeding_many = None if many is None else dialect.compiled(self._succeeded(many))
+        self._succeeding_many = None if many is None else dialect.compiled(self._those(many))
+        self._succeeding_each = dialect.compiled_for_lists(
+            lambda uids: self._those(self._jobs.c.uid.in_(uids))
+        )
 
     # -- hold
 
@@ -133,12 +144,17 @@ class Claims:
         changed = connection.execute(update(jobs).where(condition).ordered_values(*values))
         if changed.rowcount != 1:
             return False
+        if outcome.status is READY:
+            self._uniqueness.returns(uid, claim.job.keys, connection)
         if outcome.error is not None:
             stored = failure(
                 self._tables.errors, uid, outcome.error,
                 at=self._now(), attempt=claim.attempt, worker_id=claim.worker_id,
             )  # fmt: skip
             connection.execute(stored)
+        if outcome.status is FAILED:
+            job = claim.job
+            self._follow_ups.add(uid, job.call.name, job.options.queue_name, connection)
         return True
 
     def finish_many(self, ends: Sequence[End], connection: Connection) -> bool:
@@ -150,17 +166,25 @@ class Claims:
                 plain.setdefault(claim.lease, []).append(claim)
             elif not self.finish(claim, outcome, connection):
                 return False
-        return all(self._succeed(claims, connection) for claims in plain.values())
+        lots = plain.values()
+        return all(len(self.succeed(claims, connection)) == len(claims) for claims in lots)
 
-    def _succeed(self, claims: Sequence[Claim], connection: Connection) -> bool:
-        """Complete claims of one lease as SUCCESSFUL; False if not all of them hold."""
+    def succeed(self, claims: Sequence[Claim], connection: Connection) -> Collection[str]:
+        """Complete claims of one lease as SUCCESSFUL, and return the uids of those that hold. Where
+        an UPDATE returns nothing: of all or of none, and the caller then rolls back."""
         uids = [claim.job.uid for claim in claims]
         held = {"held_lease": claims[0].lease, "held_by": claims[0].worker_id, **self._moment()}
         if self._succeeding_many is not None:
-            done = self._succeeding_many.execute(connection, uids=uids, **held)
+            done = self._succeeding_many.execute(connection, uids=json.dumps(uids), **held)
         else:
-            done = connection.execute(self._succeeded(self._jobs.c.uid.in_(uids)), held)
-        return done.rowcount == len(claims)
+            done = self._succeeding_each.execute(connection, uids, **held)
+        if self._returns:
+            return set(done.scalars())
+        return uids if done.rowcount == len(uids) else ()
+
+    def _those(self, which: ColumnElement[bool]) -> Any:
+        succeeded = self._succeeded(which)
+        return succeeded.returning(self._jobs.c.uid) if self._returns else succeeded
 
     def _succeeded(self, which: ColumnElement[bool]) -> Any:
         jobs = self._jobs
@@ -186,19 +210,32 @@ class Claims:
 
     # -- release
 
+    def put_back(self, claims: Sequence[Claim], connection: Connection) -> None:
+        """Undo claims whose attempts have not begun."""
+        self._undo(claims, put_back(self._jobs, self._now()), connection)
+
     def release(
         self, claims: Sequence[Claim], connection: Connection, delay_seconds: float = 0.0
     ) -> None:
         """Make jobs wait again as if they had not been claimed; cancelled ones end."""
+        self._undo(claims, waiting_again(self._jobs, self._now(), delay_seconds), connection)
+
+    def _undo(self, claims: Sequence[Claim], again: Assignments, connection: Connection) -> None:
         jobs = self._jobs
         uncounted = (jobs.c.attempts, jobs.c.attempts - 1)
-        again = waiting_again(jobs, self._now(), delay_seconds)
         for claim in claims:
             connection.execute(
                 update(jobs).where(self.held(claim)).ordered_values(uncounted, *again)
             )
+            self._uniqueness.returns(claim.job.uid, claim.job.keys, connection)
 
 
 def is_plain(outcome: Outcome) -> bool:
     """Whether it is the most common outcome, of which one statement stores many."""
     return outcome.status is SUCCESSFUL and outcome.result is None and not outcome.log
+
+
+def are_alike(ends: Sequence[End]) -> bool:
+    """Whether one statement stores all of these."""
+    lease = ends[0][0].lease if ends else None
+    return bool(ends) and all(claim.lease == lease and is_plain(each) for claim, each in ends)

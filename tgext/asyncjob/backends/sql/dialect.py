@@ -9,9 +9,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
+    BindParameter,
     ClauseElement,
     ColumnElement,
     Connection,
@@ -24,7 +25,15 @@ from sqlalchemy.pool import NullPool, Pool, QueuePool
 from ...errors import ConfigError
 from ...transactions.connections import forget_connections, listen, note_errors
 from .faults import Faults
-from .statements import Statement
+from .statements import ListStatement, Statement
+
+
+class SideTable(NamedTuple):
+    """A table of the side database, and how it comes to be complete."""
+
+    name: str
+    made_by: str  #: the statement that creates it, if it is missing
+    columns: dict[str, str]  #: the statement that adds a column, by the column's name
 
 
 class Dialect(ABC):
@@ -34,6 +43,8 @@ class Dialect(ABC):
     update_returns: bool
     #: Whether SELECT can skip rows that others have locked.
     skips_locked: bool
+    #: Whether GROUP BY the first columns of an index reads one entry of each group.
+    groups_by_steps = False
     #: The statement that begins a writing transaction.
     begin_text = "BEGIN"
     #: Whether processes can notify each other through it.
@@ -43,8 +54,8 @@ class Dialect(ABC):
     #: The most bytes of one statement; None: no limit, or not known yet.
     most_bytes: int | None = None
 
-    #: Statements that create missing tables in ``side_database``, if that is another file.
-    side_statements: Sequence[str] = ()
+    #: What ``side_database`` must have, if that is another file.
+    side_tables: Sequence[SideTable] = ()
 
     #: The class that classifies its errors.
     faults_of: type[Faults]
@@ -62,7 +73,19 @@ class Dialect(ABC):
         own = create_engine(engine.url, pool=pool, isolation_level="AUTOCOMMIT")
         event.listen(own, "connect", self.prepare)
         note_errors(own)
+        roll_back = own.dialect.do_rollback
+
+        def roll_back_if_begun(connection: Any) -> None:
+            if self.has_begun(getattr(connection, "dbapi_connection", connection)):
+                roll_back(connection)
+
+        own.dialect.do_rollback = roll_back_if_begun  # type: ignore[method-assign,assignment]
         return own
+
+    def has_begun(self, driver: Any) -> bool:
+        """Whether a connection of ours may be in a transaction. The pool rolls back after each
+        statement, which would be a round trip to the server, or most of the work of one."""
+        return True
 
     def prepare(self, connection: Any, _record: Any) -> None:  # noqa: B027
         """Set up a new connection of our own."""
@@ -96,8 +119,13 @@ class Dialect(ABC):
         return self.engine
 
     def is_one_of(self, column: ColumnElement[str], parameter: str) -> ColumnElement[bool] | None:
-        """The condition that *column* is in a list that is one parameter; None if the database has
-        no such parameters."""
+        """The condition that *column* is in a list that is one parameter, in JSON; None if each of
+        its items is to be one."""
+        return None
+
+    def rows_in(self, parameter: BindParameter[Any], columns: Sequence[Any], name: str) -> Any:
+        """Return the rows that a parameter holds, a JSON list of objects, as a table of this name
+        with these columns; None: many rows are stored sooner one by one."""
         return None
 
     def defers(self, act: Callable[[], object]) -> bool:
@@ -108,6 +136,12 @@ class Dialect(ABC):
     def compiled(self, clause: ClauseElement) -> Statement:
         """Return *clause* as a statement that is compiled once, for this database."""
         return Statement(clause, self.engine.dialect)
+
+    def compiled_for_lists(
+        self, build: Callable[[Sequence[BindParameter[Any]]], ClauseElement]
+    ) -> ListStatement:
+        """Return what *build* returns for the parameters of a list, likewise."""
+        return ListStatement(build, self.engine.dialect)
 
     def write(self) -> AbstractContextManager[Connection]:
         """Return a connection for one writing statement, which commits by itself."""
@@ -155,6 +189,10 @@ class Dialect(ABC):
     def watch_locks(self, running: Iterable[tuple[str, Any]]) -> dict[str, float] | None:
         """Return the jobs that keep all others from writing, and since when; None: none can."""
         return None
+
+    def is_locked(self) -> bool:
+        """Return whether a transaction keeps all others from writing now."""
+        return False
 
     def trim(self) -> None:
         """Close the idle connections to a server, which waiting threads do not need, except for

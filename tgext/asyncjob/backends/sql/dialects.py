@@ -6,19 +6,23 @@ Two other modules also differ by database: ``liveness.py`` (whether a worker liv
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import (
-    ARRAY,
+    JSON,
+    BindParameter,
     ColumnElement,
     Connection,
     Engine,
     String,
     bindparam,
+    cast,
     func,
+    literal_column,
     select,
     text,
     true,
@@ -31,11 +35,15 @@ from .faults import MariaDbFaults, PostgreSqlFaults
 from .location import database_on_mariadb, schema_on_postgresql
 from .plans import keep_to_indexes
 from .sqlite import Sqlite
+from .statements import Statement
 
 log = logging.getLogger(__name__)
 
 #: A bit of the status that MariaDB's protocol sends with each answer.
 IN_TRANSACTION = 1
+
+#: The status of a connection to PostgreSQL without a transaction.
+IDLE = 0
 
 #: The most bytes of one value or message of PostgreSQL.
 POSTGRESQLS_BYTES = 2**30 - 1
@@ -55,6 +63,17 @@ class PostgreSql(Dialect):
     begin_text = f"BEGIN {LEVEL}"
     skips_locked = True
     notifies = True
+
+    def make_engine(self, engine: Engine) -> Engine:
+        own = super().make_engine(engine)
+        given = _items("names").column_valued("name")
+        notified = func.pg_notify(bindparam("channel", type_=String()), given)
+        self._notifying = Statement(select(notified), own.dialect)
+        return own
+
+    def has_begun(self, driver: Any) -> bool:
+        info = getattr(driver, "info", None)
+        return info is None or info.transaction_status != IDLE
 
     def home(self, connection: Connection, table: str, wanted: str | None) -> str | None:
         return schema_on_postgresql(connection, table, wanted)
@@ -80,7 +99,12 @@ class PostgreSql(Dialect):
             connection.commit()  # a rollback would undo the settings
 
     def is_one_of(self, column: ColumnElement[str], parameter: str) -> ColumnElement[bool] | None:
-        return column == func.any(bindparam(parameter, type_=ARRAY(String)))
+        # Not an array as parameter, for each item of which the driver calls a function.
+        return column == func.any(func.array(select(_items(parameter)).scalar_subquery()))
+
+    def rows_in(self, parameter: BindParameter[Any], columns: Sequence[Any], name: str) -> Any:
+        rows = func.json_to_recordset(cast(parameter, JSON())).table_valued(*columns, name=name)
+        return rows.render_derived(with_types=True)
 
     @property
     def lazily(self) -> list[ColumnElement[Any]]:
@@ -92,30 +116,22 @@ class PostgreSql(Dialect):
             connection.exec_driver_sql(statement)
 
     def notify(self, queue_names: Sequence[str]) -> None:
-        sent = [func.pg_notify(self.channel, name) for name in queue_names]
         with self.engine.connect() as connection:
-            connection.execute(select(*sent))
+            names = json.dumps(queue_names, ensure_ascii=False)
+            self._notifying.execute(connection, channel=self.channel, names=names)
 
 
 class MariaDb(Dialect):
     faults_of = MariaDbFaults
     update_returns = False
+    groups_by_steps = True
     skips_locked = True
 
     def home(self, connection: Connection, table: str, wanted: str | None) -> str | None:
         return database_on_mariadb(connection, wanted)
 
-    def make_engine(self, engine: Engine) -> Engine:
-        own = super().make_engine(engine)
-        roll_back = own.dialect.do_rollback
-
-        def roll_back_if_begun(connection: Any) -> None:
-            # The pool rolls back after each statement, which would be a round trip to the server.
-            if getattr(connection, "server_status", IN_TRANSACTION) & IN_TRANSACTION:
-                roll_back(connection)
-
-        own.dialect.do_rollback = roll_back_if_begun  # type: ignore[method-assign,assignment]
-        return own
+    def has_begun(self, driver: Any) -> bool:
+        return bool(getattr(driver, "server_status", IN_TRANSACTION) & IN_TRANSACTION)
 
     def prepare(self, connection: Any, _record: Any) -> None:
         # Whatever the application's connections use: the text of an error may be anything.
@@ -129,6 +145,16 @@ class MariaDb(Dialect):
         [self.most_bytes] = cursor.fetchone()
         cursor.close()
 
+    def rows_in(self, parameter: BindParameter[Any], columns: Sequence[Any], name: str) -> Any:
+        dialect = self.engine.dialect
+        # By default what does not fit a column would be NULL.
+        taken = ", ".join(
+            f"{column.name} {column.type.compile(dialect)} PATH '$.{column.name}' ERROR ON ERROR"
+            for column in columns
+        )
+        rows = func.json_table(parameter, literal_column(f"'$[*]' COLUMNS ({taken})"))
+        return rows.table_valued(*columns, name=name)
+
     def change_tables(self, statement: str) -> None:
         with self.engine.connect() as connection:
             connection.exec_driver_sql(
@@ -138,6 +164,11 @@ class MariaDb(Dialect):
     def is_in_transaction(self, connection: Connection) -> bool:
         found = connection.execute(text("SELECT NOT @@autocommit OR @@in_transaction"))
         return bool(found.scalar())
+
+
+def _items(parameter: str) -> Any:
+    """Return the items of a parameter, a JSON list of texts, as rows."""
+    return func.json_array_elements_text(cast(bindparam(parameter), JSON()))
 
 
 def check_present(engine: Engine) -> None:

@@ -2,7 +2,7 @@
 
     passing    of a statement of ours: the database was lost or busy; the statement is tried again
     conflict   the database has rolled back a transaction because of others; it may be tried again
-    loss       the database was lost during an attempt, has no room, or accepts no writes
+    loss       the database was lost during an attempt, has no space, or accepts no writes
 
 Any other error of a job's statement is the job's own. Only errors of the jobs' database are a
 conflict or a loss; those of another database are like any exception.
@@ -88,7 +88,7 @@ class Faults(ABC):
     def _conflicts(self, error: DBAPIError) -> bool: ...
     @abstractmethod
     def _is_refusing(self, error: DBAPIError) -> bool:
-        """Whether there was no room on the disk, in memory or for another connection, or the
+        """Whether there was no space on the disk, in memory or for another connection, or the
         database accepts no writes, for example since a failover has led to a standby."""
 
 

@@ -44,7 +44,7 @@ class LockMonitor:
         hold it, in seconds since the epoch. running: uids, and connections."""
         wrote = [(uid, self._wrote_since(connection)) for uid, connection in running]
         found = {(uid, begun) for uid, begun in wrote if begun is not None}
-        if not found or not self._is_locked():
+        if not found or not self.is_locked():
             found = set()
         now = time.monotonic()
         self._since = {each: self._since.get(each, now) for each in found}
@@ -70,7 +70,8 @@ class LockMonitor:
         except Exception:  # noqa: BLE001 - closed meanwhile, or another driver's
             return None
 
-    def _is_locked(self) -> bool:
+    def is_locked(self) -> bool:
+        """Return whether anyone holds the lock now."""
         with self._own.connect() as connection:
             before = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
             connection.exec_driver_sql("PRAGMA busy_timeout = 0")

@@ -31,8 +31,9 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateColumn, CreateIndex, DropIndex
 
-from ..brief import user_of
+from ...sharing import user_of
 from .dialect import Dialect
+from .jobs_table import indexes_of
 from .tables import OBSOLETE_INDEX, Tables, listed
 
 log = logging.getLogger(__name__)
@@ -57,22 +58,31 @@ class Migration:
     def __init__(self, tables: Tables, dialect: Dialect) -> None:
         self._tables = tables
         self._dialect = dialect
+        #: The tables in the database itself. The side database of SQLite gets what it lacks with
+        #: each connection, as an older version may make its file anew.
+        is_one = dialect.side_database is dialect.engine
+        self.tables = [*tables.main_tables, *(tables.side_tables if is_one else ())]
 
     def run(self) -> None:
         """Add what is missing; nothing, if the tables are new. Raises DBAPIError if a lock was not
         to be had for PATIENCE_SECONDS."""
-        for table in self._tables.main_tables:
+        level = logging.DEBUG  # each statement looks for its index, and finds it in new tables
+        for table in self.tables:
             while statements := self._missing_columns(table):
-                self._change(statements[0], partial(self._has, table, statements[0]))
+                level = logging.INFO
+                self._change(statements[0], level, partial(self._has, table, statements[0]))
         self._fill()
         for statement in self._of_indexes():
-            self._change(statement)
+            self._change(statement, level)
 
-    def _change(self, statement: str, is_done: Callable[[], bool] = lambda: False) -> None:
+    def _change(
+        self, statement: str, level: int, is_done: Callable[[], bool] = lambda: False
+    ) -> None:
         """Execute a statement that may take several tries: a lock was not to be had, or another
-        process executes it at this moment. is_done: whether that has done it."""
+        process executes it at this moment. level: of the log line. is_done: whether that process
+        has done it."""
         until, tries_left = time.monotonic() + PATIENCE_SECONDS, TRIES
-        log.info("upgrading the tables of jobs: %s", statement)
+        log.log(level, "upgrading the tables of jobs: %s", statement.strip())
         while True:
             try:
                 self._dialect.change_tables(statement)
@@ -95,12 +105,7 @@ class Migration:
     def _missing_columns(self, table: Table) -> list[str]:
         engine = self._dialect.engine
         there = {each["name"] for each in inspect(engine).get_columns(table.name, table.schema)}
-        name = engine.dialect.identifier_preparer.format_table(table)
-        return [
-            f"ALTER TABLE {name} ADD COLUMN {CreateColumn(column).compile(dialect=engine.dialect)}"
-            for column in table.columns
-            if column.name not in there
-        ]
+        return [text for name, text in added(table, engine.dialect).items() if name not in there]
 
     def _of_indexes(self) -> list[str]:
         """The statements that create what is missing, and drop what is obsolete. They look for it
@@ -108,7 +113,7 @@ class Migration:
         jobs, dialect = self._tables.jobs, self._dialect.engine.dialect
         described = Table(jobs.name, MetaData(), Column("state", Integer), schema=jobs.schema)
         obsolete = Index(f"{self._tables.prefix}{OBSOLETE_INDEX}", described.c.state)
-        indexes = [index for table in self._tables.main_tables for index in table.indexes]
+        indexes = [each for table in self.tables for each in indexes_of(table, dialect.name)]
         return [
             *(
                 str(CreateIndex(index, if_not_exists=True).compile(dialect=dialect))
@@ -153,6 +158,15 @@ class Migration:
             filled = update(jobs).where(jobs.c.number == bindparam("its"))
             filled = filled.values(task_name=bindparam("called"), enqueued_by=bindparam("whose"))
             connection.execute(filled, values)
+
+
+def added(table: Table, dialect: Any) -> dict[str, str]:
+    """Return the statements that add the columns of a table, by the names of the columns."""
+    adds = f"ALTER TABLE {dialect.identifier_preparer.format_table(table)} ADD COLUMN"
+    return {
+        column.name: f"{adds} {CreateColumn(column).compile(dialect=dialect)}"
+        for column in table.columns
+    }
 
 
 def _user_in(context: str | None) -> str | None:

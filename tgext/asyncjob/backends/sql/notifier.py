@@ -1,11 +1,12 @@
 """Notifies the worker threads of other processes, after the commit.
 
-    commit --> notify --> one thread sends --> the listeners of other processes
+    commit --> notify --> one thread sends --> the listeners of other processes (NOTIFY)
+                                           --> a message broker, see ``wakeups``
 
 A notification inside a transaction would hold a lock of the whole PostgreSQL server until its
 commit is on disk, one transaction after the other, and cannot be part of a two-phase commit. Here
 it has a transaction of its own that writes nothing. It may be lost, if the process ends first: each
-worker looks at the table as well, see ``wakeup``.
+worker looks at the table as well, see ``wakeup`` and ``relay``.
 """
 
 from __future__ import annotations
@@ -14,16 +15,14 @@ import atexit
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
-from .dialect import Dialect
-
 log = logging.getLogger(__name__)
 
-#: The least time between two notifications, in seconds: a program that enqueues one job after the
-#: other does not spend its time on them.
+#: The least time between two notifications of PostgreSQL, in seconds: a program that enqueues one
+#: job after the other does not spend its time on them.
 PAUSE_SECONDS = 0.002
 
 #: The longest that ``close`` waits for what is still to be sent, in seconds.
@@ -32,12 +31,22 @@ CLOSE_SECONDS = 2.0
 #: The name for jobs of any queue, and for delayed ones: the listeners then look at the table.
 ANY = ""
 
+#: The most names that wait to be sent, while that is slow. More are dropped.
+MOST_NAMES = 10_000
+
 
 class Notifier:
-    """Sends the notifications of one process, if its database has any."""
+    """Sends the notifications of one process.
 
-    def __init__(self, dialect: Dialect) -> None:
-        self._dialect = dialect
+    send: called by the thread with the names of queues, sorted, each once; may raise anything.
+    pause_seconds: the least time between two notifications.
+    """
+
+    def __init__(
+        self, send: Callable[[list[str]], object], pause_seconds: float = PAUSE_SECONDS
+    ) -> None:
+        self._send = send
+        self._pause_seconds = pause_seconds
         self._begin()
 
     def _begin(self) -> None:
@@ -48,10 +57,9 @@ class Notifier:
 
     def notify(self, queue_names: Iterable[str]) -> None:
         """Have a thread notify the listeners of jobs that are now available in these queues."""
-        if not self._dialect.notifies:
-            return
         for name in queue_names:
-            self._names.put(name)
+            if self._names.qsize() < MOST_NAMES:
+                self._names.put(name)
         if self._thread is None:
             self._start()
 
@@ -80,10 +88,10 @@ class Notifier:
     def _run(self) -> None:
         while (names := self._next()) is not None:
             try:
-                self._dialect.notify(sorted(names))
+                self._send(sorted(names))
             except Exception as error:  # noqa: BLE001 - workers look at the table as well
                 log.info("could not notify workers of new jobs: %s", error)
-            time.sleep(PAUSE_SECONDS)
+            time.sleep(self._pause_seconds)
 
     def _next(self) -> set[str] | None:
         """Wait for a name; return it with all that are there by then, None at the end."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, or_, select, union_all
+from sqlalchemy import ColumnElement, and_, func, or_, select, union_all
 
 from ...job import NO_PROGRESS, WorkerInfo
 from ..overview import (
@@ -16,9 +16,9 @@ from ..overview import (
     QueueDepth,
     QueuePosition,
     RunningJob,
-    WaitingJob,
 )
 from . import states
+from .backlog import Backlog
 from .dialect import Dialect
 from .dialects import MariaDb, PostgreSql
 from .liveness import Liveness
@@ -59,6 +59,7 @@ class SqlOverview(Overview):
         self._registry = workers
         self._liveness = liveness
         self._now = now
+        self._backlog = Backlog(tables, dialect, now)
 
     def now(self) -> datetime:
         with self._dialect.engine.connect() as connection:
@@ -104,41 +105,8 @@ class SqlOverview(Overview):
                     found[row.uid] = (row.value, row.total)
         return found
 
-    def waiting(self) -> list[QueueDepth]:
-        jobs = self._jobs
-        counted = (
-            select(
-                jobs.c.queue_name,
-                func.sum(case((self._is_due(), 1), else_=0)).label("due"),
-                func.count().label("number"),
-                func.min(case((self._is_due(), None), else_=jobs.c.due_at)).label("next_due_at"),
-            )
-            .where(or_(*(self._tables.stands(each) for each in states.WAITING)))
-            .group_by(jobs.c.queue_name)
-            .order_by(jobs.c.queue_name)
-        )
-        with self._dialect.engine.connect() as connection:
-            rows = connection.execute(counted).all()
-        return [
-            QueueDepth(
-                row.queue_name,
-                int(row.due),
-                row.number - int(row.due),
-                None if row.next_due_at is None else instant(row.next_due_at),
-            )
-            for row in rows
-        ]
-
-    def oldest(self) -> WaitingJob | None:
-        jobs = self._jobs
-        wanted = select(jobs.c.uid, jobs.c.name, jobs.c.queue_name, jobs.c.enqueued_at)
-        # Not by the primary key, which would read the rows of all that has ended before.
-        wanted = wanted.where(self._tables.stands(states.AVAILABLE)).order_by(jobs.c.number + 0)
-        with self._dialect.engine.connect() as connection:
-            row = connection.execute(wanted.limit(1)).one_or_none()
-        if row is None:
-            return None
-        return WaitingJob(row.uid, row.name, row.queue_name, instant(row.enqueued_at))
+    def waiting(self, most: int | None = None) -> list[QueueDepth]:
+        return self._backlog.depths(most)
 
     def _is_due(self) -> ColumnElement[bool]:
         jobs = self._jobs
@@ -150,20 +118,25 @@ class SqlOverview(Overview):
         jobs = self._jobs
         wanted = select(
             jobs.c.number, jobs.c.rank, jobs.c.queue_name, jobs.c.lease, jobs.c.attempts,
-            jobs.c.state, self._is_due().label("is_due"),
+            jobs.c.state, jobs.c.blocked_by, self._is_due().label("is_due"),
         ).where(jobs.c.uid == uid, jobs.c.state.in_(states.WAITING))  # fmt: skip
         with self._dialect.engine.connect() as connection:
             row = connection.execute(wanted).one_or_none()
             if row is None:
                 return None
-            before = connection.execute(self._before(row)).scalar_one() if row.is_due else 0
+            is_blocked = row.blocked_by is not None
+            is_next = row.is_due or is_blocked
+            before = connection.execute(self._before(row)).scalar_one() if is_next else 0
         # Each claim increases the lease; a release undoes its attempt, but not its lease.
         was_given_back = row.state == states.SCHEDULED and row.lease > 0 and row.attempts == 0
-        return QueuePosition(not row.is_due, before, was_given_back)
+        return QueuePosition(not is_next, before, was_given_back, is_blocked=is_blocked)
 
     def _before(self, row: Any) -> Any:
         jobs = self._jobs
-        in_queue = self._tables.stands(states.AVAILABLE), jobs.c.queue_name == row.queue_name
+        if row.blocked_by is not None:
+            in_queue = [jobs.c.blocked_by == row.blocked_by]
+        else:
+            in_queue = [self._tables.stands(states.AVAILABLE), jobs.c.queue_name == row.queue_name]
         # Two parts, since each is a range of the index, and both together are not.
         before = jobs.c.rank == row.rank, jobs.c.number < row.number
         parts = [

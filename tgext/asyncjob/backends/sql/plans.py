@@ -47,3 +47,26 @@ def _is_just_that_on_postgresql(element: Any, compiler: Any, **options: Any) -> 
     # The planner drops a condition that the index implies, and then searches the index without its
     # first column: it reads all of it. It cannot prove that the second condition is implied.
     return f"({column} = {number} AND {column} = ANY (ARRAY(SELECT {number}::smallint)))"
+
+
+class is_in_partial(FunctionElement[bool]):
+    """The condition that a column is not NULL, as a partial index needs it, where another condition
+    implies it. Where no index is partial it is left out: MariaDB would read the index of the
+    column, and so all rows that have one, when its samples of the table say so."""
+
+    type = Boolean()
+    inherit_cache = True
+
+    def self_group(self, against: Any = None) -> Any:
+        return self
+
+
+@compiles(is_in_partial)
+def _is_in_partial(element: Any, compiler: Any, **options: Any) -> str:
+    [column] = (compiler.process(each, **options) for each in element.clauses)
+    return f"{column} IS NOT NULL"
+
+
+@compiles(is_in_partial, "mysql", "mariadb")
+def _is_in_no_partial(_element: Any, _compiler: Any, **_options: Any) -> str:
+    return "TRUE"

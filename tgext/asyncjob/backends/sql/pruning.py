@@ -8,10 +8,13 @@ from collections.abc import Callable, Collection, Sequence
 
 from sqlalchemy import ColumnElement, delete, select
 
+from ..audit import Act
+from .auditing import SqlAudit
 from .dialect import Dialect
 from .progress import ProgressWriter
 from .states import ENDED
 from .tables import Tables
+from .uniqueness import Uniqueness
 
 #: Ended jobs that one transaction removes: it holds locks for a few milliseconds.
 PRUNED_AT_ONCE = 500
@@ -25,11 +28,15 @@ class Pruning:
         tables: Tables,
         dialect: Dialect,
         progress: ProgressWriter,
+        audit: SqlAudit,
+        uniqueness: Uniqueness,
         now: Callable[[], ColumnElement[float]],
     ) -> None:
         self._tables = tables
         self._dialect = dialect
         self._progress = progress
+        self._audit = audit
+        self._uniqueness = uniqueness
         self._now = now
 
     def remove(
@@ -49,11 +56,12 @@ class Pruning:
             goes_on = found == PRUNED_AT_ONCE and some > 0 and time.monotonic() < until
         return removed
 
-    def remove_these(self, uids: Sequence[str]) -> int:
-        """Remove those of some jobs that have ended, and return how many."""
+    def remove_these(self, uids: Sequence[str], act: Act | None = None) -> int:
+        """Remove those of some jobs that have ended, and return how many. act: of a record that is
+        there already."""
         has_ended = self._tables.still(*ENDED)
         return sum(
-            self._remove(uids[begin : begin + PRUNED_AT_ONCE], has_ended)
+            self._remove(uids[begin : begin + PRUNED_AT_ONCE], has_ended, act=act)
             for begin in range(0, len(uids), PRUNED_AT_ONCE)
         )
 
@@ -77,15 +85,22 @@ class Pruning:
         # Checked again: a job may have been retried meanwhile.
         return len(found), self._remove(found, self._tables.still(*states), is_old)
 
-    def _remove(self, uids: Sequence[str], *conditions: ColumnElement[bool]) -> int:
+    def _remove(
+        self, uids: Sequence[str], *conditions: ColumnElement[bool], act: Act | None = None
+    ) -> int:
         """Remove those of one batch that fulfil the conditions; one that another transaction
         changes is left to the next round."""
         jobs, errors = self._tables.jobs, self._tables.errors
-        still = select(jobs.c.uid).where(jobs.c.uid.in_(uids), *conditions)
+        has_policy = jobs.c.policy.is_not(None).label("has_policy")
+        still = select(jobs.c.uid, has_policy).where(jobs.c.uid.in_(uids), *conditions)
         still = still.with_for_update(skip_locked=True)
         with self._dialect.begin() as connection:
-            found = connection.execute(still).scalars().all()
+            rows = connection.execute(still).all()
+            found = [row.uid for row in rows]
+            if any(row.has_policy for row in rows):
+                self._uniqueness.forget(found, connection)
             connection.execute(delete(errors).where(errors.c.uid.in_(found)))
             connection.execute(delete(jobs).where(jobs.c.uid.in_(found)))
+            self._audit.note(connection, act, "purge", "", len(found))
         self._progress.forget(found)
         return len(found)

@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,76 +16,63 @@ from sqlalchemy import Row
 
 from ...call import Call
 from ...errors import AsyncJobError, CallableMissing, NotSerializable, Unreadable
-from ...job import (
-    DEFAULT_OPTIONS,
-    MESSAGE_LENGTH,
-    NO_PROGRESS,
-    Claim,
-    Job,
-    JobId,
-    Progress,
-    Snapshot,
-    TaskError,
-    TaskOptions,
-)
+from ...job import MESSAGE_LENGTH, NO_PROGRESS, Claim, Job, JobId, Progress, Snapshot, TaskError
+from ...policies import Keys
 from ...serialization import CallSerializer, SerializedCall
+from ...sharing import user_of
+from ...task_options import DEFAULT_OPTIONS, TaskOptions
 from ...task_result import NotKept
-from ..brief import user_of
 from . import states
+from .option_texts import HOLDABLE, TASKS_OWN, not_in_rows, options_text, tasks_own
+from .policy_tables import policy_columns
 from .sizes import check_size, log_text, why_too_large
 from .tables import instant, listed
+from .unopened_call import UnopenedCall
 
 log = logging.getLogger(__name__)
-
-#: Stands for an option that a row cannot hold, a callable ``backoff`` or an executor object: for
-#: that of the task in the process that runs the job.
-_TASKS_OWN = "the task's"
-
-_PLAIN_OPTIONS = ("takes_context", "max_attempts", "timeout", "backoff", "executor")
-
-#: The other values of these options, which a row can hold.
-_HOLDABLE = {"backoff": "seconds", "executor": "the name of one"}
 
 #: Begins the text that is stored for a result that could not be kept; no JSON begins with it.
 _NOT_KEPT = "!"
 
-#: The columns that a claim reads.
-CLAIMED = (
-    "number", "uid", "rank", "queue_name", "due_at", "lease", "worker_id", "attempts", "budget",
-    "crashes", "suspect", "name", "payload", "signature", "options", "context",
-)  # fmt: skip
 
+class ClaimedRow(NamedTuple):
+    """What a claim reads of a row, in its order.
 
-class UnopenedCall:
-    """A stored call whose arguments are read at their first access; its name is there at once.
-
-    So a page that polls the status of a job imports and unpickles nothing.
+    A tuple of our own, since each access to an attribute of SQLAlchemy's rows takes a microsecond.
     """
 
-    def __init__(
-        self, name: str, load: Callable[[], Call], row: Mapping[str, Any] | None = None
-    ) -> None:
-        self.name = name
-        #: the row of a job that is about to be enqueued
-        self.row = row
-        self._open = load
-        self._call: Call | None = None
+    rank: int
+    number: int
+    uid: str
+    queue_name: str
+    due_at: float | None
+    lease: int
+    worker_id: str
+    attempts: int
+    budget: int
+    crashes: int
+    suspect: bool
+    name: str
+    payload: str
+    signature: str | None
+    options: str | None
+    context: str | None
+    policy: str | None
 
-    def __eq__(self, other: object) -> bool:
-        opened = other._opened() if isinstance(other, UnopenedCall) else other
-        return bool(self._opened() == opened)
+    @property
+    def rated(self) -> bool:
+        """Whether a rate counts its starts."""
+        keys = Keys.of(self.policy)
+        return keys is not None and keys.rate is not None
 
-    __hash__ = None  # type: ignore[assignment]
+    @classmethod
+    def of(cls, row: Row[Any]) -> ClaimedRow:
+        """Take the columns that are these from the beginning of *row*."""
+        return cls._make(row[: len(cls._fields)])
 
-    def _opened(self) -> Call:
-        if self._call is None:
-            self._call = self._open()
-        return self._call
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._opened(), name)
+#: The row of a claim, or one of SQLAlchemy's with all columns.
+AnyRow = ClaimedRow | Row[Any]
 
 
 class Rows:
@@ -107,81 +94,80 @@ class Rows:
         self._max_crashes = max_crashes
         self._most_bytes = most_bytes
 
-    def prepared(self, job: Job) -> Job:
-        """Return the job with its call in serialized form. Raises NotSerializable."""
-        row = self.of_job(job)
+    def prepared(self, job: Job, like: Job | None = None) -> Job:
+        """Return the job with its call in serialized form: see ``Backend.prepare``."""
+        row = self.of_job(job, like)
         check_size(row["name"], row, self._most_bytes())
-        serialized = SerializedCall(row["name"], row["payload"], row["signature"])
-        deciding = _deciding(row)
-        load = partial(self._load, job.uid, serialized, deciding, job.options)
-        call: Any = UnopenedCall(row["name"], load, row)
+        call: Any = UnopenedCall(row["name"], partial(self._load_new, row, job.options), row)
         return job._replace(call=call)
 
-    def of_job(self, job: Job) -> dict[str, Any]:
-        """Return the row of a new job, without the instants, which the database sets. Raises
-        NotSerializable."""
+    def of_job(self, job: Job, like: Job | None = None) -> Mapping[str, Any]:
+        """Return the row of a new job, without the instants, which the database sets; it is not to
+        be changed. like: see ``Backend.prepare``. Raises NotSerializable."""
         call: Any = job.call
         if type(call) is UnopenedCall and call.row is not None:
-            return dict(call.row)
-        after, context = job.run_after, job.context
-        row: dict[str, Any] = {
-            "uid": job.uid,
-            "state": states.SCHEDULED if after else states.AVAILABLE,
-            "rank": -job.options.priority,
-            "queue_name": job.options.queue_name,
-            "due_at": after.timestamp() if isinstance(after, datetime) else None,
-            "budget": job.options.max_attempts,
-            "options": _options_text(job.options),
-            "context": None if context is None else json.dumps(dict(context)),
-            "enqueued_by": listed(user_of(context)),
-        }
-        serialized = self.serializer.dump(job.uid, job.call, bound=self._bound(_deciding(row)))
-        self._check_options(job.options, serialized)
-        row["name"], row["payload"], row["signature"] = serialized
-        row["task_name"] = listed(serialized.name)
+            return call.row
+        alike: Any = None if like is None else like.call
+        row = _common_columns(job) if alike is None else dict(alike.row)
+        row["uid"] = job.uid
+        serialized = self.serializer.dump(job.uid, job.call, bound=self.bound(_deciding(row)))
+        if alike is None:
+            self._check_options(job.options, serialized)
+            row["name"], row["task_name"] = serialized.name, listed(serialized.name)
+        row["payload"], row["signature"] = serialized.payload, serialized.signature
+        if job.keys is not None:
+            row |= policy_columns(_state_of(job), job.keys)
         return row
 
     def _check_options(self, options: TaskOptions, serialized: SerializedCall) -> None:
         if options is DEFAULT_OPTIONS:
             return
-        for name in _not_in_rows(options):
+        for name in not_in_rows(options):
             task = self.serializer.task_of(serialized)
             if task is None or getattr(task, name) is not getattr(options, name):
                 raise NotSerializable(
                     f"{name}: expected a value that a database row can hold, got an object of this "
                     f"process; declare it at {serialized.name}, by @task({name}=...), where a "
-                    f"worker finds it, or give {_HOLDABLE[name]}"
+                    f"worker finds it, {HOLDABLE.get(name, 'and enqueue that task')}"
                 )
 
-    def _bound(self, deciding: _Deciding) -> str:
+    def bound(self, deciding: Deciding) -> str:
         """Return the digest that a signature covers beside the call."""
         return _digest(self._identity(), deciding) if self.serializer.signs else ""
 
+    def _load_new(self, row: Mapping[str, Any], options: TaskOptions) -> Call:
+        serialized = SerializedCall(row["name"], row["payload"], row["signature"])
+        return self._load(row["uid"], serialized, _deciding(row), options)
+
     def _load(
-        self, uid: str, serialized: SerializedCall, deciding: _Deciding, options: TaskOptions
+        self, uid: str, serialized: SerializedCall, deciding: Deciding, options: TaskOptions
     ) -> Call:
         implied = int(options.takes_context)
-        bound = self._bound(deciding)
+        bound = self.bound(deciding)
         return self.serializer.load(uid, serialized, bound=bound, implied=implied)
 
-    def job(self, row: Row[Any], *, opened: bool) -> Job:
+    def job(self, row: AnyRow, *, opened: bool) -> Job:
         """Read the job of a row. opened: read its call at once, which raises as
         ``CallSerializer.load`` does."""
         options = self._options(row) if opened else self.options(row)
         serialized = SerializedCall(row.name, row.payload, row.signature)
-        deciding = _Deciding(row.queue_name, row.rank, row.options, row.context)
-        load = partial(self._load, row.uid, serialized, deciding, options)
-        call: Any = load() if opened else UnopenedCall(row.name, load)
-        if opened and row.options and _TASKS_OWN in row.options:
-            options = self._with_tasks_own(options, json.loads(row.options), serialized)
+        deciding = Deciding(row.queue_name, row.rank, row.options, row.context)
+        call: Any
+        if opened:
+            call = self._load(row.uid, serialized, deciding, options)
+            if row.options and TASKS_OWN in row.options:
+                options = self._with_tasks_own(options, json.loads(row.options), serialized)
+        else:
+            load = partial(self._load, row.uid, serialized, deciding, options)
+            call = UnopenedCall(row.name, load)
         context = _context(row, strict=opened)
-        run_after = None if row.due_at is None else _instant(row.due_at)
-        return Job(JobId(row.uid), call, options, run_after, context)
+        due_at, keys = _instant(row.due_at), Keys.of(row.policy)
+        return Job(JobId(row.uid), call, options, due_at, context, keys)
 
     def _with_tasks_own(
         self, options: TaskOptions, found: dict[str, Any], serialized: SerializedCall
     ) -> TaskOptions:
-        task, own = self.serializer.task_of(serialized), _tasks_own(found)
+        task, own = self.serializer.task_of(serialized), tasks_own(found)
         if own and task is None:
             raise CallableMissing(
                 serialized.name,
@@ -189,7 +175,7 @@ class Rows:
             )
         return replace(options, **{name: getattr(task, name) for name in own})
 
-    def claim(self, row: Row[Any], *, opened: bool) -> Claim:
+    def claim(self, row: AnyRow, *, opened: bool) -> Claim:
         """Read the claim on a row that was claimed; raises as ``job`` does."""
         return Claim(
             self.job(row, opened=opened),
@@ -200,7 +186,7 @@ class Rows:
             row.worker_id,
         )
 
-    def options(self, row: Row[Any]) -> TaskOptions:
+    def options(self, row: AnyRow) -> TaskOptions:
         """Read the options of a row; the default ones if they cannot be read, so that such a job
         can be shown and ended."""
         try:
@@ -208,10 +194,10 @@ class Rows:
         except Unreadable:
             return DEFAULT_OPTIONS
 
-    def _options(self, row: Row[Any]) -> TaskOptions:
+    def _options(self, row: AnyRow) -> TaskOptions:
         try:
             found = json.loads(row.options) if row.options else {}
-            for name in _tasks_own(found):
+            for name in tasks_own(found) if found else ():
                 del found[name]
             if not found and row.rank == 0 and row.queue_name == DEFAULT_OPTIONS.queue_name:
                 return DEFAULT_OPTIONS
@@ -274,7 +260,28 @@ class Rows:
             return NotKept(str(error))
 
 
-class _Deciding(NamedTuple):
+def _state_of(job: Job) -> int:
+    return states.SCHEDULED if job.run_after else states.AVAILABLE
+
+
+def _common_columns(job: Job) -> dict[str, Any]:
+    """Return the columns of a new job that are the same for others of its options, context and
+    earliest start."""
+    after, context = job.run_after, job.context
+    return {
+        "state": _state_of(job),
+        "rank": -job.options.priority,
+        "queue_name": job.options.queue_name,
+        "due_at": after.timestamp() if isinstance(after, datetime) else None,
+        "delay": after.total_seconds() if isinstance(after, timedelta) else None,
+        "budget": job.options.max_attempts,
+        "options": options_text(job.options),
+        "context": None if context is None else json.dumps(dict(context)),
+        "enqueued_by": listed(user_of(context)),
+    }
+
+
+class Deciding(NamedTuple):
     """What else decides what a job does, and for whom."""
 
     queue_name: str
@@ -283,12 +290,12 @@ class _Deciding(NamedTuple):
     context: str | None
 
 
-def _deciding(row: Mapping[Any, Any]) -> _Deciding:
-    return _Deciding(row["queue_name"], row["rank"], row["options"], row["context"])
+def _deciding(row: Mapping[Any, Any]) -> Deciding:
+    return Deciding(row["queue_name"], row["rank"], row["options"], row["context"])
 
 
 @functools.lru_cache(maxsize=256)
-def _digest(identity: str | None, deciding: _Deciding) -> str:
+def _digest(identity: str | None, deciding: Deciding) -> str:
     text = json.dumps([identity, *deciding])
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:32]
 
@@ -300,26 +307,7 @@ def _why(text: str) -> str:
         return text  # as versions before this one stored it
 
 
-def _options_text(options: TaskOptions) -> str | None:
-    """The options that have no column and differ from the default, as JSON."""
-    if options is DEFAULT_OPTIONS:
-        return None
-    found = {
-        name: getattr(options, name)
-        for name in _PLAIN_OPTIONS
-        if getattr(options, name) != getattr(DEFAULT_OPTIONS, name)
-    }
-    found.update(dict.fromkeys(_not_in_rows(options), _TASKS_OWN))
-    return json.dumps(found) if found else None
-
-
-def _not_in_rows(options: TaskOptions) -> list[str]:
-    """The names of the options that cannot be stored as text."""
-    found = ["backoff"] if callable(options.backoff) else []
-    return found if isinstance(options.executor, str) else [*found, "executor"]
-
-
-def _context(row: Row[Any], *, strict: bool) -> dict[str, Any] | None:
+def _context(row: AnyRow, *, strict: bool) -> dict[str, Any] | None:
     try:
         return None if row.context is None else dict(json.loads(row.context))
     except (ValueError, TypeError) as error:
@@ -333,10 +321,6 @@ def _unreadable(what: str, error: Exception) -> Unreadable:
         f"expected {what} of a job as this package stores them, got a text that cannot be read "
         f"({type(error).__name__}: {error}): the row was changed; enqueue the job again"
     )
-
-
-def _tasks_own(found: dict[str, Any]) -> list[str]:
-    return [name for name, value in found.items() if value == _TASKS_OWN]
 
 
 def _instant(seconds: float | None) -> datetime | None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import Any
 
-from sqlalchemy import Engine, func, insert, inspect, select, update
+from sqlalchemy import Engine, Table, func, insert, inspect, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from ...errors import ConfigError
-from .dialect import Dialect
-from .migration import Migration, create_missing
+from .dialect import Dialect, SideTable
+from .jobs_table import indexes_of
+from .migration import Migration, added, create_missing
 from .tables import SCHEMA_VERSION, Tables
 
 log = logging.getLogger(__name__)
@@ -114,20 +116,24 @@ class Schema:
             )
         if version != SCHEMA_VERSION:
             self.upgrade()
-        if create:
+        if self.side_file is not None:
+            self._dialect.side_tables = [
+                side_table(table, self._dialect.side_database.dialect)
+                for table in self._tables.side_tables
+            ]
+            if create:  # each connection makes what its file lacks
+                self._dialect.side_database.connect().close()
+        elif create:
             create_missing(self._tables.side_tables, self._dialect.side_database)
         with self._dialect.engine.connect() as connection:
             self._identity = connection.execute(select(self._tables.schema.c.identity)).scalar()
-        if self.side_file is not None:
-            dialect = self._dialect.side_database.dialect
-            makes = [CreateTable(table, if_not_exists=True) for table in self._tables.side_tables]
-            self._dialect.side_statements = [str(each.compile(dialect=dialect)) for each in makes]
 
     def upgrade(self) -> None:
         """Create the tables in the present version, or add to them what they lack. Others may use
         them meanwhile, or do the same; a process that dies in the middle has done no harm."""
-        create_missing(self._tables.main_tables, self._dialect.engine)
-        Migration(self._tables, self._dialect).run()
+        migration = Migration(self._tables, self._dialect)
+        create_missing(migration.tables, self._dialect.engine)
+        migration.run()
         table = self._tables.schema
         values = {"version": SCHEMA_VERSION, "identity": _new_identity()}
         # Of several processes at once one sets it.
@@ -142,7 +148,7 @@ class Schema:
         found = []
         for table in [*self._tables.main_tables, *self._tables.side_tables]:
             found.append(str(CreateTable(table).compile(dialect=dialect)).strip())
-            for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            for index in indexes_of(table, dialect.name):
                 found.append(str(CreateIndex(index).compile(dialect=dialect)).strip())
         name = dialect.identifier_preparer.format_table(self._tables.schema)
         identity = _new_identity()
@@ -150,6 +156,12 @@ class Schema:
             f"INSERT INTO {name} (version, identity) VALUES ({SCHEMA_VERSION}, '{identity}')"
         )
         return found
+
+
+def side_table(table: Table, dialect: Any) -> SideTable:
+    """Return how a table of the side database comes to be complete."""
+    made_by = str(CreateTable(table, if_not_exists=True).compile(dialect=dialect))
+    return SideTable(table.name, made_by, added(table, dialect))
 
 
 def _new_identity() -> str:

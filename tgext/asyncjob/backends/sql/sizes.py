@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...errors import NotSerializable
@@ -13,24 +13,22 @@ from ...errors import NotSerializable
 _SHARE, _LOGS_SHARE = 0.85, 0.1
 
 
-def sent_bytes(texts: Iterable[Any]) -> int:
-    """Return the number of bytes that the texts among *texts* take in a statement, escaped."""
+def sent_bytes(texts: Iterable[str]) -> int:
+    """Return the number of bytes that texts take in a statement, escaped."""
     return sum(
-        len(text.encode("utf-8", "surrogatepass")) + sum(map(text.count, "\"'\\"))
-        for text in texts
-        if isinstance(text, str)
+        len(text.encode("utf-8", "surrogatepass")) + sum(map(text.count, "\"'\\")) for text in texts
     )
 
 
 def why_too_large(texts: Iterable[Any], most_bytes: int | None) -> str | None:
-    """Return the reason why texts do not fit into a statement; None if they fit.
+    """Return the reason why the texts among *texts* do not fit into a statement; None if they fit.
 
     most_bytes: the most bytes of one statement; None: not known yet.
     """
     if most_bytes is None:
         return None
-    texts, most = list(texts), int(most_bytes * _SHARE)
-    if sum(5 * len(text) for text in texts if isinstance(text, str)) <= most:
+    texts, most = [text for text in texts if type(text) is str], int(most_bytes * _SHARE)
+    if 5 * sum(map(len, texts)) <= most:
         return None  # whatever characters they have
     found = sent_bytes(texts)
     if found <= most:
@@ -41,7 +39,7 @@ def why_too_large(texts: Iterable[Any], most_bytes: int | None) -> str | None:
     )
 
 
-def check_size(name: str, row: dict[str, Any], most_bytes: int | None) -> None:
+def check_size(name: str, row: Mapping[str, Any], most_bytes: int | None) -> None:
     """Raise NotSerializable for a job that does not fit into a statement."""
     why = why_too_large(row.values(), most_bytes)
     if why is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,7 @@ from sqlalchemy.exc import DisconnectionError, OperationalError
 
 from ...errors import ConfigError
 from ...transactions.connections import forget_connections, note_errors
-from .dialect import Dialect, driver_of
+from .dialect import Dialect, SideTable, driver_of
 from .faults import SqliteFaults
 from .location import refuse_schema
 from .lock_monitor import LockMonitor, warn_of_short_timeout, was_refused_the_lock
@@ -162,8 +163,9 @@ class Sqlite(Dialect):
         # A power cut may undo the last changes; progress and heartbeats promise no durability.
         connection.execute("PRAGMA synchronous = OFF")
         record.info["file"] = _file_at(self._side_database.url.database)
-        for statement in self.side_statements:
-            connection.execute(statement)
+        for table in self.side_tables:
+            connection.execute(table.made_by)
+            _add_missing(connection, table)
 
     def check_side(self, connection: Any, record: Any, _proxy: Any) -> None:
         """Close a connection to a file that was removed or replaced: no other process reads it."""
@@ -176,6 +178,9 @@ class Sqlite(Dialect):
 
     def watch_locks(self, running: Iterable[tuple[str, Any]]) -> dict[str, float] | None:
         return self._lock_monitor.look(running)
+
+    def is_locked(self) -> bool:
+        return self._lock_monitor.is_locked()
 
     def in_use(self) -> list[Callable[[], object]]:
         # SQLite keeps in the process which locks its connections hold: one that is checked out may
@@ -193,6 +198,18 @@ class Sqlite(Dialect):
         self._writer = 0
         self._deferred.clear()
         forget_connections(self._side_database)
+
+
+def _add_missing(connection: Any, table: SideTable) -> None:
+    """Add the columns that a file lacks which an older version has made."""
+    there = {column[1] for column in connection.execute(f'PRAGMA table_info("{table.name}")')}
+    for name, statement in table.columns.items():
+        if name not in there:
+            try:
+                connection.execute(statement)
+            except sqlite3.OperationalError as error:
+                if "duplicate column" not in str(error):  # another process was faster
+                    raise
 
 
 def _file_at(path: str | None) -> tuple[int, int] | None:

@@ -11,8 +11,11 @@ from ...job import TaskResultStatus
 #: not read scheduled jobs.
 AVAILABLE, SCHEDULED, RUNNING, SUCCEEDED, FAILED, CANCELLED = range(6)
 
+#: So has a job that waits to be admitted: see ``admission``.
+BLOCKED = 6
+
 #: Groups of them.
-WAITING = (AVAILABLE, SCHEDULED)
+WAITING = (AVAILABLE, SCHEDULED, BLOCKED)
 ENDED = (SUCCEEDED, FAILED, CANCELLED)
 
 STATUS_OF = {
@@ -22,6 +25,7 @@ STATUS_OF = {
     SUCCEEDED: TaskResultStatus.SUCCESSFUL,
     FAILED: TaskResultStatus.FAILED,
     CANCELLED: TaskResultStatus.CANCELLED,
+    BLOCKED: TaskResultStatus.READY,
 }
 STATE_OF = {
     TaskResultStatus.SUCCESSFUL: SUCCEEDED,

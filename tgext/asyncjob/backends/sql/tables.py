@@ -22,78 +22,38 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Double,
-    Index,
     Integer,
     MetaData,
     SmallInteger,
     String,
     Table,
-    Text,
     and_,
     bindparam,
     false,
     literal,
     literal_column,
     select,
-    text,
 )
-from sqlalchemy.dialects.mysql import LONGTEXT
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.functions import FunctionElement
 
 from ...job import storable
 from . import states
-from .plans import is_just
+from .columns import LISTED_LENGTH, LONG, NUMBER, TEXT
+from .epoch import epoch
+from .jobs_table import jobs_table
+from .plans import is_in_partial, is_just
+from .policy_tables import groups_table, limits_table, slots_table, turns_table
+from .schedule_tables import schedules_table, ticks_table
+from .statistics_tables import counted_table, minutes_table
+from .unique_tables import duplicates_table, unique_keys_table
 
 #: The default of ``asyncjob.table_prefix``, which begins the names of the tables.
 PREFIX = "asyncjob_"
 
 #: The version of the tables below. A database with a newer version is refused.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 #: What version 1 called an index that has another condition now; it is dropped.
 OBSOLETE_INDEX = "jobs_by_finished_at"
-
-#: The most characters of a task's name and of a user's that jobs are listed by.
-LISTED_LENGTH = 255
-
-# SQLite generates numbers only in an INTEGER column; MariaDB's TEXT is limited to 64 KiB.
-_Number = BigInteger().with_variant(Integer(), "sqlite")
-_Long = Text().with_variant(LONGTEXT(), "mysql", "mariadb")
-
-# The text columns of MariaDB, whatever the default of the database: all of Unicode, and case
-# sensitive.
-_TEXT: dict[str, Any] = {
-    f"{name}_{option}": value
-    for name in ("mysql", "mariadb")
-    for option, value in (("charset", "utf8mb4"), ("collate", "utf8mb4_bin"))
-}
-
-
-class epoch(FunctionElement[float]):
-    """The clock of the database: seconds since the epoch at the begin of the statement. Constant
-    within a statement, so that a condition with it can use an index."""
-
-    type = Double()
-    inherit_cache = True
-
-
-@compiles(epoch, "sqlite")
-def _epoch_of_sqlite(_element: Any, _compiler: Any, **_options: Any) -> str:
-    return "((julianday('now') - 2440587.5) * 86400.0)"
-
-
-@compiles(epoch, "postgresql")
-def _epoch_of_postgresql(_element: Any, _compiler: Any, **_options: Any) -> str:
-    # now() is the begin of the transaction, which may be a job's and hours ago.
-    return "CAST(extract(epoch FROM statement_timestamp()) AS double precision)"
-
-
-@compiles(epoch, "mysql")
-@compiles(epoch, "mariadb")
-def _epoch_of_mariadb(_element: Any, _compiler: Any, **_options: Any) -> str:
-    # Not through local time, which repeats an hour when summer time ends.
-    return "(timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6)) / 1e6)"
 
 
 @functools.lru_cache(maxsize=1024)
@@ -142,7 +102,19 @@ class Tables:
     errors: Table  #: one row for each failed attempt
     progress: Table  #: one row for each job that has reported
     workers: Table  #: one row for each worker that is not known to have ended
-    queues: Table  #: one row for each queue that was ever paused
+    queues: Table  #: one row for each queue that was ever paused or limited
+    audit: Table  #: one row for each action of people
+    wakeups: Table  #: one row for each queue whose wake-up was published again, see ``relay``
+    schedules: Table  #: one row for each schedule
+    ticks: Table  #: one row for each tick of a schedule that was enqueued or skipped
+    minutes: Table  #: one row for each minute, or half hour, and task and queue of what has ended
+    counted: Table  #: one row: up to which minute these are counted
+    limits: Table  #: one row for each key by which jobs are admitted
+    groups: Table  #: one row for each key of jobs that wait for several
+    slots: Table  #: one row for each key of each admitted job
+    turns: Table  #: one row for each owner of jobs that take turns
+    unique_keys: Table  #: one row for each unique key, with the job that took it last
+    duplicates: Table  #: one row for each job that gave way to another one of its unique key
     schema: Table  #: one row: the version, and the identity of these tables
 
     def locate(self, schema: str | None) -> None:
@@ -173,12 +145,14 @@ class Tables:
     @property
     def side_tables(self) -> list[Table]:
         """The tables that change while a job runs; on SQLite they are in the side database."""
-        return [self.progress, self.workers]
+        return [self.progress, self.workers, self.wakeups]
 
     def stands(self, state: int) -> ColumnElement[bool]:
         """The condition that a job is in *state*, as the index of that state needs it: with the
         number in the text of the statement. With a parameter no database would use the index."""
         is_one: ColumnElement[bool] = is_just(self.jobs.c.state, _number(state))
+        if state == states.BLOCKED:
+            return and_(is_in_partial(self.jobs.c.blocked_by), is_one)
         return and_(self.ended, is_one) if state in states.ENDED else is_one
 
     @property
@@ -190,7 +164,10 @@ class Tables:
     @property
     def main_tables(self) -> list[Table]:
         """The tables in the application's database itself."""
-        return [self.jobs, self.errors, self.queues, self.schema]
+        main = [self.jobs, self.errors, self.queues, self.audit, self.schedules, self.ticks]
+        policies = [self.limits, self.groups, self.slots, self.turns]
+        unique = [self.unique_keys, self.duplicates]
+        return [*main, self.minutes, self.counted, *policies, *unique, self.schema]
 
 
 def make_tables(prefix: str = PREFIX, metadata: MetaData | None = None) -> Tables:
@@ -202,29 +179,35 @@ def make_tables(prefix: str = PREFIX, metadata: MetaData | None = None) -> Table
     return Tables(
         prefix=prefix,
         metadata=metadata,
-        jobs=_jobs(prefix, metadata),
+        jobs=jobs_table(prefix, metadata),
         errors=Table(
             f"{prefix}errors",
             metadata,
-            Column("number", _Number, primary_key=True, autoincrement=True),
+            Column("number", NUMBER, primary_key=True, autoincrement=True),
             Column("uid", String(64), nullable=False, index=True),
             Column("exception_class_path", String(255), nullable=False),
-            Column("message", _Long, nullable=False),
-            Column("traceback", _Long, nullable=False),
+            Column("message", LONG, nullable=False),
+            Column("traceback", LONG, nullable=False),
             #: when, of which attempt, by which worker; NULL: written by version 1
             Column("at", Double),
             Column("attempt", Integer),
             Column("worker_id", String(64)),
-            **_TEXT,
+            **TEXT,
         ),
         progress=Table(
             f"{prefix}progress",
             metadata,
             Column("uid", String(64), primary_key=True),
             Column("value", BigInteger, nullable=False),
-            Column("data", _Long),
+            Column("data", LONG),
             Column("total", BigInteger),
-            **_TEXT,
+            #: of which attempt and from when the report is; NULL: of version 2
+            Column("attempt", Integer),
+            Column("reported_at", Double),
+            #: how fast the reports of the attempt came; NULL: not known
+            Column("rate", Double),
+            Column("gap", Double),
+            **TEXT,
         ),
         workers=Table(
             f"{prefix}workers",
@@ -234,14 +217,14 @@ def make_tables(prefix: str = PREFIX, metadata: MetaData | None = None) -> Table
             Column("pid", Integer, nullable=False),
             Column("threads", Integer, nullable=False),
             #: names of the queues that it serves, separated by commas; NULL: all
-            Column("queues", _Long),
+            Column("queues", LONG),
             Column("started_at", Double, nullable=False),
             Column("seen_at", Double, nullable=False),
             #: whether other processes on its machine can prove its death; for information only
             Column("provable", Boolean, nullable=False),
             #: its death is not a crash of its jobs: it is stopping, or a reloader runs it
             Column("expendable", Boolean, nullable=False),
-            **_TEXT,
+            **TEXT,
         ),
         queues=Table(
             f"{prefix}queues",
@@ -249,73 +232,52 @@ def make_tables(prefix: str = PREFIX, metadata: MetaData | None = None) -> Table
             Column("name", String(64), primary_key=True),
             Column("paused_at", Double),
             Column("paused_by", String(LISTED_LENGTH)),
-            **_TEXT,
+            #: how many of its jobs may run at once; NULL: any number
+            Column("most", Integer),
+            **TEXT,
         ),
+        audit=Table(
+            f"{prefix}audit",
+            metadata,
+            Column("number", NUMBER, primary_key=True, autoincrement=True),
+            Column("at", Double, nullable=False, index=True),
+            Column("user_name", String(LISTED_LENGTH)),
+            Column("via", String(20), nullable=False),
+            Column("action", String(20), nullable=False),
+            Column("subject", LONG, nullable=False),
+            Column("changed", Integer, nullable=False),
+            Column("result", String(LISTED_LENGTH), nullable=False),
+            **TEXT,
+        ),
+        wakeups=Table(
+            f"{prefix}wakeups",
+            metadata,
+            Column("queue_name", String(64), primary_key=True),
+            #: changed by each publication, so that one relay of all publishes
+            Column("version", Integer, nullable=False),
+            Column("published_at", Double, nullable=False),
+            #: publications since the first job of the queue was another one
+            Column("times", Integer, nullable=False),
+            #: the number of the first job of the queue at that time
+            Column("head", BigInteger, nullable=False),
+            **TEXT,
+        ),
+        schedules=schedules_table(prefix, metadata),
+        ticks=ticks_table(prefix, metadata),
+        minutes=minutes_table(prefix, metadata),
+        counted=counted_table(prefix, metadata),
+        limits=limits_table(prefix, metadata),
+        groups=groups_table(prefix, metadata),
+        slots=slots_table(prefix, metadata),
+        turns=turns_table(prefix, metadata),
+        unique_keys=unique_keys_table(prefix, metadata),
+        duplicates=duplicates_table(prefix, metadata),
         schema=Table(
             f"{prefix}schema",
             metadata,
             Column("version", Integer, primary_key=True),
             #: random, so that signed rows of other tables are not taken for rows of these
             Column("identity", String(32)),
-            **_TEXT,
+            **TEXT,
         ),
     )
-
-
-def _jobs(prefix: str, metadata: MetaData) -> Table:
-    jobs = Table(
-        f"{prefix}jobs",
-        metadata,
-        Column("number", _Number, primary_key=True, autoincrement=True),
-        Column("uid", String(64), nullable=False, unique=True),
-        Column("state", SmallInteger, nullable=False),
-        #: the negative priority, so that every index is read in one direction
-        Column("rank", SmallInteger, nullable=False),
-        Column("queue_name", String(64), nullable=False),
-        Column("due_at", Double),
-        Column("lease", Integer, nullable=False, server_default=text("0")),
-        Column("worker_id", String(64)),
-        Column("attempts", Integer, nullable=False, server_default=text("0")),
-        Column("budget", Integer, nullable=False),
-        Column("crashes", Integer, nullable=False, server_default=text("0")),
-        Column("cancelled", Boolean, nullable=False, server_default=false()),
-        #: its attempt is committing, in another database
-        Column("fenced", Boolean, nullable=False, server_default=false()),
-        #: its attempt is known to have begun: the job was claimed alone
-        Column("begun", Boolean, nullable=False, server_default=false()),
-        #: its worker died while it held several jobs, and this one may have killed it
-        Column("suspect", Boolean, nullable=False, server_default=false()),
-        Column("enqueued_at", Double, nullable=False, server_default=epoch()),
-        Column("started_at", Double),
-        Column("last_attempted_at", Double),
-        Column("finished_at", Double),
-        Column("name", _Long, nullable=False),
-        Column("payload", _Long, nullable=False),
-        Column("signature", String(255)),
-        Column("options", _Long),
-        Column("context", _Long),
-        Column("result", _Long),
-        Column("log", _Long),
-        #: the beginning of its name, and the user whose request enqueued it: listed by these
-        Column("task_name", String(LISTED_LENGTH)),
-        Column("enqueued_by", String(LISTED_LENGTH)),
-        **_TEXT,
-    )
-    state, has_ended = jobs.c.state, jobs.c.finished_at.is_not(None)
-    for name, columns, where in (
-        ("rank_number", ("state", "rank", "number"), state == states.AVAILABLE),
-        (
-            "queue_name_rank_number",
-            ("state", "queue_name", "rank", "number"),
-            state == states.AVAILABLE,
-        ),
-        ("due_at", ("state", "due_at"), state == states.SCHEDULED),
-        ("worker_id", ("state", "worker_id"), state == states.RUNNING),
-        ("end", ("state", "finished_at"), has_ended),
-        ("task_end", ("task_name", "finished_at"), has_ended),
-        ("user_end", ("enqueued_by", "finished_at"), jobs.c.enqueued_by.is_not(None)),
-    ):
-        # Partial if the database can: then a row is only in the indexes of its state.
-        indexed = [jobs.c[column] for column in columns]
-        Index(f"{prefix}jobs_by_{name}", *indexed, postgresql_where=where, sqlite_where=where)
-    return jobs

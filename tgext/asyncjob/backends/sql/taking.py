@@ -9,7 +9,7 @@ rows of each queue are read, and of these the first.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -24,7 +24,6 @@ from sqlalchemy import (
     case,
     false,
     func,
-    literal,
     literal_column,
     not_,
     null,
@@ -34,11 +33,14 @@ from sqlalchemy import (
     update,
 )
 
+from ...policies import Keys
 from . import states
 from .availability import made_available
+from .batches import in_order
 from .dialect import Dialect
 from .pausing import Pausing
-from .rows import CLAIMED
+from .queue_names import Queues, parameters, values
+from .rows import ClaimedRow
 from .statements import Statement
 from .tables import Clock, Tables
 
@@ -53,9 +55,9 @@ PROMOTED_AT_ONCE = 500
 #: continues with the rest.
 PROMOTING_SECONDS = 0.1
 
-
-#: Names of queues, or the parameters of a statement for them; None: all queues.
-Queues = Sequence[Any] | None
+# Parameters of the statements that take jobs.
+_MOST_AHEAD = bindparam("most", type_=Integer()), bindparam("ahead", type_=Integer())
+_TAKER_ALONE = bindparam("taker", type_=String()), bindparam("alone", type_=Boolean())
 
 
 class Taking:
@@ -63,32 +65,35 @@ class Taking:
 
     def __init__(self, tables: Tables, dialect: Dialect, clock: Clock, pausing: Pausing) -> None:
         self._pausing = pausing
-        #: whether a queue may be paused: then a claim asks for the names of the others
+        #: whether a queue may be paused or limited: then a claim asks for names and free slots
         self.is_paused = False
         self._tables = tables
         self._jobs = tables.jobs
-        self._claimed = [self._jobs.c[name] for name in CLAIMED]
+        self._claimed = [self._jobs.c[name] for name in ClaimedRow._fields]
         self._dialect = dialect
         self._clock = clock
         #: by the number of queues that they read; None: all queues
         self._taking: dict[int | None, Statement] = {}
-        self._looking: dict[int | None, Statement] = {}
+        self._looking: dict[tuple[int | None, bool], Statement] = {}
+        self._taking_these = dialect.compiled_for_lists(
+            lambda numbers: self._taken_if(self._jobs.c.number.in_(numbers))
+        )
 
     # -- take
 
-    def take(
-        self, worker_id: str, queues: Collection[str] | None, limit: int
-    ) -> Sequence[Row[Any]]:
+    def take(self, worker_id: str, queues: Collection[str] | None, limit: int) -> list[ClaimedRow]:
         """Claim up to *limit* waiting rows for a worker, and return them in their order."""
         names = self._served(queues)
         if names == ():
             return []
+        if self.is_paused and self._pausing.has_limits and names is not None:
+            return in_order(self._take_within_limits(worker_id, names, limit))
         take = self._take_at_once if self._dialect.update_returns else self._take_in_steps
         found = take(worker_id, names, limit, max(2 * limit, AHEAD))
         others_take = self._dialect.skips_locked and names is not None and len(names) > 1
-        if not found and others_take and self.look(names).waits:
+        if not found and others_take and self.look(names, ticks=False).waits is not False:
             found = take(worker_id, names, limit, FAR_AHEAD + 2 * limit)
-        return sorted(found, key=lambda row: (row.rank, row.number))
+        return in_order(found)
 
     def _served(self, queues: Collection[str] | None) -> tuple[str, ...] | None:
         """Return the names of the queues to read; None: all. A paused queue may be among them, if
@@ -99,34 +104,31 @@ class Taking:
 
     def _take_at_once(
         self, worker_id: str, queues: tuple[str, ...] | None, limit: int, ahead: int
-    ) -> Sequence[Row[Any]]:
+    ) -> list[ClaimedRow]:
         number = None if queues is None else len(queues)
         statement = self._taking.get(number)
         if statement is None:
-            taken = self._taken_at_once(_parameters(number))
+            taken = self._taken_at_once(parameters(number))
             statement = self._taking[number] = self._dialect.compiled(taken)
         with self._dialect.write_lazily() as connection:
-            return statement.execute(
+            taken = statement.execute(
                 connection,
                 taker=worker_id,
                 most=limit,
                 ahead=ahead,
                 alone=limit == 1,
-                **_values(queues),
+                **values(queues),
                 **self._clock.moment(),
-            ).all()
+            )
+            return [ClaimedRow.of(row) for row in taken.all()]
 
     def _taken_at_once(self, queues: Queues) -> Any:
-        most, ahead = bindparam("most", type_=Integer()), bindparam("ahead", type_=Integer())
-        taken = self._taken(
-            bindparam("taker", type_=String()),
-            bindparam("alone", type_=Boolean()),
-            self._clock.clause,
-        )
-        picked = self._picked(self.first_available(queues, most, ahead))
-        return taken.where(self._jobs.c.number.in_(picked)).returning(
-            *self._claimed, *self._dialect.lazily
-        )
+        picked = self._picked(self.first_available(queues, *_MOST_AHEAD))
+        taken = self._taken_if(self._jobs.c.number.in_(picked))
+        return taken.returning(*self._claimed, *self._dialect.lazily)
+
+    def _taken_if(self, condition: ColumnElement[bool]) -> Any:
+        return self._taken(*_TAKER_ALONE, self._clock.clause).where(condition)
 
     def _picked(self, numbers: Select[Any]) -> Any:
         """The subquery of an UPDATE. As a CTE it is evaluated once; otherwise the planner may
@@ -135,38 +137,83 @@ class Taking:
 
     def _take_in_steps(
         self, worker_id: str, queues: tuple[str, ...] | None, limit: int, ahead: int
-    ) -> Sequence[Row[Any]]:
+    ) -> list[ClaimedRow]:
+        number = None if queues is None else len(queues)
+        first = self._taking.get(number)
+        if first is None:
+            found = self.first_available(parameters(number), *_MOST_AHEAD, self._claimed)
+            first = self._taking[number] = self._dialect.compiled(found)
         with self._dialect.begin() as connection:
-            first = self.first_available(queues, limit, ahead)
-            numbers = connection.execute(first).scalars().all()
-            if not numbers:
+            found = first.execute(connection, most=limit, ahead=ahead, **values(queues))
+            rows = [ClaimedRow.of(row) for row in found.all()]
+            if rows:
+                self._taking_these.execute(
+                    connection,
+                    [row.number for row in rows],
+                    taker=worker_id,
+                    alone=limit == 1,
+                    **self._clock.moment(),
+                )
+        # What that has assigned; the rows are locked, so that nobody else has changed them.
+        return [
+            row._replace(lease=row.lease + 1, attempts=row.attempts + 1, worker_id=worker_id)
+            for row in rows
+        ]
+
+    def _take_within_limits(
+        self, worker_id: str, queues: tuple[str, ...], limit: int
+    ) -> list[ClaimedRow]:
+        """Claim, where a queue is paused or has a limit. Of all who do so at once, one counts."""
+        number = self._jobs.c.number
+        with self._dialect.begin() as connection:
+            free = self._pausing.free_slots(connection, lock=True)
+            open_ones = {name: free.get(name) for name in queues if free.get(name, 1)}
+            if not open_ones:
                 return []
-            mine = self._jobs.c.number.in_(numbers)
-            taken = self._taken(worker_id, limit == 1, self._clock.now())
-            connection.execute(taken.where(mine))
-            return connection.execute(select(*self._claimed).where(mine)).all()
+            first = self._first_of_several(
+                list(open_ones), limit, max(2 * limit, AHEAD), [number], open_ones
+            )
+            mine = number.in_(connection.execute(first).scalars().all())
+            connection.execute(self._taken(worker_id, limit == 1, self._clock.now()).where(mine))
+            rows = connection.execute(select(*self._claimed).where(mine)).all()
+        return [ClaimedRow.of(row) for row in rows]
 
-    def first_available(self, queues: Queues, limit: Any, ahead: Any) -> Any:
-        """Select the numbers of the next rows; those that others are claiming are skipped.
+    def first_available(
+        self, queues: Queues, limit: Any, ahead: Any, columns: Sequence[Any] = ()
+    ) -> Any:
+        """Select the next rows, those that others are claiming are skipped.
 
-        ahead: how many rows of each of several queues to choose from.
+        ahead: how many rows of each of several queues to choose from. columns: by default their
+        numbers.
         """
-        if queues is not None and len(queues) > 1:
-            return self._first_of_several(queues, limit, ahead)
         jobs = self._jobs
-        first = select(jobs.c.number).where(self._is_available())
+        columns = columns or [jobs.c.number]
+        if queues is not None and len(queues) > 1:
+            return self._first_of_several(queues, limit, ahead, columns)
+        first = select(*columns).where(self._is_available())
         if queues is not None:
             first = first.where(jobs.c.queue_name == queues[0])
         first = first.order_by(jobs.c.rank, jobs.c.number).limit(limit)
         return first.with_for_update(skip_locked=True) if self._dialect.skips_locked else first
 
-    def _first_of_several(self, queues: Sequence[Any], limit: Any, ahead: Any) -> Any:
-        jobs = self._jobs
-        each = select(jobs.c.number, jobs.c.rank).order_by(jobs.c.rank, jobs.c.number).limit(ahead)
-        of_each = [
-            select(each.where(self._is_available(), jobs.c.queue_name == name).subquery())
-            for name in queues
-        ]
+    def _first_of_several(
+        self,
+        queues: Sequence[Any],
+        limit: Any,
+        ahead: Any,
+        columns: Sequence[Any],
+        free: Mapping[Any, int | None] | None = None,
+    ) -> Any:
+        """free: the free slots of those queues that are found to have a limit."""
+        jobs, free = self._jobs, free or {}
+        each = select(jobs.c.number, jobs.c.rank).order_by(jobs.c.rank, jobs.c.number)
+        of_each = []
+        for name in queues:
+            slots = free.get(name)
+            stands = self._tables.stands(states.AVAILABLE)
+            is_next = self._is_available() if slots is None else stands
+            those = each.where(is_next, jobs.c.queue_name == name)
+            of_each.append(select(those.limit(ahead if slots is None else slots).subquery()))
         several = union_all(*of_each).subquery()
         order = (several.c.rank, several.c.number)
         if not self._dialect.skips_locked:
@@ -175,7 +222,7 @@ class Taking:
         # could not claim them.
         heads = select(several).order_by(*order).limit(ahead).cte("heads")
         return (
-            select(jobs.c.number)
+            select(*columns)
             .select_from(heads.join(jobs, jobs.c.number == heads.c.number))
             .where(self._tables.still(states.AVAILABLE))
             .order_by(heads.c.rank, heads.c.number)
@@ -202,16 +249,19 @@ class Taking:
 
     # -- look
 
-    def look(self, queues: Collection[str] | None) -> Row[Any]:
-        """Read whether a job waits, and when the next delayed job is due."""
+    def look(self, queues: Collection[str] | None, *, ticks: bool) -> Row[Any]:
+        """Read whether a job waits, and when the next delayed job is due. ticks: and the columns of
+        ``rarer``."""
         names = None if queues is None else tuple(dict.fromkeys(queues))
         number = None if names is None else len(names)
-        statement = self._looking.get(number)
+        statement = self._looking.get((number, ticks))
         if statement is None:
-            wanted = select(*self.looks(_parameters(number), self._clock.clause))
-            statement = self._looking[number] = self._dialect.compiled(wanted)
+            wanted = select(*self.looks(parameters(number), self._clock.clause))
+            if ticks:
+                wanted = wanted.add_columns(*self.rarer(self._clock.clause))
+            statement = self._looking[number, ticks] = self._dialect.compiled(wanted)
         with self._dialect.engine.connect() as connection:
-            return statement.execute(connection, **_values(names), **self._clock.moment()).one()
+            return statement.execute(connection, **values(names), **self._clock.moment()).one()
 
     def looks(
         self, queues: Collection[Any] | None, now: ColumnElement[float]
@@ -229,36 +279,54 @@ class Taking:
             # Of a paused queue any number of jobs may be before the first of the others.
             waits: Any = case((is_paused, null()), else_=first.scalar_subquery().is_not(None))
         else:
-            # In a CASE the jobs of a paused queue are not read.
             of_each = [
-                case(
-                    (_literal(name).in_(paused), false()),
-                    else_=first.where(jobs.c.queue_name == name).scalar_subquery().is_not(None),
-                )
+                first.where(jobs.c.queue_name == name).scalar_subquery().is_not(None)
                 for name in queues
             ]
-            waits = or_(false(), *of_each)
+            waits = case((is_paused, null()), else_=or_(false(), *of_each))
         return waits.label("waits"), due, is_paused.label("paused")
 
-    def does_wait(self) -> bool:
-        """Whether a job waits in any queue that is not paused."""
-        return bool(self._pausing.unpaused(None))
+    def rarer(self, now: ColumnElement[float]) -> tuple[ColumnElement[Any], ...]:
+        """The columns of the looks that are not a claim's: the seconds to the next tick of a
+        schedule, NULL: there is none; and whether a job is BLOCKED."""
+        next_at = select(func.min(self._tables.schedules.c.next_at))
+        one = select(self._jobs.c.blocked_by).where(self._tables.stands(states.BLOCKED))
+        blocked = one.order_by(self._jobs.c.blocked_by).limit(literal_column("1"))
+        return (
+            (next_at.scalar_subquery() - now).label("tick"),
+            blocked.scalar_subquery().is_not(None).label("is_blocked"),
+        )
+
+    def does_wait(self, queues: Collection[str] | None) -> bool:
+        """Whether a job waits in one of these queues that can be claimed; None: in any."""
+        found = self._pausing.unpaused(None)
+        return bool(found) if queues is None else not set(queues).isdisjoint(found)
 
     # -- delayed jobs
 
-    def promote(self) -> None:
-        """Make due jobs AVAILABLE, the earliest first: one batch, and more while there is time."""
+    def promote(self, blocked: Callable[[list[Keys | None]], object]) -> bool:
+        """Make due jobs AVAILABLE, the earliest first: one batch, and more while there is time.
+
+        blocked: called with the keys of those that are BLOCKED instead. Returns whether there
+        were any.
+        """
         until = time.monotonic() + PROMOTING_SECONDS
         one = select(self._jobs.c.number).where(self._is_due()).limit(1)
         with self._dialect.engine.connect() as connection:
             goes_on = connection.execute(one).first() is not None
+        promoted = 0
         while goes_on:
-            is_full = self._promote_some() == PROMOTED_AT_ONCE
-            goes_on = is_full and time.monotonic() < until
+            some = self._promote_some()
+            promoted += len(some)
+            goes_on = len(some) == PROMOTED_AT_ONCE and time.monotonic() < until
+            if texts := {text for text in some if text is not None}:
+                blocked([Keys.of(text) for text in texts])
+        return promoted > 0
 
-    def _promote_some(self) -> int:
-        """Do that for one batch, and return its size; rows locked by others are skipped."""
-        jobs = self._jobs
+    def _promote_some(self) -> Sequence[str | None]:
+        """Do that for one batch, and return the policies of its jobs; rows locked by others are
+        skipped."""
+        jobs, policy = self._jobs, self._jobs.c.policy
         some = select(jobs.c.number).where(self._is_due()).order_by(jobs.c.due_at)
         some = some.limit(PROMOTED_AT_ONCE)
         if self._dialect.skips_locked:
@@ -267,28 +335,15 @@ class Taking:
         if self._dialect.update_returns:
             with self._dialect.write() as connection:
                 picked = self._picked(some)
-                return connection.execute(promoted.where(jobs.c.number.in_(picked))).rowcount
+                promoted = promoted.where(jobs.c.number.in_(picked)).returning(policy)
+                return connection.execute(promoted).scalars().all()
         with self._dialect.begin() as connection:
-            numbers = connection.execute(some).scalars().all()
+            rows = connection.execute(some.add_columns(policy)).all()
+            numbers = [row.number for row in rows]
             connection.execute(promoted.where(jobs.c.number.in_(numbers)))
-            return len(numbers)
+            return [row.policy for row in rows]
 
     def _is_due(self) -> ColumnElement[bool]:
         jobs = self._jobs
         is_delayed = self._tables.stands(states.SCHEDULED)
         return and_(is_delayed, jobs.c.due_at <= self._clock.now())
-
-
-def _literal(name: Any) -> ColumnElement[str]:
-    return name if isinstance(name, ColumnElement) else literal(name, String())
-
-
-def _parameters(number: int | None) -> Queues:
-    """Return the parameters for the names of so many queues; None: all."""
-    if number is None:
-        return None
-    return [bindparam(f"queue_{each}", type_=String()) for each in range(number)]
-
-
-def _values(queues: Sequence[str] | None) -> dict[str, str]:
-    return {f"queue_{number}": name for number, name in enumerate(queues or ())}

@@ -56,8 +56,10 @@ class Wakeup:
         self._waiting: Counter[tuple[str, ...] | None] = Counter()
         self._seen = threading.local()
         self._due_at: float | None = None  # by time.monotonic()
+        self._was_notified = False
         self._listener: Listener | None = None
         self._queues: Collection[str] | None = None
+        self._is_serving = False
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
 
@@ -72,6 +74,8 @@ class Wakeup:
     ) -> None:
         """Return when a job may be claimable that was not at this thread's last look."""
         until = time.monotonic() + seconds
+        if self._thread is None and self._is_serving:
+            self._listen()
         seen: int | None = getattr(self._seen, "wakeups", None)
         self._seen.wakeups = None
         if seen is None:
@@ -151,6 +155,11 @@ class Wakeup:
         """Read the table, and wake a thread if a job can be claimed."""
         self.found(self._look(self._queues))
 
+    def was_notified(self) -> bool:
+        """Whether there was a notification since the last call."""
+        before, self._was_notified = self._was_notified, False
+        return before
+
     def found(self, look: Look) -> None:
         """Use a look at the table: wake a thread if a job can be claimed, or when one is due."""
         self.due_in(look.due_seconds)
@@ -169,12 +178,17 @@ class Wakeup:
 
     # -- the listening thread
 
-    def listen(self, queues: Collection[str] | None) -> None:
-        """Start to listen for jobs in *queues*; None: in all."""
-        self._queues = queues
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="asyncjob-wakeup", daemon=True)
-            self._thread.start()
+    def serve(self, queues: Collection[str] | None) -> None:
+        """Listen for jobs in *queues*, from the first wait on; None: in all."""
+        self._queues, self._is_serving = queues, True
+
+    def _listen(self) -> None:
+        with self._changed:
+            if self._thread is None and not self._stop.is_set():
+                self._thread = threading.Thread(
+                    target=self._run, name="asyncjob-wakeup", daemon=True
+                )
+                self._thread.start()
 
     def close(self) -> None:
         """Stop listening."""
@@ -212,6 +226,7 @@ class Wakeup:
                 fault_seconds = min(2 * fault_seconds, FAULT_SECONDS[1])
 
     def _notified(self, queue_names: list[str] | None, looks_first: bool) -> None:
+        self._was_notified = True
         if queue_names is None:
             if self._waiting:
                 self.look() if looks_first else self.wake()

@@ -1,13 +1,9 @@
-"""The registry of workers, their heartbeats, and the rescue of the jobs of dead ones.
+"""The registry of workers, their heartbeats, and the search for dead ones.
 
     register --> heartbeat, heartbeat ... --> (dead | silent) --> another worker's rescue
 
 The jobs of a worker are rescued at once if its death is proven (see ``liveness``), and after its
-lease if it sends no heartbeat (see ``silence``). They wait again. A job that is known to have run
-when its worker died has crashed it. If the worker held several jobs, any of which may have killed
-it, all are suspects, which are claimed alone the next time. A missing heartbeat alone is no crash,
-but makes suspects too. If a worker that holds only a suspect sends no heartbeat, the suspect has
-crashed it; otherwise a job that hangs its machine would be run again without end.
+lease if it sends no heartbeat (see ``silence``). What becomes of them: see ``rescue``.
 """
 
 from __future__ import annotations
@@ -32,14 +28,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 
-from ...errors import WorkerCrashed
-from ...job import TaskError, WorkerInfo
+from ...job import WorkerInfo
 from ..worker_id import is_gone
 from . import states
-from .availability import ended, waiting_again
 from .dialect import Dialect
-from .failures import failure
 from .liveness import Liveness
+from .rescue import NEVER, Rescue
 from .silence import Silence
 from .tables import Tables, instant
 
@@ -51,9 +45,6 @@ LEASES_TO_FORGET = 100
 
 #: The least change of ``seen_at`` by a heartbeat, in seconds.
 TICK_SECONDS = 0.001
-
-#: The ``seen_at`` of a worker that has ended and still holds jobs.
-NEVER = 0.0
 
 
 class UnknownWorker(NamedTuple):
@@ -68,10 +59,7 @@ class UnknownWorker(NamedTuple):
 
 
 class WorkerRegistry:
-    """The workers of one database. now: returns the time of its clock, as SQL.
-
-    max_crashes: deaths of workers after which a job has FAILED.
-    """
+    """The workers of one database. now: returns the time of its clock, as SQL."""
 
     def __init__(
         self,
@@ -80,14 +68,13 @@ class WorkerRegistry:
         liveness: Liveness,
         silence: Silence,
         now: Callable[[], ColumnElement[float]],
-        *,
-        max_crashes: int,
+        rescue: Rescue,
     ) -> None:
         self._tables = tables
         self._dialect = dialect
         self._liveness = liveness
         self._now = now
-        self._max_crashes = max_crashes
+        self._rescue = rescue
         #: The workers of this process, with the other columns of their rows.
         self._ours: dict[str, dict[str, Any]] = {}
         self._silence = silence
@@ -110,6 +97,11 @@ class WorkerRegistry:
         with self._liveness.connection() as connection:
             self._insert(connection, described)
         self._ours[worker_id] = described
+
+    def threads(self, *, without: Collection[str]) -> int:
+        """Return how many threads the workers of this process have. without: ids left out."""
+        ours = list(self._ours.items())
+        return sum(each["threads"] for worker_id, each in ours if worker_id not in without)
 
     def is_registered(self, worker_id: str) -> bool:
         """Whether it is a registered worker of this process."""
@@ -202,7 +194,7 @@ class WorkerRegistry:
         rescued = 0
         for row in found:
             if row.worker_id not in self._ours:
-                rescued += self._rescue_from(row) if self._is_gone(row) else 0
+                rescued += self._rescue.from_worker(row) if self._is_gone(row) else 0
                 self._forget_if_over(row)
         return rescued, found[0] if found else None
 
@@ -217,13 +209,18 @@ class WorkerRegistry:
             known = set(connection.execute(select(self._tables.workers.c.worker_id)).scalars())
         self._unknown = self._holders() - known - set(self._ours)
         unknown = [UnknownWorker(each) for each in self._unknown]
-        return sum(self._rescue_from(each) for each in unknown if self._is_gone(each))
+        return sum(self._rescue.from_worker(each) for each in unknown if self._is_gone(each))
 
     def is_in_doubt(self) -> bool:
         """Whether a job is held by a worker that may have died: by the database's clock its last
-        heartbeat is older than its lease, but this process has not watched it for long enough."""
+        heartbeat is older than its lease, but this process has not watched it for long enough.
+        Jobs of a worker that was watched for its lease wait again when this returns."""
         with self._dialect.side_database.connect() as connection:
             rows = connection.execute(self._select_workers()).all()
+        for row in rows:
+            if row.worker_id not in self._ours and self._silence.is_over_lease(row.worker_id):
+                # Another thread has seen that, and may be about to: the caller would leave.
+                self._rescue.from_worker(row)
         known = {
             row.worker_id
             for row in rows
@@ -272,74 +269,3 @@ class WorkerRegistry:
             connection.execute(delete(workers).where(workers.c.worker_id == worker.worker_id))
         if is_dead:
             self._liveness.clean_up(worker.worker_id)
-
-    def _rescue_from(self, worker: Any) -> int:
-        """Make the jobs that a worker holds wait again; return how many."""
-        is_dead = self._liveness.is_dead(worker.worker_id)
-        named = f"{worker.worker_id} (process {worker.pid} on {worker.host})"
-        how = self._how(worker, is_dead)
-        why = WorkerCrashed(f"its worker {named} {how}")
-        try:
-            with self._dialect.begin() as connection:
-                held = connection.execute(self._held_by(worker)).all()
-                taken = (self._rescue_job(connection, row, worker, why, is_dead) for row in held)
-                rescued = sum(taken)
-        except DBAPIError as error:
-            if not self._dialect.faults.is_passing(error):
-                raise
-            log.info("could not take over from %s yet: %s", worker.worker_id, error)
-            return 0  # the next round tries again
-        if rescued:
-            log.warning("worker=%s given up, jobs=%d: it %s", worker.worker_id, rescued, how)
-        return rescued
-
-    def _how(self, worker: Any, is_dead: bool) -> str:
-        if is_dead:
-            return "died"
-        if worker.seen_at == NEVER:
-            return "ended without releasing it"
-        lease_seconds = self._silence.lease_of(worker.worker_id)
-        return f"was silent for more than {lease_seconds:g} s"
-
-    def _held_by(self, worker: Row[Any]) -> Any:
-        jobs = self._tables.jobs
-        its = (self._tables.stands(states.RUNNING), jobs.c.worker_id == worker.worker_id)
-        held = select(
-            jobs.c.uid, jobs.c.lease, jobs.c.begun, jobs.c.suspect, jobs.c.crashes, jobs.c.attempts
-        ).where(*its)  # fmt: skip
-        # A job that hangs in its commit keeps its row locked. The next round tries it again; a
-        # rescue that waited for it could rescue nothing else meanwhile.
-        return held.with_for_update(skip_locked=True) if self._dialect.skips_locked else held
-
-    def _rescue_job(
-        self, connection: Connection, row: Row[Any], worker: Any, why: WorkerCrashed, is_dead: bool
-    ) -> bool:
-        jobs = self._tables.jobs
-        has_left = worker.expendable or worker.seen_at == NEVER
-        crashed = row.begun and not has_left and (is_dead or row.suspect)
-        is_last = crashed and row.crashes + 1 >= self._max_crashes
-        now = self._now()
-        failed = case((jobs.c.cancelled, states.CANCELLED), else_=states.FAILED)
-        what_follows = ended(jobs, now, failed) if is_last else waiting_again(jobs, now)
-        changed = connection.execute(
-            update(jobs)
-            .where(jobs.c.uid == row.uid, jobs.c.lease == row.lease)
-            .where(jobs.c.worker_id == worker.worker_id)
-            .where(self._tables.running)
-            .ordered_values(
-                (jobs.c.suspect, not has_left),  # until it ends
-                (jobs.c.crashes, jobs.c.crashes + (1 if crashed else 0)),
-                (jobs.c.attempts, jobs.c.attempts - (0 if is_last else 1)),
-                *what_follows,
-            )
-        )
-        if changed.rowcount != 1:
-            return False
-        if crashed:
-            stored = failure(
-                self._tables.errors, row.uid, TaskError.of(why),
-                at=now, attempt=row.attempts, worker_id=worker.worker_id,
-            )  # fmt: skip
-            connection.execute(stored)
-        log.warning("job=%s %s: %s", row.uid, "failed" if is_last else "waits again", why)
-        return True

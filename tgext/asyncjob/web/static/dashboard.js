@@ -1,13 +1,12 @@
 // Keeps a page of the dashboard up to date: asks for the same page again, and puts in place the
 // parts of it that have changed, but none that the reader is using. Never while the page is hidden
-// or updates are paused. And the keys: / j k r ?
+// or updates are paused. And the keys: / j k x r ?
 
 const PAUSE = 5000; // milliseconds between two requests
 const LONGEST = 30000; // the same while the server does not answer
 
-const OVER = "This page cannot be read any more. Reload it.";
-
 const find = (selector) => document.querySelector(selector);
+const texts = JSON.parse(find("main").dataset.texts); // in the language of the page
 const parts = (page) =>
   new Map([...page.querySelectorAll("[data-part]")].map((part) => [part.dataset.part, part]));
 
@@ -44,8 +43,8 @@ class Live {
   }
 
   label() {
-    this.button.textContent = this.isPaused ? "Resume updates" : "Pause updates";
-    this.say(this.isPaused ? "Updates are paused" : "");
+    this.button.textContent = this.isPaused ? texts.resume : texts.pause;
+    this.say(this.isPaused ? texts.paused : "");
   }
 
   say(text) {
@@ -72,10 +71,10 @@ class Live {
       if (answer.status !== 304) await this.take(answer);
       this.swap();
       this.pause = PAUSE;
-      this.say(this.isPaused ? "Updates are paused" : this.isOver ? OVER : "");
+      this.say(this.isPaused ? texts.paused : this.isOver ? texts.over : "");
     } catch {
       this.pause = Math.min(2 * this.pause, LONGEST);
-      this.say("The server does not answer. Trying again.");
+      this.say(texts.away);
     }
     this.asking = false;
     this.schedule();
@@ -97,15 +96,17 @@ class Live {
       if (!found || found.outerHTML === this.shown.get(name) || isUsed(old)) continue;
       this.shown.set(name, found.outerHTML);
       old.replaceWith(document.importNode(found, true));
+      showAll();
     }
   }
 }
 
-// Whether a part has the focus, something selected, or something opened.
+// Whether a part has the focus, something selected or chosen, or something opened.
 function isUsed(part) {
   const selection = getSelection();
   const isSelected = selection && !selection.isCollapsed && selection.containsNode(part, true);
-  return isSelected || part.contains(document.activeElement) || part.querySelector("details[open]");
+  const isOpen = part.querySelector("details[open], [name=job]:checked");
+  return isSelected || part.contains(document.activeElement) || isOpen;
 }
 
 class Keys {
@@ -127,7 +128,7 @@ class Keys {
   }
 
   label() {
-    this.off.textContent = this.isOff ? "Switch keys on" : "Switch keys off";
+    this.off.textContent = this.isOff ? texts.keysOn : texts.keysOff;
   }
 
   toggle() {
@@ -144,6 +145,7 @@ class Keys {
       "/": () => this.search(),
       j: () => this.move(1),
       k: () => this.move(-1),
+      x: () => target.closest("tr")?.querySelector("[name=job]")?.click(),
       r: () => this.live.ask(),
       "?": () => this.toggle(),
     };
@@ -166,7 +168,19 @@ class Keys {
   }
 }
 
+// The box that chooses all rows; it comes anew with its part.
+const showAll = () => find("[data-all]")?.removeAttribute("hidden");
+
+function choose({ target }) {
+  if (!target.matches("[data-all]")) return;
+  for (const box of target.closest("form").querySelectorAll("[name=job]")) {
+    box.checked = target.checked;
+  }
+}
+
 const live = new Live();
 live.start();
+document.addEventListener("change", choose);
+showAll();
 new Keys(live);
 if (location.hash === "#find") find("[data-search]")?.focus();

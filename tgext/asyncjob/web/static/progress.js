@@ -1,13 +1,13 @@
 // Keeps the <asyncjob-progress> elements of a page up to date by one request for all: often while
-// something moves, seldom while nothing does, never while the page is hidden. The sentences are
-// those of job_state.py. No clock is compared with the server's.
+// something moves, seldom while nothing does, never while the page is hidden. The texts are those
+// of job_state.py. No clock is compared with the server's.
 
 const FIRST = 500; // milliseconds between two requests
-const LONGEST = 5000; // the same while nothing moves
-const LONGEST_AWAY = 30000; // the same while the server does not answer
+const LONGEST = 5000; // while nothing moves
+const LONGEST_AWAY = 30000; // while the server is away
 const MOST_JOBS = 50; // in one request
 
-const SENTENCES = {
+const ENGLISH = {
   waiting: "Waiting",
   running: "Running",
   retrying: "Waiting to try again",
@@ -16,59 +16,52 @@ const SENTENCES = {
   failed: "Failed",
   cancelled: "Cancelled",
   unknown: "Not known any more",
+  starts: "Starts in %(time)s",
+  again: "Trying again in %(time)s",
+  before: ["Waiting, %(number)s job before it", "Waiting, %(number)s jobs before it"],
+  forms: "10".padEnd(100, "1"), // for 0 jobs, 1, 2 ...
+  more: "Waiting, %(number)s or more jobs before it",
+  attempt: "Running, attempt %(number)s",
+  s: "%(number)s s",
+  min: "%(number)s min",
+  h: "%(number)s h",
+  few: "a few seconds left",
+  left: "about %(time)s left",
+  away: "The server does not answer. Trying again.",
+  kept: "It could not be cancelled. Try again.",
 };
 const FINAL = ["done", "failed", "cancelled", "unknown"];
-const GONE = { state: "unknown", value: null, total: null };
+const MOST_BEFORE = 100; // means that or more
+const GONE = { state: "unknown", value: null, total: null, eta_seconds: null };
 
 const put = (node, text) => node.textContent === text || (node.textContent = text);
 const now = () => performance.now() / 1000;
 
-function duration(seconds) {
-  const whole = Math.max(1, Math.ceil(seconds));
-  if (whole < 100) return `${whole} s`;
-  const minutes = Math.ceil(whole / 60);
-  return minutes < 100 ? `${minutes} min` : `${Math.ceil(minutes / 60)} h`;
-}
-
-// The time left, from the reports of one attempt that this page has seen: the older a report, the
-// less it counts. Nothing rather than something wrong.
-class Estimate {
-  reports = 0;
-  done = 0;
-  spent = 0;
-
-  add(value, at) {
-    if (this.reports === 0) {
-      this.began = at;
-    } else {
-      const passed = at - this.at;
-      const kept = 0.5 ** (passed / Math.max(10, (at - this.began) / 4));
-      this.done = this.done * kept + (value - this.value);
-      this.spent = this.spent * kept + passed;
-    }
-    this.value = value;
-    this.at = at;
-    this.reports += 1;
+class Texts {
+  constructor(given) {
+    Object.assign(this, ENGLISH, given && JSON.parse(given));
   }
 
-  // Seconds; null: not known. It does not grow by less than a tenth.
-  left(total, at) {
-    const gap = (this.at - this.began) / (this.reports - 1);
-    const isSilent = at - this.at > 3 * gap + LONGEST / 1000;
-    if (this.reports < 3 || this.at - this.began < 2 || this.done <= 0 || isSilent) {
-      return (this.shown = null);
-    }
-    const left = Math.max(0, ((total - this.value) * this.spent) / this.done - (at - this.at));
-    if (this.shown === null || left < this.shown || left > 1.1 * this.shown) this.shown = left;
-    return this.shown;
+  say(name, value) {
+    return this[name].replace(/%\(\w+\)s/, () => value);
   }
 
-  text(total, at) {
-    const left = this.left(total, at);
-    if (left === null) return "";
-    if (left < 5) return "a few seconds left";
-    const step = left < 60 ? 5 : left < 600 ? 30 : 300;
-    return `about ${duration(Math.ceil(left / step) * step)} left`;
+  duration(seconds) {
+    const whole = Math.max(1, Math.ceil(seconds));
+    if (whole < 100) return this.say("s", whole);
+    const minutes = Math.ceil(whole / 60);
+    return minutes < 100 ? this.say("min", minutes) : this.say("h", Math.ceil(minutes / 60));
+  }
+
+  timeLeft(seconds) {
+    if (seconds < 5) return this.few;
+    const step = seconds < 60 ? 5 : seconds < 600 ? 30 : 300;
+    return this.say("left", this.duration(Math.ceil(seconds / step) * step));
+  }
+
+  jobsBefore(number) {
+    if (number >= MOST_BEFORE) return this.say("more", number);
+    return this.before[this.forms[number]].replace("%(number)s", number);
   }
 }
 
@@ -112,7 +105,7 @@ class Poller {
       this.pause = Math.min(Math.max(next, FIRST), LONGEST);
     } catch (error) {
       this.pause = Math.min(Math.max(2 * this.pause, 1000 * (error.after || 0)), LONGEST_AWAY);
-      for (const each of this.elements) each.say("The server does not answer. Trying again.");
+      for (const each of this.elements) each.say(each.texts.away);
     }
     this.asking = false;
     this.schedule();
@@ -155,7 +148,8 @@ class AsyncjobProgress extends HTMLElement {
     this.spoken = find(".asyncjob-spoken");
     this.reload = find(".asyncjob-reload");
     this.button = find(".asyncjob-cancel");
-    this.state = this.dataset.state; // the server's; data-state may be ahead after a cancel
+    this.texts = new Texts(this.dataset.texts);
+    this.state = this.dataset.state; // data-state may be ahead of it
     if (FINAL.includes(this.state)) return;
     this.reload.hidden = true;
     this.button?.addEventListener("submit", (event) => this.cancel(event));
@@ -175,12 +169,11 @@ class AsyncjobProgress extends HTMLElement {
     const before = this.job;
     const isAnother = job.state !== this.state || job.attempt !== (before ?? job).attempt;
     const isNew = isAnother || !before || job.value === null;
-    if (isNew) this.estimate = new Estimate();
+    if (isNew) this.shown = "";
     const value = isNew ? job.value : Math.max(before.value, job.value);
     const isStep = value !== null && (isNew || value !== before.value);
     this.job = { ...job, value, at: now() };
     this.state = job.state;
-    if (isStep) this.estimate.add(value, this.job.at);
     this.isAsked &&= job.state === "running";
     this.show();
     this.speak(isAnother || !before);
@@ -205,20 +198,33 @@ class AsyncjobProgress extends HTMLElement {
   }
 
   words(state) {
-    const { due_in: dueIn, at, attempt, error } = this.job;
+    const { due_in: dueIn, at, attempt, error, queue_position: before } = this.job;
     const due = dueIn && dueIn - (now() - at);
-    if (due > 0) return `${state === "waiting" ? "Starts" : "Trying again"} in ${duration(due)}`;
-    if (state === "running" && attempt > 1) return `${SENTENCES[state]}, attempt ${attempt}`;
-    if (state !== "failed" || !error) return SENTENCES[state];
+    const { texts } = this;
+    if (due > 0) return texts.say(state === "waiting" ? "starts" : "again", texts.duration(due));
+    if (state === "waiting" && before) return texts.jobsBefore(before);
+    if (state === "running" && attempt > 1) return texts.say("attempt", attempt);
+    if (state !== "failed" || !error) return texts[state];
     const name = error.class.slice(error.class.lastIndexOf(".") + 1);
-    return [SENTENCES[state], name, error.message].filter(Boolean).join(": ");
+    return [texts[state], name, error.message].filter(Boolean).join(": ");
   }
 
   numbers(isMeasured) {
     const { total, text, value } = this.job;
     const percent = isMeasured && `${Math.min(Math.floor((100 * value) / total), 100)} %`;
-    const left = isMeasured && !this.isAsked && this.estimate.text(total, now());
-    return [percent, text, left].filter(Boolean).join(", ");
+    return [percent, text, this.isAsked ? "" : this.left()].filter(Boolean).join(", ");
+  }
+
+  // The server's estimate, less what has passed since. It does not grow by less than a tenth.
+  left() {
+    const { eta_seconds: eta, at } = this.job;
+    if (eta === null) return (this.shown = "");
+    const left = Math.max(0, eta - (now() - at));
+    if (!this.shown || left < this.least || left > 1.1 * this.least) {
+      this.least = left;
+      this.shown = this.texts.timeLeft(left);
+    }
+    return this.shown;
   }
 
   say(sentence, details = "") {
@@ -241,7 +247,7 @@ class AsyncjobProgress extends HTMLElement {
     const form = event.target;
     this.isAsked = true;
     this.dataset.state = "cancelling";
-    this.say(SENTENCES.cancelling);
+    this.say(this.texts.cancelling);
     try {
       const answer = await fetch(form.action, {
         method: "POST",
@@ -252,7 +258,7 @@ class AsyncjobProgress extends HTMLElement {
     } catch {
       this.isAsked = false;
       this.show();
-      this.spoken.textContent = this.details.textContent = "It could not be cancelled. Try again.";
+      this.spoken.textContent = this.details.textContent = this.texts.kept;
     }
     this.poller.soon();
   }

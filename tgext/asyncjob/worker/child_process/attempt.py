@@ -14,7 +14,8 @@ from typing import Any
 
 from ...errors import JobTimeout, WorkerCrashed
 from ...executors.remote_errors import Failure
-from ...job import BACKOFF_SECONDS, Claim, Outcome
+from ...job import Claim, Outcome
+from ...task_options import BACKOFF_SECONDS
 from ..attempt import Attempt
 from ..environment import AttemptEnvironment
 from ..interruption import LeaseLost, WorkerStopping
@@ -175,6 +176,8 @@ class SubprocessAttempt(Attempt):
         environment = self._environment
         if target == "options":
             return getattr(self.claim.job.options, method)(*args)
+        if target == "schedules":
+            return getattr(environment.backend.schedules, method)(*args, **kwargs)
         if target == "tracker":
             return getattr(environment.progress_tracker.tracker, method)(*args, **kwargs)
         if target == "commit":

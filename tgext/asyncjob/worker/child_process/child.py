@@ -110,15 +110,16 @@ class _ProxyBackend(_Proxy):
     def __init__(self, channel: ParentChannel, local: Backend) -> None:
         super().__init__(channel, "backend")
         self.name = local.name
+        self.schedules = _Proxy(channel, "schedules")
         self._prepare = local.prepare
         # Asked here: not every exception that is raised in this process can be sent.
         self.is_passing, self.is_conflict = local.is_passing, local.is_conflict
         self.is_loss = local.is_loss
 
-    def prepare(self, job: Job) -> Job:
+    def prepare(self, job: Job, like: Job | None = None) -> Job:
         """Raise NotSerializable now, and not after the commit, when the job is sent."""
         check_picklable(job.call, job.options)
-        return self._prepare(job)
+        return self._prepare(job, like)
 
     def after_fork(self) -> None:
         """Do nothing: a process that the job forks has no jobs."""

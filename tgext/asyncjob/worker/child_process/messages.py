@@ -17,8 +17,9 @@ from typing import Any
 
 from ...call import Call
 from ...errors import NotSerializable
-from ...job import BACKOFF_SECONDS, Claim, Job, JobId, TaskOptions
+from ...job import Claim, Job, JobId
 from ...task import Task, held_at
+from ...task_options import BACKOFF_SECONDS, TaskOptions
 from ...task_result import NotKept
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,197 @@
+"""How the processes of a Celery worker end, and begin: judged by what the jobs have left.
+
+Each effect is there once. A worker of its own for each test; what a fleet lives through is
+test_celery_faults'.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import transaction
+
+from celery_fleet import PATIENCE_SECONDS, Fleet, fleet_of, until
+from sqlqueues import PREFIX, Place, place_of, write_one
+from tgext.asyncjob import JobQueue, TaskResultStatus, task
+from tgext.asyncjob.errors import ConfigError
+from tgext.asyncjob.fleet.fleet import FleetStep
+from worker_contract import start_waiting
+
+READY, RUNNING = TaskResultStatus.READY, TaskResultStatus.RUNNING
+SUCCESSFUL = TaskResultStatus.SUCCESSFUL
+
+pytestmark = pytest.mark.slow
+
+
+def need_memory(name: str, megabytes: int) -> None:
+    """Write a row, and use memory."""
+    kept = bytearray(megabytes * 1_000_000)
+    write_one(f"{name} {len(kept) > 0}")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: Any) -> Iterator[Place]:
+    with place_of("postgresql", tmp_path_factory.mktemp("sql")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def module_fleet(place: Place, tmp_path_factory: Any) -> Iterator[Fleet]:
+    folder = tmp_path_factory.mktemp("fleet")
+    with fleet_of("redis", place.url, folder, drain_timeout=0.5) as made:
+        yield made
+
+
+@pytest.fixture
+def fleet(module_fleet: Fleet, place: Place) -> Iterator[Fleet]:
+    yield module_fleet
+    for worker in module_fleet.workers:
+        worker.kill()
+    module_fleet.workers.clear()
+    module_fleet.empty()
+    transaction.abort()
+    place.close_queues()
+    place.empty()
+
+
+@pytest.fixture
+def queue(fleet: Fleet) -> Iterator[JobQueue]:
+    with fleet.queue() as made, made.as_current():
+        yield made
+
+
+# -- signals and limits
+
+
+def test_sigterm_lets_the_running_job_end(
+    fleet: Fleet, queue: JobQueue, place: Place, tmp_path: Path
+) -> None:
+    worker = fleet.start("-c", "1", drain_timeout=40)
+    uid, path = start_waiting(queue, tmp_path)
+    waiting = queue.perform(write_one, "waits")
+    worker.signal(signal.SIGTERM)
+    until(lambda: "drains: the worker stops" in worker.text(), "a drain")
+    path.touch()
+
+    assert worker.process.wait(PATIENCE_SECONDS) == 0
+    assert queue.result(uid).status is SUCCESSFUL
+    assert queue.result(waiting).status is READY
+    assert place.written() == [("work", 1)]
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGQUIT", "SIGINT twice"])
+def test_job_that_outlasts_the_drain_is_released_and_loses_no_attempt(
+    fleet: Fleet, queue: JobQueue, place: Place, tmp_path: Path, how: str
+) -> None:
+    worker = fleet.start("-c", "1")
+    uid, path = start_waiting(queue, tmp_path)
+    worker.signal(signal.Signals[how.split()[0]])
+    if how.endswith("twice"):
+        until(lambda: "drains: " in worker.text(), "a drain")
+        worker.signal(signal.SIGINT)
+    worker.process.wait(PATIENCE_SECONDS)
+    after = queue.result(uid)
+    before = place.written()
+    path.touch()
+    place.queue().run_pending()
+
+    assert after.status is READY
+    assert after.attempts == 0
+    assert before == []
+    assert queue.result(uid).status is SUCCESSFUL
+    assert place.written() == [("work", 1)]
+
+
+@pytest.mark.parametrize("option", ["--max-tasks-per-child=1", "--max-memory-per-child=30000"])
+def test_children_are_replaced_and_no_job_is_lost(
+    fleet: Fleet, queue: JobQueue, place: Place, option: str
+) -> None:
+    worker = fleet.start("-c", "1", option)
+    before = set(worker.children())
+    for number in range(2):
+        uid = queue.perform(need_memory, f"{number}", 40)
+        queue.result(uid).wait(PATIENCE_SECONDS)
+
+    assert [name for name, _ in place.written()] == [f"{number} True" for number in range(2)]
+    until(lambda: set(worker.children()) - before, "a new child")
+
+
+def test_soft_time_limit_of_celery_does_nothing_and_the_hard_one_kills_the_child(
+    fleet: Fleet, queue: JobQueue, place: Place, tmp_path: Path
+) -> None:
+    worker = fleet.start("-c", "1", "--time-limit=2", "--soft-time-limit=1")
+    uid, path = start_waiting(queue, tmp_path)
+    [child] = worker.children()
+    until(lambda: "Soft time limit" in worker.text(), "the soft limit")
+    after_soft = queue.result(uid).status, worker.children()
+    until(lambda: "Hard time limit" in worker.text(), "the hard limit")
+    path.touch()
+    queue.result(uid).wait(PATIENCE_SECONDS)
+
+    assert after_soft == (RUNNING, [child])
+    assert place.written() == [("work", 1)]
+
+
+# -- starts and pools
+
+
+def test_application_that_cannot_be_loaded_is_said_once(fleet: Fleet) -> None:
+    worker = fleet.start("-c", "2", ready=False, problem="no configuration today")
+
+    assert worker.process.wait(PATIENCE_SECONDS) == 2
+    assert worker.text().count("RuntimeError: no configuration today") == 1
+
+
+def test_child_that_cannot_load_the_application_ends_the_worker(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    path = tmp_path / "loaded"
+    worker = fleet.start("-c", "2", ready=False, app="celery_fleet:made_once",
+                         variables={"ASYNCJOB_TEST_ONCE": str(path)})  # fmt: skip
+
+    assert worker.process.wait(PATIENCE_SECONDS) == 78
+    assert worker.text().count("a child of Celery cannot load the application") == 1
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_pools_without_children_run_jobs_and_drain(
+    fleet: Fleet, queue: JobQueue, place: Place, tmp_path: Path, pool: str
+) -> None:
+    worker = fleet.start("-P", pool, "-c", "3")
+    for number in range(20):
+        queue.perform(write_one, f"{number:02}")
+    until(lambda: len(place.written()) == 20, "all effects")
+    uid, _ = start_waiting(queue, tmp_path)
+    worker.signal(signal.SIGTERM)
+
+    assert worker.process.wait(PATIENCE_SECONDS) in (0, 1)
+    assert queue.result(uid).status is READY
+    assert queue.result(uid).attempts == 0
+    assert len(place.written()) == 20
+
+
+@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
+def test_pool_of_greenlets_is_refused(pool: str) -> None:
+    """Neither need be installed: a class of such a module is enough."""
+    kind = type("TaskPool", (), {"__module__": f"celery.concurrency.{pool}"})
+    worker = SimpleNamespace(pool_cls=kind, steps=[])
+
+    with pytest.raises(ConfigError, match="expected prefork, threads or solo, got a pool of"):
+        FleetStep(worker, fleet=None)  # type: ignore[arg-type]
+
+
+def test_dash_q_serves_these_queues_alone(fleet: Fleet, queue: JobQueue, place: Place) -> None:
+    fleet.start("-c", "1", "-Q", f"{PREFIX}mail")
+    other = queue.perform(write_one, "default")
+    with queue.as_current():
+        mail = task(queue_name="mail")(write_one).enqueue("mail")
+        mail.wait(PATIENCE_SECONDS)
+
+    assert queue.result(other).status is READY
+    assert any("no living worker serves its queue 'default'" in each
+               for each in queue.result(other).explain(workers=True))  # fmt: skip

@@ -1,0 +1,29 @@
+"""``make test`` and ``make fast`` run the checks of style, types and docs among the tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize("target", ["test", "fast"])
+def test_make_runs_the_checks(target):
+    venv = Path(sys.prefix)
+    environ = {name: value for name, value in os.environ.items() if "MAKE" not in name}
+    only_named = "PYTEST=--collect-only -q --ignore-glob=*/test_*.py"
+
+    done = subprocess.run(
+        ["make", "--old-file", f"{venv}/.made-test", "--old-file", "browser", target, only_named,
+         f"VENV={venv}", "PROCESSES=0"],
+        cwd=ROOT, env=environ, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    for check in ("types", "docs", "lint"):
+        assert f"tests/project_checks.py::test_check[{check}]" in done.stdout

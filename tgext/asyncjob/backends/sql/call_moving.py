@@ -1,0 +1,30 @@
+"""Gives a waiting job the call of a newer one, which is not opened for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Row
+
+from ...serialization import SerializedCall
+from .rows import Deciding, Rows
+
+
+def with_call_of(rows: Rows, older: Row[Any], newer: Row[Any]) -> dict[str, Any]:
+    """Return what the row of a waiting job gets of a newer one: its call, and for whom it is run.
+
+    Raises BadSignature if the newer row was changed, or cannot be verified by this process.
+    """
+    its = Deciding(newer.queue_name, newer.rank, newer.options, newer.context)
+    moved = Deciding(older.queue_name, older.rank, older.options, newer.context)
+    call = rows.serializer.moved(
+        SerializedCall(newer.name, newer.payload, newer.signature),
+        old=(newer.uid, rows.bound(its)),
+        new=(older.uid, rows.bound(moved)),
+    )
+    return {
+        **call._asdict(),
+        "context": newer.context,
+        "task_name": newer.task_name,
+        "enqueued_by": newer.enqueued_by,
+    }

@@ -1,0 +1,37 @@
+"""``/limits``: limits and rates by key, the limits of queues, and the owners who take turns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from webob import Response
+
+from ..backends.limits import MOST_KEYS, MOST_WAITING
+from .dashboard import page
+from .texts import gettext
+
+if TYPE_CHECKING:
+    from .visit import Visit
+
+
+def show(visit: Visit) -> Response:
+    """Answer with the keys of which jobs wait or run, the full ones first, and with the owners who
+    take turns."""
+    backend = visit.queue.backend
+    keys, owners = backend.key_states(), backend.owner_states()
+    limits = backend.queue_limits()
+    running = backend.running_in_each(limits) if limits else {}
+    queues = [(name, most, running[name]) for name, most in limits.items()]
+    return page(
+        visit,
+        "limits.xhtml",
+        "/limits",
+        gettext("Limits"),
+        keys=sorted(keys, key=lambda each: (not each.use.is_full, each.use.key)),
+        queues=queues,
+        owners=owners,
+        most_keys=MOST_KEYS if len(keys) == MOST_KEYS else None,
+        most_owners=MOST_KEYS if len(owners) == MOST_KEYS else None,
+        most_waiting=MOST_WAITING,
+        is_shared=visit.overview is not None,
+    )
