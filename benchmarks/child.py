@@ -34,6 +34,8 @@ def running_seconds(jobs: int, requests: int) -> float:
 
 MEASURES: dict[str, Callable[..., float]] = {
     "run": measures.run_seconds,
+    "dropped": measures.dropped_seconds,
+    "idle": measures.idle_microseconds,
     "enqueue": measures.enqueue_seconds,
     "memory": measures.queued_bytes,
     "request held": held_seconds,

@@ -6,6 +6,7 @@ garbage. Only the one that is asked works; the others wait for a line.
 
 import json
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,14 +24,20 @@ class ChildFailed(Exception):
 
 
 class Child:
-    """A running child.py, or another such *program*, under some environment's Python."""
+    """A running child.py, or another such *program*, under some environment's Python.
 
-    def __init__(self, python: str, program: Path = PROGRAM) -> None:
+    variables: of its environment; None: those of this process.
+    """
+
+    def __init__(
+        self, python: str, program: Path = PROGRAM, variables: Mapping[str, str] | None = None
+    ) -> None:
         self._process = subprocess.Popen(
             [python, str(program)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env=variables,
         )
 
     def ask(self, measure: str, **parameters: str | int | bool) -> float:

@@ -6,7 +6,9 @@ of its jobs have run, with contenders that keep no handle.
 """
 
 import itertools
+import queue
 import threading
+import time
 
 #: nothing here waits longer: a contender that has lost a job ends the measurement
 PATIENCE_SECONDS = 60.0
@@ -58,12 +60,19 @@ class Gate:
 
 TALLY = Tally()
 GATE = Gate()
+#: the instants at which jobs ran
+STAMPS: "queue.SimpleQueue[int]" = queue.SimpleQueue()
 
 
 def tick() -> None:
     """Count this job: the no-op that is measured."""
     if next(TALLY.numbers) == TALLY.last:
         TALLY.complete.set()
+
+
+def stamp() -> None:
+    """Tell when this line ran."""
+    STAMPS.put(time.perf_counter_ns())
 
 
 def hold() -> None:

@@ -6,12 +6,13 @@ enqueue and not the race with the worker for the interpreter.
 
 import contextlib
 import gc
+import statistics
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 
 from contenders import CONTENDERS, Contender
-from jobs import GATE, TALLY, hold, tick
+from jobs import GATE, PATIENCE_SECONDS, STAMPS, TALLY, hold, stamp, tick
 
 
 def run_seconds(kind: str, threads: int, jobs: int) -> float:
@@ -30,6 +31,38 @@ def run_seconds(kind: str, threads: int, jobs: int) -> float:
         TALLY.wait()
         contender.settle(handles[-1])
         return time.perf_counter() - begun
+
+
+def dropped_seconds(kind: str, threads: int, jobs: int) -> float:
+    """Do the same for a producer that keeps nothing, on a bare heap: of the objects that the
+    imports of a contender have left the garbage collector looks at none."""
+    with _started(kind, threads) as contender:
+        enqueue = contender.submitter(tick)
+        TALLY.expect(jobs)
+        gc.collect()
+        gc.freeze()
+        try:
+            begun = time.perf_counter()
+            for _ in range(jobs):
+                last = enqueue()
+            TALLY.wait()
+            contender.settle(last)
+            return time.perf_counter() - begun
+        finally:
+            gc.unfreeze()
+
+
+def idle_microseconds(kind: str, threads: int, jobs: int) -> float:
+    """Median microseconds from the enqueue of a job to its first line, on an idle worker."""
+    with _started(kind, threads) as contender:
+        enqueue = contender.submitter(stamp)
+        found = []
+        for _ in range(jobs):
+            time.sleep(0.001)  # the threads have gone to sleep by then
+            begun = time.perf_counter_ns()
+            enqueue()
+            found.append(STAMPS.get(timeout=PATIENCE_SECONDS) - begun)
+        return statistics.median(found) / 1000
 
 
 def enqueue_seconds(kind: str, threads: int, jobs: int) -> float:

@@ -29,6 +29,8 @@ MEMORY_BEFORE = "before: Huey 0.3 KiB, ThreadPoolExecutor 1.9 KiB"
 REQUEST_BEFORE = "before: released, running, about 100"
 
 RUN_AIM = Aim(0.7, "at least 0.7", at_least=True)
+DROPPED_AIM = Aim(0.8, "at least 0.8", at_least=True)
+IDLE_AIM = Aim(15.0, "at most 15")
 MEMORY_AIM = Aim(1024.0, "below 1 KiB")
 REQUEST_AIM = Aim(50.0, "at most 50")
 
@@ -80,9 +82,16 @@ def in_turn(
     return [list(figures) for figures in zip(*answers, strict=True)]
 
 
-def enqueue_and_run(field: Sequence[Contestant], baseline: Contestant, size: Size) -> None:
-    """Print how fast one producer's no-op jobs run, against *baseline* = 1.0."""
-    seconds = ask_all("run", field, size)
+def enqueue_and_run(
+    field: Sequence[Contestant], baseline: Contestant, size: Size, *, kept: bool
+) -> None:
+    """Print how fast one producer's no-op jobs run, against *baseline* = 1.0.
+
+    kept: whether the producer keeps what each enqueue gives, beside what imports have left; if not,
+    it drops that at once, on a bare heap.
+    """
+    seconds = ask_all("run" if kept else "dropped", field, size)
+    how, aim = ("kept", RUN_AIM) if kept else ("dropped, bare heap", DROPPED_AIM)
     rows = []
     for one in field:
         pairs = zip(seconds[baseline], seconds[one], strict=True)
@@ -90,14 +99,24 @@ def enqueue_and_run(field: Sequence[Contestant], baseline: Contestant, size: Siz
         rate = size.jobs / Spread.of(seconds[one]).median
         note = f"{rate:9,.0f} jobs/s  "
         if one.kind == "ours" and one.threads == baseline.threads:
-            note += RUN_AIM.verdict(ratio.median)
+            note += aim.verdict(ratio.median)
         rows.append(Row(one.name, ratio, note))
     print_table(
-        f"Enqueue and run {size.jobs:,} no-op jobs, one producer: speed against"
+        f"Enqueue and run {size.jobs:,} no-op jobs, one producer, handles {how}: speed against"
         f" {baseline.name} ({RUN_BEFORE})",
         rows,
         2,
     )
+
+
+def idle_latency(field: Sequence[Contestant], size: Size) -> None:
+    """Print how long a job takes to its first line, from the enqueue, on an idle worker."""
+    answers = in_turn(size.rounds, [asker(one, "idle", size.requests) for one in field])
+    rows = []
+    for one, figures in zip(field, answers, strict=True):
+        spread = Spread.of(figures)
+        rows.append(Row(one.name, spread, IDLE_AIM.verdict(spread.median) * (one.kind == "ours")))
+    print_table("One job to an idle worker: p50, microseconds", rows, 1)
 
 
 def enqueue_alone(field: Sequence[Contestant], baseline: Contestant, size: Size) -> None:
@@ -191,7 +210,10 @@ def main() -> None:
             Contestant("huey", 1, huey),
             Contestant("released", 1, released),
         ]
-        enqueue_and_run(field, baseline, size)
+        enqueue_and_run(field, baseline, size, kept=True)
+        enqueue_and_run(field, baseline, size, kept=False)
+        # Huey looks again after a while, and the released one has no other way
+        idle_latency([one for one in field if one.kind in ("threadpool", "ours")], size)
         enqueue_alone(field, baseline, size)
         queued_memory([one for one in field if one.threads == 4 or one.kind == "released"], size)
         request_overhead(our_application, released, size)

@@ -24,16 +24,26 @@ from sqljobs import CREATE_WRITTEN, NOTE, stamp, tick
 BATCH = 100
 
 CREATE_JOBS = """create table jobs (
-    uid varchar(60) primary key, call varchar(200) not null, arguments text not null,
+    uid varchar(60) primary key, target varchar(200) not null, arguments text not null,
     state varchar(12) not null, priority integer not null, enqueued_at double precision not null,
     number integer not null)"""
 CREATE_INDEX = "create index waiting on jobs (priority desc, number) where state = 'ready'"
+#: the same where an index has no condition
+CREATE_WHOLE_INDEX = "create index waiting on jobs (state, priority desc, number)"
+
+#: what a connection is asked for the durability of its commits, by its dialect
+DURABILITY = {
+    "sqlite": "pragma synchronous",
+    "postgresql": "show synchronous_commit",
+    "mysql": "select if(@@innodb_flush_log_at_trx_commit = 1 and @@sync_binlog >= @@log_bin,"
+    " 'on', 'off')",
+}
 
 METADATA = sa.MetaData()
 JOBS = sa.Table(
     "jobs",
     METADATA,
-    *[sa.Column(name, sa.Text) for name in ("uid", "call", "arguments", "state")],
+    *[sa.Column(name, sa.Text) for name in ("uid", "target", "arguments", "state")],
     sa.Column("priority", sa.Integer),
     sa.Column("enqueued_at", sa.Float),
     sa.Column("number", sa.Integer),
@@ -48,7 +58,7 @@ def job_row(job: str, number: int) -> dict[str, Any]:
     """Give a row as any queue makes it: an unguessable key, the call as text."""
     return {
         "uid": f"asyncjob_{uuid.uuid4().hex}",
-        "call": f"sqljobs:{job}",
+        "target": f"sqljobs:{job}",
         "arguments": json.dumps([[], {}]),
         "state": "ready",
         "priority": 0,
@@ -76,7 +86,9 @@ class Core:
     def __init__(self, url: str, create: bool) -> None:
         self._engine = engine_for(url)
         with self._engine.begin() as connection:
-            for statement in (CREATE_JOBS, CREATE_INDEX, CREATE_WRITTEN):
+            is_whole = self._engine.dialect.name == "mysql"
+            index = CREATE_WHOLE_INDEX if is_whole else CREATE_INDEX
+            for statement in (CREATE_JOBS, index, CREATE_WRITTEN):
                 connection.execute(sa.text(statement))
         self._number = 0
 
@@ -109,13 +121,9 @@ class Core:
             connection.execute(JOBS.insert(), rows)
 
     def durability(self) -> str:
-        asked = {"sqlite": "pragma synchronous"}
         with self._engine.connect() as connection:
-            return str(
-                connection.exec_driver_sql(
-                    asked.get(connection.dialect.name, "show synchronous_commit")
-                ).scalar()
-            )
+            asked = DURABILITY[connection.dialect.name]
+            return str(connection.exec_driver_sql(asked).scalar())
 
     def written(self) -> int:
         with self._engine.connect() as connection:
@@ -123,6 +131,18 @@ class Core:
 
     def close(self) -> None:
         self._engine.dispose()
+
+
+class Copy(Core):
+    """COPY, the fastest way into a table of PostgreSQL, of the same rows."""
+
+    def enqueue_many(self, job: str, jobs: int) -> None:
+        first, self._number = self._number + 1, self._number + jobs
+        with self._engine.begin() as connection:
+            cursor = connection.connection.cursor()
+            with cursor.copy(f"copy jobs ({', '.join(JOBS.c.keys())}) from stdin") as copy:
+                for number in range(first, first + jobs):
+                    copy.write_row(list(job_row(job, number).values()))
 
 
 class Session(Core):
@@ -217,7 +237,7 @@ class SqliteLoop(Loop):
 
     claim = f"""update jobs set state = 'running' where uid in (
         select uid from jobs where state = 'ready' order by priority desc, number limit {BATCH})
-        returning uid, call"""
+        returning uid, target"""
 
     def __init__(self, url: str, create: bool) -> None:
         super().__init__(url, create)
@@ -246,7 +266,7 @@ class PsycopgLoop(Loop):
 
     claim = f"""update jobs set state = 'running' where uid in (
         select uid from jobs where state = 'ready' order by priority desc, number limit {BATCH}
-        for update skip locked) returning uid, call"""
+        for update skip locked) returning uid, target"""
     mark_one = Loop.mark_one.replace("?", "%s")
     insert = Loop.insert.replace("?", "%s")
     mark_all = "update jobs set state = 'done' where uid = any(%s) and state = 'running'"
@@ -278,7 +298,7 @@ class Notify:
 
     CHANNEL = "asyncjob_benchmark"
     INSERT = (
-        "insert into jobs values (%(uid)s, %(call)s, %(arguments)s, %(state)s, %(priority)s,"
+        "insert into jobs values (%(uid)s, %(target)s, %(arguments)s, %(state)s, %(priority)s,"
         " %(enqueued_at)s, %(number)s)"
     )
 
@@ -337,7 +357,7 @@ class NotifyAndClaim(Notify):
     CHANNEL = "asyncjob_benchmark_claim"
     CLAIM = """update jobs set state = 'running' where uid in (
         select uid from jobs where state = 'ready' order by priority desc, number limit 1
-        for update skip locked) returning uid, call, set_config('synchronous_commit', 'off', true)
+        for update skip locked) returning uid, target, set_config('synchronous_commit', 'off', true)
         """
 
     def __init__(self, url: str, create: bool) -> None:

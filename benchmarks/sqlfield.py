@@ -37,8 +37,11 @@ def ours(database: str, threads: int, signed: bool = True) -> Contestant:
     return Contestant("ours", database, name, (("threads", threads), ("signed", int(signed))))
 
 
-SQLITE, POSTGRESQL = "sqlite", "postgresql"
-CORE = {each: Contestant("core", each, "bare SQLAlchemy Core") for each in (SQLITE, POSTGRESQL)}
+SQLITE, POSTGRESQL, MARIADB = "sqlite", "postgresql", "mariadb"
+CORE = {
+    each: Contestant("core", each, "bare SQLAlchemy Core") for each in (SQLITE, POSTGRESQL, MARIADB)
+}
+COPY = Contestant("copy", POSTGRESQL, "bare COPY")
 SESSION = {
     each: Contestant("session", each, "the same in a session") for each in (SQLITE, POSTGRESQL)
 }

@@ -11,6 +11,7 @@ import select
 import struct
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 #: nothing here waits longer: a contender that has lost a job ends the measurement
@@ -27,17 +28,21 @@ class Tally:
     def __init__(self) -> None:
         self.expect(0)
 
-    def expect(self, jobs: int) -> None:
-        """Begin again with *jobs* to come; nothing may be running meanwhile."""
+    def expect(self, jobs: int, spent: Callable[[], Any] = time.process_time) -> None:
+        """Begin again with *jobs* to come; nothing may be running meanwhile.
+
+        spent: called when the first begins, for what was spent until then.
+        """
         self.numbers = itertools.count(1)
         self.last = jobs
-        self.began_at = 0.0
+        self.spent = spent
+        self.began_at, self.spent_before = 0.0, None
         self.complete = threading.Event()
 
     def count(self) -> None:
         number = next(self.numbers)
         if number == 1:
-            self.began_at = time.perf_counter()
+            self.began_at, self.spent_before = time.perf_counter(), self.spent()
         if number == self.last:
             self.complete.set()
 

@@ -16,6 +16,7 @@ from sqljobs import PATIENCE_SECONDS, STAMPS, TALLY
 #: module and class of each contender; imported late, since no environment has them all
 CONTENDERS = {
     "core": "sqlbare:Core",
+    "copy": "sqlbare:Copy",
     "session": "sqlbare:Session",
     "sqlite loop": "sqlbare:SqliteLoop",
     "psycopg loop": "sqlbare:PsycopgLoop",
@@ -26,6 +27,7 @@ CONTENDERS = {
     "procrastinate": "sqlasync:Procrastinate",
     "chancy": "sqlasync:Chancy",
     "ours": "sqlours:Ours",
+    "ours by task": "sqlours:OursByTask",
 }
 DURABLE = {"2", "on"}  # SQLite: FULL; PostgreSQL: synchronous_commit
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 import transaction
 
 import sqljobs
-from sqlbare import COUNT_WRITTEN, WRITTEN
+from sqlbare import COUNT_WRITTEN, DURABILITY, WRITTEN
 from sqljobs import CREATE_WRITTEN, NOTE, TALLY
 from tgext.asyncjob import JobQueue, asyncjob_session, task
 
@@ -30,6 +30,7 @@ def write() -> None:
 
 
 JOBS = {"tick": sqljobs.tick, "stamp": sqljobs.stamp, "write": write}
+TASKS = {"tick": task(sqljobs.tick)}
 
 
 class Ours:
@@ -57,10 +58,8 @@ class Ours:
 
     def durability(self) -> str:
         """Ask on the connection that a request, or a job, commits on."""
-        asked = {"sqlite": "pragma synchronous"}
-        dialect = self._engine.dialect.name
-        session = self._queue.session()
-        found = session.execute(sa.text(asked.get(dialect, "show synchronous_commit"))).scalar()
+        asked = DURABILITY[self._engine.dialect.name]
+        found = self._queue.session().execute(sa.text(asked)).scalar()
         transaction.abort()
         return str(found)
 
@@ -94,10 +93,8 @@ class Ours:
 
     def enqueue_many(self, job: str, jobs: int) -> None:
         self._before = self._last()
-        call = JOBS[job]
         with self._queue.in_transaction():
-            for _ in range(jobs):
-                self._queue.perform(call)
+            self._queue.perform_many(JOBS[job], [()] * jobs)
             transaction.commit()
 
     def fill(self, jobs: int) -> None:
@@ -147,3 +144,12 @@ class Ours:
 
     def close(self) -> None:
         self._queue.close()
+
+
+class OursByTask(Ours):
+    """The same where the jobs of a transaction are of a task, and their results are kept."""
+
+    def enqueue_many(self, job: str, jobs: int) -> None:
+        with self._queue.as_current(), self._queue.in_transaction():
+            self._results = TASKS[job].enqueue_many([()] * jobs)
+            transaction.commit()

@@ -1,7 +1,7 @@
 """Where durable queues are measured: processes, each with a contender, and places for its tables.
 
-A place is a SQLite file in a temporary folder, or a PostgreSQL schema of its own; both go when
-the run ends, however it ends.
+A place is a SQLite file in a temporary folder, a PostgreSQL schema or a MariaDB database of its
+own; all go when the run ends, however it ends.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import make_url
+from sqlalchemy import create_engine, make_url
 
 from children import Child
 
@@ -36,10 +36,12 @@ class Stand(Child):
 class Places:
     """Fresh places, one after the other; a context manager that removes them."""
 
-    def __init__(self, postgresql: str) -> None:
+    def __init__(self, postgresql: str, mariadb: str | None = None) -> None:
         self._postgresql = make_url(postgresql)
+        self._mariadb = None if mariadb is None else make_url(mariadb)
         self._made = 0
         self._schemas: list[str] = []
+        self._databases: list[str] = []
 
     @property
     def _dsn(self) -> str:
@@ -64,6 +66,11 @@ class Places:
         if database == "sqlite":
             return f"sqlite:///{self.folder}/{self._made}.db"
         schema = SCHEMA.format(self._made)
+        if database == "mariadb":
+            self._on_mariadb(f"drop database if exists {schema}", f"create database {schema}")
+            self._databases.append(schema)
+            assert self._mariadb is not None
+            return self._mariadb.set(database=schema).render_as_string(hide_password=False)
         with psycopg.connect(self._dsn, autocommit=True) as connection:
             self._drop(connection, schema)
             connection.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
@@ -86,8 +93,19 @@ class Places:
                 while self._schemas:
                     self._drop(connection, self._schemas[-1])
                     self._schemas.pop()
+        while self._databases:
+            self._on_mariadb(f"drop database if exists {self._databases[-1]}")
+            self._databases.pop()
         for path in Path(self.folder).iterdir():
             path.unlink()
+
+    def _on_mariadb(self, *statements: str) -> None:
+        assert self._mariadb is not None
+        engine = create_engine(self._mariadb)
+        with engine.connect() as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+        engine.dispose()
 
     @staticmethod
     def _drop(connection: Any, schema: str) -> None:

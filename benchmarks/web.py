@@ -5,8 +5,10 @@
     python benchmarks/web.py --db sqlite
 
 Nine in ten jobs have ended, one in 50 of them failed; the others wait in 50 queues, of which two
-are paused. Each page is answered by the WebApplication itself, without a server; a poll is one for
-a single bar and one for fifty. Exits with 0 whether an aim is met or missed.
+are paused. First what has ended is counted, as a worker does after an upgrade; then the minutes are
+filled with as many tasks as are counted by themselves. Each page is answered by the WebApplication
+itself, without a server; a poll is one for a single bar and one for fifty. Exits with 0 whether an
+aim is met or missed.
 """
 
 import argparse
@@ -17,14 +19,17 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, select
+from sqlalchemy import Engine, create_engine, delete, event, select
+from sqlalchemy import insert as insert_into
 from webob import Request
 
 from figures import Aim, Row, Spread, print_table
 from tgext.asyncjob import JobQueue
 from tgext.asyncjob.backends.sql import states
+from tgext.asyncjob.backends.statistics import LEAST_KEPT, MOST_NAMES, SUMMED, Name, minute_of
 from tgext.asyncjob.web import Rights, WebApplication
 from tgext.asyncjob.web.routes import ROUTES, Right
 
@@ -43,8 +48,12 @@ STATEMENTS_AIM = Aim(12, "at most 12 statements")
 #: Lists in the order and with the filters that the page of jobs has.
 LISTS = (
     "", "status=FAILED", "status=SUCCESSFUL", "status=READY", "name=shop.mails.send", "user=ada",
-    "queue=queue7", "error=ValueError", "since=1h",
+    "queue=queue7", "queue=queue7&status=FAILED", "queue=none", "error=ValueError", "error=None",
+    "name=none", "user=ada&status=CANCELLED", "since=1h",
 )  # fmt: skip
+
+#: The name of a schedule.
+SCHEDULE = "nightly"
 
 #: Seconds between two polls of a bar on which nothing moves.
 POLL_SECONDS = 5
@@ -107,8 +116,10 @@ def fill(engine: Engine, kind: str, prefix: str, jobs: int) -> None:
             f"SELECT uid, {path}, '7', '{trace}' FROM {prefix}jobs WHERE state = {states.FAILED}"
         )
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        table = "TABLE " * (kind == "mariadb") + f"{prefix}jobs"
-        connection.exec_driver_sql(f"{'VACUUM ' * (kind == 'postgresql')}ANALYZE {table}").close()
+        for name in ("jobs", "errors"):
+            table = "TABLE " * (kind == "mariadb") + f"{prefix}{name}"
+            analyze = f"{'VACUUM ' * (kind == 'postgresql')}ANALYZE"
+            connection.exec_driver_sql(f"{analyze} {table}").close()
 
 
 def joined(kind: str, text: str, number: str) -> str:
@@ -124,7 +135,9 @@ def insert(engine: Engine, kind: str, prefix: str, state: int, most: int) -> Non
         "uid": joined(kind, f"asyncjob_{marker}_", "value"),
         "state": str(state),
         "rank": "0",
-        "queue_name": joined(kind, "queue", "(value & 49)"),
+        "queue_name": joined(
+            kind, "queue", "(value % 50)" if kind == "sqlite" else "mod(value, 50)"
+        ),
         "budget": "1",
         "name": "CASE WHEN (value & 3) = 0 THEN 'shop.mails.send' ELSE 'shop.thumbs.make' END",
         "task_name": "CASE WHEN (value & 3) = 0 THEN 'shop.mails.send' ELSE 'shop.thumbs.make' END",
@@ -195,6 +208,9 @@ def measure(kind: str, jobs: int, rounds: int) -> None:
 
             return ask
 
+        count_ended(queue, kind)
+        fill_minutes(queue, engine)
+        queue.schedule(SCHEDULE, len, ["x"], every=timedelta(days=1))
         rows = []
         for path in paths(uids):
             get(path)()
@@ -225,6 +241,43 @@ def measure(kind: str, jobs: int, rounds: int) -> None:
         )
 
 
+def count_ended(queue: JobQueue, kind: str) -> None:
+    """Count what has ended, as the first worker does after an upgrade, and print how long a rescue
+    would have waited for it."""
+    times, goes_on = [], True
+    while goes_on:
+        began = time.perf_counter()
+        goes_on = queue.backend.statistics.collect()
+        times.append(1000 * (time.perf_counter() - began))
+    told = f"{len(times)} calls, {sum(times) / 1000:.1f} s in all, the longest {max(times):.0f} ms"
+    print(f"{kind}: first count of what ended in a day: {told}")
+
+
+def fill_minutes(queue: JobQueue, engine: Engine) -> None:
+    """Fill a day with as many names in each minute as there may be."""
+    table = queue.backend.tables.minutes  # type: ignore[attr-defined]
+    now = minute_of(time.time())
+    numbers = [each.name for each in table.columns if each.name not in Name._fields][2:]
+    with engine.begin() as connection:
+        connection.execute(delete(table))
+        minutes = [(1, minute) for minute in range(now - LEAST_KEPT, now)]
+        for span, minute in [
+            *minutes,
+            *((SUMMED, each) for _, each in minutes if not each % SUMMED),
+        ]:
+            rows = [
+                {
+                    "span": span,
+                    "minute": minute,
+                    "task_name": f"shop.task{number}",
+                    "queue_name": "default",
+                }
+                | dict.fromkeys(numbers, 1)
+                for number in range(MOST_NAMES)
+            ]
+            connection.execute(insert_into(table), rows)
+
+
 def paths(uids: list[str]) -> Iterator[str]:
     """The pages that need a right to see them, the list of jobs with each of its filters."""
     for route in ROUTES:
@@ -232,7 +285,8 @@ def paths(uids: list[str]) -> Iterator[str]:
             if route.path == "/jobs":
                 yield from (f"/jobs?{each}" for each in LISTS)
             else:
-                yield f"/job?uid={uids[0]}" if route.path == "/job" else route.path
+                fields = {"/job": f"?uid={uids[0]}", "/schedule": f"?of={SCHEDULE}"}
+                yield route.path + fields.get(route.path, "")
 
 
 def main() -> int:
