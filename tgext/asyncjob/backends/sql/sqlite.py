@@ -6,6 +6,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ log = logging.getLogger(__name__)
 #: Seconds that our own connections wait for SQLite's only write lock. The driver's default of 5 is
 #: less than an ordinary import holds it.
 BUSY_SECONDS = 30
+
+#: Seconds between two tries to switch a file to write-ahead logging.
+SWITCH_SECONDS = 0.01
 
 #: Cache of each of our own connections to SQLite, enough for the top of the indexes and new rows.
 #: The default of 2,000 would fill slowly, and look like a leak of the worker.
@@ -77,7 +81,7 @@ class Sqlite(Dialect):
                     "a file"
                 )
             if mode != "wal":
-                connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+                _log_ahead(driver_of(connection))
                 log.info(
                     "switched %s to write-ahead logging, so that readers and a writer do not "
                     "wait for each other; %s-wal and %s-shm belong to it: a backup takes all three",
@@ -159,7 +163,7 @@ class Sqlite(Dialect):
 
     def prepare_side(self, connection: Any, record: Any) -> None:
         self.prepare(connection, record)
-        connection.execute("PRAGMA journal_mode = WAL")
+        _log_ahead(connection)
         # A power cut may undo the last changes; progress and heartbeats promise no durability.
         connection.execute("PRAGMA synchronous = OFF")
         record.info["file"] = _file_at(self._side_database.url.database)
@@ -198,6 +202,23 @@ class Sqlite(Dialect):
         self._writer = 0
         self._deferred.clear()
         forget_connections(self._side_database)
+
+
+def _log_ahead(driver: Any) -> None:
+    """Switch the file of a driver's connection to write-ahead logging.
+
+    SQLite refuses that at once while another process uses the file, whatever ``busy_timeout`` says,
+    and processes that start together meet here. After the first has switched, the others may.
+    """
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            driver.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "database is locked" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(SWITCH_SECONDS)
 
 
 def _add_missing(connection: Any, table: SideTable) -> None:
