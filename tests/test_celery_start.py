@@ -150,7 +150,8 @@ def fleet(place: Place, tmp_path: Path) -> Iterator[Fleet]:
     app.__dict__.pop("amqp", None)
     options = {"broker_url": None, "celery_app": "celery_own_app:app"}
     with fleet_of("rabbitmq", place.url, tmp_path, **options) as made:
-        made.start("-c", "1", variables={"TEST_BROKER": url, "TEST_QUEUE_TYPE": "quorum"})
+        given = {"TEST_QUEUE_TYPE": "quorum", "TEST_ACKNOWLEDGED": "early"}
+        made.start("-c", "1", variables={"TEST_BROKER": url, **given})
         yield made
     transaction.abort()
     place.empty()
