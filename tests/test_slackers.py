@@ -16,6 +16,7 @@ import multiprocessing
 import operator
 import os
 import pickle
+import queue
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -636,6 +637,43 @@ def test_tornado_awaits_and_yields_chains(worker):
 
     assert in_tornado(native) == 2
     assert in_tornado(decorated) == (3, [4, 5], {"six": 6})
+
+
+def test_tornado_waits_for_several_futures_of_which_a_worker_ends_the_last(worker, gate):
+    """In debug mode a loop refuses what is set from another thread, which would not wake it."""
+
+    @gen.coroutine
+    def several():
+        IOLoop.current().asyncio_loop.set_debug(True)
+        IOLoop.current().add_callback(gate.open)  # once all are waited for
+        return (yield [Slacker(gate, worker).enter().fetch(), Slacker(math).sqrt(4).fetch()])
+
+    assert in_tornado(several) == [None, 2]
+
+
+@pytest.mark.parametrize("where", ["in a loop", "after its end", "without one"])
+def test_callback_of_a_future_comes_on_the_loop_that_runs_where_it_is_added(worker, gate, where):
+    calls: queue.Queue[Any] = queue.Queue()
+
+    async def add() -> Any:
+        outcome = Slacker(gate, worker).enter().fetch()
+        outcome.add_done_callback(lambda done: calls.put((done, threading.current_thread())))
+        if where == "in a loop":
+            gate.open()
+            await outcome
+        return outcome
+
+    if where == "without one":
+        with pytest.raises(StopIteration) as ended:
+            add().send(None)
+        outcome = ended.value.value
+    else:
+        outcome = asyncio.run(add())
+    gate.open()
+
+    done, thread = calls.get(timeout=PATIENCE_SECONDS)
+    assert done is outcome
+    assert (thread is threading.current_thread()) == (where == "in a loop")
 
 
 # -- process

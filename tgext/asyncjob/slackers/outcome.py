@@ -11,9 +11,12 @@ import logging
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from ..executors.loops import LoopCalls
+from ..executors.running_loop import running_loop
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,15 @@ class Fetched(Future[Any]):
         if self._calls is not None:
             self._calls.move_to(asyncio.get_running_loop())
         return asyncio.wrap_future(self).__await__()
+
+    def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
+        """Call *fn* with this future once it is done: on the event loop that runs in this thread,
+        where one does. Tornado's ``yield`` of several futures ends only there."""
+        loop = running_loop()
+        if loop is None or self.done():
+            super().add_done_callback(fn)
+        else:
+            super().add_done_callback(partial(_call_on, loop, fn))
 
     def result(self, timeout: float | None = None) -> Any:
         """Return the result, or raise what was raised; TimeoutError after *timeout* seconds."""
@@ -71,6 +83,16 @@ class Fetched(Future[Any]):
             log_failure(super().exception())
 
 
+def _call_on(
+    loop: asyncio.AbstractEventLoop, call: Callable[[Future[Any]], object], done: Future[Any]
+) -> None:
+    if running_loop() is not loop:
+        with suppress(RuntimeError):  # it was closed
+            loop.call_soon_threadsafe(call, done)
+            return
+    call(done)
+
+
 def log_failure(error: BaseException | None) -> None:
     """Log an error that is not reported in another way."""
     if error is not None:
@@ -89,7 +111,7 @@ def fetched(work: Future[Any]) -> Fetched:
             work.cancel()
 
     work.add_done_callback(settle)
-    outcome.add_done_callback(cancel)
+    Future.add_done_callback(outcome, cancel)
     return outcome
 
 

@@ -69,7 +69,7 @@ class _Process:
         while True:
             waited_for = next((part for part in self._parts if not part.done()), None)
             if waited_for is not None:
-                waited_for.add_done_callback(self._wake)
+                Future.add_done_callback(waited_for, self._wake)  # which finds the loop itself
                 return
             try:
                 yielded = self._context.run(self._step)
