@@ -19,7 +19,9 @@ from celery_fleet import PATIENCE_SECONDS, Fleet, fleet_of, until
 from sqlqueues import PREFIX, Place, place_of, write_one
 from tgext.asyncjob import JobQueue, TaskResultStatus, task
 from tgext.asyncjob.errors import ConfigError
-from tgext.asyncjob.fleet.fleet import FleetStep
+from tgext.asyncjob.fleet.fleet import AGAIN_SECONDS, FleetStep
+from tgext.asyncjob.fleet.fleet import Fleet as FleetOfApp
+from tgext.asyncjob.fleet.settings import FleetSettings
 from worker_contract import start_waiting
 
 READY, RUNNING = TaskResultStatus.READY, TaskResultStatus.RUNNING
@@ -195,3 +197,45 @@ def test_dash_q_serves_these_queues_alone(fleet: Fleet, queue: JobQueue, place: 
     assert queue.result(other).status is READY
     assert any("no living worker serves its queue 'default'" in each
                for each in queue.result(other).explain(workers=True))  # fmt: skip
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_queue_that_is_new_is_consumed_by_the_workers_that_serve_it_alone(
+    fleet: Fleet, queue: JobQueue, place: Place, pool: str
+) -> None:
+    """Others on the same broker may be of another application, and would lose its messages."""
+    fleet.start("-P", pool, "-c", "1", "-n", "all@%h")
+    mail = fleet.start("-c", "1", "-n", "mail@%h", "-Q", f"{PREFIX}mail")
+    late = task(queue_name="late")(write_one).enqueue("late")
+    late.wait(PATIENCE_SECONDS)
+    until(lambda: f"Started consuming from {PREFIX}late" in fleet.workers[0].text(), "a consumer")
+    task(queue_name="mail")(write_one).enqueue("mail").wait(PATIENCE_SECONDS)
+
+    assert f"Started consuming from {PREFIX}late" not in mail.text()
+
+
+class NewQueues:
+    """What a fleet asks of its Celery app to have a queue consumed."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, list[str]]] = []
+        self.control = self.amqp = self
+        self.queues = {f"{PREFIX}late": SimpleNamespace(queue_arguments=None)}
+
+    def add_consumer(self, name: str, destination: list[str], **_: Any) -> None:
+        self.told.append((name, destination))
+
+
+def test_parent_is_told_again_of_a_new_queue_in_which_jobs_still_wait(monkeypatch: Any) -> None:
+    """It may have had no connection: what is broadcast to it is kept nowhere."""
+    now = [100.0]
+    monkeypatch.setattr("tgext.asyncjob.fleet.fleet.time.monotonic", lambda: now[0])
+    app = NewQueues()
+    settings = FleetSettings("redis://", None, PREFIX, 5.0, None, ["default"])
+    fleet = FleetOfApp(app, settings, lambda: None, str)  # type: ignore[arg-type, return-value]
+    fleet.node_name = "all@here"
+    for passed in (0.0, 1.0, AGAIN_SECONDS):
+        now[0] += passed
+        fleet._consume("late")
+
+    assert app.told == [(f"{PREFIX}late", ["all@here"])] * 2

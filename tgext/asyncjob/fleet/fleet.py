@@ -13,8 +13,10 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from typing import Any
 
 from celery.bin.celery import celery as program  # type: ignore[import-untyped]
@@ -36,6 +38,10 @@ NOT_LOADED = 78
 
 #: The most bytes of a child's report.
 REPORT_BYTES = 4000
+
+#: Seconds after which the parent is told once more of a queue in which jobs wait: it may have had
+#: no connection, and what it is told is kept nowhere.
+AGAIN_SECONDS = 5.0
 
 #: The pools that can run jobs: those of one process per job, of threads, and of one thread.
 POOLS = ("prefork", "thread", "solo")
@@ -63,7 +69,8 @@ class Fleet:
         self.host: Host | None = None
         self.is_chosen = False  # whether the command line names queues
         self._consumed: set[str] = set()
-        self._hostname: str | None = None
+        self._asked: dict[str, float] = {}  # other queues, and when the parent was told of them
+        self.node_name = ""  # of the worker, as Celery has it
         # The parent holds the end for writing: the children see when it is closed.
         self._parent_read, self._parent_write = os.pipe()
         self.report_read, self._report_write = os.pipe()
@@ -144,10 +151,9 @@ class Fleet:
 
     # -- child
 
-    def _on_child(self, sender: Any = None, **_: Any) -> None:
+    def _on_child(self, **_: Any) -> None:
         if self.host is not None:  # a pool without children sends this signal too
             return
-        self._hostname = sender
         self._parent_write = self._close(self._parent_write)
         try:
             self._open(1, self._parent_read)
@@ -182,21 +188,25 @@ class Fleet:
         backend.relay.found = self._consume
 
     def _consume(self, queue_name: str) -> None:
-        """Let the parent consume messages for a queue that it does not know yet."""
+        """Let the parent consume messages for a queue that it does not know yet; no other worker of
+        the broker, which may not serve the queue, or be of another application."""
         name = broker_queue(self.settings.table_prefix, queue_name)
         if name in self._consumed or self.queues is not None:
+            return
+        now = time.monotonic()
+        if now - self._asked.get(name, -inf) < AGAIN_SECONDS:
             return
         arguments = self.app.amqp.queues[name].queue_arguments
         try:
             self.app.control.add_consumer(
                 name,
-                destination=None if self._hostname is None else [self._hostname],
+                destination=[self.node_name],
                 options={"queue_arguments": arguments} if arguments else None,
             )
         except Exception as error:  # noqa: BLE001 - a broker raises its own errors
             log.info("could not have messages for queue %s consumed: %s", queue_name, error)
         else:
-            self._consumed.add(name)
+            self._asked[name] = now
 
 
 class FleetStep(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -215,6 +225,7 @@ class FleetStep(bootsteps.StartStopStep):  # type: ignore[misc]
                 "threads and sockets of Python, on which timeouts and heartbeats depend"
             )
         self._has_children = pool == "prefork"
+        fleet.node_name = worker.hostname
         fleet.choose_queues(worker.app.amqp.queues)
         if not self._has_children:
             fleet.open_here(1 if pool == "solo" else worker.concurrency)
