@@ -6,6 +6,7 @@ test_celery_faults'.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,11 @@ def need_memory(name: str, megabytes: int) -> None:
     """Write a row, and use memory."""
     kept = bytearray(megabytes * 1_000_000)
     write_one(f"{name} {len(kept) > 0}")
+
+
+def write_variable(name: str) -> None:
+    """Write a row with a variable of the environment."""
+    write_one(os.environ[name])
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +218,25 @@ def test_queue_that_is_new_is_consumed_by_the_workers_that_serve_it_alone(
     task(queue_name="mail")(write_one).enqueue("mail").wait(PATIENCE_SECONDS)
 
     assert f"Started consuming from {PREFIX}late" not in mail.text()
+
+
+#: Celery takes all of these for its command line, and some for any app.
+VARIABLES = {
+    "APP": "shop",
+    "BROKER_URL": "amqp://theirs//",
+    "CELERY_BROKER_URL": "amqp://theirs//",
+    "RESULT_BACKEND": "db+nix://theirs",
+}
+
+
+def test_environment_for_the_celery_of_the_application_is_left_to_it(
+    fleet: Fleet, queue: JobQueue, place: Place
+) -> None:
+    fleet.start("-c", "1", variables=VARIABLES)
+    uid = queue.perform(write_variable, "CELERY_BROKER_URL")
+    queue.result(uid).wait(PATIENCE_SECONDS)
+
+    assert place.written() == [("amqp://theirs//", 1)]
 
 
 class NewQueues:

@@ -110,6 +110,22 @@ def test_private_app_is_nobody_elses() -> None:
     assert made._app.conf.worker_prefetch_multiplier == 1
 
 
+def test_variables_for_the_celery_of_the_application_do_not_reach_a_private_app(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL"):
+        monkeypatch.setenv(name, "amqp://theirs//")
+    monkeypatch.setenv("CELERY_RESULT_BACKEND", "db+nix://theirs")
+    monkeypatch.setenv("CELERY_LOADER", "default")
+    made: Any = make_publisher(Options.of({**CELERY, "broker_url": "redis://ours:6379/0"}))
+    app = made._app
+    connections = [app.connection(), app.connection_for_read(), app.connection_for_write()]
+
+    assert {each.hostname for each in connections} == {"ours"}
+    assert app.backend.as_uri() == "disabled://"
+    assert type(app.loader).__name__ == "AppLoader"
+
+
 def test_worker_of_a_private_app_shuts_down_within_the_drain() -> None:
     settings = FleetSettings("redis://h", None, "shop_", 7.0, None, ["default"])
 

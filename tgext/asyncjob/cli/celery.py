@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import traceback
 from argparse import REMAINDER, ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -17,9 +16,6 @@ from typing import Any
 
 from .command_result import CommandResult, Load, loaded, result_of_error
 from .preflight import answer_of
-
-#: Variables of the environment by which Celery would override our broker.
-_OVERRIDES = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -61,9 +57,6 @@ def fleet_of(load: Load) -> Any:
         return found
     settings = _package("settings").FleetSettings(*found)
     try:
-        if settings.celery_app is None:
-            for name in _OVERRIDES:
-                os.environ.pop(name, None)
         made = _package("fleet").Fleet(settings.make_app(), settings, load, _described)
     except Exception as error:
         result = result_of_error(error)

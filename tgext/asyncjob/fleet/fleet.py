@@ -97,14 +97,16 @@ class Fleet:
 
     def start(self, arguments: list[str]) -> int:
         """Run Celery's program with this app; return its exit status."""
-        program.params[0].default = self.app  # as Celery.start does, which loses the status
+        # As Celery.start does, which loses the status. Celery takes a variable APP for its -A.
+        option: Any = program.params[0]
+        variable, option.default, option.envvar = option.envvar, self.app, None
         try:
             return int(program.main(args=arguments, standalone_mode=False) or 0)
         except ClickException as error:
             error.show()
             return int(error.exit_code)
         finally:
-            program.params[0].default = None
+            option.default, option.envvar = None, variable
 
     def _run(self, *arguments: object, **named: object) -> None:
         if self.host is not None and not named:

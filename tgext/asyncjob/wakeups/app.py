@@ -68,6 +68,20 @@ class PromptAmqp(AMQP):  # type: ignore[misc]
     Connection = PromptConnection
 
 
+class PrivateApp(Celery):  # type: ignore[misc]
+    """An app with one broker and no store of results, whatever the environment says: its variables
+    are for the application's own use of Celery."""
+
+    backend_cls = "disabled"
+    only_broker: str | None = None
+
+    def connection_for_read(self, url: str | None = None, **given: Any) -> Any:
+        return super().connection_for_read(self.only_broker or url, **given)
+
+    def connection_for_write(self, url: str | None = None, **given: Any) -> Any:
+        return super().connection_for_write(self.only_broker or url, **given)
+
+
 def app_of(broker_url: str | None, path: str | None, prefix: str) -> Celery:
     """Return the app of *path*, MODULE:NAME; None: make a private one for *broker_url*.
 
@@ -77,7 +91,8 @@ def app_of(broker_url: str | None, path: str | None, prefix: str) -> Celery:
 
 
 def _private(broker_url: str | None, prefix: str) -> Celery:
-    app = Celery("asyncjob", set_as_current=False, fixups=[], amqp=PromptAmqp)
+    app = PrivateApp("asyncjob", loader="app", set_as_current=False, fixups=[], amqp=PromptAmqp)
+    app.only_broker = broker_url
     app.conf.update(SETTINGS)
     app.conf.broker_url = broker_url
     app.conf.task_default_queue = broker_queue(prefix, "default")
