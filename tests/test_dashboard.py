@@ -780,7 +780,21 @@ def test_job_that_changes_many_is_cancelled_like_any_other(queue, site, shop, mo
     assert (queue.audit()[0].changed, queue.audit()[0].result) == (2, "cancelled after 2 of 5")
 
 
-@pytest.mark.parametrize("of", ["", "x", "[]", "{}", '{"action": "purge", "filter": {}}'])
+#: A filter as a page sends it, but for the number.
+FROZEN = (
+    '{"action": "retry", "filter": {"status": ["FAILED"], "name": null, "queue_name": null, '
+    '"user": null, "error": null, "since": null, "until": null, "highest": %s}}'
+)
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        *("", "x", "[]", "{}", '{"action": "purge", "filter": {}}', "[" * 3_000),
+        *(FROZEN % each for each in ("1e999", 10**30, -1, "true", "null")),
+    ],
+    ids=range(11),
+)
 def test_filter_that_no_page_has_sent_is_refused(site, of):
     assert site.post("/jobs/all", of=of).status_int == 400
 

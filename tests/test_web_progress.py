@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
+import webtest
 from bs4 import BeautifulSoup
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
@@ -24,6 +26,7 @@ from tgext.asyncjob.web.job_state import PHRASES, SENTENCES, before
 from tgext.asyncjob.web.progress import MOST_JOBS
 from tgext.asyncjob.web.statics import FOLDER
 from tgext.asyncjob.web.tokens import Tokens
+from tgext.asyncjob.web.visit import FORM
 from webpages import FORBIDDEN, HOSTILE, SAME_ORIGIN, Jobs, app_of
 
 
@@ -346,10 +349,43 @@ def test_form_of_another_kind_and_a_long_one_change_nothing(app, jobs, queue):
     broken = app.post("/cancel", "x", content_type="multipart/form-data", status=403)
     files = app.post("/cancel", fields, upload_files=[("x", "x.txt", b"x")], status=403)
     as_json = app.post_json("/cancel", fields, status=403)
+    latin, odd = (
+        app.post("/cancel", fields, {"Content-Type": f"{FORM}; charset={name}"}, status=403)
+        for name in ("latin-1", "nonsense")
+    )
     long = app.post("/cancel", {**fields, "more": "x" * 70_000}, status=413)
 
-    assert {each.content_type for each in (broken, files, as_json, long)} == {"text/html"}
+    answers = (broken, files, as_json, latin, odd, long)
+    assert {each.content_type for each in answers} == {"text/html"}
     assert queue.result(uid).status is READY
+
+
+class Chunks:
+    """A body that is sent in chunks; it ends after *left* bytes."""
+
+    def __init__(self, content: bytes, left: int) -> None:
+        self.content, self.left, self.read_bytes = content, left, 0
+
+    def read(self, size: int = -1) -> bytes:
+        number = self.left if size < 0 else min(size, self.left)
+        self.left -= number
+        self.read_bytes += number
+        begin, self.content = self.content[:number], self.content[number:]
+        return begin.ljust(number, b"x")
+
+
+def test_body_in_chunks_is_read_as_far_as_any_other(app, jobs, queue):
+    """A server that decodes them says that its input ends, but not where."""
+    uid = jobs.waiting()
+    form = urlencode({"uid": uid, "token": token_of(queue, uid, None)}).encode()
+    for body, status in ((Chunks(form, 10**9), 413), (Chunks(form, len(form)), 200)):
+        request = webtest.TestRequest.blank("/cancel", method="POST", accept="application/json")
+        request.environ.update(app.extra_environ)
+        request.environ |= {"wsgi.input": body, "wsgi.input_terminated": True, "CONTENT_TYPE": FORM}
+        assert request.get_response(app.app).status_int == status
+        assert body.read_bytes <= 70_000
+
+    assert queue.result(uid).status is CANCELLED
 
 
 # -- while the store cannot be reached

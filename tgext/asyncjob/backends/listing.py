@@ -110,11 +110,13 @@ class JobFilter(NamedTuple):
             for name in ("since", "until")
         }
         highest = given["highest"]
+        if highest is not None and not (is_int(highest) and 0 <= highest <= _LARGEST):
+            raise ValueError(f"highest: expected the number of a job, got {highest!r}")
         made = cls.of(
             given["status"], given["name"], given["queue_name"], given["user"], given["error"],
             instants["since"], instants["until"],
         )  # fmt: skip
-        return made._replace(highest=None if highest is None else int(highest))
+        return made._replace(highest=highest)
 
     def is_of(self, error: TaskError) -> bool:
         """Whether an error is of the wanted class."""

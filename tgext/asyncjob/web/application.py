@@ -89,7 +89,7 @@ class WebApplication:
             )
             response.headers["Allow"] = ", ".join(sorted(routes))
             return response
-        if (request.content_length or 0) > MOST_BYTES:
+        if _has_too_much(request):
             return say(visit, 413, gettext("Too long"), gettext("The form is too long."))
         try:
             if method != "GET" and visit.is_from_elsewhere:
@@ -114,6 +114,13 @@ class WebApplication:
             )
             response.headers["Retry-After"] = str(RETRY_AFTER)
             return response
+
+
+def _has_too_much(request: Request) -> bool:
+    """Whether a body is longer than is read. One in chunks, of which no length is said, is read."""
+    if request.content_length is None and request.is_body_readable:
+        request.body = request.body_file_raw.read(MOST_BYTES + 1)
+    return (request.content_length or 0) > MOST_BYTES
 
 
 def refuse(visit: Visit, route: Route) -> Response:

@@ -56,7 +56,7 @@ def _narrowed(filters: Filters, action: str) -> tuple[TaskResultStatus, ...]:
 def change_selected(visit: Visit) -> Response:
     """Change the jobs ``job`` of the form, and lead back to the list."""
     filters, action = Filters.of(visit), visit.asked("action")
-    uids = list(dict.fromkeys(visit.request.POST.getall("job")))
+    uids = list(dict.fromkeys(visit.fields.getall("job")))
     if action not in OFFERS or len(uids) > MOST_SELECTED:
         return missing(
             visit, 400, "/jobs", gettext("Not understood"), gettext("This cannot be done.")
@@ -142,7 +142,7 @@ def change_all(visit: Visit) -> Response:
         action, wanted = given["action"], JobFilter.of_json(given["filter"])
         if action not in OFFERS or wanted.statuses is None or wanted.highest is None:
             raise ValueError
-    except (ConfigError, KeyError, TypeError, ValueError):
+    except (ConfigError, KeyError, RecursionError, TypeError, ValueError):
         return missing(
             visit, 400, "/jobs", gettext("Not understood"), gettext("There is no such filter.")
         )

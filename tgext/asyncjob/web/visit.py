@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from webob import Request
+from webob.multidict import MultiDict
 
 from ..backends.audit import Act
 from ..backends.brief import Brief
@@ -60,12 +61,18 @@ class Visit:
         """What signs for this queue."""
         return Tokens(self.queue)
 
+    @cached_property
+    def fields(self) -> Any:
+        """The fields of the query, or of the form; none of a form that no page of ours sends."""
+        request = self.request
+        if request.method != "POST":
+            return request.GET
+        is_ours = request.content_type == FORM and request.charset == "UTF-8"
+        return request.POST if is_ours else MultiDict()
+
     def asked(self, name: str) -> str | None:
         """Return a field of the query or the form; None if it is not there, or not once."""
-        request = self.request
-        if request.method == "POST" and request.content_type != FORM:
-            return None  # no page of ours sends anything else
-        found = (request.POST if request.method == "POST" else request.GET).getall(name)
+        found = self.fields.getall(name)
         return str(found[0]) if len(found) == 1 else None
 
     def briefs(self, uids: Sequence[str]) -> Mapping[str, Brief]:
