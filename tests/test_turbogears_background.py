@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from tg import TGController, expose, require
@@ -201,3 +202,24 @@ def test_job_runs_nothing_but_such_an_action(app):
     app.queue.run_pending()
 
     assert "to be an action with @background" in app.queue.result(uid).errors[0].message
+
+
+@pytest.mark.parametrize("user", [7, UUID(int=7)], ids=["int", "uuid"])
+def test_user_is_known_by_a_text_whatever_the_application_has(app, user):
+    then = led_to(asked(app, "/slow", user))
+    again = led_to(asked(app, "/slow", user))
+    app.queue.run_pending()
+
+    assert again == then
+    assert asked(app, then, user).json == {"double": 2}
+    assert [each.enqueued_by for each in app.queue.jobs().results] == [str(user)]
+    assert len(app.queue.jobs(user=str(user)).results) == 1
+
+
+def test_empty_name_of_the_server_is_nobody(app):
+    """As nginx hands it on to uWSGI; all visitors would be one user."""
+    nobody = {"headers": {"Accept": "text/html"}, "extra_environ": {"REMOTE_USER": ""}}
+    first, other = (led_to(app.get("/slow", **nobody)) for _ in range(2))
+
+    assert first != other
+    assert [each.enqueued_by for each in app.queue.jobs().results] == [None, None]

@@ -13,6 +13,7 @@ from .call import why_not_kept
 from .errors import NotSerializable
 from .job import Progress, Snapshot, TaskError, TaskResultStatus
 from .json_form import json_form
+from .sharing import user_of
 
 if TYPE_CHECKING:
     from .results import Results
@@ -117,8 +118,7 @@ class TaskResult:
     def enqueued_by(self) -> str | None:
         """The user who was logged in when the job was enqueued; None if there was none, or no
         request."""
-        context = self._snapshot.job.context
-        return None if context is None else context.get("user")
+        return user_of(self._snapshot.job.context)
 
     @property
     def return_value(self) -> Any:

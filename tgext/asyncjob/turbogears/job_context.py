@@ -32,10 +32,12 @@ KEPT = "tgext.asyncjob.captured"
 _captured: ContextVar[dict[str, Any] | None] = ContextVar("asyncjob_captured", default=None)
 
 
-def user_of(environ: dict[str, Any]) -> Any:
-    """Return the user who is logged in; None if there is none."""
+def user_of(environ: dict[str, Any]) -> str | None:
+    """Return the user who is logged in, whose id may be a number or a UUID; None: there is none.
+    Some servers have an empty REMOTE_USER then."""
     identity = environ.get("repoze.who.identity") or {}
-    return identity.get("repoze.who.userid") or environ.get("REMOTE_USER")
+    found = identity.get("repoze.who.userid")
+    return str(environ.get("REMOTE_USER") or "" if found is None else found) or None
 
 
 class TurboGearsJobContext:

@@ -114,8 +114,7 @@ def _call(action: Callable[..., Any], args: tuple[Any, ...], given: dict[str, An
 
 
 def _user() -> str | None:
-    user = user_of(tg.request.environ)
-    return None if user is None else str(user)
+    return user_of(tg.request.environ)
 
 
 def _joined(path: str, call: list[Any]) -> TaskResult | None:

@@ -89,10 +89,10 @@ class WebPages:
 
     def _rights(self, environ: dict[str, Any]) -> Rights:
         has: HasPermission = environ[_ASK]
-        user, options = user_of(environ), self._options
+        options = self._options
         readers = options.web_readonly_permission
         return Rights(
-            None if user is None else str(user),
+            user_of(environ),
             may_view=lambda: readers is not None and has(readers),
             may_act=lambda: has(options.web_permission),
         )
