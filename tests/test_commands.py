@@ -36,6 +36,7 @@ from needs import need
 from tgext.asyncjob import JobQueue, task
 from tgext.asyncjob import __main__ as entry_point
 from tgext.asyncjob.__main__ import main
+from tgext.asyncjob.backends.sql.auditing import SqlAudit
 from tgext.asyncjob.backends.sql.tables import make_tables
 from tgext.asyncjob.cli import COMMANDS, actions
 from tgext.asyncjob.cli.command_result import table
@@ -887,6 +888,33 @@ def test_commands_are_in_the_audit(shop, command):
         (who, "command", "resume", "mail", 1, "done"),
         (who, "command", "purge", "status=CANCELLED", 2, "2 of 2"),
     ]
+
+
+@pytest.mark.parametrize("action", ["cancel", "purge"])
+def test_command_that_is_ended_early_says_so_in_the_audit(shop, command, monkeypatch, action):
+    uids = shop.enqueue(*((shop.jobs.note, number) for number in range(5)))
+    if action == "purge":
+        command("cancel", *uids)
+    note, noted = SqlAudit.note, []
+
+    def stop_at_the_second(*given: Any) -> None:
+        note(*given)
+        noted.append(given)
+        if len(noted) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(SqlAudit, "note", stop_at_the_second)
+    monkeypatch.setattr("tgext.asyncjob.cli.actions.CHANGED_AT_ONCE", 2)
+    monkeypatch.setattr("tgext.asyncjob.backends.sql.pruning.PRUNED_AT_ONCE", 2)
+    code, _ = command(action, "--name", f"{shop.jobs.__name__}.note")
+
+    with shop.queue() as queue:
+        record = queue.audit()[0]
+        left = [each for each in queue.jobs().results if each.is_finished == (action == "purge")]
+    assert code == 130
+    assert (record.action, record.changed) == (action, 2)
+    assert record.result == "ended early, after 2 of 5"
+    assert len(left) == 3
 
 
 @pytest.mark.parametrize("name", ["retry", "cancel"])

@@ -780,6 +780,25 @@ def test_job_that_changes_many_is_cancelled_like_any_other(queue, site, shop, mo
     assert (queue.audit()[0].changed, queue.audit()[0].result) == (2, "cancelled after 2 of 5")
 
 
+def test_job_that_changes_many_and_fails_says_so_in_the_audit(queue, site, shop, monkeypatch):
+    monkeypatch.setattr(bulk, "CHANGED_AT_ONCE", 1)
+    shop.open()
+    _page, form = confirmed(site, action="retry", status="FAILED")
+    site.post("/jobs/all", of=form.find("input", {"name": "of"})["value"])
+    change_many, changed = queue.backend.change_many, []
+
+    def change(*given: Any) -> int:
+        if len(changed) == 2:
+            raise RuntimeError("the disk is full")
+        changed.append(change_many(*given))
+        return changed[-1]
+
+    monkeypatch.setattr(queue.backend, "change_many", change)
+    queue.run_pending(1)
+
+    assert (queue.audit()[0].changed, queue.audit()[0].result) == (2, "failed after 2 of 5")
+
+
 #: A filter as a page sends it, but for the number.
 FROZEN = (
     '{"action": "retry", "filter": {"status": ["FAILED"], "name": null, "queue_name": null, '

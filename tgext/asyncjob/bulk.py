@@ -9,6 +9,7 @@ transactions that change them, in the record of the action.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from .api import asyncjob_set_progress
@@ -70,6 +71,10 @@ def change_all(action: str, given: dict[str, Any], number: int) -> dict[str, int
             looked_at += len(uids)
     except JobCancelled:
         backend.audit.end(number, f"cancelled after {done} of {total}")
+        raise
+    except Exception:
+        with suppress(Exception):  # the store may be what fails; another attempt may go on
+            backend.audit.end(number, f"failed after {done} of {total}")
         raise
     backend.audit.end(number, f"{done} of {total}")
     asyncjob_set_progress(total, f"{done} jobs", total=total)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import getpass
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 
 from ..backends.audit import Act
+from ..backends.listing import JobFilter
 from ..errors import ConfigError, UnknownJob
 from ..job import READY, RUNNING, TaskResultStatus
 from ..queue import JobQueue
@@ -87,16 +89,31 @@ def _many(
     uids = uids_of(queue, chosen)
     if wanted.dry_run:
         return CommandResult(f"would {words[0]} {number_of(len(uids), 'job')}")
-    changed, audit = 0, queue.backend.audit
-    act = audit.begin(operator(), words[0], chosen.described())
-    for begin in range(0, len(uids), CHANGED_AT_ONCE):
-        some = uids[begin : begin + CHANGED_AT_ONCE]
-        changed += queue.backend.change_many(words[0], some, None, act)
-    audit.end(act.number or 0, f"{changed} of {len(uids)}")
+    changed = 0
+    with _recorded(queue, words[0], chosen, len(uids)) as act:
+        for begin in range(0, len(uids), CHANGED_AT_ONCE):
+            some = uids[begin : begin + CHANGED_AT_ONCE]
+            changed += queue.backend.change_many(words[0], some, None, act)
     left = len(uids) - changed
     besides = f"; {number_of(left, 'job')} had changed meanwhile" if left else ""
     code = FINE if uids else NOTHING_FOUND
     return CommandResult(f"{words[1]} {number_of(changed, 'job')}{besides}", code)
+
+
+@contextmanager
+def _recorded(queue: JobQueue, action: str, chosen: JobFilter, most: int) -> Iterator[Act]:
+    """Have the audit tell of what the block does to many jobs, and how it ends: Ctrl-C and errors
+    end it early. most: the number of these jobs."""
+    audit = queue.backend.audit
+    act = audit.begin(operator(), action, chosen.described())
+    number, early = act.number or 0, "ended early, after "
+    try:
+        yield act
+        early = ""
+    finally:
+        with suppress(Exception) if early else nullcontext():  # the store may be what fails
+            record = audit.find(number)
+            audit.end(number, f"{early}{record.changed if record else 0} of {most}")
 
 
 def _each(
@@ -150,9 +167,8 @@ def purge(queue: JobQueue, wanted: Namespace) -> CommandResult:
     uids = uids_of(queue, chosen)
     if wanted.dry_run:
         return CommandResult(f"would remove {number_of(len(uids), 'job')}")
-    act = backend.audit.begin(operator(), "purge", chosen.described())
-    removed = backend.purge(uids, act)
-    backend.audit.end(act.number or 0, f"{removed} of {len(uids)}")
+    with _recorded(queue, "purge", chosen, len(uids)) as act:
+        removed = backend.purge(uids, act)
     return CommandResult(f"removed {number_of(removed, 'job')}")
 
 
