@@ -943,8 +943,9 @@ def test_queues_are_paused_and_resumed(shop, command):
         assert queue.run_pending() == 0
     assert command("resume", "mail", "bulk") == (0, "mail is resumed\nbulk is resumed\n")
     assert command("resume", "mail") == (1, "mail was not paused\n")
-    assert command("pause", "ma il")[0] == 2
+    assert command("pause", "mail", "ma il")[0] == 2
     with shop.queue() as queue:
+        assert queue.paused() == []
         assert queue.run_pending() == 1
 
 
@@ -977,6 +978,23 @@ def test_schedules_are_listed_shown_and_changed(shop, command):
     assert command("schedules", "often", "--delete") == (0, "often is deleted\n")
     assert command("schedules", "often")[0] == 1
     assert command("schedules", "--pause")[0] == 2
+
+
+def test_schedule_that_cannot_be_changed_hides_no_other(shop, command, monkeypatch):
+    with shop.queue() as queue:
+        queue.schedule("first", shop.jobs.note, [1], every=timedelta(days=9))
+        queue.schedule("lost", shop.jobs.wrong, every=timedelta(days=9))
+        queue.schedule("third", shop.jobs.note, [3], every=timedelta(days=9))
+    monkeypatch.delattr(shop.jobs, "wrong")
+
+    code, said = command("schedules", "first", "none", "lost", "third", "--run-now")
+
+    assert code == 2
+    first, unknown, lost, third = said.splitlines()
+    assert first.startswith("first enqueued ")
+    assert unknown == "there is no schedule 'none'"
+    assert "no attribute 'wrong'" in lost
+    assert third.startswith("third enqueued ")
 
 
 # -- schema

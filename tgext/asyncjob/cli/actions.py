@@ -183,11 +183,11 @@ def pause(queue: JobQueue, wanted: Namespace) -> CommandResult:
     """Let no worker take a job from some queues."""
     shared_backend(queue)
     act = operator()
-
-    def change(name: str) -> bool:
-        return queue.backend.pause(check_queue_name(name), act.user, act)
-
-    return _queues(wanted.queue, change, "is paused", "was paused before")
+    names = [check_queue_name(name) for name in wanted.queue]  # all, before the first is paused
+    return _queues(
+        names, lambda name: queue.backend.pause(name, act.user, act), "is paused",
+        "was paused before",
+    )  # fmt: skip
 
 
 def resume(queue: JobQueue, wanted: Namespace) -> CommandResult:

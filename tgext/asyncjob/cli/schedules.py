@@ -9,12 +9,12 @@ from typing import Any
 
 from ..backends.listing import check_limit
 from ..backends.schedules import ScheduleState
-from ..errors import ConfigError
+from ..errors import AsyncJobError, ConfigError
 from ..queue import JobQueue
 from ..schedule import Schedule
 from ..wording import lasting
 from .actions import operator
-from .command_result import FINE, NOTHING_FOUND, CommandResult, as_json, table
+from .command_result import FINE, NOTHING_FOUND, USAGE, CommandResult, as_json, table
 from .output import one_line
 from .shared_backend import overview_of
 
@@ -167,10 +167,15 @@ def _change(queue: JobQueue, names: list[str], option: str) -> CommandResult:
         schedule = _found(queue, name)
         if schedule is None:
             lines.append(_unknown(name))
-            code = NOTHING_FOUND
+            code = max(code, NOTHING_FOUND)
             continue
-        answer = change(schedule)
+        try:
+            answer = change(schedule)
+        except AsyncJobError as error:  # of this one; those before it are changed
+            lines.append(one_line(str(error)))
+            code = USAGE
+            continue
         said = answer if isinstance(answer, str) else done if answer else not_done
         lines.append(one_line(f"{name} {said}"))
-        code = code if answer else NOTHING_FOUND
+        code = code if answer else max(code, NOTHING_FOUND)
     return CommandResult("\n".join(lines), code)
