@@ -36,6 +36,21 @@ def jobs(place: Place | None) -> Iterator[JobQueue]:
         yield made
 
 
+def test_user_gets_the_own_jobs_and_no_others(jobs):
+    """Some names are the same for a database, or as far as it lists jobs by them."""
+    users = ["ann", "ann ", "Ann", "a" * 300, "a" * 300 + "b"]
+    now = [""]
+    jobs.bind(capture=lambda: {"user": now[0]})
+    for now[0] in users:
+        jobs.perform(nothing)
+
+    shown = {}
+    for now[0] in users:
+        shown[now[0]] = [each.enqueued_by for each in jobs.mine()]
+
+    assert shown == {user: [user] for user in users}
+
+
 def test_results_of_a_page_are_those_that_result_gives(jobs):
     with jobs.as_current():
         failed = jobs.perform(breaks, "red")

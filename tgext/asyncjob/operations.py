@@ -73,9 +73,12 @@ class QueueOperations:
 
     def mine(self, limit: int = 20, status: Any = None) -> list[TaskResult]:
         """Return the jobs of the user of this request; see ``asyncjob_mine``."""
-        captured = None if self._capture is None else self._capture()
-        user = (captured or {}).get("user")
-        return [] if user is None else self.jobs(status, user=str(user), limit=limit).results
+        user = self._user()
+        if user is None:
+            return []
+        found = self.jobs(status, user=user, limit=limit).results
+        # A list is by the beginning of a name, and MariaDB takes "ann " for "ann".
+        return [each for each in found if each.enqueued_by == user]
 
     def page_of(self, wanted: JobFilter, after: Cursor | None, limit: int) -> JobPage:
         """Return one page of the jobs of a filter; see ``jobs``."""

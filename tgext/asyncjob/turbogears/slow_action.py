@@ -125,7 +125,8 @@ def _joined(path: str, call: list[Any]) -> TaskResult | None:
     found = current_queue().jobs(
         status=[READY, RUNNING], name=_NAME, user=user, limit=MOST_LOOKED_AT
     )
-    return next((each for each in found.results if list(each.args) == [path, *call]), None)
+    own = (each for each in found.results if each.enqueued_by == user)  # see JobQueue.mine
+    return next((each for each in own if list(each.args) == [path, *call]), None)
 
 
 def _begun(path: str, call: list[Any], options: TaskOptions) -> TaskResult:
