@@ -859,6 +859,17 @@ def test_what_is_done_in_the_pages_is_in_the_audit_the_last_first(queue, site, s
     ]  # fmt: skip
 
 
+def test_name_of_a_queue_is_no_link_to_a_job(queue, site):
+    queue.pause("asyncjob_mail", by="ann")
+    queue.limit("asyncjob_mail", 3, by="ann")
+
+    assert [row[2:4] for row in site.rows("/audit")] == [
+        ["limit", "asyncjob_mail: 3"],
+        ["pause", "asyncjob_mail"],
+    ]
+    assert not site.get("/audit").html.select("tbody a")
+
+
 def test_audit_has_pages(queue, site, monkeypatch):
     monkeypatch.setattr("tgext.asyncjob.web.audit_page.ROWS", 2)
     for number in range(5):

@@ -34,7 +34,7 @@ class AuditRecord(NamedTuple):
     at: datetime  #: when it began, aware UTC
     user: str | None  #: who did it; None: nobody was logged in
     via: str  #: "page", "command" or "program"
-    action: str  #: "cancel", "retry", "pause", "resume", "purge", "delete" or "run now"
+    action: str  #: "cancel", "retry", "pause", "resume", "limit", "purge", "delete", "run now"
     subject: str  #: a uid, a name of a queue, "schedule" and its name, or a filter
     changed: int  #: how many jobs or queues it has changed, so far
     result: str  #: "done", "nothing to do", "begun", or how an action on many has ended

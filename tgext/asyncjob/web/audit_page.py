@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from webob import Response
 
+from ..backends.audit import AuditRecord
 from .dashboard import missing, page
 from .texts import gettext, marked
 
@@ -31,10 +32,14 @@ ACTIONS = (
     marked("retry"),
     marked("pause"),
     marked("resume"),
+    marked("limit"),
     marked("purge"),
     marked("delete"),
     marked("run now"),
 )
+
+#: Those of which the subject may be the uid of a job; a queue may have any name.
+OF_JOBS = ("cancel", "retry")
 
 #: How it ended, as records name it; an action on many has numbers.
 RESULTS = (marked("done"), marked("nothing to do"), marked("begun"))
@@ -60,4 +65,9 @@ def show(visit: Visit) -> Response:
         is_shared=visit.overview is not None,
         length=SUBJECT_LENGTH,
         ways=WAYS,
+        is_of_job=_is_of_job,
     )
+
+
+def _is_of_job(record: AuditRecord) -> bool:
+    return record.action in OF_JOBS and record.subject.startswith("asyncjob_")
