@@ -189,8 +189,11 @@ def test_action_runs_with_a_controller_and_takes_what_it_knows(app):
 
 
 @pytest.mark.parametrize(
-    "options", [{"after": -1}, {"after": "soon"}, {"timeouts": 3}, {"timeout": -3}], ids=str
-)
+    "options",
+    [{"after": -1}, {"after": "soon"}, {"timeouts": 3}, {"timeout": -3},
+     {"takes_context": True}, {"retry_on": ValueError, "max_attempts": 3}, {"backoff": float}],
+    ids=str,
+)  # fmt: skip
 def test_wrong_option_is_refused_where_the_action_is_declared(options):
     with pytest.raises(ConfigError):
         background(**options)

@@ -59,7 +59,7 @@ def background(after: float = 0.8, **options: Any) -> Callable[[Action], Action]
     arguments joins a job that has not ended.
 
     after: seconds to wait for the end before the answer is the bar. options: those of ``@task``,
-    such as queue_name and timeout.
+    such as queue_name and timeout; none that is a function, class or object, which no row holds.
     Raises ConfigError for an option that is none, MissingExtra without the extra ``web``.
     """
     if not is_installed:
@@ -73,6 +73,13 @@ def background(after: float = 0.8, **options: Any) -> Callable[[Action], Action]
             f"background: expected options of @task, such as timeout and queue_name, got "
             f"{', '.join(options)}"
         ) from None
+
+    refused = [name for name, value in options.items() if _is_of_process(name, value)]
+    if refused:
+        raise ConfigError(
+            f"background: expected options that the row of a job can hold, got "
+            f"{', '.join(refused)}; declare a task with them, and enqueue that in the action"
+        )
 
     def declare(action: Action) -> Action:
         path = f"{action.__module__}:{action.__qualname__}"
@@ -90,6 +97,12 @@ def background(after: float = 0.8, **options: Any) -> Callable[[Action], Action]
         return cast("Action", answer)
 
     return declare
+
+
+def _is_of_process(name: str, value: Any) -> bool:
+    """Whether a worker would look for an option where a task is declared; an action is none."""
+    of_tasks = ("takes_context", "retry_on", "give_up_on")
+    return name in of_tasks or callable(value) or (name == "executor" and type(value) is not str)
 
 
 def _call(action: Callable[..., Any], args: tuple[Any, ...], given: dict[str, Any]) -> list[Any]:
