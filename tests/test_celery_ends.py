@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 import transaction
+from celery.utils.time import rate  # type: ignore[import-untyped]
 
+from celery import Celery  # type: ignore[import-untyped]
 from celery_fleet import PATIENCE_SECONDS, Fleet, fleet_of, until
 from sqlqueues import PREFIX, Place, place_of, write_one
 from tgext.asyncjob import JobQueue, TaskResultStatus, task
@@ -23,6 +25,7 @@ from tgext.asyncjob.errors import ConfigError
 from tgext.asyncjob.fleet.fleet import AGAIN_SECONDS, FleetStep
 from tgext.asyncjob.fleet.fleet import Fleet as FleetOfApp
 from tgext.asyncjob.fleet.settings import FleetSettings
+from tgext.asyncjob.wakeups.message import TASK
 from worker_contract import start_waiting
 
 READY, RUNNING = TaskResultStatus.READY, TaskResultStatus.RUNNING
@@ -237,6 +240,22 @@ def test_environment_for_the_celery_of_the_application_is_left_to_it(
     queue.result(uid).wait(PATIENCE_SECONDS)
 
     assert place.written() == [("amqp://theirs//", 1)]
+
+
+def test_settings_for_the_tasks_of_an_own_app_do_not_slow_wakeups_down() -> None:
+    app = Celery("own", broker="redis://", set_as_current=False)
+    app.conf.update(
+        task_default_rate_limit="1/m", task_track_started=True,
+        task_store_errors_even_if_ignored=True, task_acks_late=False,
+    )  # fmt: skip
+    settings = FleetSettings(None, "own:app", PREFIX, 5.0, None, ["default"])
+    FleetOfApp(app, settings, lambda: None, str).install()  # type: ignore[arg-type, return-value]
+    made = app.tasks[TASK]
+
+    assert rate(made.rate_limit) == 0
+    assert not made.track_started
+    assert not made.store_errors_even_if_ignored
+    assert made.acks_late
 
 
 class NewQueues:

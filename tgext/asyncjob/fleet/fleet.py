@@ -80,6 +80,8 @@ class Fleet:
         self.app.task(
             self._run, name=TASK, shared=False, ignore_result=True, acks_late=True,
             reject_on_worker_lost=True, max_retries=None, serializer="json", typing=False,
+            # What is None is what an application's own app has for its tasks.
+            rate_limit=0, track_started=False, store_errors_even_if_ignored=False,
         )  # fmt: skip
         fleet = self
 
