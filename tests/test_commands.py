@@ -557,6 +557,19 @@ def test_worker_on_postgresql_listens_and_masks_the_password(make_shop, start, c
     assert re.search(r"^connections to the server, by all programs: \d+ of \d+$", shown, re.M)
 
 
+def test_password_in_the_query_of_a_url_is_masked(make_shop, capsys):
+    shop = make_shop("postgresql")
+    shop.enqueue((shop.jobs.note, "x"))
+    shop.address[1] = f"{shop.url}?password=sesame&sslpassword=open&connect_timeout=5"
+    assert main(["status", *shop.address]) == 0
+
+    shown = capsys.readouterr().out
+    assert re.search(r"^database: postgresql.*\bsslpassword=hidden\b", shown, re.M)
+    assert "connect_timeout=5" in shown
+    assert "sesame" not in shown
+    assert "open" not in shown
+
+
 def test_signal_that_comes_twice_within_a_second_is_one_signal():
     stop_signals = StopSignals([signal.SIGUSR1])
     try:

@@ -1,9 +1,10 @@
-"""Durations and amounts in words, for people."""
+"""Durations, amounts and addresses in words, for people."""
 
 from __future__ import annotations
 
 import re
 from datetime import timedelta
+from typing import Any
 
 #: Seconds in the units of an age, and the longest age, 100 years.
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -26,6 +27,12 @@ def lasting(time: timedelta) -> str:
 def number_of(count: int, noun: str) -> str:
     """Return as in "1 job", "2 jobs"."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def address_of(url: Any) -> str:
+    """Return an SQLAlchemy URL without passwords, also those in its query."""
+    hidden = {name: "hidden" for name in url.query if "pass" in name.lower()}
+    return str(url.update_query_dict(hidden).render_as_string())
 
 
 def age_of(text: str) -> timedelta | None:

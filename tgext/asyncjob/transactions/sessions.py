@@ -18,6 +18,7 @@ from sqlalchemy.sql.selectable import SelectBase
 from zope.sqlalchemy import datamanager, register
 
 from ..errors import BadCall, ConfigError, MissingExtra
+from ..wording import address_of
 from . import connections
 from .session_kinds import check_kind, database_of, writer_of
 
@@ -186,7 +187,8 @@ class Sessions:
             self._warned = True
             log.warning(
                 "the session of the jobs writes to %s now, and the jobs are in %s: they are not "
-                "committed together with its work", bind.engine.url, self._engine.url,
+                "committed together with its work", address_of(bind.engine.url),
+                address_of(self._engine.url),
             )  # fmt: skip
         return self._engine
 

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, func, or_, select, union_all
 
 from ...job import NO_PROGRESS, WorkerInfo
+from ...wording import address_of
 from ..overview import (
     MOST_BEFORE,
     Connections,
@@ -156,7 +157,7 @@ class SqlOverview(Overview):
         return Connections(int(held), int(most))
 
     def database(self) -> str:
-        return self._dialect.engine.url.render_as_string()
+        return address_of(self._dialect.engine.url)
 
     def notification(self) -> str:
         if isinstance(self._dialect, Sqlite):
