@@ -223,6 +223,14 @@ def test_queue_that_is_new_is_consumed_by_the_workers_that_serve_it_alone(
     assert f"Started consuming from {PREFIX}late" not in mail.text()
 
 
+def test_queues_to_leave_out_are_refused(fleet: Fleet) -> None:
+    worker = fleet.start("-c", "1", "-X", f"{PREFIX}mail", ready=False)
+
+    assert worker.process.wait(PATIENCE_SECONDS) == 2
+    assert "-X: expected -Q and the names of the queues to serve" in worker.text()
+    assert "Traceback" not in worker.text()
+
+
 #: Celery takes all of these for its command line, and some for any app.
 VARIABLES = {
     "APP": "shop",

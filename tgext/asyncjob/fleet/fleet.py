@@ -68,6 +68,7 @@ class Fleet:
         self.queues: tuple[str, ...] | None = None
         self.host: Host | None = None
         self.is_chosen = False  # whether the command line names queues
+        self._is_excluding = False  # whether it names some to leave out
         self._consumed: set[str] = set()
         self._asked: dict[str, float] = {}  # other queues, and when the parent was told of them
         self.node_name = ""  # of the worker, as Celery has it
@@ -117,11 +118,18 @@ class Fleet:
     # -- parent
 
     def _on_options(self, options: Any = None, **_: Any) -> None:
-        self.is_chosen = bool((options or {}).get("queues"))
+        given = options or {}
+        self.is_chosen = bool(given.get("queues"))
+        self._is_excluding = bool(given.get("exclude_queues"))
 
     def choose_queues(self, consumed: Any) -> None:
         """Decide which queues are served, and have them consumed. consumed: Celery's ``Queues``."""
         prefix = self.settings.table_prefix
+        if self._is_excluding:
+            raise ConfigError(
+                "-X: expected -Q and the names of the queues to serve: a worker without -Q serves "
+                "all, also those that are new"
+            )
         if self.is_chosen:
             found = [queue_name_of(prefix, name) for name in consumed.consume_from]
             self.queues = tuple(name for name in found if name is not None)
