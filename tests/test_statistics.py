@@ -525,6 +525,16 @@ def test_table_of_memory_is_bounded_in_time():
     assert backend.statistics.series(0, 1) == {}
 
 
+def test_table_of_memory_is_bounded_without_a_worker():
+    clock = FakeClock(NOON)
+    backend = MemoryBackend(clock=clock)
+    run(backend, clock)
+    clock.advance(86_400 + 120)
+    run(backend, clock)
+
+    assert len(backend.statistics.series(0, 1)) == 1
+
+
 @on_databases
 def test_maintenance_of_a_worker_counts(place):
     past = time.time() - 180

@@ -75,6 +75,8 @@ class MemoryStatistics(Statistics):
 
     def _find(self, at: float, call: Call, options: TaskOptions) -> Counts:
         minute = minute_of(at)
+        if minute not in self._minutes:
+            self.prune()  # where only run_pending() runs jobs there is no maintenance
         names = self._minutes.setdefault(minute, {})
         name = (call.name, options.queue_name)
         if name not in names and len(names) >= MOST_NAMES:
