@@ -42,6 +42,7 @@ from tgext.asyncjob import (
     asyncjob_set_progress,
 )
 from tgext.asyncjob.backends import memory
+from tgext.asyncjob.backends.audit import Act, Audit
 from tgext.asyncjob.backends.memory import MemoryBackend, changes, entry, ready_queue
 from tgext.asyncjob.backends.memory.waiters import Waiters
 from tgext.asyncjob.job import (
@@ -448,3 +449,33 @@ def test_idle_slot_keeps_nothing_of_a_job_that_was_removed():
         gc.collect()
 
         assert kept() is None
+
+
+def test_audit_is_written_by_several_threads_at_once():
+    """One looks for its record while another writes one of its own."""
+    audit = MemoryBackend().audit
+
+    class Number(int):
+        __hash__ = int.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            audit.note(Act("bob", "page"), "pause", "mail", 1)
+            return int(self) == other
+
+    audit.begin(Act("ann", "page"), "retry", "all")
+    act = audit.begin(Act("ann", "page"), "cancel", "all")
+    audit.note(act._replace(number=Number(act.number)), "cancel", "", 3)
+    audit.end(Number(act.number), "3 of 3")
+
+    mine = audit.find(act.number)
+    assert (mine.changed, mine.result) == (3, "3 of 3")
+    assert len(audit.page(None, 50)) > 2
+
+
+def test_audit_of_memory_is_bounded(monkeypatch):
+    monkeypatch.setattr(Audit, "most", 3)
+    audit = MemoryBackend().audit
+    for number in range(5):
+        audit.note(Act("ann", "page"), "pause", f"q{number}", 1)
+
+    assert [each.subject for each in audit.page(None, 50)] == ["q4", "q3", "q2"]

@@ -6,7 +6,6 @@ other. An action on many jobs has one record, to which each of its transactions 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from datetime import datetime, timezone
 from itertools import count
@@ -57,7 +56,11 @@ class AnyAudit(Protocol):
 
 
 class Audit:
-    """The records of this process, in its memory. clock: returns seconds since the epoch."""
+    """The records of this process, in its memory. clock: returns seconds since the epoch.
+
+    Threads do without a lock: each step is one operation of a dict, and only one of them changes a
+    record.
+    """
 
     #: The most records that are kept.
     most = 10_000
@@ -65,7 +68,7 @@ class Audit:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._numbers = count(1)
-        self._records: deque[AuditRecord] = deque(maxlen=self.most)
+        self._records: dict[int, AuditRecord] = {}
 
     def note(self, act: Act | None, action: str, subject: str, changed: int) -> None:
         """Write what was done; None: nobody wants to know."""
@@ -73,10 +76,8 @@ class Audit:
             return
         if act.number is None:
             self._add(act, action, subject, changed, DONE if changed else NOTHING)
-            return
-        for place, each in enumerate(self._records):
-            if each.number == act.number:
-                self._records[place] = each._replace(changed=each.changed + changed)
+        elif (record := self.find(act.number)) is not None:
+            self._records[act.number] = record._replace(changed=record.changed + changed)
 
     def begin(self, act: Act, action: str, subject: str) -> Act:
         return act._replace(number=self._add(act, action, subject, 0, BEGUN))
@@ -84,24 +85,30 @@ class Audit:
     def _add(self, act: Act, action: str, subject: str, changed: int, result: str) -> int:
         number, at = next(self._numbers), datetime.fromtimestamp(self._clock(), timezone.utc)
         subject = subject[:SUBJECT_LENGTH]
-        self._records.append(
-            AuditRecord(number, at, act.user, act.via, action, subject, changed, result)
+        self._records[number] = AuditRecord(
+            number, at, act.user, act.via, action, subject, changed, result
         )
+        self._records.pop(number - self.most, None)
         return number
 
     def end(self, number: int, result: str) -> None:
-        for place, each in enumerate(self._records):
-            if each.number == number:
-                self._records[place] = each._replace(result=result)
+        if (record := self.find(number)) is not None:
+            self._records[number] = record._replace(result=result)
 
     def find(self, number: int) -> AuditRecord | None:
-        return next((each for each in self._records if each.number == number), None)
+        return self._records.get(number)
 
     def page(self, before: int | None, limit: int) -> list[AuditRecord]:
-        found = [each for each in tuple(self._records) if before is None or each.number < before]
+        found = [each for each in self._all() if before is None or each.number < before]
         return found[: -limit - 1 : -1]
 
     def prune(self, before: float) -> None:
         """Remove the records of before that time, in seconds since the epoch."""
-        while self._records and self._records[0].at.timestamp() <= before:
-            self._records.popleft()
+        for each in self._all():
+            if each.at.timestamp() > before:
+                return
+            self._records.pop(each.number, None)
+
+    def _all(self) -> list[AuditRecord]:
+        """The records, the oldest first."""
+        return sorted(self._records.values())
