@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import transaction
 from celery.utils.time import rate  # type: ignore[import-untyped]
+from click import Abort
 
 from celery import Celery  # type: ignore[import-untyped]
 from celery_fleet import PATIENCE_SECONDS, Fleet, fleet_of, until
@@ -264,6 +265,27 @@ def test_settings_for_the_tasks_of_an_own_app_do_not_slow_wakeups_down() -> None
     assert not made.track_started
     assert not made.store_errors_even_if_ignored
     assert made.acks_late
+
+
+@pytest.mark.parametrize("why", [KeyboardInterrupt, EOFError])
+def test_question_of_celery_that_is_not_answered_ends_without_a_traceback(
+    monkeypatch: Any, why: type[BaseException]
+) -> None:
+    def ask(*_: Any, **__: Any) -> None:
+        try:
+            raise why
+        except why:
+            raise Abort from None  # as click does
+
+    monkeypatch.setattr("tgext.asyncjob.fleet.fleet.program.main", ask)
+    settings = FleetSettings("redis://", None, PREFIX, 5.0, None, ["default"])
+    made = FleetOfApp(NewQueues(), settings, lambda: None, str)  # type: ignore[arg-type, return-value]
+
+    if why is KeyboardInterrupt:
+        with pytest.raises(KeyboardInterrupt):  # of which run_command makes an exit code
+            made.start(["purge"])
+    else:
+        assert made.start(["purge"]) == 1
 
 
 class NewQueues:

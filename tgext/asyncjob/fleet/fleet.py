@@ -21,7 +21,7 @@ from typing import Any
 
 from celery.bin.celery import celery as program  # type: ignore[import-untyped]
 from celery.worker import state  # type: ignore[import-untyped]
-from click import ClickException
+from click import Abort, ClickException
 
 from celery import bootsteps, signals  # type: ignore[import-untyped]
 
@@ -108,6 +108,10 @@ class Fleet:
         except ClickException as error:
             error.show()
             return int(error.exit_code)
+        except Abort as error:  # Ctrl-C, or a question that was answered by no
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            return 1
         finally:
             option.default, option.envvar = None, variable
 
