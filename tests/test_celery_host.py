@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import transaction
 from sqlalchemy import create_engine, event
+from sqlalchemy.exc import OperationalError
 
 import sqlqueues
 from clocks import Gate
@@ -81,6 +82,23 @@ def test_message_runs_what_waits(host: Host, queue: JobQueue, place: Place) -> N
 
     assert host.run("default") == 5
     assert [name for name, _ in place.written()] == [f"{number}" for number in range(5)]
+
+
+def test_job_that_was_claimed_runs_though_no_more_can_be_looked_for(
+    host: Host, queue: JobQueue, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection may break right after the claim, which this worker would hold for ever."""
+
+    def is_away(_name: str) -> None:
+        raise OperationalError("SELECT 1", {}, Exception("the server went away"))
+
+    backend: Any = queue.backend
+    monkeypatch.setattr(backend.relay, "pass_on", is_away)
+    uid = queue.perform(write_one, "once")
+    host.run("default")
+
+    assert queue.result(uid).status is SUCCESSFUL
+    assert place.written() == [("once", 1)]
 
 
 def test_stale_message_costs_one_read(host: Host, queue: JobQueue, place: Place) -> None:

@@ -40,7 +40,7 @@ class HostedThread(CallerThread):
             while not self._stopping.is_set():
                 claims = self._backend.claim(self._worker_id, self._queues, self._batch)
                 if is_first:
-                    claimed(len(claims) == self._batch)
+                    self._say(claimed, len(claims) == self._batch)
                     is_first = False
                 if not claims:
                     return 1
@@ -53,6 +53,13 @@ class HostedThread(CallerThread):
         finally:
             self._left.set()
             self._on_end(self)
+
+    def _say(self, claimed: Callable[[bool], None], may_have_left: bool) -> None:
+        """Say what a claim has left. Whatever that raises: the jobs that are claimed must run."""
+        try:
+            claimed(may_have_left)
+        except Exception as error:  # noqa: BLE001 - of the backend; the relay finds what waits
+            log_fault(self._backend, "cannot look for more jobs", error)
 
 
 class HostedWorker(Worker):
