@@ -106,6 +106,14 @@ def made_once() -> JobQueue:
     return made_queue()
 
 
+def exited_later() -> JobQueue:
+    """The same for an application that ends its process where it cannot be made."""
+    try:
+        return made_once()
+    except RuntimeError as error:
+        sys.exit(f"{error}")
+
+
 def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE_SECONDS) -> Any:
     """Wait until *condition* is true, and return what it returned."""
     end = time.monotonic() + seconds

@@ -159,11 +159,12 @@ def test_application_that_cannot_be_loaded_is_said_once(fleet: Fleet) -> None:
     assert worker.text().count("RuntimeError: no configuration today") == 1
 
 
+@pytest.mark.parametrize("app", ["made_once", "exited_later"])
 def test_child_that_cannot_load_the_application_ends_the_worker(
-    fleet: Fleet, tmp_path: Path
+    fleet: Fleet, tmp_path: Path, app: str
 ) -> None:
     path = tmp_path / "loaded"
-    worker = fleet.start("-c", "2", ready=False, app="celery_fleet:made_once",
+    worker = fleet.start("-c", "2", ready=False, app=f"celery_fleet:{app}",
                          variables={"ASYNCJOB_TEST_ONCE": str(path)})  # fmt: skip
 
     assert worker.process.wait(PATIENCE_SECONDS) == 78

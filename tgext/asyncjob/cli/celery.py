@@ -67,8 +67,8 @@ def fleet_of(load: Load) -> Any:
     return made
 
 
-def _described(error: Exception) -> str:
-    result = result_of_error(error)
+def _described(error: BaseException) -> str:
+    result = result_of_error(error) if isinstance(error, Exception) else None
     text = "".join(traceback.format_exception(error)) if result is None else result.text
     return f"a child of Celery cannot load the application, and the worker ends: {text.rstrip()}"
 

@@ -59,7 +59,7 @@ class Fleet:
         app: Any,
         settings: FleetSettings,
         load: Callable[[], JobQueue],
-        describe: Callable[[Exception], str],
+        describe: Callable[[BaseException], str],
     ) -> None:
         self.app = app
         self.settings = settings
@@ -173,10 +173,10 @@ class Fleet:
         self._parent_write = self._close(self._parent_write)
         try:
             self._open(1, self._parent_read)
-        except Exception as error:  # noqa: BLE001 - of the application
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - of the application
             self._report(error)
 
-    def _report(self, error: Exception) -> None:
+    def _report(self, error: BaseException) -> None:
         """Tell the parent, which ends; wait for that, so that no other child is made meanwhile."""
         text = self._describe(error).encode("utf-8", "backslashreplace")
         os.write(self._report_write, text[:REPORT_BYTES] or b"?")
