@@ -16,6 +16,7 @@ import pytest
 import transaction
 from sqlalchemy import select
 
+from celery import Celery  # type: ignore[import-untyped]
 from celery_fleet import PATIENCE_SECONDS, broker_url, until
 from own_brokers import Deaf, own_redis
 from own_servers import _free_port
@@ -146,6 +147,30 @@ def test_command_line_of_celery_is_what_follows_the_dashes(
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
 
     assert arguments_of(given) == expected
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://a;redis://b", ["redis://a", "redis://b"], ("rediss://a", "redis://b")]
+)
+def test_own_app_with_several_brokers_waits_for_none_of_them(url: Any) -> None:
+    app = Celery("own", broker=url, set_as_current=False)
+    made: list[dict[str, Any]] = []
+
+    class Refusing:
+        def ensure_connection(self, **_: Any) -> None:
+            raise ConnectionError
+
+        release = ensure_connection
+
+    def connect(_url: Any, **given: Any) -> Any:
+        made.append(given["transport_options"])
+        return Refusing()
+
+    app.connection_for_write = connect
+    with pytest.raises(ConnectionError):
+        publisher.BrokerPublisher(app, "shop_", None).publish(["default"])
+
+    assert made[0]["socket_timeout"] == publisher.TIMEOUT_SECONDS
 
 
 # -- messages

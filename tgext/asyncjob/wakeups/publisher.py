@@ -95,7 +95,10 @@ class BrokerPublisher:
 
     def _connect(self) -> Any:
         url = self._url or self._app.conf.broker_write_url
-        kind = "redis" if str(url).startswith(("redis", "sentinel")) else "amqp"
+        first = str(
+            url if url is None or isinstance(url, str) else url[0]
+        )  # an app may have several
+        kind = "redis" if first.startswith(("redis", "sentinel")) else "amqp"
         self._connection = connection = self._app.connection_for_write(
             url, connect_timeout=TIMEOUT_SECONDS, transport_options=_LIMITS[kind], heartbeat=0
         )
