@@ -18,6 +18,7 @@ from tgext.asyncjob import (
     JobQueue,
     JobTimeout,
     NotInJob,
+    NotSerializable,
     Progress,
     TaskResultStatus,
     UnknownJob,
@@ -749,3 +750,23 @@ def test_timeout_while_the_progress_tracker_is_told_ends_the_job_right_after():
 
     assert (told, went_on) == ([3], [])
     assert result.errors[-1].exception_class is JobTimeout
+
+
+@pytest.mark.parametrize(
+    ("value", "total", "said"),
+    [
+        (2**63, None, "value of at most 64 bits, got 0x8000000000000000;"),
+        (-(10**5000), None, "value of at most 64 bits, got -0x"),
+        (1, 10**5000, "total of at most 64 bits, got 0x"),
+    ],
+    ids=["2**63", "-10**5000", "10**5000"],
+)
+def test_progress_that_no_page_can_show_is_refused_on_memory_too(value, total, said):
+    with JobQueue(threads=0) as queue:
+        result = queue.result(queue.perform(asyncjob_set_progress, value, None, total))
+        queue.run_pending()
+        result.refresh()
+
+    assert result.errors[0].exception_class is NotSerializable
+    assert said in result.errors[0].message
+    assert len(result.errors[0].message) < 200

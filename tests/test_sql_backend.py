@@ -32,7 +32,7 @@ from databases import empty, url_of
 from test_backend_model import RETENTION_SECONDS, compare
 from tgext.asyncjob import ConfigError, JobQueue, task
 from tgext.asyncjob.backends.base import Standing
-from tgext.asyncjob.backends.sql import SqlBackend, insertion, progress, pruning, taking
+from tgext.asyncjob.backends.sql import SqlBackend, insertion, pruning, taking
 from tgext.asyncjob.call import Call
 from tgext.asyncjob.job import (
     FAILED,
@@ -567,10 +567,7 @@ def test_progress_is_read_while_the_job_holds_a_write_transaction(make_backend, 
     assert (seen.value, seen.total) == (7, 9)
 
 
-def test_progress_that_the_database_refuses_is_dropped_and_holds_up_nothing(
-    make_backend, caplog, monkeypatch
-):
-    monkeypatch.setattr(progress, "_MOST", 2**64)  # so that only the database refuses it
+def test_progress_that_the_database_refuses_is_dropped_and_holds_up_nothing(make_backend, caplog):
     backend = make_backend()
     uids = [enqueued(backend), enqueued(backend)]
     huge, other = backend.claim(WorkerId("w"), None, 2)

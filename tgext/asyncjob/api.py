@@ -12,9 +12,12 @@ from typing import Any, TypeVar
 
 from .amount import is_int, seconds, whole
 from .current import attempt_var, current_attempt, current_queue
-from .errors import BadCall, ConfigError
+from .errors import BadCall, ConfigError, NotSerializable
 from .job import Progress
 from .task_result import TaskResult
+
+#: Digits of a number that is too large, for its error.
+LONGEST_NUMBER = 40
 
 Item = TypeVar("Item")
 AnyQuery = TypeVar("AnyQuery")
@@ -41,7 +44,8 @@ def asyncjob_set_progress(value: int, data: Any = None, total: int | None = None
     data: a value to show with it, such as a text or a dict; on ``sql`` one that a row can hold.
     total: the *value* at which the job will be done, an int; None if it is unknown.
     Raises NotInJob outside a job, BadCall for a value or total that is not an int, NotSerializable
-    for what a row of the database cannot hold, and JobCancelled if the job was cancelled.
+    for one of more than 64 bits, and for data that a row of the database cannot hold, and
+    JobCancelled if the job was cancelled.
     """
     attempt = current_attempt("asyncjob_set_progress")
     total = None if total is None else _whole("total", total)
@@ -92,7 +96,7 @@ def asyncjob_track(iterable: Iterable[Item], total: int | None = None) -> Iterat
     job nothing is reported.
 
     total: the number of items, an int; None: ``len(iterable)``, or unknown if it has no length.
-    Raises BadCall for a total that is not an int.
+    Raises BadCall for a total that is not an int, NotSerializable for one of more than 64 bits.
     """
     total = _length(iterable) if total is None else _whole("total", total, "asyncjob_track")
     attempt = attempt_var.get()
@@ -139,7 +143,17 @@ def asyncjob_timed_query(query: AnyQuery, retries: int = 10, interval: float = 6
 def _whole(name: str, value: object, function: str = "asyncjob_set_progress") -> int:
     if not is_int(value):
         raise BadCall(f"{function}: expected {name} to be an int, got {value!r}")
+    if not -(2**63) <= value < 2**63:  # also for a page: Python does not write every number
+        raise NotSerializable(
+            f"{function}: expected a {name} of at most 64 bits, got {_shortly(value)}; report it "
+            "in a larger unit"
+        )
     return value
+
+
+def _shortly(number: int) -> str:
+    text = f"{number:#x}"
+    return text if len(text) <= LONGEST_NUMBER else f"{text[:LONGEST_NUMBER]}..."
 
 
 def _length(iterable: Iterable[Any]) -> int | None:

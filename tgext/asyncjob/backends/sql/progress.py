@@ -35,9 +35,6 @@ WRITE_SECONDS = 0.1
 #: The same after an error: at first, and at most; doubled in between.
 FAULT_SECONDS = (0.1, 5.0)
 
-#: The range of a column of 64 bits.
-_LEAST, _MOST = -(2**63), 2**63 - 1
-
 #: How long the thread waits without a report before it ends, in seconds.
 IDLE_SECONDS = 10.0
 
@@ -110,12 +107,6 @@ class ProgressWriter:
     def put(self, uid: str, attempt: int, progress: Progress) -> None:
         """Accept a report of an attempt. Raises NotSerializable if a row cannot hold it."""
         value, data, total = progress
-        for name, number in (("value", value), ("total", total)):
-            if number is not None and not _LEAST <= number <= _MOST:
-                raise NotSerializable(
-                    f"asyncjob_set_progress: expected a {name} of at most 64 bits, got "
-                    f"{number:#x}; report it in a larger unit"
-                )
         text = None if data is None else self._serializer.dump_value(data)
         why = why_too_large([text], self._most_bytes())
         if why is not None:
