@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from datetime import date, datetime, timedelta, timezone
+import tracemalloc
+from datetime import date, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -82,6 +84,15 @@ class RudeText(str):
         raise AssertionError
 
 
+class RudeZone(tzinfo):
+    """A time zone of the application."""
+
+    def utcoffset(self, _at: datetime | None) -> timedelta:
+        raise AssertionError
+
+    tzname = dst = utcoffset  # type: ignore[assignment]
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
@@ -96,6 +107,12 @@ class RudeText(str):
         (list(range(23)), f"[{', '.join(map(str, range(20)))}, ... 3 more]"),
         ([[[[[1]]]]], "[[[[<builtins.list>]]]]"),
         ("postgresql://ann:x@db/shop", "'postgresql://(hidden)@db/shop'"),
+        ("postgresql://ann:x/y@db/shop", "'postgresql://(hidden)@db/shop'"),
+        ("redis://:p@ss@db/0?x=a@b", "'redis://(hidden)@db/0?x=a@b'"),
+        (["ftp://ann@a", "https://b/@ann"], "['ftp://(hidden)@a', 'https://b/@ann']"),
+        (NOW, "2026-11-29 12:00:00+00:00"),
+        (NOW.astimezone(ZoneInfo("Europe/Berlin")), "2026-11-29 13:00:00+01:00"),
+        (NOW.replace(tzinfo=RudeZone()), "<datetime.datetime>"),
         (10**400, "a very large number"),
         (NotKept("it is a generator"), "was not kept: it is a generator"),
     ],
@@ -108,6 +125,21 @@ def test_value_is_one_line(value, text):
 @pytest.mark.parametrize("value", ["x" * 10**6, b"x" * 10**6, ["x" * 10**6] * 10**4])
 def test_long_value_is_cut(value):
     assert len(value_shown(value)) < 400
+
+
+def test_of_a_long_value_no_more_is_read_than_is_shown() -> None:
+    tracemalloc.start()
+    try:
+        value: Any = "x" * 600
+        for _ in range(4):
+            value = [value] * 20  # 96 MB as text
+        found = value_shown(value)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert found.startswith("[[[['xxx")
+    assert most < 1_000_000
 
 
 def test_value_that_holds_itself_is_shown() -> None:

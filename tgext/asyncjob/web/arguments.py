@@ -9,11 +9,12 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Iterator
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from itertools import islice
 from typing import Any, NamedTuple
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from ..call import PLAIN, Call, path_of
 from ..errors import AsyncJobError
@@ -35,8 +36,13 @@ _SECRET = re.compile(
     re.IGNORECASE,
 )
 
-#: User and password of a URL.
-_LOGIN = re.compile(r"(?<=://)[^/\s@]{1,200}@")
+#: User and password of a URL. SQLAlchemy takes a slash in a password, and others an "@".
+_LOGIN = re.compile(
+    r"(?<=://)(?:[^/\s@:]{0,100}:[^\s@]{1,200}|[^/\s@]{1,200})@(?:[^/\s@]{1,200}@)*"
+)
+
+#: So many characters of a container are enough: of the rest nothing is shown.
+_ENOUGH = 4 * VALUE_LENGTH
 
 #: Types whose ``str`` runs nothing of an application.
 _SIMPLE = frozenset({datetime, date, time, timedelta, Decimal, UUID})
@@ -123,7 +129,7 @@ def _text(value: Any, deep: int) -> str:
         return gettext("a very large number")  # its digits would take long
     if kind in PLAIN:
         return repr(value)
-    if kind in _SIMPLE:
+    if kind in _SIMPLE and _is_plain(getattr(value, "tzinfo", None)):
         return str(value)
     if kind is dict and deep:
         return "{" + ", ".join(_items(_pairs(value, deep), len(value))) + "}"
@@ -134,6 +140,11 @@ def _text(value: Any, deep: int) -> str:
     return f"<{path_of(kind)}>"
 
 
+def _is_plain(zone: Any) -> bool:
+    """Whether a time zone runs nothing of an application."""
+    return zone is None or type(zone) in (timezone, ZoneInfo)
+
+
 def _pairs(value: dict[Any, Any], deep: int) -> Iterator[str]:
     for key, each in value.items():
         hidden = type(key) is str and _SECRET.search(key)
@@ -141,7 +152,13 @@ def _pairs(value: dict[Any, Any], deep: int) -> Iterator[str]:
 
 
 def _items(items: Iterable[str], number: int) -> list[str]:
-    found = list(islice(items, MOST_ITEMS))
+    found: list[str] = []
+    length = 0
+    for each in islice(items, MOST_ITEMS):
+        found.append(each)
+        length += len(each)
+        if length > _ENOUGH:
+            return found
     if number <= MOST_ITEMS:
         return found
     return [*found, gettext("... %(number)s more", number=number - MOST_ITEMS)]
