@@ -312,5 +312,6 @@ def test_parent_is_told_again_of_a_new_queue_in_which_jobs_still_wait(monkeypatc
     for passed in (0.0, 1.0, AGAIN_SECONDS):
         now[0] += passed
         fleet._consume("late")
+    fleet._consume("unknown")  # an own app may know no other queues than it declares
 
     assert app.told == [(f"{PREFIX}late", ["all@here"])] * 2

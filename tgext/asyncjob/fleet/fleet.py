@@ -212,15 +212,16 @@ class Fleet:
         now = time.monotonic()
         if now - self._asked.get(name, -inf) < AGAIN_SECONDS:
             return
-        arguments = self.app.amqp.queues[name].queue_arguments
         try:
+            # KeyError: an own app may declare all its queues, and make no other.
+            arguments = self.app.amqp.queues[name].queue_arguments
             self.app.control.add_consumer(
                 name,
                 destination=[self.node_name],
                 options={"queue_arguments": arguments} if arguments else None,
             )
         except Exception as error:  # noqa: BLE001 - a broker raises its own errors
-            log.info("could not have messages for queue %s consumed: %s", queue_name, error)
+            log.info("could not have messages for queue %s consumed: %r", queue_name, error)
         else:
             self._asked[name] = now
 
