@@ -274,6 +274,35 @@ def token_of(queue: JobQueue, uid: str, user: str | None) -> str:
     return Tokens(queue).sign("post", "/cancel", uid, user)
 
 
+class Tracker:
+    """A progress tracker of the application's own, which says always the same."""
+
+    def __init__(self, says: Any) -> None:
+        self._says = says
+
+    def get_progress(self, _uid: str) -> Any:
+        if isinstance(self._says, Exception):
+            raise self._says
+        return self._says
+
+    def track(self, _uid: str) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("says", "value"),
+    [((3, "three"), 3), (None, None), ((), None), ((None, None), None), (("5", "x"), None),
+     ((10**5000, None), None), (5, None), (ConnectionError("it is away"), None)],
+    ids=range(8),
+)  # fmt: skip
+def test_tracker_of_the_application_breaks_no_page(says, value):
+    with JobQueue(threads=0, progress_tracker=Tracker(says)) as queue:
+        uid, app = queue.perform(print, "x"), app_of(queue)
+        page = app.get(f"/job?uid={uid}", extra_environ={"test.user": "manager"})
+
+        assert asked(app, uid).json["jobs"][0]["value"] == value
+        assert page.html.find("asyncjob-progress")["data-state"] == "waiting"
+
+
 def test_button_cancels_a_running_job(app, jobs, queue):
     uid = jobs.running()
 

@@ -123,11 +123,10 @@ class Results:
 
     def _tracked(self, brief: Brief) -> Brief:
         """The brief with what the application's progress tracker knows instead."""
-        tracker = self._progress_tracker.tracker
-        if tracker is None:
+        if self._progress_tracker.tracker is None:
             return brief
-        reported = None if brief.status.is_final else tracker.get_progress(brief.uid)
-        value, data = reported or (-1, None)
+        is_final = brief.status.is_final
+        value, data = (-1, None) if is_final else self._progress_tracker.shown(brief.uid)
         return brief._replace(value=value, total=None, text=text_of(data), eta_seconds=None)
 
     @shielded

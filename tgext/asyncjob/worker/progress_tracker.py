@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from ..amount import is_int
 from ..job import Progress
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,18 @@ class GuardedTracker:
         """Call ``set_progress`` with the progress of a job."""
         value, data = progress.value, progress.data
         self._guard(lambda tracker: tracker.set_progress(uid, value, data), uid, "set its progress")
+
+    def shown(self, uid: str) -> tuple[int, Any]:
+        """Return value and data of the last report, for a page, which a tracker must not break:
+        (-1, None) without one, or where it raises or tells anything else."""
+        tracker, nothing = self.tracker, (-1, None)
+        try:
+            found = None if tracker is None else tracker.get_progress(uid)
+            value, data = nothing if found is None else found
+        except Exception as error:  # noqa: BLE001 - of the application; a bar asks twice a second
+            log.info("job=%s the progress tracker could not tell its progress: %r", uid, error)
+            return nothing
+        return (value, data) if is_int(value) and value.bit_length() < 64 else nothing
 
     def end(self, uid: str) -> None:
         """Call ``remove`` for a job that has ended."""
