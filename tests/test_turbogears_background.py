@@ -13,6 +13,8 @@ from tg.predicates import has_permission
 
 from tgapps import App, applications, globals_with
 from tgext.asyncjob import ConfigError, background
+from tgext.asyncjob.errors import BadSignature
+from tgext.asyncjob.task_result import TaskResult
 from tgext.asyncjob.turbogears.slow_action import run_action
 
 
@@ -217,6 +219,22 @@ def test_user_is_known_by_a_text_whatever_the_application_has(app, user):
     assert asked(app, then, user).json == {"double": 2}
     assert [each.enqueued_by for each in app.queue.jobs().results] == [str(user)]
     assert len(app.queue.jobs(user=str(user)).results) == 1
+
+
+def test_job_that_cannot_be_read_any_more_is_unknown_and_hinders_no_other(app, monkeypatch):
+    """As after a change of asyncjob.secret."""
+    then = led_to(asked(app, "/slow", "ann"))
+    with monkeypatch.context() as changed:
+        changed.setattr(TaskResult, "args", property(lambda _self: refuse()))
+        again = led_to(asked(app, "/slow", "ann"))
+        answer = asked(app, then, "ann")
+
+    assert again != then
+    assert answer.status_int == 404
+
+
+def refuse() -> None:
+    raise BadSignature("the signature does not fit")
 
 
 def test_empty_name_of_the_server_is_nobody(app):

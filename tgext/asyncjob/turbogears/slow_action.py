@@ -24,7 +24,7 @@ from webob import Response
 from ..amount import is_number
 from ..call import Call
 from ..current import current_queue
-from ..errors import BadCall, ConfigError, MissingExtra, UnknownJob
+from ..errors import AsyncJobError, BadCall, ConfigError, MissingExtra, UnknownJob
 from ..job import FAILED, READY, RUNNING, SUCCESSFUL
 from ..task_options import TaskOptions
 from ..task_result import TaskResult
@@ -139,7 +139,15 @@ def _joined(path: str, call: list[Any]) -> TaskResult | None:
         status=[READY, RUNNING], name=_NAME, user=user, limit=MOST_LOOKED_AT
     )
     own = (each for each in found.results if each.enqueued_by == user)  # see JobQueue.mine
-    return next((each for each in own if list(each.args) == [path, *call]), None)
+    return next((each for each in own if _called_by(each) == [path, *call]), None)
+
+
+def _called_by(job: TaskResult) -> list[Any]:
+    """The arguments of a job; [] if this process cannot read them, since it has another secret."""
+    try:
+        return list(job.args)
+    except AsyncJobError:
+        return []
 
 
 def _begun(path: str, call: list[Any], options: TaskOptions) -> TaskResult:
@@ -153,7 +161,7 @@ def _job_of(uid: str, path: str) -> TaskResult:
     """The job that a URL names; 404 unless it is one of this user and this action."""
     try:
         found = current_queue().result(uid)
-        if found.name == _NAME and found.enqueued_by == _user() and found.args[0] == path:
+        if found.name == _NAME and found.enqueued_by == _user() and _called_by(found)[:1] == [path]:
             return found
     except UnknownJob:
         pass
