@@ -491,6 +491,7 @@ def test_no_context_stays_on_the_worker_s_thread(make_home, job):
     uid = home.does(lambda: {"uid": asyncjob_perform(job)}, headers={"Accept-Language": "it"})
     home.ended(uid.json["uid"])
     home.run_all()
+    home.queue.close()  # the tracker is told after a job has ended
 
     assert watcher.found == [(False, False)] * 2
 
