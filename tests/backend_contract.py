@@ -1484,7 +1484,7 @@ class BackendContract:
         done, waiting = ended(backend, DONE), enqueued(backend)
         running = enqueued(backend, priority=5)
         claim = claim_one(backend)
-        uids = [waiting, done, running, backend.new_uid()]
+        uids = [waiting, done, running, backend.new_uid(), "", "a\0b", "\ud800", "x" * 70_000]
 
         changed = [backend.change_many("cancel", uids), backend.change_many("cancel", uids)]
 
@@ -1499,7 +1499,7 @@ class BackendContract:
         clock.advance(1)
         until = clock.now()
         clock.advance(1)
-        given = [*uids, waiting, backend.new_uid()]
+        given = [*uids, waiting, backend.new_uid(), "a\0b", "\ud800"]
 
         first = backend.change_many("retry", given, until, Act("ann", "page"), "three")
         claims = {claim.job.uid: claim for claim in backend.claim(WorkerId("w1"), ["default"], 9)}

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, case, not_, select, true, update
 
+from ...job import storable
 from ...policies import Keys
 from ..audit import Act
 from . import states
@@ -137,7 +138,8 @@ class Steering:
         columns = (jobs.c.number, jobs.c.uid, jobs.c.finished_at, jobs.c.queue_name, jobs.c.rank,
                    jobs.c.options, jobs.c.policy)  # fmt: skip
         # Not by the primary key, of which the whole index may be read for that order.
-        wanted = select(*columns).where(jobs.c.uid.in_(uids)).order_by(jobs.c.number + 0)
+        known = [uid for uid in uids if storable(uid) == uid]  # a database refuses others
+        wanted = select(*columns).where(jobs.c.uid.in_(known)).order_by(jobs.c.number + 0)
         return list(connection.execute(wanted.with_for_update()))
 
 
