@@ -1010,6 +1010,21 @@ def test_schedule_that_cannot_be_changed_hides_no_other(shop, command, monkeypat
     assert third.startswith("third enqueued ")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["resume"], ["schedules"], ["schedules", "--pause"], ["status"], ["cancel"], ["retry"],
+     ["pause"], ["status", "--user"], ["status", "--queue"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_argument_that_is_no_text_is_unknown(shop, command, arguments):
+    """Bytes of the command line that are no UTF-8 come as lone surrogates."""
+    shop.enqueue((shop.jobs.note, 1))
+    code, said = command(*arguments, "caf\udce9")
+
+    assert code == (2 if arguments == ["pause"] else 1)
+    assert "Traceback" not in said
+
+
 # -- schema
 
 

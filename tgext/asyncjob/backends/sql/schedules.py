@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row, delete, exists, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ...errors import AsyncJobError, ConfigError
-from ...job import Job
+from ...job import Job, storable
 from ...recurrence import Recurrence
 from ..audit import Act
 from ..schedules import (
@@ -258,6 +258,8 @@ class SqlSchedules(ScheduleStore):
 
     def get(self, name: str, connection: Connection | None = None) -> ScheduleState | None:
         self._ensure()
+        if storable(name) != name:  # a database refuses it
+            return None
         wanted = self._wanted(self._table.c.name == name)
         if connection is not None:
             row = connection.execute(wanted).one_or_none()

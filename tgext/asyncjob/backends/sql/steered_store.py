@@ -7,6 +7,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, func, select
 
+from ...job import storable
 from ...policies import Keys
 from ..audit import Act
 from ..overview import PausedQueue
@@ -86,6 +87,8 @@ class SteeredStore(FollowingStore):
         return self._pausing.pause(queue_name, user, act)
 
     def resume(self, queue_name: str, act: Act | None = None) -> bool:
+        if storable(queue_name) != queue_name:  # a database refuses it
+            return False
         resumed = self._pausing.resume(queue_name, act)
         self._made_available([queue_name])
         return resumed
