@@ -188,6 +188,38 @@ def test_thread_that_waits_for_a_job_that_gave_way_waits_for_the_first(queue):
 # -- what a transaction writes
 
 
+@scopes
+def test_transaction_that_cancels_a_job_may_enqueue_another_of_its_key(queue, scope):
+    first = TASKS[scope].enqueue(1)
+    with queue.in_transaction():
+        assert first.cancel()
+        second = TASKS[scope].enqueue(1)
+        transaction.commit()
+
+    assert not second.is_duplicate
+    assert queue.run_pending() == 1
+    assert queue.result(second.id).status == "SUCCESSFUL"
+    assert queue.result(first.id).status == "CANCELLED"
+
+
+@scopes
+def test_enqueue_after_a_cancellation_that_is_rolled_back_leads_to_the_first_job(
+    queue, place, scope
+):
+    if place is None:
+        pytest.skip("memory cancels at once")
+    first = TASKS[scope].enqueue(1)
+    with queue.in_transaction():
+        savepoint = transaction.savepoint(optimistic=True)
+        assert first.cancel()
+        savepoint.rollback()
+        second = TASKS[scope].enqueue(1)
+        transaction.commit()
+
+    assert queue.run_pending() == 1
+    assert queue.result(second.id).id == first.id
+
+
 def test_waiting_job_that_begins_before_the_commit_is_followed_by_another(queue):
     first = waiting.enqueue(1)
     with queue.in_transaction():

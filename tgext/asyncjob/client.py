@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,13 +12,14 @@ from .current import attempt_var, enqueued_var, shielded
 from .database import QueueDatabase
 from .duplicates import Enqueued, sorted_out
 from .errors import BadCall, NotSerializable, QueueClosed, QueueFull
-from .job import Job
+from .job import Job, JobId
 from .options import Options
 from .results import Results
 from .task import Task, keys_for
 from .task_options import DEFAULT_OPTIONS, TaskOptions
 from .task_result import TaskResult
 from .transactions.scope import Scope
+from .uniqueness import UniqueKey
 from .worker.child_process import check_picklable
 from .worker.local import LocalWorker
 from .worker.progress_tracker import GuardedTracker
@@ -125,7 +126,13 @@ class QueueClient:
         pending = self._scope.pending_or_none()
         own = [] if pending is None else pending.jobs
         is_in_transaction = self._scope.is_managed or self._scope.is_committing
-        return sorted_out(jobs, own, self.backend.holders, is_in_transaction)
+        cancelled = self._scope.cancelled  # which the backend does not see before the commit
+
+        def holders(keys: Collection[UniqueKey]) -> dict[str, JobId]:
+            found = self.backend.holders(keys)
+            return {key: uid for key, uid in found.items() if uid not in cancelled}
+
+        return sorted_out(jobs, own, holders, is_in_transaction)
 
     def _add(self, jobs: list[Job]) -> None:
         """Add jobs to the transaction of this thread, or store them if there is none."""

@@ -176,8 +176,10 @@ class Results:
         pending = self._scope.pending_or_none()
         if pending is not None and pending.drop(uid):
             return True
-        self.snapshot(uid)
+        found = self.snapshot(uid)
         cancelled = bool(self.change(partial(self._backend().cancel, uid, act=_act_of(by))))
+        if cancelled:
+            self._scope.cancelled.add(found.job.uid)
         if cancelled and self._has_ended(uid):
             self._progress_tracker.end(uid)
         return cancelled

@@ -48,6 +48,7 @@ class _TransactionState:
 
     def __init__(self) -> None:
         self.pending: PendingJobs | None = None
+        self.cancelled: set[str] = set()  # the uids of jobs that its commit cancels
         self.aborting = False
         self.was_begun = True  # False: begun here for its first job; perhaps nothing ends it
 
@@ -98,9 +99,8 @@ class Scope:
         if txn is None or said is False:
             return bool(said)
         state = self._state_or_none(txn)
-        if state is None:
-            return bool(said) and _can_join(txn)
-        return not state.aborting and _can_join(txn)
+        is_managed = bool(said) if state is None else not state.aborting
+        return is_managed and _can_join(txn)
 
     @property
     def is_committing(self) -> bool:
@@ -166,6 +166,12 @@ class Scope:
         txn = self._extent.manager._txn
         state = None if txn is None else self._state_or_none(txn)
         return None if state is None else state.pending
+
+    @property
+    def cancelled(self) -> set[str]:
+        """The uids of the jobs that this thread's managed transaction cancels; to be added to."""
+        txn = self._extent.manager._txn if self.is_managed else None
+        return set() if txn is None else self._state_of(txn).cancelled
 
     def after_commit(self, act: Callable[[], object]) -> None:
         """Call *act* once this thread's transaction has been committed."""
