@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event, func, select, update
 
-from backend_contract import DONE, a_job
+from backend_contract import AGAIN, DONE, a_job
 from databases import url_of
 from policy_contract import (
     WORKER,
@@ -23,7 +23,9 @@ from policy_contract import (
 from test_sql_backend import KINDS, Database
 from tgext.asyncjob.backends.memory import MemoryBackend
 from tgext.asyncjob.backends.sql import SqlBackend, states
+from tgext.asyncjob.job import RUNNING, SUCCESSFUL
 from tgext.asyncjob.policies import Keys, Rate
+from tgext.asyncjob.uniqueness import WAITING, UniqueKey
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -202,3 +204,40 @@ def test_key_of_any_length_and_text_has_its_own_limit(backend):
     enqueue(backend, *[limited(backend, key) for key in keys for _ in range(2)])
 
     assert len(claims(backend)) == len(texts)
+
+
+@pytest.mark.parametrize("how", ["purge", "prune", "gives way"])
+def test_start_of_a_job_that_is_removed_counts_to_the_end_of_its_window(backend, clock, how):
+    backend._retention_seconds = 5
+    unique = UniqueKey("=:k", WAITING) if how == "gives way" else None
+    keys = Keys(rate=Rate("rate:k", 1, 3_600.0), unique=unique)
+    [first] = enqueue(backend, a_job(backend)._replace(keys=keys))
+    [claim] = claims(backend)
+    enqueue(backend, a_job(backend)._replace(keys=keys))
+    backend._admissions.settle()
+    clock.advance(10)
+    backend.finish(claim, AGAIN if how == "gives way" else DONE)
+    backend._admissions.settle()
+    if how == "purge":
+        assert backend.purge([first]) == 1
+    elif how == "prune":
+        clock.advance(10)
+        assert backend.prune() == 1
+    assert backend.counts()[RUNNING] + backend.counts()[SUCCESSFUL] == 0
+
+    clock.advance(3_500)
+    assert claims(backend) == []
+    backend.prune()
+    assert claims(backend) == []
+    clock.advance(100)
+    assert len(claims(backend)) == 1
+
+
+def test_slot_of_a_removed_job_that_has_not_started_is_no_start(backend, clock):
+    keys = Keys(rate=Rate("rate:k", 1, 3_600.0))
+    first, second = enqueue(backend, *[a_job(backend)._replace(keys=keys) for _ in range(2)])
+    backend._admissions.settle()
+    assert backend.cancel(first)
+    assert backend.purge([first]) == 1
+
+    assert uids(claims(backend)) == [second]

@@ -12,6 +12,7 @@ from ..audit import Act
 from .auditing import SqlAudit
 from .dialect import Dialect
 from .progress import ProgressWriter
+from .slots import Slots
 from .states import ENDED
 from .tables import Tables
 from .uniqueness import Uniqueness
@@ -23,15 +24,17 @@ PRUNED_AT_ONCE = 500
 class Pruning:
     """now: returns the current time, as SQL."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a part
         self,
         tables: Tables,
         dialect: Dialect,
         progress: ProgressWriter,
         audit: SqlAudit,
         uniqueness: Uniqueness,
+        slots: Slots,
         now: Callable[[], ColumnElement[float]],
     ) -> None:
+        self._slots = slots
         self._tables = tables
         self._dialect = dialect
         self._progress = progress
@@ -91,13 +94,14 @@ class Pruning:
         """Remove those of one batch that fulfil the conditions; one that another transaction
         changes is left to the next round."""
         jobs, errors = self._tables.jobs, self._tables.errors
-        has_policy = jobs.c.policy.is_not(None).label("has_policy")
-        still = select(jobs.c.uid, has_policy).where(jobs.c.uid.in_(uids), *conditions)
+        since = (self._now() - jobs.c.last_attempted_at).label("since_attempt")
+        still = select(jobs.c.uid, jobs.c.policy, since).where(jobs.c.uid.in_(uids), *conditions)
         still = still.with_for_update(skip_locked=True)
         with self._dialect.begin() as connection:
             rows = connection.execute(still).all()
             found = [row.uid for row in rows]
-            if any(row.has_policy for row in rows):
+            if any(row.policy is not None for row in rows):
+                self._slots.settle_removed(rows, connection)
                 self._uniqueness.forget(found, connection)
             connection.execute(delete(errors).where(errors.c.uid.in_(found)))
             connection.execute(delete(jobs).where(jobs.c.uid.in_(found)))

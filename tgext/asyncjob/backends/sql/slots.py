@@ -4,7 +4,8 @@ The slot of a limit counts while its job is AVAILABLE or RUNNING. That of a rate
 job has started, and for the window after the start. A start is the instant of the claim, by the
 clock of the database, or of the admission, if that is later. As long as the job runs, it is read
 from its row; once the job is blocked again, or has ended, it is stored in the slot. That is
-*settled* before the job can be admitted once more. Only who has locked a key writes its slots.
+*settled* before the job can be admitted once more, or its row is removed. Only who has locked a
+key, or removes a job, writes its slots.
 """
 
 from __future__ import annotations
@@ -106,11 +107,8 @@ class Slots:
     def _open(self, names: Sequence[str]) -> Any:
         """Select the slots that are not settled, with their jobs."""
         slots, jobs = self._slots, self._jobs
-        # Else it was not claimed since then.
-        has_started = jobs.c.lease > slots.c.lease
-        at = jobs.c.last_attempted_at
-        later = case((at < slots.c.admitted_at, slots.c.admitted_at), else_=at)
-        started_at = case((has_started, later), else_=null())
+        has_started, at = self._start()
+        started_at = case((has_started, at), else_=null())
         columns = (
             slots.c.name, slots.c.uid, slots.c.lease, slots.c.seconds, jobs.c.state,
             started_at.label("started_at"), (self._now() - started_at).label("age"),
@@ -118,6 +116,12 @@ class Slots:
         joined = slots.outerjoin(jobs, jobs.c.uid == slots.c.uid)
         is_open = slots.c.name.in_(names), slots.c.started_at.is_(None)
         return select(*columns).select_from(joined).where(*is_open)
+
+    def _start(self) -> tuple[ColumnElement[bool], ColumnElement[float]]:
+        """Whether the job of a slot was claimed since its admission, and when it has started."""
+        slots, jobs = self._slots, self._jobs
+        at, admitted_at = jobs.c.last_attempted_at, slots.c.admitted_at
+        return jobs.c.lease > slots.c.lease, case((at < admitted_at, admitted_at), else_=at)
 
     def _started(self, rate: Rate) -> Any:
         """Select the number of settled starts that count, and the age of the first of them."""
@@ -155,6 +159,24 @@ class Slots:
                 connection.execute(delete(slots).where(*one))
             else:
                 connection.execute(update(slots).where(*one).values(started_at=row.started_at))
+
+    def settle_removed(self, rows: Iterable[Row[Any]], connection: Connection) -> None:
+        """Store the starts that count of jobs which this transaction is about to remove. rows: of
+        these, with uid, policy, and the seconds ``since_attempt``, of the last one, or None."""
+        slots, jobs = self._slots, self._jobs
+        of_each: dict[str, list[str]] = {}
+        for row in rows:
+            rate = (Keys.of(row.policy) or Keys()).rate
+            if rate is None or row.since_attempt is None:
+                continue
+            if row.since_attempt < _window(rate):
+                of_each.setdefault(rate.key, []).append(row.uid)
+        has_started, at = self._start()
+        started_at = select(at).where(jobs.c.uid == slots.c.uid, has_started).correlate(slots)
+        for name, uids in of_each.items():
+            its = slots.c.name == name, slots.c.uid.in_(uids), slots.c.started_at.is_(None)
+            settled = update(slots).values(started_at=started_at.scalar_subquery())
+            connection.execute(settled.where(*its))
 
     def store(self, admitted: Iterable[tuple[Row[Any], Keys]], connection: Connection) -> None:
         """Give slots of their keys to jobs."""

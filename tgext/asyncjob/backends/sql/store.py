@@ -57,6 +57,7 @@ from .schedule_rows import ScheduleRows
 from .schedules import SqlSchedules
 from .schema import Schema
 from .silence import Silence
+from .slots import Slots
 from .snapshots import Snapshots
 from .statistics import SqlStatistics
 from .steering import Steering
@@ -155,8 +156,9 @@ class SqlStore:
         self._snapshots = Snapshots(self.tables, self._dialect, self._rows, self._progress)
         self._listing = Listing(self.tables, self._dialect)
         self._pruning = Pruning(
-            self.tables, self._dialect, self._progress, self._audit, self._uniqueness, self._now
-        )
+            self.tables, self._dialect, self._progress, self._audit, self._uniqueness,
+            Slots(self.tables, self._dialect, self._clock), self._now,
+        )  # fmt: skip
         self._statistics = SqlStatistics(self.tables, self._dialect, self._clock)
         self.statistics: Statistics = self._statistics
         self._wakeup = Wakeup(lambda: listener_of(self._dialect), self._look_with_ticks)

@@ -25,6 +25,7 @@ from .availability import made_available
 from .call_moving import with_call_of
 from .dialect import Dialect
 from .rows import Rows
+from .slots import Slots
 from .tables import Clock, Tables
 from .unique_decision import UniqueDecision, scope_of
 from .uniqueness import NOBODY, Uniqueness
@@ -87,6 +88,7 @@ class UniqueAdmission:
         self._now = clock.now
         self._rows = rows
         self._uniqueness = uniqueness
+        self._slots = Slots(tables, dialect, clock)
         self._forget = forget
 
     def admit(self, key: str) -> list[Admitted]:
@@ -181,7 +183,8 @@ class UniqueAdmission:
         # requests of others insert.
         jobs = self._jobs
         is_delayed = case((jobs.c.due_at > self._now(), 1), else_=0).label("is_delayed")
-        asking = select(jobs, is_delayed).where(jobs.c.blocked_by.in_(keys))
+        since = (self._now() - jobs.c.last_attempted_at).label("since_attempt")
+        asking = select(jobs, is_delayed, since).where(jobs.c.blocked_by.in_(keys))
         asking = asking.order_by(jobs.c.number + 0).limit(most)
         return connection.execute(asking).all()
 
@@ -240,6 +243,8 @@ class UniqueAdmission:
         """Remove jobs that ask; from now on their uids lead to another one, and so do those that
         led to them. What earlier attempts have left is kept with it."""
         jobs, errors, table = self._jobs, self._tables.errors, self._duplicates
+        every = [ask for asks in by_target.values() for ask in asks]
+        self._slots.settle_removed(every, connection)
         for uid, asks in by_target.items():
             uids = [ask.uid for ask in asks]
             if any(ask.lease for ask in asks):
@@ -251,7 +256,7 @@ class UniqueAdmission:
             {"uid": ask.uid, "leads_to": uid} for uid, asks in by_target.items() for ask in asks
         ]
         connection.execute(insert(table), leads)
-        numbers = [ask.number for asks in by_target.values() for ask in asks]
+        numbers = [ask.number for ask in every]
         connection.execute(delete(jobs).where(jobs.c.number.in_(numbers)))
 
     def _replace(self, number: int, newest: Row[Any], connection: Connection) -> None:
