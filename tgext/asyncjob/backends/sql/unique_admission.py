@@ -19,7 +19,6 @@ from sqlalchemy.exc import IntegrityError
 
 from ...errors import BadSignature
 from ...policies import Keys
-from ...uniqueness import LATEST
 from . import states
 from .availability import made_available
 from .call_moving import with_call_of
@@ -27,7 +26,7 @@ from .dialect import Dialect
 from .rows import Rows
 from .slots import Slots
 from .tables import Clock, Tables
-from .unique_decision import UniqueDecision, scope_of
+from .unique_decision import UniqueDecision
 from .uniqueness import NOBODY, Uniqueness
 
 #: The most jobs on which one transaction decides: it holds locks for a few milliseconds.
@@ -245,11 +244,13 @@ class UniqueAdmission:
         jobs, errors, table = self._jobs, self._tables.errors, self._duplicates
         every = [ask for asks in by_target.values() for ask in asks]
         self._slots.settle_removed(every, connection)
+        to_these = table.c.leads_to.in_([ask.uid for ask in every])
+        leading = set(connection.execute(select(table.c.leads_to).where(to_these)).scalars())
         for uid, asks in by_target.items():
             uids = [ask.uid for ask in asks]
             if any(ask.lease for ask in asks):
                 connection.execute(update(errors).where(errors.c.uid.in_(uids)).values(uid=uid))
-            if any(ask.lease or scope_of(ask) == LATEST for ask in asks):
+            if not leading.isdisjoint(uids):
                 led = update(table).where(table.c.leads_to.in_(uids))
                 connection.execute(led.values(leads_to=uid))
         leads = [

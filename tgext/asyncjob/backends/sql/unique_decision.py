@@ -73,9 +73,3 @@ def is_held(key: UniqueKey, row: Any) -> bool:
         cancelled=row.state == states.CANCELLED,
         age=row.age,
     )
-
-
-def scope_of(row: Row[Any]) -> str | None:
-    """The scope of the unique key of a row; None if it has none."""
-    keys = Keys.of(row.policy)
-    return None if keys is None or keys.unique is None else keys.unique.scope
