@@ -14,7 +14,7 @@ from tgext.asyncjob import BadCall, ConfigError, JobQueue, shared, task
 from tgext.asyncjob.call import Call
 from tgext.asyncjob.job import WorkerId
 from tgext.asyncjob.keys import KEY_LENGTH, key_of, shortened
-from tgext.asyncjob.policies import Keys, Limit, Rate
+from tgext.asyncjob.policies import Keys, Limit, Policy, Rate
 from tgext.asyncjob.sharing import Share, is_turn
 from tgext.asyncjob.task import keys_for
 
@@ -148,6 +148,23 @@ def test_copy_of_a_task_has_its_policy_or_another(queue):
     assert plain.using(priority=5).policy == plain.policy
     assert plain.using(limit=None).policy is None
     assert keys_of(queue, plain.using(limit=7).enqueue().id) == Keys(Limit(f"{HERE}plain", 7))
+
+
+def test_copy_of_a_task_without_a_policy_has_no_key_of_it_either():
+    every = task(
+        limit=1, limit_key=str, rate="1/s", rate_key=str, unique="waiting", unique_key=str
+    )(plain.func)
+
+    none = every.using(limit=None, rate=None, unique=None)
+    assert none.policy is None
+    assert every.using(rate=None).policy == Policy(
+        limit=1, limit_key=str, unique="waiting", unique_key=str
+    )
+    coalesced = every.using(unique=None, coalesce=True)
+    assert coalesced.policy.unique_key is str
+    assert coalesced.using(coalesce=False).policy.unique_key is None
+    with pytest.raises(ConfigError, match="limit_key: expected a limit beside it"):
+        every.using(limit=None, limit_key=str)
 
 
 def test_copy_of_a_task_with_a_policy_can_be_pickled():

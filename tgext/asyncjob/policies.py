@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from .amount import is_int
 from .call import Call
@@ -141,6 +141,15 @@ class Policy:
                 "coalesce: expected a unique_key of this task alone, got shared(...); a job of "
                 "one task cannot take the arguments of another one"
             )
+
+    def using(self, **changed: Any) -> Policy:
+        """Return a copy with other options; the key of what is switched off goes with it. Raises
+        ConfigError."""
+        found: dict[str, Any] = {**vars(self), **changed}
+        is_off = {"limit": found["limit"] is None, "rate": found["rate"] is None}
+        is_off["unique"] = found["unique"] is None and found["coalesce"] is False
+        gone = {f"{name}_key": None for name, off in is_off.items() if off}
+        return replace(self, **{**gone, **changed})
 
     def keys(
         self, call: Call, implied: int, queue_name: str, priority: int, user: str | None

@@ -191,7 +191,7 @@ def keys_for(call: Call, options: TaskOptions, context: Any = None) -> Keys | No
 def _policy_of(options: dict[str, Any], policy: Policy | None) -> Policy | None:
     """Take the options of a policy out of *options*, and change *policy* by them."""
     changed = {name: options.pop(name) for name in _POLICY_NAMES if name in options}
-    policy = replace(policy or NO_POLICY, **changed)
+    policy = (policy or NO_POLICY).using(**changed)
     return None if policy == NO_POLICY else policy
 
 
