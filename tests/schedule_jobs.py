@@ -24,3 +24,8 @@ def with_context(_context: TaskContext, _to: str) -> None:
 @task
 def declared() -> None:
     """The tests declare it by hand: with cron= it would be declared in every worker of theirs."""
+
+
+@task(limit=1, limit_key=lambda shop: shop)
+def limited(_shop: str = "") -> None:
+    """A task with a limit for each shop: of a job without one no key can be made."""

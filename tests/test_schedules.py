@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, delete, event, select, update
 
 from clocks import FakeClock
 from databases import url_of
-from schedule_jobs import declared, mail, with_context, work
+from schedule_jobs import declared, limited, mail, with_context, work
 from sqlqueues import options_of, session_of
 from tgext.asyncjob import BadCall, ConfigError, JobQueue, NotSerializable
 from tgext.asyncjob.backends.audit import Act
@@ -381,6 +381,7 @@ def test_update_keeps_what_is_left_out(place, clock):
         (5, work, (), ConfigError),
         ("a", 5, (), BadCall),
         ("a", declared, ("too", "many"), BadCall),
+        ("a", limited, (), BadCall),
         ("a", mail.using(run_after=timedelta(1)), (), ConfigError),
     ],
 )
@@ -390,6 +391,18 @@ def test_schedule_that_cannot_work_is_refused(place, name, task, args, error):
         queue.schedule(name, task, args, every=timedelta(seconds=60))
 
     assert queue.schedules() == []
+
+
+def test_schedule_of_whose_jobs_no_key_can_be_made_keeps_none_from_its_ticks(backend, clock):
+    call = Call(limited.func, (), None)
+    backend.schedules.put(a_schedule(name="bad", call=call, options=limited))
+    backend.schedules.put(a_schedule())
+    clock.advance(300)
+
+    assert backend.schedules.fire() == 1
+    assert ticks_of(backend) == [(300, "enqueued")]
+    assert ticks_of(backend, "bad") == [(300, "skipped")]
+    assert "no job can be enqueued: BadCall: limit_key: " in reasons_of(backend, "bad")[0]
 
 
 # -- declared schedules

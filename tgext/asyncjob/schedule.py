@@ -17,7 +17,7 @@ from .job import storable
 from .recurrence import Recurrence
 from .results import Results
 from .sentence import Sentence
-from .task import Task
+from .task import Task, keys_for
 from .task_options import DEFAULT_OPTIONS
 from .task_result import TaskResult
 from .worker.child_process import check_picklable
@@ -271,4 +271,5 @@ def new_schedule(
     check(function, call.args, call.kwargs or {}, implied=int(options.takes_context))
     if options.executor == "process":
         check_picklable(call)
+    keys_for(call, options)  # raises now what each tick would
     return NewSchedule(name, call, options, recurrence, False)

@@ -78,6 +78,11 @@ def why_duplicate(reason: str | None, leads_to: str | None) -> str | None:
     return reason if leads_to is None else f"a duplicate of {leads_to}"
 
 
+def why_refused(error: Exception) -> str:
+    """Return the reason for which a tick is skipped whose job cannot be made."""
+    return f"no job can be enqueued: {type(error).__name__}: {error}"
+
+
 def why_paused(user: str | None) -> str:
     """Return the reason for which a paused schedule skips its ticks."""
     return "paused" if user is None else f"paused by {user}"

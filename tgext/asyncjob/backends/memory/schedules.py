@@ -25,6 +25,7 @@ from ..schedules import (
     other_origin,
     why_duplicate,
     why_paused,
+    why_refused,
 )
 
 log = logging.getLogger(__name__)
@@ -194,13 +195,18 @@ class MemorySchedules(ScheduleStore):
         known = {tick.instant for tick in entry.ticks}
         while entry.next_at <= now:
             due = entry.new.recurrence.due(entry.next_at, now, why_not)
-            ticks = [Tick(_instant(at), None, reason) for at, reason in due.skipped]
-            jobs = []
-            for instant in map(_instant, due.fired):
-                if instant not in known:  # the clock was set back, and the schedule changed
-                    jobs.append(self._job(entry))
-                    ticks.append(Tick(instant, jobs[-1].uid, None))
-            entry.ticks.extend(ticks)
+            # Known: the clock was set back, and the schedule changed.
+            instants = [each for each in map(_instant, due.fired) if each not in known]
+            try:
+                jobs = [self._job(entry) for _ in instants]
+            except Exception as error:  # noqa: BLE001 - a key may be a callable of the application's
+                log.error("schedule=%s cannot enqueue a job: %s", entry.new.name, error)
+                due = entry.new.recurrence.due(entry.next_at, now, why_refused(error))
+                instants, jobs = [], []
+            entry.ticks.extend(Tick(_instant(at), None, reason) for at, reason in due.skipped)
+            entry.ticks.extend(
+                Tick(at, job.uid, None) for at, job in zip(instants, jobs, strict=True)
+            )
             entry.next_at = due.next_at
             self._enqueue(jobs)
             fired += len(jobs)

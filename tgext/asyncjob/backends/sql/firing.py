@@ -20,7 +20,7 @@ from ...errors import AsyncJobError, ConfigError, ModuleMissing
 from ...job import Job, JobId
 from ...recurrence import Due
 from ...task import keys_for
-from ..schedules import FIRED_AT_ONCE, FIRING_SECONDS, STALE_SECONDS, why_paused
+from ..schedules import FIRED_AT_ONCE, FIRING_SECONDS, STALE_SECONDS, why_paused, why_refused
 from .dialect import Dialect
 from .insertion import Insertion
 from .rows import Rows
@@ -168,7 +168,7 @@ class Firing:
             raise _NotHere(str(error)) from error
 
     def _refused(self, row: Row[Any], error: Exception) -> Due:
-        return self._due_of(row, f"no job can be enqueued: {type(error).__name__}: {error}")
+        return self._due_of(row, why_refused(error))
 
     def _recorded(self, row: Row[Any], connection: Connection) -> set[float]:
         """Read which ticks from the next one on were recorded before: there are some if the clock
