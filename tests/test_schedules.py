@@ -17,13 +17,14 @@ from clocks import FakeClock
 from databases import url_of
 from schedule_jobs import declared, limited, mail, with_context, work
 from sqlqueues import options_of, session_of
-from tgext.asyncjob import BadCall, ConfigError, JobQueue, NotSerializable
+from tgext.asyncjob import BadCall, ConfigError, JobQueue, NotSerializable, task
 from tgext.asyncjob.backends.audit import Act
 from tgext.asyncjob.backends.memory import MemoryBackend
 from tgext.asyncjob.backends.schedules import STALE_SECONDS, NewSchedule
 from tgext.asyncjob.backends.sql import SqlBackend
 from tgext.asyncjob.call import Call
 from tgext.asyncjob.job import READY, WorkerId
+from tgext.asyncjob.policies import Limit
 from tgext.asyncjob.recurrence import Recurrence
 from tgext.asyncjob.task_options import DEFAULT_OPTIONS
 
@@ -393,6 +394,18 @@ def test_schedule_that_cannot_work_is_refused(place, name, task, args, error):
     assert queue.schedules() == []
 
 
+def test_jobs_have_the_policy_of_the_copy_of_a_task(place):
+    queue = place.queue()
+    for name, copy in {"a": limited.using(limit=3), "b": limited.using(limit=None)}.items():
+        queue.schedule(name, copy.using(unique="waiting"), [name], every=timedelta(seconds=60))
+    made = {each.name: queue.backend.get(each.run_now().id) for each in queue.schedules()}
+
+    keys = {name: found.job.keys for name, found in made.items()}
+    assert keys["a"].limit == Limit("schedule_jobs.limited:a", 3)
+    assert keys["b"].limit is None
+    assert {each.unique.scope for each in keys.values()} == {"waiting"}
+
+
 def test_schedule_of_whose_jobs_no_key_can_be_made_keeps_none_from_its_ticks(backend, clock):
     call = Call(limited.func, (), None)
     backend.schedules.put(a_schedule(name="bad", call=call, options=limited))
@@ -646,6 +659,10 @@ def test_object_of_this_process_is_refused_as_an_option(sql):
     queue = sql.queue()
     with pytest.raises(NotSerializable, match="backoff"):
         queue.schedule("a", mail.using(backoff=lambda _n: 1.0), every=timedelta(seconds=60))
+    with pytest.raises(NotSerializable, match=r"limit_key: .* by @task\(limit_key=\.\.\.\)"):
+        queue.schedule("a", limited.using(limit_key=str), ["s"], every=timedelta(seconds=60))
+    with pytest.raises(NotSerializable, match="limit"):
+        queue.schedule("a", task(limit=1)(work), every=timedelta(seconds=60))
 
 
 @on_databases

@@ -13,6 +13,7 @@ from sqlalchemy import Row
 
 from ...call import Call
 from ...errors import AsyncJobError, NotSerializable, Unreadable
+from ...policies import NO_POLICY, Policy
 from ...recurrence import Recurrence
 from ...serialization import CallSerializer, SerializedCall
 from ...task import Task, held_at
@@ -118,17 +119,27 @@ def _options_text(schedule: NewSchedule) -> str | None:
     target = schedule.call.target
     held = held_at(target) if hasattr(target, "__qualname__") else None
     usual = held if isinstance(held, Task) and held.func is target else DEFAULT_OPTIONS
-    changed = {
-        field.name: getattr(schedule.options, field.name)
-        for field in fields(TaskOptions)
-        if getattr(schedule.options, field.name) != getattr(usual, field.name)
-    }
+    changed = _differing(schedule.options, usual, TaskOptions)
     if schedule.options.takes_context:  # it must be known before the task is
         changed["takes_context"] = True
-    for name, value in changed.items():
-        if callable(value) or not isinstance(value, (str, int, float, type(None))):
+    policies = _differing(_policy_of(schedule.options), _policy_of(usual), Policy)
+    for name, value in {**changed, **policies}.items():
+        is_held = isinstance(value, (str, int, float, type(None))) and not callable(value)
+        if not is_held or (name in policies and usual is DEFAULT_OPTIONS):
             raise NotSerializable(
-                f"{name}: expected a value that a database row can hold, got an object of this "
-                f"process; declare it at {schedule.call.name}, by @task({name}=...)"
+                f"{name}: expected what a worker finds by the row of a schedule, got an object of "
+                f"this process; declare it at {schedule.call.name}, by @task({name}=...)"
             )
+    changed |= policies
     return json.dumps(changed) if changed else None
+
+
+def _policy_of(options: TaskOptions) -> Policy:
+    return (options.policy if isinstance(options, Task) else None) or NO_POLICY
+
+
+def _differing(given: Any, usual: Any, kind: Any) -> dict[str, Any]:
+    """Return the values of *given* that differ from those of *usual*, by the names of fields."""
+    names = [field.name for field in fields(kind)]
+    return {name: getattr(given, name) for name in names
+            if getattr(given, name) != getattr(usual, name)}  # fmt: skip
