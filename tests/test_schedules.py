@@ -378,6 +378,7 @@ def test_update_keeps_what_is_left_out(place, clock):
         ("", work, (), ConfigError),
         ("x" * 256, work, (), ConfigError),
         ("a\nb", work, (), ConfigError),
+        ("a ", work, (), ConfigError),
         ("a\udc80", work, (), ConfigError),
         (5, work, (), ConfigError),
         ("a", 5, (), BadCall),

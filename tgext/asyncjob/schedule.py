@@ -256,9 +256,11 @@ def new_schedule(
 ) -> NewSchedule:
     """Check what a schedule is to call. Raises BadCall, ConfigError."""
     is_name = isinstance(name, str) and 0 < len(name) <= LONGEST_NAME and name.isprintable()
-    if not (isinstance(name, str) and is_name and storable(name) == name):
+    # A space at the end is nothing in comparisons of MariaDB.
+    if not (isinstance(name, str) and is_name and storable(name) == name == name.rstrip(" ")):
         raise ConfigError(
-            f"schedule: expected a name of 1 to {LONGEST_NAME} printable characters, got {name!r}"
+            f"schedule: expected a name of 1 to {LONGEST_NAME} printable characters, the last one "
+            f"no space, got {name!r}"
         )
     options = target if isinstance(target, Task) else DEFAULT_OPTIONS
     if isinstance(target, Task) and target.run_after is not None:
