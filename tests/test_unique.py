@@ -3,6 +3,7 @@ in the caller's transaction, whatever becomes of the jobs."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -15,7 +16,7 @@ from backend_contract import ERROR
 from sqlqueues import ALL_KINDS, PATIENCE_SECONDS, Place, nothing, place_or_memory, queue_in
 from tgext.asyncjob import BadCall, ConfigError, JobQueue, TaskResult, UnknownJob, shared, task
 from tgext.asyncjob.call import Call
-from tgext.asyncjob.job import READY, SUCCESSFUL, Job, Outcome, WorkerId
+from tgext.asyncjob.job import READY, SUCCESSFUL, Claim, Job, Outcome, WorkerId
 from tgext.asyncjob.task import keys_for
 
 ran: list[Any] = []
@@ -347,6 +348,134 @@ def test_follower_says_for_which_job_it_waits(queue):
     queue.backend.finish(claim, Outcome(SUCCESSFUL))
     assert queue.run_pending() == 1
     assert ran == [(2,)]
+
+
+@task(
+    coalesce=True,
+    unique_key=lambda page, **_: page,
+    limit=1,
+    limit_key=lambda _page, shop, **_: shop,
+    share_key=lambda _page, owner="", **_: owner,
+    max_attempts=3,
+)
+def publish(page: str, shop: str, owner: str = "") -> None:
+    """A coalesced job whose keys are made of arguments that change."""
+
+
+def settle(queue: JobQueue) -> None:
+    queue.backend.claim(WorkerId("settles"), ["nothing"], 1)
+
+
+def claim_one(queue: JobQueue) -> Claim:
+    [claim] = queue.backend.claim(WorkerId(uuid.uuid4().hex), None, 1)
+    return claim
+
+
+def claimed(queue: JobQueue) -> list[tuple[Any, ...]]:
+    """The arguments of what can be claimed now, which runs from then on."""
+    found = []
+    while some := queue.backend.claim(WorkerId(uuid.uuid4().hex), None, 100):
+        found += [(*each.job.call.args, *(each.job.call.kwargs or {}).values()) for each in some]
+    return found
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_coalesced_job_counts_for_the_limit_of_its_latest_arguments(queue, settled):
+    publish.enqueue("p", shop="a")
+    if settled:  # it has the slot of a
+        settle(queue)
+    publish.enqueue("p", shop="b")
+    publish.enqueue("q", shop="b")
+    publish.enqueue("r", shop="a")
+    publish.enqueue("s", shop="a")
+
+    assert sorted(claimed(queue)) == [("p", "b"), ("r", "a")]
+
+
+def test_coalesced_job_that_waits_for_a_slot_waits_for_that_of_its_latest_arguments(queue):
+    publish.enqueue("p", shop="a")
+    assert claimed(queue) == [("p", "a")]
+    publish.enqueue("q", shop="a")
+    settle(queue)
+    publish.enqueue("q", shop="b")
+    assert claimed(queue) == [("q", "b")]
+    publish.enqueue("r", shop="b")
+    settle(queue)
+    publish.enqueue("r", shop="c")
+    publish.enqueue("r", shop="b")
+
+    assert claimed(queue) == []
+
+
+def test_job_that_was_attempted_leaves_no_slot_to_the_key_of_its_old_arguments(queue):
+    publish.enqueue("p", shop="a")
+    claim = claim_one(queue)
+    assert queue.backend.finish(claim, Outcome(READY, error=ERROR))
+    publish.enqueue("p", shop="b")
+
+    assert claimed(queue) == [("p", "b")]
+    publish.enqueue("q", shop="a")
+    publish.enqueue("r", shop="b")
+    assert claimed(queue) == [("q", "a")]
+
+
+def test_job_that_follows_has_the_keys_of_its_latest_arguments(queue):
+    publish.enqueue("p", shop="a")
+    claim = claim_one(queue)
+    publish.enqueue("p", shop="a")
+    settle(queue)
+    publish.enqueue("p", shop="b")
+    publish.enqueue("q", shop="b")
+    assert claimed(queue) == [("q", "b")]
+    assert queue.backend.finish(claim, Outcome(SUCCESSFUL))
+    publish.enqueue("r", shop="a")
+
+    assert claimed(queue) == [("r", "a")]
+
+
+@pytest.mark.parametrize("delay", [0.0, 60.0])
+def test_job_that_waits_again_has_the_keys_of_the_one_that_followed_it(queue, delay):
+    publish.enqueue("p", shop="a")
+    claim = claim_one(queue)
+    publish.enqueue("p", shop="b")
+    settle(queue)
+    assert queue.backend.finish(claim, Outcome(READY, error=ERROR, delay_seconds=delay))
+    for page in ("q", "r"):
+        for shop in ("a", "b"):
+            publish.enqueue(page + shop, shop=shop)
+
+    found = claimed(queue)
+    assert sorted(shop for _, shop in found) == ["a", "b"]
+    assert (("p", "b") in found) is (delay == 0.0)
+    waiting = queue.jobs(status="READY").results
+    counts = [queue.backend.uses(queue.backend.get(each.id).job.keys)[0].used for each in waiting]
+    assert counts == [1] * len(waiting)
+
+
+def test_coalesced_job_is_of_the_owner_of_its_latest_arguments(queue):
+    publish.enqueue("p", shop="a", owner="ann")
+    settle(queue)
+    publish.enqueue("p", shop="a", owner="bob")
+    settle(queue)
+    for number in range(2):
+        publish.enqueue(f"b{number}", shop=f"b{number}", owner="bob")
+        publish.enqueue(f"a{number}", shop=f"a{number}", owner="ann")
+
+    assert [page for page, *_ in claimed(queue)] == ["p", "a0", "b0", "a1", "b1"]
+
+
+def test_coalesced_job_stays_in_its_queue_and_priority_with_its_turn(queue):
+    publish.enqueue("p", shop="a", owner="ann")
+    settle(queue)
+    publish.using(priority=5, queue_name="other").enqueue("p", shop="b", owner="bob")
+    settle(queue)
+    [result] = queue.jobs().results
+
+    job = queue.backend.get(result.id).job
+    assert (job.options.priority, job.options.queue_name) == (0, "default")
+    assert job.keys.limit.key.endswith(":b")
+    assert job.keys.share.turn == "/:0:default"
+    assert claimed(queue) == [("p", "b", "bob")]
 
 
 def test_only_the_last_of_many_is_stored(queue):

@@ -71,6 +71,14 @@ class Keys(NamedTuple):
             default=MOST_AT_ONCE,
         )
 
+    def with_arguments_of(self, newer: Keys) -> Keys:
+        """Return what a coalesced job of these keys waits for with the arguments of a newer one:
+        the same if that is by the same keys. It stays in its queue, at its priority."""
+        share, its = self.share, newer.share
+        is_there = share is not None and its is not None and share.turn == its.turn
+        keys = self._replace(limit=newer.limit, rate=newer.rate, share=its if is_there else share)
+        return self if keys.group == self.group else keys
+
     @property
     def text(self) -> str:
         """As it stands in a row."""

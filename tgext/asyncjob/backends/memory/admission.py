@@ -227,9 +227,11 @@ class Admission:
             return None
         while heap:
             _, sequence, entry = heap[0]
-            if entry.admitted is False and entry.sequence == sequence and entry.status is READY:
+            waits = entry.admitted is False and entry.sequence == sequence
+            keys = entry.job.keys
+            if waits and entry.status is READY and keys is not None and keys.group == group:
                 return heap[0]
-            heapq.heappop(heap)  # it was cancelled
+            heapq.heappop(heap)  # it was cancelled, or has other keys
         del self._blocked[group]
         self._due.pop(group, None)
         for name in self._keys.pop(group).names:

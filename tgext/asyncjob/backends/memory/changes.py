@@ -140,9 +140,9 @@ class JobChanges:
         if entry.job.keys is not None and (asks or self._unique.asks_again(entry)):
             other, follower = self._unique.ask(entry, self._clock())
             if follower is not None:
-                self._give_way(follower, entry)
+                self._give_way(follower, entry, is_queued=False)
             if other is not None:
-                self._give_way(entry, other)
+                self._give_way(entry, other, is_queued=not self._unique.follows(other))
             if other is not None or self._unique.follows(entry):
                 return
         self._ready_queue.put(entry)
@@ -158,14 +158,31 @@ class JobChanges:
             queue.running[name] -= 1
             self._waiters.wake_one(name)
 
-    def _give_way(self, entry: Entry, other: Entry) -> None:
-        """Remove a job that is in no queue; its uid leads to another one."""
+    def _give_way(self, entry: Entry, other: Entry, *, is_queued: bool) -> None:
+        """Remove a job that is in no queue; its uid leads to another one. is_queued: whether that
+        one is in a queue."""
         self._entries.pop(entry.job.uid, None)
         self._ready_queue.give_back(entry)
         self._unique.give_way(entry, other)
+        if self._unique.is_coalesced(entry):
+            self._take_arguments(other, entry, is_queued)
         self._gone.append(entry)
         if entry.ended is not None:
             entry.ended.set()  # who waits for it looks again, and waits for the other one
+
+    def _take_arguments(self, entry: Entry, newer: Entry, is_queued: bool) -> None:
+        """Run a waiting job with the arguments of a newer one."""
+        before, its = entry.job, newer.job
+        keys = before.keys and its.keys and before.keys.with_arguments_of(its.keys)
+        job = before._replace(call=its.call, context=its.context, keys=keys)
+        newer.job = before  # dropped with it, without the lock
+        if entry.lease:
+            entry.budget = entry.attempts + before.options.max_attempts
+        if is_queued:
+            self._ready_queue.replace(entry, job)
+        else:
+            self._ready_queue.give_back(entry)
+            entry.job = job
 
     def _wake_for(self, entry: Entry) -> None:
         self._waiters.wake_one(entry.job.options.queue_name)

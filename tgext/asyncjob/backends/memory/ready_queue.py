@@ -14,7 +14,7 @@ import heapq
 import math
 from collections.abc import Callable, Collection
 
-from ...job import READY
+from ...job import READY, Job
 from ..brief import MOST_QUEUES, MOST_SHOWN_BEFORE
 from ..overview import MOST_BEFORE
 from .admission import Admission
@@ -175,6 +175,20 @@ class ReadyQueue:
         """Take the slots of a job that has ended, and admit the next."""
         self._admission.free(entry)
         self._admission.admit_beside(entry)
+
+    def replace(self, entry: Entry, job: Job) -> None:
+        """Let a READY job be another one, at its place; if it waits for other keys, as a new one
+        would."""
+        before, keys = entry.job.keys, job.keys
+        is_same = before is None or keys is None or before.group == keys.group
+        if is_same or entry.run_at is not None:
+            entry.job = job
+            return
+        self._admission.free(entry)
+        entry.admitted = None
+        self._admission.admit_beside(entry)
+        entry.job = job
+        self._admission.block(entry)
 
     def _make_ready(self, entry: Entry) -> None:
         if entry.job.keys is None:

@@ -81,19 +81,17 @@ class UniqueEntries:
         return None, None
 
     def give_way(self, entry: Entry, other: Entry) -> None:
-        """Let the uid of a job lead to another one, which is run with its arguments if it is
-        coalesced, and has what its attempts have left."""
-        uid, key = entry.job.uid, unique_of(entry)
+        """Let the uid of a job lead to another one, which has what its attempts have left."""
+        uid = entry.job.uid
         other.errors = (*entry.errors, *other.errors)[-MOST_ERRORS:]
-        if key is not None and key.scope == LATEST:
-            before = other.job
-            other.job = before._replace(call=entry.job.call, context=entry.job.context)
-            entry.job = before  # dropped with it, without the lock
-            if other.lease:
-                other.budget = other.attempts + before.options.max_attempts
         for each in [uid, *self._led.pop(uid, ())]:
             self._leads[each] = other
             self._led[other.job.uid].append(each)
+
+    def is_coalesced(self, entry: Entry) -> bool:
+        """Whether a job takes the arguments of those that give way to it."""
+        key = unique_of(entry)
+        return key is not None and key.scope == LATEST
 
     def ended(self, entry: Entry) -> Entry | None:
         """Note the end of a job; return the one that follows it."""

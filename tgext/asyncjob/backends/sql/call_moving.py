@@ -1,4 +1,4 @@
-"""Gives a waiting job the call of a newer one, which is not opened for it."""
+"""Gives a waiting job the call of a newer one, which is not opened for it, and the keys of that."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import Any
 
 from sqlalchemy import Row
 
+from ...policies import Keys
 from ...serialization import SerializedCall
+from . import states
 from .rows import Deciding, Rows
 
 
@@ -28,3 +30,13 @@ def with_call_of(rows: Rows, older: Row[Any], newer: Row[Any]) -> dict[str, Any]
         "task_name": newer.task_name,
         "enqueued_by": newer.enqueued_by,
     }
+
+
+def with_keys(older: Row[Any], keys: Keys) -> dict[str, Any]:
+    """Return what the row of a waiting job gets that is to wait for other keys. If it waits for its
+    unique key, or its time, it still does so."""
+    values: dict[str, Any] = {"policy": keys.text, "limit_key": keys.group}
+    if older.state == states.AVAILABLE or older.blocked_by == older.limit_key is not None:
+        values["blocked_by"] = keys.group
+        values["state"] = states.AVAILABLE if keys.group is None else states.BLOCKED
+    return values

@@ -101,7 +101,7 @@ class Pruning:
             rows = connection.execute(still).all()
             found = [row.uid for row in rows]
             if any(row.policy is not None for row in rows):
-                self._slots.settle_removed(rows, connection)
+                self._slots.settle_starts(rows, connection)
                 self._uniqueness.forget(found, connection)
             connection.execute(delete(errors).where(errors.c.uid.in_(found)))
             connection.execute(delete(jobs).where(jobs.c.uid.in_(found)))

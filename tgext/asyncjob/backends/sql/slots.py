@@ -4,8 +4,8 @@ The slot of a limit counts while its job is AVAILABLE or RUNNING. That of a rate
 job has started, and for the window after the start. A start is the instant of the claim, by the
 clock of the database, or of the admission, if that is later. As long as the job runs, it is read
 from its row; once the job is blocked again, or has ended, it is stored in the slot. That is
-*settled* before the job can be admitted once more, or its row is removed. Only who has locked a
-key, or removes a job, writes its slots.
+*settled* before the job can be admitted once more, gets other keys, or is removed. Only who has
+locked a key, or removes a job or its keys, writes its slots.
 """
 
 from __future__ import annotations
@@ -160,9 +160,9 @@ class Slots:
             else:
                 connection.execute(update(slots).where(*one).values(started_at=row.started_at))
 
-    def settle_removed(self, rows: Iterable[Row[Any]], connection: Connection) -> None:
-        """Store the starts that count of jobs which this transaction is about to remove. rows: of
-        these, with uid, policy, and the seconds ``since_attempt``, of the last one, or None."""
+    def settle_starts(self, rows: Iterable[Row[Any]], connection: Connection) -> None:
+        """Store the starts that count of jobs whose rows will tell of them no longer. rows: these,
+        with uid, policy, and the seconds ``since_attempt``, of the last one, or None."""
         slots, jobs = self._slots, self._jobs
         of_each: dict[str, list[str]] = {}
         for row in rows:
@@ -177,6 +177,14 @@ class Slots:
             its = slots.c.name == name, slots.c.uid.in_(uids), slots.c.started_at.is_(None)
             settled = update(slots).values(started_at=started_at.scalar_subquery())
             connection.execute(settled.where(*its))
+
+    def give_back(self, row: Row[Any], connection: Connection) -> None:
+        """Remove the slots of a job that is to wait for other keys. row: as for the above."""
+        self.settle_starts([row], connection)
+        slots, keys = self._slots, Keys.of(row.policy) or Keys()
+        names = [name for name, _ in _slots_of(keys)]
+        its = slots.c.uid == row.uid, slots.c.started_at.is_(None)
+        connection.execute(delete(slots).where(slots.c.name.in_(names), *its))
 
     def store(self, admitted: Iterable[tuple[Row[Any], Keys]], connection: Connection) -> None:
         """Give slots of their keys to jobs."""

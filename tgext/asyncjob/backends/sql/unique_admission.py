@@ -14,14 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, case, delete, insert, null, select, update
+from sqlalchemy import ColumnElement, Connection, Row, case, delete, insert, null, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ...errors import BadSignature
 from ...policies import Keys
 from . import states
 from .availability import made_available
-from .call_moving import with_call_of
+from .call_moving import with_call_of, with_keys
 from .dialect import Dialect
 from .rows import Rows
 from .slots import Slots
@@ -147,8 +147,8 @@ class UniqueAdmission:
             decisions = [
                 UniqueDecision(key, holders.get(key), asks) for key, asks in by_key.items()
             ]
-            self._store(decisions, taken, connection)
-        admitted = [_admitted_of(each.taken_by) for each in decisions if each.taken_by is not None]
+            admitted = self._store(decisions, taken, connection)
+        admitted += [_admitted_of(each.taken_by) for each in decisions if each.taken_by is not None]
         given_up = [ask.uid for each in decisions for ask, _ in each.give_way]
         if given_up:
             self._forget(given_up)
@@ -182,8 +182,7 @@ class UniqueAdmission:
         # requests of others insert.
         jobs = self._jobs
         is_delayed = case((jobs.c.due_at > self._now(), 1), else_=0).label("is_delayed")
-        since = (self._now() - jobs.c.last_attempted_at).label("since_attempt")
-        asking = select(jobs, is_delayed, since).where(jobs.c.blocked_by.in_(keys))
+        asking = select(jobs, is_delayed, self._since_attempt).where(jobs.c.blocked_by.in_(keys))
         asking = asking.order_by(jobs.c.number + 0).limit(most)
         return connection.execute(asking).all()
 
@@ -204,17 +203,19 @@ class UniqueAdmission:
         decisions: Sequence[UniqueDecision],
         taken: Mapping[str, str],
         connection: Connection,
-    ) -> None:
-        """taken: by key, which job has taken it last."""
+    ) -> list[Admitted]:
+        """taken: by key, which job has taken it last. Returns what is to be admitted since a job
+        has got other keys with its arguments."""
         takers = {each.key: each.taken_by for each in decisions if each.taken_by is not None}
         changed = {key: job.uid for key, job in takers.items() if job.uid != taken[key]}
         if changed:
             keys = self._keys
             its = update(keys).where(keys.c.name.in_(changed))
             connection.execute(its.values(uid=case(changed, value=keys.c.name)))
+        changed_keys: list[Admitted] = []
         for decision in decisions:
             for number, newest in decision.replace.items():
-                self._replace(number, newest, connection)
+                changed_keys += self._replace(number, newest, connection)
         by_target: dict[str, list[Row[Any]]] = {}
         for decision in decisions:
             for ask, uid in decision.give_way:
@@ -222,6 +223,7 @@ class UniqueAdmission:
         if by_target:
             self._give_way(by_target, connection)
         self._let_wait(list(takers.values()), connection)
+        return changed_keys
 
     def _let_wait(self, rows: Sequence[Row[Any]], connection: Connection) -> None:
         jobs = self._jobs
@@ -243,7 +245,7 @@ class UniqueAdmission:
         led to them. What earlier attempts have left is kept with it."""
         jobs, errors, table = self._jobs, self._tables.errors, self._duplicates
         every = [ask for asks in by_target.values() for ask in asks]
-        self._slots.settle_removed(every, connection)
+        self._slots.settle_starts(every, connection)
         to_these = table.c.leads_to.in_([ask.uid for ask in every])
         leading = set(connection.execute(select(table.c.leads_to).where(to_these)).scalars())
         for uid, asks in by_target.items():
@@ -260,10 +262,11 @@ class UniqueAdmission:
         numbers = [ask.number for ask in every]
         connection.execute(delete(jobs).where(jobs.c.number.in_(numbers)))
 
-    def _replace(self, number: int, newest: Row[Any], connection: Connection) -> None:
+    def _replace(self, number: int, newest: Row[Any], connection: Connection) -> Sequence[Admitted]:
         """Replace the arguments of a job that waits by those of a newer one."""
         jobs = self._jobs
-        wanted = select(jobs).where(jobs.c.number == number, self._tables.still(*states.WAITING))
+        wanted = select(jobs, self._since_attempt)
+        wanted = wanted.where(jobs.c.number == number, self._tables.still(*states.WAITING))
         if self._dialect.skips_locked:
             wanted = wanted.with_for_update(skip_locked=True)
         older = connection.execute(wanted).one_or_none()
@@ -276,7 +279,19 @@ class UniqueAdmission:
         if older.lease:  # it was attempted with other arguments
             most = self._rows.options(older).max_attempts
             values = {**values, "budget": older.attempts + most}
+        before, newer = Keys.of(older.policy) or Keys(), Keys.of(newest.policy) or Keys()
+        keys = before.with_arguments_of(newer)
+        has_others = keys.group != older.limit_key
+        if has_others:
+            self._slots.give_back(older, connection)
+            values |= with_keys(older, keys)
         connection.execute(update(jobs).where(jobs.c.number == number).values(values))
+        both = (before, keys) if has_others else ()
+        return [Admitted(older.queue_name, each if each.group else None, False) for each in both]
+
+    @property
+    def _since_attempt(self) -> ColumnElement[float]:
+        return (self._now() - self._jobs.c.last_attempted_at).label("since_attempt")
 
 
 def _admitted_of(row: Row[Any]) -> Admitted:
