@@ -53,6 +53,9 @@ from tgext.asyncjob.job import (
     Outcome,
     TaskResultStatus,
 )
+from tgext.asyncjob.policies import Keys, Limit, Rate
+from tgext.asyncjob.sharing import Share
+from tgext.asyncjob.uniqueness import UNFINISHED, UniqueKey
 
 UID = re.compile(r"asyncjob_(\d+)_[0-9a-f]{8}_[0-9a-f]{32}", re.ASCII)
 
@@ -232,6 +235,28 @@ def test_one_job_retried_for_ever_does_not_grow(backend, clock, monkeypatch):
     assert found.attempts == 201
     assert len(found.errors) == entry.MOST_ERRORS
     assert len(backend._ended) <= 50
+
+
+def test_keys_of_which_no_job_waits_or_has_just_started_are_forgotten(backend, clock, monkeypatch):
+    monkeypatch.setattr(changes, "MOST_ENDED", 5)
+    for number in range(50):
+        keys = Keys(
+            Limit(f"{number}", 1), Rate(f"rate:{number}", 1, 60.0),
+            UniqueKey(f"=:{number}", UNFINISHED), Share("/:0:default", f"//:0:default/:{number}"),
+        )  # fmt: skip
+        backend.enqueue([a_job(backend)._replace(keys=keys)])
+        backend.finish(claim_one(backend), DONE)
+    backend.prune()
+    admission = backend._ready_queue._admission
+    assert len(admission._starts) == 50
+    clock.advance(61)
+    backend.prune()
+
+    left = {
+        name: len(value) for name, value in vars(admission).items() if hasattr(value, "__len__")
+    }
+    assert left == dict.fromkeys(left, 0)
+    assert len(backend._unique._taken) <= 5
 
 
 @pytest.mark.slow

@@ -40,6 +40,8 @@ class Admission:
         self._held: Counter[str] = Counter()
         self._pending: defaultdict[str, set[str]] = defaultdict(set)
         self._starts: dict[str, deque[float]] = {}
+        #: by key: when the last of these starts counts no longer
+        self._counts_until: dict[str, float] = {}
         #: when a rate may allow more jobs of a group
         self._due: dict[str, float] = {}
         self._turns: dict[str, Turn] = {}
@@ -82,8 +84,10 @@ class Admission:
             self._admit_turn(keys.share.turn)
 
     def _start(self, entry: Entry, rate: Rate, now: float) -> None:
-        self._pending[rate.key].discard(entry.job.uid)
+        self._starts_no_more(entry, rate)
         self._starts.setdefault(rate.key, deque()).append(now)
+        until = now + rate.seconds
+        self._counts_until[rate.key] = max(until, self._counts_until.get(rate.key, until))
         for group in self._waiting.get(rate.key, ()):
             self._due_by(group, now + rate.seconds)
 
@@ -98,7 +102,19 @@ class Admission:
             if not self._held[keys.limit.key]:
                 del self._held[keys.limit.key]
         if keys.rate is not None:
-            self._pending[keys.rate.key].discard(entry.job.uid)
+            self._starts_no_more(entry, keys.rate)
+
+    def _starts_no_more(self, entry: Entry, rate: Rate) -> None:
+        """Note that a job is not about to start."""
+        self._pending[rate.key].discard(entry.job.uid)
+        if not self._pending[rate.key]:
+            del self._pending[rate.key]
+
+    def forget_starts(self) -> None:
+        """Forget the keys of which no start counts any longer."""
+        now = self._clock()
+        for key in [key for key, at in self._counts_until.items() if at <= now]:
+            del self._counts_until[key], self._starts[key]
 
     def admit_beside(self, entry: Entry) -> None:
         """Admit the next of the jobs that wait for one of the keys of *entry*."""

@@ -233,6 +233,7 @@ class JobChanges:
 
     def _prune(self, before: float) -> int:
         ended, removed = self._ended, 0
+        self._ready_queue.forget_starts()
         while ended and (ended[0].finished_at or 0) <= before:
             self._remove_oldest()
             removed += 1

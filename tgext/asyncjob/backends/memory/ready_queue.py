@@ -43,6 +43,7 @@ class ReadyQueue:
         self.started = self._admission.start
         self.uses, self.key_states = self._admission.uses, self._admission.states
         self.owner_states = self._admission.owner_states
+        self.forget_starts = self._admission.forget_starts
         self._admitted = admitted
         #: the names of queues that give no job
         self.paused: Collection[str] = ()
