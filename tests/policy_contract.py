@@ -639,6 +639,30 @@ class ShareContract:
 
         assert owners_of(claims(backend)) == ["a"]
 
+    @pytest.mark.parametrize("prunes", [False, True])
+    def test_owners_keep_their_places_while_their_jobs_wait_for_a_slot(
+        self, backend, clock, prunes
+    ):
+        def job(owner: str, limit: Limit | None = None) -> Job:
+            return shared_job(backend, owner)._replace(
+                keys=shared_keys(owner)._replace(limit=limit)
+            )
+
+        enqueue(backend, limited(backend))
+        [holds] = claims(backend)
+        slow = Limit("k", 1)
+        enqueue(backend, job("a"), job("b", slow), job("a", slow), job("b"))
+        assert in_turn(backend, 2) == "ab"  # the first job first
+        assert claims(backend) == []
+        if prunes:
+            clock.advance(1)
+            backend.prune()
+            backend.rescue()
+            assert claims(backend) == []
+        backend.finish(holds, DONE)
+
+        assert in_turn(backend, 2) == "ab"
+
     def test_slot_of_a_common_limit_goes_to_a_new_owner_and_not_to_a_backlog(self, backend):
         def job(owner: str) -> Job:
             keys = shared_keys(owner)._replace(limit=Limit("k", 1))

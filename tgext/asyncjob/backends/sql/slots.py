@@ -201,7 +201,8 @@ class Slots:
             connection.execute(insert(self._slots).values(made))
 
     def prune(self) -> None:
-        """Remove what counts for nothing any longer, and the rows of keys without a slot."""
+        """Remove what counts for nothing any longer, and the rows of keys without a slot, but those
+        of turns for which jobs wait: with them the places of their owners would be lost."""
         slots, limits, jobs, now = self._slots, self._limits, self._jobs, self._now()
         window = now - slots.c.seconds - SLACK_SECONDS
         counts = or_(self._tables.still(*_HOLDING), jobs.c.last_attempted_at > window)
@@ -211,8 +212,12 @@ class Slots:
             and_(slots.c.started_at.is_(None), not_(its.exists())),
         )
         held = select(slots.c.uid).where(slots.c.name == limits.c.name).correlate(limits)
-        for table, is_unused in ((slots, is_over), (limits, not_(held.exists()))):
-            self.remove(table, is_unused)
+        turns = self._tables.turns
+        waiting = select(turns.c.owner).join(jobs, jobs.c.blocked_by == turns.c.blocked_by)
+        waiting = waiting.where(turns.c.name == limits.c.name).correlate(limits)
+        is_unused = and_(not_(held.exists()), not_(waiting.exists()))
+        for table, is_gone in ((slots, is_over), (limits, is_unused)):
+            self.remove(table, is_gone)
 
     def remove(self, table: Any, which: ColumnElement[bool]) -> None:
         """Remove rows, if there are any: a write may wait for a job."""

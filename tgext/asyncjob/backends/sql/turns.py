@@ -270,23 +270,34 @@ class Turns:
         return True
 
     def _note(self, turn: str, waiting: Sequence[tuple[str, str]], connection: Connection) -> None:
-        """Insert the rows of owners and groups that have none, and have jobs."""
+        """Insert the rows of owners and groups that have none, and have jobs. Who has had no turn
+        is where the first of all its jobs is."""
         turns, jobs = self._turns, self._jobs
         owners = turns.c.owner.in_({owner for owner, _ in waiting})
         known: Any = select(turns.c.owner, turns.c.blocked_by, turns.c.served)
         rows = connection.execute(known.where(turns.c.name == turn, owners)).all()
-        served = {row.owner: row.served for row in rows}
+        before = {row.owner: row.served for row in rows}
         there = {row.blocked_by for row in rows}
         new = {group: owner for owner, group in waiting if group not in there}
         if not new:
             return
         heads = select(jobs.c.blocked_by, func.min(jobs.c.number)).group_by(jobs.c.blocked_by)
+        found = connection.execute(heads.where(jobs.c.blocked_by.in_(new))).all()
+        served = dict(before)
+        for group, head in found:
+            first = _NEVER + head
+            if served.get(new[group], first) < 0:
+                served[new[group]] = min(first, served.get(new[group], first))
+        for owner, number in before.items():
+            if served[owner] < number:
+                its = turns.c.name == turn, turns.c.owner == owner
+                connection.execute(update(turns).where(*its).values(served=served[owner]))
         made = [
             {
                 "name": turn, "owner": new[group], "blocked_by": group,
-                "served": served.get(new[group], _NEVER + head),
+                "served": served[new[group]],
             }
-            for group, head in connection.execute(heads.where(jobs.c.blocked_by.in_(new)))
+            for group, _ in found
         ]  # fmt: skip
         if made:
             connection.execute(insert(turns).values(made))
