@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ from policy_contract import (
 from test_sql_backend import KINDS, Database
 from tgext.asyncjob.backends.memory import MemoryBackend
 from tgext.asyncjob.backends.sql import SqlBackend, states
+from tgext.asyncjob.backends.sql.admissions import Wanted
 from tgext.asyncjob.job import RUNNING, SUCCESSFUL
 from tgext.asyncjob.policies import Keys, Rate
 from tgext.asyncjob.uniqueness import WAITING, UniqueKey
@@ -241,3 +243,21 @@ def test_slot_of_a_removed_job_that_has_not_started_is_no_start(backend, clock):
     assert backend.purge([first]) == 1
 
     assert uids(claims(backend)) == [second]
+
+
+def test_request_that_comes_while_an_earlier_one_is_taken_up_is_not_lost(backend, monkeypatch):
+    ended = Wanted(("k", "rate:k"))  # it asks for those, too, that wait for one of its keys
+
+    class Racing(dict[str, Wanted]):
+        def pop(self, group: str, *default: Any) -> Any:
+            self[group] = ended  # by another thread, just before
+            return super().pop(group, *default)
+
+    admitted: list[Any] = []
+    monkeypatch.setattr(backend._admissions, "_wanted", Racing(a=Wanted()))
+    monkeypatch.setattr(
+        backend._admission, "admit", lambda *given: (admitted.append(given), (Counter(), None))[1]
+    )
+    backend._admissions.settle()
+
+    assert [names for _, names, _ in admitted] == [ended.names]

@@ -105,11 +105,10 @@ class Admissions:
             with self._lock:
                 self._is_busy = True
                 try:
+                    # One by one, as it was asked for last: others ask meanwhile.
+                    wanted = {group: self._wanted.pop(group) for group in list(self._wanted)}
                     # Those with most keys first: they note for what they wait.
-                    wanted = self._wanted.copy()
                     ordered = sorted(wanted, key=lambda each: -len(wanted[each].names))
-                    for group in ordered:
-                        self._wanted.pop(group, None)
                     self._admit_all({group: wanted[group] for group in ordered})
                 finally:
                     self._is_busy = False
