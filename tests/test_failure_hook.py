@@ -120,6 +120,22 @@ def test_job_that_was_retried_meanwhile_is_not_told_of(queue):
     assert told == []
 
 
+def test_job_that_was_removed_meanwhile_is_not_told_of(queue, caplog):
+    queue.on_failure(tell)
+    uid = queue.perform(breaks.using(max_attempts=1), "bad")
+    assert queue.run_pending(1) == 1
+    if queue.backend.is_shared:
+        assert queue.backend.purge([uid]) == 1
+    else:
+        queue.backend._retention_seconds = -1.0
+        assert queue.backend.prune() == 1
+
+    assert queue.run_pending() == 1
+    assert told == []
+    assert queue.jobs(status="FAILED", name=TELLING).results == []
+    assert f"job={uid} has failed, and was removed" in caplog.text
+
+
 def test_hook_of_the_ini_file_is_found_by_its_path(place):
     told.clear()
     options = {"on_failure": "test_failure_hook:tell"}

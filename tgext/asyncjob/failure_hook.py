@@ -14,7 +14,7 @@ from typing import Any
 
 from .call import Call
 from .current import current_queue
-from .errors import ConfigError
+from .errors import ConfigError, UnknownJob
 from .job import FAILED
 from .task_options import TaskOptions
 from .task_result import TaskResult
@@ -64,7 +64,11 @@ class FailureHook:
 def tell_failure(uid: str) -> None:
     """Call the hook of the current queue for the job *uid*; a job's function."""
     queue = current_queue()
-    result = queue.result(uid)
+    try:
+        result = queue.result(uid)
+    except UnknownJob:
+        log.warning("job=%s has failed, and was removed before on_failure could be told", uid)
+        return
     if result.status is FAILED:  # it may have been retried meanwhile
         queue.failure_hook.call(result)
 
