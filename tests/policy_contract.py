@@ -606,6 +606,19 @@ class ShareContract:
 
         assert in_turn(backend, 9) == "aba"
 
+    def test_job_that_was_taken_back_waits_for_the_time_of_its_next_attempt(self, backend, clock):
+        _, again = enqueue(backend, shared_job(backend, "a"), shared_job(backend, "a"))
+        claims(backend, 1)
+        [new] = enqueue(backend, shared_job(backend, "b"))  # it is next: the other is taken back
+        assert backend.cancel(new)
+        [claim] = claims(backend, 1)
+        assert claim.job.uid == again
+        backend.finish(claim, AGAIN._replace(delay_seconds=30.0))
+
+        assert claims(backend) == []
+        clock.advance(31)
+        assert uids(claims(backend)) == [again]
+
     def test_delayed_job_takes_its_turn_when_it_is_due(self, backend, clock):
         enqueue(backend, shared_job(backend, "b")._replace(run_after=timedelta(seconds=30)))
         enqueue(backend, *[shared_job(backend, "a") for _ in range(3)])

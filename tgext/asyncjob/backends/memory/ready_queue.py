@@ -228,8 +228,10 @@ class ReadyQueue:
 
 
 def _may_run(item: _HeapItem) -> bool:
-    """Whether its job was not taken back, since it is another owner's turn."""
-    return _is_current(item) and item[2].admitted is not False
+    """Whether its job was not taken back, since it is another owner's turn. Then its item is left,
+    and may be a second one later, also while the job waits for its next attempt."""
+    entry = item[2]
+    return _is_current(item) and entry.admitted is not False and entry.run_at is None
 
 
 def _is_current(item: _HeapItem) -> bool:
