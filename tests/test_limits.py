@@ -26,7 +26,7 @@ from tgext.asyncjob.backends.memory import MemoryBackend
 from tgext.asyncjob.backends.sql import SqlBackend, states
 from tgext.asyncjob.backends.sql.admissions import Wanted
 from tgext.asyncjob.job import RUNNING, SUCCESSFUL
-from tgext.asyncjob.policies import Keys, Rate
+from tgext.asyncjob.policies import Keys, Limit, Rate
 from tgext.asyncjob.uniqueness import WAITING, UniqueKey
 
 
@@ -261,3 +261,20 @@ def test_request_that_comes_while_an_earlier_one_is_taken_up_is_not_lost(backend
     backend._admissions.settle()
 
     assert [names for _, names, _ in admitted] == [ended.names]
+
+
+def test_claim_does_not_wait_for_requests_that_others_go_on_with(backend, monkeypatch):
+    keys, admit, asked = Keys(Limit("k", 1)), backend._admission.admit, [0]
+
+    def admit_while_others_ask(*given: Any) -> Any:
+        asked[0] += 1
+        if asked[0] < 50:  # else it would never end
+            backend._admissions.request([keys])
+        return admit(*given)
+
+    monkeypatch.setattr(backend._admissions, "_thread", object())  # it would go on
+    monkeypatch.setattr(backend._admission, "admit", admit_while_others_ask)
+    [first] = enqueue(backend, limited(backend))
+
+    assert uids(claims(backend)) == [first]
+    assert asked[0] < 10

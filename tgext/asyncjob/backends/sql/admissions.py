@@ -31,6 +31,13 @@ log = logging.getLogger(__name__)
 #: Groups that one round of the maintenance looks at.
 LOOKED_AT_ONCE = 50
 
+#: Rounds of admissions after which all is done that was requested before the first of them: one may
+#: have begun already, in one a job takes its unique key, and in the next a slot.
+ROUNDS = 3
+
+#: How often who waits for the rounds of others looks whether there were enough, in seconds.
+LOOK_SECONDS = 0.01
+
 #: The longest that ``close`` waits for what is still to be admitted, in seconds.
 CLOSE_SECONDS = 2.0
 
@@ -66,6 +73,7 @@ class Admissions:
         self._wanted: dict[str, Wanted] = {}  # by group, or turn
         self._due: dict[str, float] = {}  # groups, and when a rate may allow more, by monotonic()
         self._is_busy = False
+        self._rounds = 0  # that have ended
         self._lock = threading.RLock()
         self._looked_at = ""  # the group at which the last round has ended
         #: what wakes the thread; False: the end. A finalizer may put it while its thread does.
@@ -97,21 +105,29 @@ class Admissions:
             self._wake()
 
     def settle(self, *, any_time: bool = False) -> None:
-        """Admit what was requested before; returns when that is done. any_time: look, too, what a
-        rate allows: a clock that is handed in may have moved."""
+        """Admit what was requested before, and what follows from that; returns when that is done,
+        by whichever threads, also if others go on with requests. any_time: look, too, what a rate
+        allows: a clock that is handed in may have moved."""
         if any_time:
             self._want(list(self._due))
-        while self._wanted or self._is_busy:
-            with self._lock:
-                self._is_busy = True
+        until = self._rounds + ROUNDS
+        while self._rounds < until and (self._wanted or self._is_busy):
+            # Not longer: a thread that goes on with rounds takes the lock again at once.
+            if self._lock.acquire(timeout=LOOK_SECONDS):
                 try:
-                    # One by one, as it was asked for last: others ask meanwhile.
-                    wanted = {group: self._wanted.pop(group) for group in list(self._wanted)}
-                    # Those with most keys first: they note for what they wait.
-                    ordered = sorted(wanted, key=lambda each: -len(wanted[each].names))
-                    self._admit_all({group: wanted[group] for group in ordered})
+                    self._is_busy = True
+                    self._admit_wanted()
                 finally:
+                    self._rounds += 1
                     self._is_busy = False
+                    self._lock.release()
+
+    def _admit_wanted(self) -> None:
+        # One by one, as it was asked for last: others ask meanwhile.
+        wanted = {group: self._wanted.pop(group) for group in list(self._wanted)}
+        # Those with most keys first: they note for what they wait.
+        ordered = sorted(wanted, key=lambda each: -len(wanted[each].names))
+        self._admit_all({group: wanted[group] for group in ordered})
 
     def _admit_all(self, wanted: Mapping[str, Wanted]) -> None:
         """Admit what is wanted in this order, but many unique keys, and each turn, at once."""
