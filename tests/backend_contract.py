@@ -8,6 +8,7 @@ fails when one is not back after PATIENCE_SECONDS.
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -441,6 +442,26 @@ class BackendContract:
             found += claims
 
         assert [claim.job.uid for claim in found] == [uid for *_, uid in sorted(wanted)]
+
+    @pytest.mark.parametrize("limit", [1, 4, 20])
+    @pytest.mark.parametrize("seed", range(3))
+    def test_many_queues_of_which_some_have_more_jobs_are_one_order(self, backend, seed, limit):
+        chance, names = random.Random(seed), [f"queue{number}" for number in range(12)]
+        # One after the other, all in turn, and in between.
+        often = [chance.choice([1, 5, 40]) for _ in names]
+        jobs = [
+            a_job(backend, queue_name=name, priority=chance.choice([0, 0, 0, 1]))
+            for name in chance.choices(names, often, k=120)
+        ]
+        backend.enqueue(jobs)
+        wanted = sorted(jobs, key=lambda job: -job.options.priority)
+
+        found: list[Claim] = []
+        while claims := backend.claim(WorkerId("w"), names, limit):
+            assert len(claims) == min(limit, len(jobs) - len(found))
+            found += claims
+
+        assert [claim.job.uid for claim in found] == [job.uid for job in wanted]
 
     def test_delayed_job_that_is_due_is_claimed_in_the_order_of_its_enqueue(self, backend, clock):
         delayed = enqueued(backend, run_after=timedelta(seconds=5))

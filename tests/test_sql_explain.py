@@ -52,6 +52,9 @@ PAGES_TO_BEGIN, PAGES_A_ROW = 40, 8
 #: Steps of SQLite's virtual machine in which nothing is read that grows with the table.
 FEW_STEPS = 4_000
 
+#: Steps for each row that is found among those of many queues.
+STEPS = 100
+
 #: What the jobs wait for that are BLOCKED, and the slot of the one that is not.
 FULL = Keys(Limit("full", 1))
 HOLDER = (
@@ -242,10 +245,10 @@ def rows_of(node: dict[str, Any]) -> int:
 
 
 def rows_read_on_postgresql(connection: Connection, caught: Caught) -> int:
-    """Rows that its scans of the jobs' table come to."""
+    """Rows that its scans of the jobs' table come to, all together."""
     plan = plan_of(connection, caught)
     scans = [node for node in nodes(plan) if node.get("Relation Name") == JOBS]
-    return max(map(rows_of, scans))
+    return sum(rows_of(node) for node in scans if node["Node Type"] != "ModifyTable")
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -313,10 +316,10 @@ def assert_searches(place: Place, caught: list[Caught]) -> None:
 
 
 def most_rows(place: Place, queues: tuple[str, ...] | None) -> int:
-    """Twice the batch; of several queues it is read of each, and MariaDB counts what it copies to
-    put them together, too, and its look for paused queues."""
-    several = 1 if queues is None else len(queues)
-    return 2 * BATCH * several * (5 if several > 1 and place.kind == "mariadb" else 1) + 2
+    """Twice the batch, and a row of each queue, and of each queue that is paused. PostgreSQL comes
+    to a row of several queues once more, to lock it."""
+    several = 0 if queues is None else len(queues)
+    return 2 * BATCH + several + 2 + BATCH * (several > 1 and place.kind == "postgresql")
 
 
 # -- the tests
@@ -380,6 +383,50 @@ def test_claim_reads_nothing_of_the_backlog_of_a_paused_queue(
         served = ("mails", "foreign") if queues is None else queues
         read = rows_read(full_tables, backend, [*caught, *look])
         assert max(read) <= most_rows(full_tables, served)
+
+
+#: In which order the jobs of many queues are enqueued, and with which priorities.
+SPREADS: dict[str, Callable[[list[str]], list[tuple[str, int]]]] = {
+    "in turn": lambda names: [(name, 0) for _ in range(2 * BATCH) for name in names],
+    "one queue after the other": lambda names: [
+        (name, 0) for name in names for _ in range(2 * BATCH)
+    ],
+    "by priority": lambda names: [
+        (name, number % 3) for _ in range(2 * BATCH) for number, name in enumerate(names)
+    ],
+}
+
+
+@pytest.mark.parametrize("limited", [False, True], ids=["", "one limited"])
+@pytest.mark.parametrize("spread", SPREADS)
+@pytest.mark.parametrize("number", [10, 50])
+def test_claim_from_many_queues_reads_twice_its_batch_and_a_row_of_each(
+    full_tables, backend, number, spread, limited
+):
+    names = [f"many{each:02}" for each in range(number)]
+    wanted = SPREADS[spread](names)
+    jobs = [a_job(backend, queue_name=name, priority=priority) for name, priority in wanted]
+    backend.enqueue(jobs)
+    if limited:  # what runs is counted
+        backend.limit(names[0], 2 * BATCH)
+        backend._look(names)
+    let_few_run(full_tables)
+    try:
+        worker_id, claims = new_worker_id(), []
+        backend.register(worker_id, None, 1)
+        found = caught(backend, lambda: claims.extend(backend.claim(worker_id, names, BATCH)))
+        order = sorted(range(len(jobs)), key=lambda at: (-wanted[at][1], at))
+        assert [claim.job.uid for claim in claims] == [jobs[at].uid for at in order[:BATCH]]
+        most = most_rows(full_tables, tuple(names))
+        if full_tables.kind == "sqlite":
+            assert_searches(full_tables, found)
+            assert sum(steps_of(full_tables, each) for each in found) <= FEW_STEPS + STEPS * most
+        else:
+            assert max(rows_read(full_tables, backend, found)) <= most
+    finally:
+        with full_tables.engine.begin() as connection:
+            connection.exec_driver_sql(f"DELETE FROM {JOBS} WHERE queue_name LIKE 'many%%'", ())
+            connection.exec_driver_sql(f"DELETE FROM {PREFIX}queues WHERE name LIKE 'many%%'", ())
 
 
 LISTS = {

@@ -43,6 +43,8 @@ class Dialect(ABC):
     update_returns: bool
     #: Whether SELECT can skip rows that others have locked.
     skips_locked: bool
+    #: Whether it reads the parts of a UNION ALL in their order, as far as its LIMIT needs.
+    merges = True
     #: Whether GROUP BY the first columns of an index reads one entry of each group.
     groups_by_steps = False
     #: The statement that begins a writing transaction.

@@ -124,6 +124,7 @@ class PostgreSql(Dialect):
 class MariaDb(Dialect):
     faults_of = MariaDbFaults
     update_returns = False
+    merges = False
     groups_by_steps = True
     skips_locked = True
 

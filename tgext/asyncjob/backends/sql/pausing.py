@@ -104,9 +104,17 @@ class Pausing:
     def names(self) -> Any:
         """The subquery of the names of the queues that a plain claim leaves out: the paused ones,
         and those with a limit."""
+        return select(self._queues.c.name).where(self._is_closed)
+
+    def is_open(self, queue_name: Any) -> ColumnElement[bool]:
+        """The condition that a queue is none of these: no table of names is made to search it."""
         table = self._queues
-        is_closed = or_(table.c.paused_at.is_not(None), table.c.most.is_not(None))
-        return select(table.c.name).where(is_closed)
+        closed = select(table.c.name).where(table.c.name == queue_name, self._is_closed)
+        return closed.scalar_subquery().is_(None)
+
+    @property
+    def _is_closed(self) -> ColumnElement[bool]:
+        return or_(self._queues.c.paused_at.is_not(None), self._queues.c.most.is_not(None))
 
     def free_slots(self, connection: Connection, *, lock: bool = False) -> dict[str, int]:
         """Read the names that a plain claim leaves out, with the number of jobs that may be claimed

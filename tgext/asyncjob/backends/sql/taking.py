@@ -2,19 +2,20 @@
 
 Each query uses an index and reads a number of rows that depends on the batch alone, whatever else
 is in the table and whether or not the database has statistics. No database finds the first rows of
-several queues in one scan of an index, nor those of all queues but the paused ones. So the first
-rows of each queue are read, and of these the first.
+several queues in one scan of an index, nor those of all queues but the paused ones. So several
+queues are merged, see ``merging``.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from sqlalchemy import (
     Boolean,
     ColumnElement,
+    Connection,
     Integer,
     Row,
     Select,
@@ -29,7 +30,6 @@ from sqlalchemy import (
     null,
     or_,
     select,
-    union_all,
     update,
 )
 
@@ -38,13 +38,14 @@ from . import states
 from .availability import made_available
 from .batches import in_order
 from .dialect import Dialect
+from .merging import Merging
 from .pausing import Pausing
 from .queue_names import Queues, parameters, values
 from .rows import ClaimedRow
 from .statements import Statement
 from .tables import Clock, Tables
 
-#: Rows of each of several queues that a claim reads, if that is more than twice its batch: so many
+#: Rows of several queues that a claim chooses from, if that is more than twice its batch: so many
 #: may be claimed by others at the same moment. FAR_AHEAD, if all of those are.
 AHEAD, FAR_AHEAD = 20, 1_000
 
@@ -72,6 +73,7 @@ class Taking:
         self._claimed = [self._jobs.c[name] for name in ClaimedRow._fields]
         self._dialect = dialect
         self._clock = clock
+        self._merging = Merging(tables, dialect, pausing)
         #: by the number of queues that they read; None: all queues
         self._taking: dict[int | None, Statement] = {}
         self._looking: dict[tuple[int | None, bool], Statement] = {}
@@ -123,7 +125,7 @@ class Taking:
             return [ClaimedRow.of(row) for row in taken.all()]
 
     def _taken_at_once(self, queues: Queues) -> Any:
-        picked = self._picked(self.first_available(queues, *_MOST_AHEAD))
+        picked = self._picked(self._first_available(queues, *_MOST_AHEAD))
         taken = self._taken_if(self._jobs.c.number.in_(picked))
         return taken.returning(*self._claimed, *self._dialect.lazily)
 
@@ -138,14 +140,11 @@ class Taking:
     def _take_in_steps(
         self, worker_id: str, queues: tuple[str, ...] | None, limit: int, ahead: int
     ) -> list[ClaimedRow]:
-        number = None if queues is None else len(queues)
-        first = self._taking.get(number)
-        if first is None:
-            found = self.first_available(parameters(number), *_MOST_AHEAD, self._claimed)
-            first = self._taking[number] = self._dialect.compiled(found)
         with self._dialect.begin() as connection:
-            found = first.execute(connection, most=limit, ahead=ahead, **values(queues))
-            rows = [ClaimedRow.of(row) for row in found.all()]
+            if queues is not None and len(queues) > 1:
+                rows = self._merging.locked(connection, queues, limit, ahead, {})
+            else:
+                rows = self._locked(connection, queues, limit)
             if rows:
                 self._taking_these.execute(
                     connection,
@@ -160,6 +159,18 @@ class Taking:
             for row in rows
         ]
 
+    def _locked(
+        self, connection: Connection, queues: tuple[str, ...] | None, limit: int
+    ) -> list[ClaimedRow]:
+        """Lock the next rows of one queue, or of all."""
+        number = None if queues is None else len(queues)
+        first = self._taking.get(number)
+        if first is None:
+            found = self._first_available(parameters(number), *_MOST_AHEAD, self._claimed)
+            first = self._taking[number] = self._dialect.compiled(found)
+        found = first.execute(connection, most=limit, **values(queues))
+        return [ClaimedRow.of(row) for row in found.all()]
+
     def _take_within_limits(
         self, worker_id: str, queues: tuple[str, ...], limit: int
     ) -> list[ClaimedRow]:
@@ -170,65 +181,27 @@ class Taking:
             open_ones = {name: free.get(name) for name in queues if free.get(name, 1)}
             if not open_ones:
                 return []
-            first = self._first_of_several(
-                list(open_ones), limit, max(2 * limit, AHEAD), [number], open_ones
-            )
-            mine = number.in_(connection.execute(first).scalars().all())
+            first = self._merging.numbers(connection, open_ones, limit, max(2 * limit, AHEAD))
+            mine = number.in_(first)
             connection.execute(self._taken(worker_id, limit == 1, self._clock.now()).where(mine))
             rows = connection.execute(select(*self._claimed).where(mine)).all()
         return [ClaimedRow.of(row) for row in rows]
 
-    def first_available(
+    def _first_available(
         self, queues: Queues, limit: Any, ahead: Any, columns: Sequence[Any] = ()
     ) -> Any:
         """Select the next rows, those that others are claiming are skipped.
 
-        ahead: how many rows of each of several queues to choose from. columns: by default their
-        numbers.
+        ahead: how many rows of several queues to choose from. columns: by default their numbers.
         """
         jobs = self._jobs
-        columns = columns or [jobs.c.number]
         if queues is not None and len(queues) > 1:
-            return self._first_of_several(queues, limit, ahead, columns)
-        first = select(*columns).where(self._is_available())
+            return self._merging.first(queues, limit, ahead, {})
+        first = select(*(columns or [jobs.c.number])).where(self._is_available())
         if queues is not None:
             first = first.where(jobs.c.queue_name == queues[0])
         first = first.order_by(jobs.c.rank, jobs.c.number).limit(limit)
         return first.with_for_update(skip_locked=True) if self._dialect.skips_locked else first
-
-    def _first_of_several(
-        self,
-        queues: Sequence[Any],
-        limit: Any,
-        ahead: Any,
-        columns: Sequence[Any],
-        free: Mapping[Any, int | None] | None = None,
-    ) -> Any:
-        """free: the free slots of those queues that are found to have a limit."""
-        jobs, free = self._jobs, free or {}
-        each = select(jobs.c.number, jobs.c.rank).order_by(jobs.c.rank, jobs.c.number)
-        of_each = []
-        for name in queues:
-            slots = free.get(name)
-            stands = self._tables.stands(states.AVAILABLE)
-            is_next = self._is_available() if slots is None else stands
-            those = each.where(is_next, jobs.c.queue_name == name)
-            of_each.append(select(those.limit(ahead if slots is None else slots).subquery()))
-        several = union_all(*of_each).subquery()
-        order = (several.c.rank, several.c.number)
-        if not self._dialect.skips_locked:
-            return select(several.c.number).order_by(*order).limit(limit)
-        # Locked one by one, in their order, until there are enough: if all were locked, others
-        # could not claim them.
-        heads = select(several).order_by(*order).limit(ahead).cte("heads")
-        return (
-            select(*columns)
-            .select_from(heads.join(jobs, jobs.c.number == heads.c.number))
-            .where(self._tables.still(states.AVAILABLE))
-            .order_by(heads.c.rank, heads.c.number)
-            .limit(limit)
-            .with_for_update(skip_locked=True, of=jobs)
-        )
 
     def _taken(self, worker_id: Any, begun: Any, now: ColumnElement[float]) -> Any:
         jobs = self._jobs
