@@ -239,7 +239,7 @@ class LimitContract:
             "the limit of 1 for 'k' is reached: 1 job of it is at work, or admitted"
         ]
         assert why(backend, third)[1:] == ["1 job with the same key is before it"]
-        [state] = backend.key_states()
+        [state] = backend.key_states().states
         assert (state.use.key, state.running, state.waiting) == ("k", 1, 2)
         backend.finish(claim, DONE)
         backend.claim(WORKER, ["nothing"], 1)
@@ -719,10 +719,11 @@ class ShareContract:
 
         assert backend.blocked([*every, *others, "unknown"]) == set(every[1:])
         owners = [share_of(owner, Call(print, (), None), "default", 0, None) for owner in "ba"]
-        assert backend.owner_states() == [
-            ("default", 0, owner_shown(owner), waiting)
+        assert backend.owner_states().states == [
+            ("default", 0, owner_shown(owner), waiting, False)
             for owner, waiting in zip(owners, (2, 1), strict=True)
         ]
+        assert not backend.owner_states().has_more
 
     def test_many_threads_leave_no_job(self, backend):
         enqueue(backend, *[shared_job(backend, owner) for owner in "aaabbbccc" * 4])

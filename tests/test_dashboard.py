@@ -19,6 +19,7 @@ from sqlqueues import KINDS, place_of
 from test_web_rights import ORIGINS, ask
 from tgext.asyncjob import JobQueue, bulk
 from tgext.asyncjob.backends.audit import Act
+from tgext.asyncjob.backends.limits import MOST_KEYS
 from tgext.asyncjob.backends.listing import JobFilter
 from tgext.asyncjob.backends.schedules import NewSchedule
 from tgext.asyncjob.call import Call
@@ -544,6 +545,32 @@ def test_owners_who_take_turns_are_shown_by_how_many_jobs_of_theirs_wait(site, q
     ]
     assert site.rows("/queues")[0][1:6] == ["2", "just now", "0", "-", "5"]
     assert "No job" not in site.text("/limits")
+
+
+def test_limits_of_many_keys_and_owners_say_that_there_may_be_more(site, queue):
+    options, call = TaskOptions(queue_name="mail"), Call(len, ("a",), None)
+    jobs = []
+    for number in range(MOST_KEYS + 2):
+        share = share_of(True, call, "mail", 0, f"user{number:03}")
+        for keys in (Keys(Limit(f"key{number:03}", 1)), Keys(share=share), Keys(share=share)):
+            jobs.append(Job(queue.backend.new_uid(), call, options, keys=keys))
+    queue.backend.enqueue(jobs)
+    queue.backend.claim(WorkerId("w"), ["nothing"], 1)  # so that the turns are settled
+    seen: list[str] = []
+
+    def count(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        seen.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", count)
+    try:
+        text = site.text("/limits")
+    finally:
+        event.remove(Engine, "before_cursor_execute", count)
+
+    assert "Only the first 200 keys by name are shown; there may be more." in text
+    assert "Only 200 owners are shown" in text
+    assert len(seen) <= 12
+    assert len(site.rows("/limits")) == 2 * MOST_KEYS
 
 
 # -- schedules

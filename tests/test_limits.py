@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,11 +23,14 @@ from policy_contract import (
     uids,
 )
 from test_sql_backend import KINDS, Database
+from tgext.asyncjob.backends import limits
+from tgext.asyncjob.backends.limits import MOST_KEYS
 from tgext.asyncjob.backends.memory import MemoryBackend
 from tgext.asyncjob.backends.sql import SqlBackend, states
 from tgext.asyncjob.backends.sql.admissions import Wanted
 from tgext.asyncjob.job import RUNNING, SUCCESSFUL
 from tgext.asyncjob.policies import Keys, Limit, Rate
+from tgext.asyncjob.sharing import Share
 from tgext.asyncjob.uniqueness import WAITING, UniqueKey
 
 
@@ -112,14 +116,41 @@ def test_list_of_keys_takes_as_many_statements_for_many_as_for_one(backend):
         while claims(backend):
             pass
         asked.clear()
-        found = {each.use.key: each for each in backend.key_states()}
+        found = {each.use.key: each for each in backend.key_states().states}
         numbers.append(len(asked))
 
     assert len(found) == 9
     assert (found["g"].running, found["g"].waiting, found["g"].use.used) == (1, 2, 1)
     rate_use = found["rate:bcdefg"].use
     assert (rate_use.used, rate_use.is_full, 59 < rate_use.next_in <= 61) == (2, True, True)
-    assert numbers[0] == numbers[1] <= 6
+    assert numbers[0] == numbers[1] <= 7
+
+
+def test_list_of_keys_and_owners_says_what_it_leaves_out(backend, monkeypatch):
+    names = [f"k{number:03}" for number in range(MOST_KEYS + 1)]
+    enqueue(backend, *[limited(backend, name) for name in names for _ in range(4)])
+    shares = [Keys(share=Share("/:0:mail", f"//:0:mail/:{name}")) for name in names]
+    of_mail = [a_job(backend, queue_name="mail")._replace(keys=its) for its in shares]
+    enqueue(backend, *of_mail)
+    backend.claim(WORKER, ["nothing"], 1)  # so that keys and turns are settled
+    asked: list[str] = []
+    here = threading.get_ident()  # others admit jobs meanwhile
+    event.listen(
+        backend._dialect.engine,
+        "before_cursor_execute",
+        lambda *given: asked.extend([given[2]] * (threading.get_ident() == here)),
+    )
+    monkeypatch.setattr(limits, "MOST_COUNTED", 3 * MOST_KEYS)
+
+    keys, owners = backend.key_states(), backend.owner_states()
+
+    assert len(asked) <= 8
+    assert [each.use.key for each in keys.states] == names[:MOST_KEYS]
+    assert {(each.waiting, each.is_capped) for each in keys.states} == {(3, True)}
+    assert keys.has_more
+    assert len(owners.states) in (MOST_KEYS - 1, MOST_KEYS)  # one of them may have its turn
+    assert {(each.waiting, each.is_capped) for each in owners.states} == {(1, False)}
+    assert owners.has_more
 
 
 def test_slot_of_a_dead_worker_is_given_back_with_its_job(backend, make_backend, clock):

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, create_engine, event
 
 from backend_contract import BROKEN, DONE, WORKER, a_job, work
 from sqlqueues import KINDS, PREFIX, Place, options_of, place_of
+from tgext.asyncjob.backends import limits
 from tgext.asyncjob.backends.brief import MOST_SHOWN_BEFORE
 from tgext.asyncjob.backends.listing import Cursor, JobFilter
 from tgext.asyncjob.backends.sql import SqlBackend, backlog, states
@@ -578,6 +579,7 @@ def admit(backend: SqlBackend) -> None:
     backend._admissions.settle()
     backend._admissions.look()
     backend._key_overview.uses(both)
+    assert {each.waiting for each in backend.key_states().states} >= {BATCH}
     backend._admission.prune()
 
 
@@ -663,6 +665,7 @@ def test_nothing_that_is_asked_time_and_again_reads_more_for_what_else_is_there(
     full_tables, backend, asked, monkeypatch
 ):
     monkeypatch.setattr(backlog, "LEAST_COUNTED", BATCH)
+    monkeypatch.setattr(limits, "MOST_WAITING", BATCH)
     let_few_run(full_tables)
     if full_tables.kind == "mariadb" and ASKED[asked] is count_queues:
         with full_tables.engine.connect() as connection:  # or it reads the index of what waits

@@ -11,8 +11,11 @@ from ..sentence import Sentence
 from ..sharing import Share, owner_shown, queue_of
 from ..wording import lasting
 
-#: Where counting the waiting jobs of a key stops, and the most keys of a list.
+#: Where counting the waiting jobs of a key stops, and the most keys or owners of a list.
 MOST_WAITING, MOST_KEYS = 1_000, 200
+
+#: How many waiting jobs are counted in all: of each of many keys fewer than MOST_WAITING.
+MOST_COUNTED = 20_000
 
 
 class KeyUse(NamedTuple):
@@ -53,7 +56,15 @@ class KeyState(NamedTuple):
 
     use: KeyUse
     running: int
-    waiting: int  #: up to MOST_WAITING
+    waiting: int
+    is_capped: bool = False  #: more may wait
+
+
+class KeyStates(NamedTuple):
+    """Keys of which jobs wait or run, the first ones by name."""
+
+    states: list[KeyState]
+    has_more: bool  #: there may be more keys than these
 
 
 class OwnerState(NamedTuple):
@@ -62,7 +73,15 @@ class OwnerState(NamedTuple):
     queue_name: str
     priority: int
     owner: str  #: as it is shown: see ``sharing.owner_shown``
-    waiting: int  #: jobs that wait for their turn, up to MOST_WAITING
+    waiting: int  #: jobs that wait for their turn
+    is_capped: bool = False  #: more may wait
+
+
+class OwnerStates(NamedTuple):
+    """Owners whose jobs wait for their turn, those first of whom most wait."""
+
+    states: list[OwnerState]
+    has_more: bool  #: there may be more owners than these
 
 
 class Keyed:
@@ -72,27 +91,36 @@ class Keyed:
         """Read what counts for the keys of a job."""
         return []
 
-    def key_states(self) -> list[KeyState]:
-        """Read the keys of which jobs wait or run, by name."""
-        return []
+    def key_states(self) -> KeyStates:
+        """Read the keys of which jobs wait or run, up to MOST_KEYS."""
+        return KeyStates([], has_more=False)
 
-    def owner_states(self) -> list[OwnerState]:
-        """Read the owners whose jobs wait for their turn, those first of whom most wait."""
-        return []
+    def owner_states(self) -> OwnerStates:
+        """Read the owners whose jobs wait for their turn, up to MOST_KEYS."""
+        return OwnerStates([], has_more=False)
 
     def blocked(self, uids: Collection[str]) -> set[str]:
         """Read which of these jobs wait to be admitted: by a key, or for their turn."""
         return set()
 
 
-def owner_states(waiting: Mapping[Share, int]) -> list[OwnerState]:
-    """Return a list of owners, those first of whom most jobs wait. waiting: by owner."""
+def most_waiting(number: int) -> int:
+    """Where counting the waiting jobs of each of so many keys stops."""
+    return min(MOST_WAITING, MOST_COUNTED // max(1, number))
+
+
+def owners_of(
+    waiting: Mapping[Share, int], *, has_more: bool, capped: Collection[Share] = ()
+) -> OwnerStates:
+    """Return a list of owners. waiting: the number of jobs by owner; capped: those of whom not all
+    were counted; has_more: whether there may be more owners."""
     found = [
-        OwnerState(*queue_of(share.turn), owner_shown(share), min(number, MOST_WAITING))
+        OwnerState(*queue_of(share.turn), owner_shown(share), number, share in capped)
         for share, number in waiting.items()
         if number
     ]
-    return sorted(found, key=lambda each: (-each.waiting, *each))[:MOST_KEYS]
+    found.sort(key=lambda each: (-each.waiting, *each))
+    return OwnerStates(found[:MOST_KEYS], has_more or len(found) > MOST_KEYS)
 
 
 def uses_of(keys: Keys, used: dict[str, int], next_in: float | None) -> list[KeyUse]:

@@ -90,7 +90,7 @@ def _whole_as_json(queue: JobQueue, overview: Overview) -> CommandResult:
             "waiting": [_depth_as_json(each) for each in overview.waiting()],
             "paused": [each._asdict() for each in queue.backend.paused()],
             "running": [each._asdict() for each in overview.running()],
-            "limits": [_key_as_json(each) for each in queue.backend.key_states()],
+            "limits": [_key_as_json(each) for each in queue.backend.key_states().states],
             "queue_limits": queue.backend.queue_limits(),
             "workers": [each._asdict() for each in overview.workers()],
             "connections": None if connections is None else connections._asdict(),
@@ -144,10 +144,16 @@ def _waiting(queue: JobQueue, overview: Overview, now: datetime, workers: list[W
 
 def _limits(queue: JobQueue) -> str:
     backend = queue.backend
+    keys = backend.key_states()
     rows: list[tuple[object, ...]] = [
-        (one_line(each.use.key), each.use.text, each.running, each.waiting, each.use.next_text)
-        for each in backend.key_states()
-    ]
+        (
+            one_line(each.use.key), each.use.text, each.running,
+            f"{each.waiting}{'+' * each.is_capped}", each.use.next_text,
+        )
+        for each in keys.states
+    ]  # fmt: skip
+    if keys.has_more:
+        rows.append(("...", "there may be more keys", "", "", ""))
     for name, most in backend.queue_limits().items():
         running = backend.running_in(name)
         is_next = "now" if running < most else "when one ends"

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from webob import Response
 
-from ..backends.limits import MOST_KEYS, MOST_WAITING
 from .dashboard import page
 from .texts import gettext
 
@@ -27,11 +26,10 @@ def show(visit: Visit) -> Response:
         "limits.xhtml",
         "/limits",
         gettext("Limits"),
-        keys=sorted(keys, key=lambda each: (not each.use.is_full, each.use.key)),
+        keys=sorted(keys.states, key=lambda each: (not each.use.is_full, each.use.key)),
+        more_keys=keys.has_more,
         queues=queues,
-        owners=owners,
-        most_keys=MOST_KEYS if len(keys) == MOST_KEYS else None,
-        most_owners=MOST_KEYS if len(owners) == MOST_KEYS else None,
-        most_waiting=MOST_WAITING,
+        owners=owners.states,
+        more_owners=owners.has_more,
         is_shared=visit.overview is not None,
     )

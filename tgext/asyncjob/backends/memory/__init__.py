@@ -35,7 +35,7 @@ from ...uniqueness import UniqueKey
 from ..audit import Audit
 from ..base import Backend, Standing
 from ..brief import Brief
-from ..limits import KeyState, KeyUse, OwnerState
+from ..limits import KeyStates, KeyUse, OwnerStates
 from ..listing import Cursor, Found, JobFilter
 from ..overview import QueuePosition
 from .listing import page
@@ -153,12 +153,12 @@ class MemoryBackend(Steering, Backend):
             return self._ready_queue.uses(keys)
 
     @running_deferred
-    def key_states(self) -> list[KeyState]:
+    def key_states(self) -> KeyStates:
         with self._lock.unless_mine():
             return self._ready_queue.key_states(self._entries.values())
 
     @running_deferred
-    def owner_states(self) -> list[OwnerState]:
+    def owner_states(self) -> OwnerStates:
         with self._lock.unless_mine():
             return self._ready_queue.owner_states(self._entries.values())
 

@@ -17,7 +17,7 @@ from contextlib import closing
 
 from ...job import READY, RUNNING
 from ...policies import Keys, Rate
-from ..limits import MOST_KEYS, KeyState, KeyUse, OwnerState, owner_states, uses_of
+from ..limits import MOST_KEYS, KeyState, KeyStates, KeyUse, OwnerStates, owners_of, uses_of
 from .entry import Entry
 from .turns import Turn
 
@@ -156,7 +156,7 @@ class Admission:
         used, until = self.used(keys)
         return uses_of(keys, used, None if until is None else max(0.0, until - self._clock()))
 
-    def states(self, entries: Iterable[Entry]) -> list[KeyState]:
+    def states(self, entries: Iterable[Entry]) -> KeyStates:
         """Return how the keys of these jobs stand, those of which a job waits or runs."""
         waiting: Counter[str] = Counter()
         running: Counter[str] = Counter()
@@ -168,12 +168,14 @@ class Admission:
                     of_each[use.key] = use
                     counted[use.key] += entry.status is RUNNING or entry.admitted is False
         names = sorted(of_each)[:MOST_KEYS]
-        return [KeyState(of_each[key], running[key], waiting[key]) for key in names]
+        found = [KeyState(of_each[key], running[key], waiting[key]) for key in names]
+        return KeyStates(found, has_more=len(of_each) > len(found))
 
-    def owner_states(self, entries: Iterable[Entry]) -> list[OwnerState]:
+    def owner_states(self, entries: Iterable[Entry]) -> OwnerStates:
         """Return the owners of whom some of these jobs wait for their turn."""
         all_keys = (entry.job.keys for entry in entries if entry.is_blocked)
-        return owner_states(Counter(keys.share for keys in all_keys if keys and keys.share))
+        found = Counter(keys.share for keys in all_keys if keys and keys.share)
+        return owners_of(found, has_more=False)
 
     # -- admit
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, and_, case, func, literal, select, union_all
+from sqlalchemy import ColumnElement, Connection, and_, case, func, not_, select
 
 from ...policies import Keys
-from ...sharing import Share
+from ...sharing import TURN, Share
 from ..limits import (
     MOST_KEYS,
-    MOST_WAITING,
     KeyState,
+    KeyStates,
     KeyUse,
-    OwnerState,
-    owner_states,
+    OwnerStates,
+    most_waiting,
+    owners_of,
     uses_of,
 )
 from . import states
@@ -26,6 +27,19 @@ from .tables import Clock, Tables
 
 #: The most groups of jobs that wait for the keys of a list together with other keys.
 MOST_GROUPS = 1_000
+
+
+class _Waiting(NamedTuple):
+    """What waits for a key."""
+
+    number: int
+    policy: str | None  #: of one of these jobs
+    is_capped: bool
+
+    def and_beside(self, row: Any, is_capped: bool) -> _Waiting:
+        """Return this with what waits for a group of keys of which it is one."""
+        number, policy = self.number + row.number, self.policy or row.policy
+        return _Waiting(number, policy, self.is_capped or is_capped)
 
 
 class KeyOverview:
@@ -42,50 +56,54 @@ class KeyOverview:
             used = self._slots.used(keys, connection)
         return uses_of(keys, used.counts, used.seconds)
 
-    def all(self) -> list[KeyState]:
-        """Read the keys of which jobs wait, run or have just run, by name."""
-        limits = self._tables.limits
-        wanted = select(limits.c.name).order_by(limits.c.name).limit(MOST_KEYS)
+    def all(self) -> KeyStates:
+        """Read the keys of which jobs wait, run or have just run, the first ones by name."""
+        name = self._tables.limits.c.name
+        is_key = not_(name.startswith(TURN, autoescape=True))
+        wanted = select(name).where(is_key).order_by(name).limit(MOST_KEYS + 1)
         with self._dialect.engine.connect() as connection:
             names = connection.execute(wanted).scalars().all()
+            has_more, names = len(names) > MOST_KEYS, names[:MOST_KEYS]
             if not names:
-                return []
+                return KeyStates([], has_more=False)
             waiting, held = self._waiting(names, connection), self._held(names, connection)
             keys: dict[str, Keys] = {}
-            for name in names:
+            for each in names:
                 one = _only(
-                    name, waiting[name].policy or (held[name].policy if name in held else None)
+                    each, waiting[each].policy or (held[each].policy if each in held else None)
                 )
                 if one is not None:
-                    keys[name] = one
+                    keys[each] = one
             used = self._slots.used_of_each(keys, connection)
-        return [
-            KeyState(use, int(held[name].running) if name in held else 0, waiting[name].number)
-            for name, one in keys.items()
-            for use in uses_of(one, used[name].counts, used[name].seconds)
+        found = [
+            KeyState(
+                use,
+                int(held[each].running) if each in held else 0,
+                waiting[each].number,
+                waiting[each].is_capped,
+            )
+            for each, one in keys.items()
+            for use in uses_of(one, used[each].counts, used[each].seconds)
         ]
+        return KeyStates(found, has_more)
 
-    def owners(self) -> list[OwnerState]:
-        """Read whose jobs wait for their turn, up to MOST_KEYS owners and what they wait for."""
+    def owners(self) -> OwnerStates:
+        """Read whose jobs wait for their turn, of each queue those whose turn comes first."""
         turns = self._tables.turns
-        columns = (turns.c.name, turns.c.owner, turns.c.blocked_by)
-        every = select(*columns).order_by(turns.c.name, turns.c.served).limit(MOST_KEYS)
+        first = select(turns.c.name).order_by(turns.c.name, turns.c.served).limit(MOST_KEYS + 1)
         found: Counter[Share] = Counter()
+        capped = set()
         with self._dialect.engine.connect() as connection:
-            rows = connection.execute(every).all()
-            if parts := [self._number_of(group) for group in {row.blocked_by for row in rows}]:
-                numbers: dict[str, int] = dict(connection.execute(union_all(*parts)).all())
-                for row in rows:
-                    found[Share(row.name, row.owner)] += numbers[row.blocked_by]
-        return owner_states(found)
-
-    def _number_of(self, group: str) -> Select[Any]:
-        jobs = self._tables.jobs
-        some = (
-            select(jobs.c.number).where(jobs.c.blocked_by == group).limit(MOST_WAITING).subquery()
-        )
-        number = select(func.count()).select_from(some).scalar_subquery()
-        return select(literal(group), number)
+            number = len(connection.execute(first).all())
+            most = most_waiting(number)
+            waiting = (turns.c.owner, self._number(turns.c.blocked_by, most).label("number"))
+            rows = connection.execute(first.add_columns(*waiting).limit(MOST_KEYS)).all()
+        for row in rows:
+            share = Share(row.name, row.owner)
+            found[share] += row.number
+            if row.number == most:
+                capped.add(share)
+        return owners_of(found, has_more=number > MOST_KEYS, capped=capped)
 
     def blocked(self, uids: Collection[str]) -> set[str]:
         """Read which of these jobs wait to be admitted."""
@@ -94,23 +112,35 @@ class KeyOverview:
         with self._dialect.engine.connect() as connection:
             return set(connection.execute(wanted).scalars())
 
-    def _waiting(self, names: Sequence[str], connection: Connection) -> dict[str, Any]:
+    def _waiting(self, names: Sequence[str], connection: Connection) -> dict[str, _Waiting]:
         """Count the jobs that wait for each key, and read the policy of one of them."""
-        jobs, groups = self._tables.jobs, self._tables.groups
-        wanted = select(groups.c.name, groups.c.blocked_by).where(groups.c.name.in_(names))
-        waits_for = {name: [name] for name in names}
-        for name, blocked_by in connection.execute(wanted.limit(MOST_GROUPS)):
-            waits_for[name].append(blocked_by)
-        parts = []
-        for name, some in waits_for.items():
-            waits = jobs.c.blocked_by.in_(some)
-            counted = select(jobs.c.number).where(waits).limit(MOST_WAITING).subquery()
-            number = select(func.count()).select_from(counted).scalar_subquery()
-            policy = select(jobs.c.policy).where(waits).limit(1).scalar_subquery()
-            parts.append(
-                select(literal(name).label("name"), number.label("number"), policy.label("policy"))
-            )
-        return {row.name: row for row in connection.execute(union_all(*parts))}
+        groups, limits = self._tables.groups, self._tables.limits
+        some = select(groups.c.name).where(groups.c.name.in_(names)).limit(MOST_GROUPS + 1)
+        beside = len(connection.execute(some).all())
+        most = most_waiting(len(names) + beside)
+        found = {name: _Waiting(0, None, is_capped=beside > MOST_GROUPS) for name in names}
+        # By this key alone, and by this one and another one.
+        for table, group in ((limits, limits.c.name), (groups, groups.c.blocked_by)):
+            number, policy = self._number(group, most), self._policy(group)
+            wanted = select(table.c.name, number.label("number"), policy.label("policy"))
+            wanted = wanted.where(table.c.name.in_(names)).limit(MOST_GROUPS)
+            for row in connection.execute(wanted):
+                found[row.name] = found[row.name].and_beside(row, row.number == most)
+        return found
+
+    def _number(self, group: Any, most: int) -> ColumnElement[int]:
+        """The number of the jobs that wait for a group of keys, up to so many. In a UNION of a part
+        for each group PostgreSQL would plan for a tenth of a second."""
+        jobs = self._tables.jobs
+        waits = jobs.c.blocked_by == group
+        last = select(jobs.c.number).where(waits).limit(1).offset(most - 1)
+        all_of_them = select(func.count()).select_from(jobs).where(waits)
+        is_capped = last.scalar_subquery().is_not(None)
+        return case((is_capped, most), else_=all_of_them.scalar_subquery())
+
+    def _policy(self, group: Any) -> ColumnElement[str]:
+        jobs = self._tables.jobs
+        return select(jobs.c.policy).where(jobs.c.blocked_by == group).limit(1).scalar_subquery()
 
     def _held(self, names: Sequence[str], connection: Connection) -> dict[str, Any]:
         """Count the running jobs of each key, and read the policy of one that has a slot."""

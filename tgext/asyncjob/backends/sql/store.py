@@ -25,7 +25,7 @@ from ...transactions.fork_check import keep_to_process
 from ...wakeups import Publisher
 from ..audit import AnyAudit
 from ..base import AfterFailure, Standing
-from ..limits import KeyState, KeyUse, OwnerState
+from ..limits import KeyStates, KeyUse, OwnerStates
 from ..listing import Cursor, Found, JobFilter, LastError
 from ..schedules import ScheduleStore
 from ..statistics import Statistics
@@ -287,10 +287,10 @@ class SqlStore:
     def uses(self, keys: Keys) -> list[KeyUse]:
         return self._key_overview.uses(keys)
 
-    def key_states(self) -> list[KeyState]:
+    def key_states(self) -> KeyStates:
         return self._key_overview.all()
 
-    def owner_states(self) -> list[OwnerState]:
+    def owner_states(self) -> OwnerStates:
         return self._key_overview.owners()
 
     def blocked(self, uids: Collection[str]) -> set[str]:
