@@ -54,6 +54,16 @@ def test_no_job_is_lost_and_no_effect_doubled_under_kills_of_a_celery_fleet(tmp_
     assert "lost 0, doubled 0" in ended.stdout
 
 
+def test_limits_hold_under_kills_of_a_celery_fleet_and_are_reached_after_them(tmp_path):
+    url_of("postgresql", tmp_path)  # needs its server
+
+    ended = run("crash.limits", "--engine", "celery", "--kills", "2", "--jobs", "10")
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "2 kills" in ended.stdout
+    assert "left {}: right" in ended.stdout
+
+
 # Each mutant on one of two databases: that the soak can see what is lost and doubled is the same on
 # all, and ``make crash MUTANT=fence`` looks at every one.
 @pytest.mark.parametrize(("database", "mutant"), [("sqlite", "fence"), ("postgresql", "split")])

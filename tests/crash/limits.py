@@ -2,6 +2,7 @@
 
     PYTHONPATH=tests python -m crash.limits                          30 kills on each database
     PYTHONPATH=tests python -m crash.limits --db sqlite --kills 200 --jobs 2000
+    PYTHONPATH=tests python -m crash.limits --engine celery          workers of Celery, PostgreSQL
     PYTHONPATH=tests python -m crash.limits --backlog 100000         the first job of another key
 
 Exits with 0 if no limit was ever exceeded, each is still reached after the kills, every job has
@@ -19,9 +20,11 @@ import tempfile
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from databases import SERVERS, url_of
 from tgext.asyncjob import JobQueue, asyncjob_result, asyncjob_running_uid, task
@@ -41,6 +44,9 @@ JOB_SECONDS, KILL_SECONDS, PATIENCE_SECONDS = 0.2, (0.3, 1.2), 120.0
 
 #: How long the job takes behind which a backlog waits; jobs that are enqueued in one transaction.
 BACKLOG_SECONDS, ENQUEUED_AT_ONCE = 600.0, 5_000
+
+#: Of the queue of each worker: so many kills are no fault of a job.
+OPTIONS = {"lease": 2, "max_crashes": 1_000}
 
 #: The name of the variable with the path of the journal.
 JOURNAL = "ASYNCJOB_TEST_JOURNAL"
@@ -112,7 +118,7 @@ class Worker:
         """Kill it, and note when it is certainly dead."""
         self.process.kill()
         self.process.wait(60)
-        note("killed", time.time(), self.process.pid, "-", "-")
+        note_death(self.process.pid)
 
     def end(self) -> None:
         """Let it end by itself."""
@@ -120,26 +126,63 @@ class Worker:
         self.process.wait(60)
 
 
+class OwnWorkers:
+    """Some of them, each replaced when it is killed."""
+
+    def __init__(self, url: str, prefix: str) -> None:
+        self._start = partial(Worker, url, prefix)
+        self._each = [self._start() for _ in range(PROCESSES)]
+
+    def strike(self) -> None:
+        """Kill one that has begun a job."""
+        pids = [each.process.pid for each in self._each]
+        at = pids.index(random.choice(begun(lambda: pids)))
+        self._each[at].kill()
+        self._each[at] = self._start()
+
+    def end(self) -> None:
+        """Let them end by themselves."""
+        for each in self._each:
+            each.end()
+
+
+def note_death(pid: int) -> None:
+    """Note that a process is dead, which held its slots until then."""
+    note("killed", time.time(), pid, "-", "-")
+
+
 def serve(url: str, prefix: str) -> None:
     """Be such a process."""
-    options = {"threads": THREADS, "lease": 2, "max_crashes": 1_000}
+    options = {"threads": THREADS, **OPTIONS}
     with JobQueue("sql", url=url, table_prefix=prefix, **options) as queue:
         queue.start_worker()
         sys.stdin.read()
 
 
-def soak(url: str, kills: int, number: int) -> Figures:
+@contextmanager
+def workers_of(engine: str, place: dict[str, Any]) -> Iterator[tuple[JobQueue, Any]]:
+    """Make a queue, and the workers. place: the options of the queue that tell its tables."""
+    if engine == "own":
+        with JobQueue("sql", threads=0, **place) as queue:
+            yield queue, OwnWorkers(place["url"], place["table_prefix"])
+        return
+    from .limits_fleet import CeleryWorkers, redis_options
+
+    with redis_options() as options, JobQueue("sql", **place, **options) as queue:
+        folder = Path(os.environ[JOURNAL]).parent
+        yield queue, CeleryWorkers({**place, **options, **OPTIONS}, folder, begun, note_death)
+
+
+def soak(url: str, kills: int, number: int, engine: str) -> Figures:
     """Run so many jobs with that many kills."""
     prefix, began = f"l{uuid.uuid4().hex[:8]}_", time.monotonic()
-    with JobQueue("sql", url=url, table_prefix=prefix, threads=0) as queue, queue.as_current():
-        workers = [Worker(url, prefix) for _ in range(PROCESSES)]
+    place = {"url": url, "table_prefix": prefix}
+    with workers_of(engine, place) as (queue, workers), queue.as_current():
         try:
             enqueue(queue, number)
             for _ in range(kills):
                 time.sleep(random.uniform(*KILL_SECONDS))
-                at = one_at_work(workers)
-                workers[at].kill()
-                workers[at] = Worker(url, prefix)
+                workers.strike()
                 enqueue(queue, 10)  # so that there is always work
             until(queue)
             after = time.time()
@@ -147,24 +190,22 @@ def soak(url: str, kills: int, number: int) -> Figures:
             until(queue)
             left = {str(status): n for status, n in queue.backend.counts().items() if n}
         finally:
-            for each in workers:
-                each.end()
+            workers.end()
             tables = queue.backend.tables  # type: ignore[attr-defined]
             tables.metadata.drop_all(queue.backend.engine)  # type: ignore[attr-defined]
     jobs = left.pop(str(SUCCESSFUL), 0)
     return figures(jobs, kills, left, after, time.monotonic() - began)
 
 
-def one_at_work(workers: Sequence[Worker]) -> int:
-    """Return the place of a worker that has begun a job: on a busy machine it takes a while, and
-    the death of one that has not would show nothing."""
+def begun(alive: Callable[[], Sequence[int]]) -> list[int]:
+    """Wait until some of the processes that are alive have begun a job, and return these: on a busy
+    machine it takes a while, and the death of one that has not would show nothing."""
     journal, deadline = Path(os.environ[JOURNAL]), time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         lines = journal.read_text().splitlines() if journal.exists() else []
-        begun = {line.split()[2] for line in lines if line.startswith("begin")}
-        found = [at for at, each in enumerate(workers) if str(each.process.pid) in begun]
-        if found:
-            return random.choice(found)
+        noted = {line.split()[2] for line in lines if line.startswith("begin")}
+        if found := [pid for pid in alive() if str(pid) in noted]:
+            return found
         time.sleep(0.05)  # another process tells nobody
     raise AssertionError(f"no worker has begun a job in {PATIENCE_SECONDS:g} s")
 
@@ -258,7 +299,8 @@ def in_a_window(starts: Sequence[float]) -> int:
 def main() -> int:
     """Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--db", type=lambda text: text.split(","), default=list(KINDS))
+    parser.add_argument("--db", type=lambda text: text.split(","))
+    parser.add_argument("--engine", choices=["own", "celery"], default="own")
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--jobs", type=int, default=150)
     parser.add_argument("--backlog", type=int)
@@ -267,20 +309,22 @@ def main() -> int:
     if wanted.serve:
         serve(*wanted.serve)
         return 0
+    wanted.db = wanted.db or (["postgresql"] if wanted.engine == "celery" else KINDS)
     # Under the name by which the workers find them.
     from crash import limits
 
     if wanted.backlog:
         return _measure(limits.first_of_another_key, wanted.db, wanted.backlog)
-    run: Callable[[str, int, int], Figures] = limits.soak
+    run: Callable[[str, int, int, str], Figures] = limits.soak
     right = []
     for kind in wanted.db:
         with tempfile.TemporaryDirectory() as folder:
             os.environ[JOURNAL] = f"{folder}/journal"
-            found = run(url_of(kind, Path(folder)), wanted.kills, wanted.jobs)
+            found = run(url_of(kind, Path(folder)), wanted.kills, wanted.jobs, wanted.engine)
         right.append(found.is_right)
         sys.stdout.write(
-            f"{kind:<10} {found.jobs:,} jobs, {found.kills} kills, {found.undone} attempts undone, "
+            f"{kind:<10}{' on Celery:' * (wanted.engine == 'celery')} "
+            f"{found.jobs:,} jobs, {found.kills} kills, {found.undone} attempts undone, "
             f"{found.seconds:.0f} s; at once at most {found.most}, after the kills {found.after}; "
             f"at most {found.starts} starts in {WINDOW:g} s; left {found.left}: "
             f"{'right' if found.is_right else 'WRONG'}\n"
