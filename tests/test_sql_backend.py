@@ -218,6 +218,20 @@ def test_claim_passes_over_what_others_are_changing_and_locks_no_more_than_it_ta
     assert [claim.job.uid for claim in claims] == uids[:2]
 
 
+def test_claim_passes_over_what_others_are_changing_to_the_next_of_all_queues(
+    make_backend, database
+):
+    skip_where_one_writer_keeps_all_others_out(database)
+    backend = make_backend()
+    uids = [enqueued(backend, queue_name=name) for name in ["a"] * 30 + ["b"] * 5]
+
+    # All of "b" that there is has been read then, and a part of "a".
+    with locked(database, most=taking.AHEAD // 2) as held:
+        claims = backend.claim(WorkerId("w"), ["a", "b"], 1)
+
+    assert [claim.job.uid for claim in claims] == [uids[len(held)]]
+
+
 def promoted_at_once(backend: SqlBackend, act: Callable[[], object]) -> list[int]:
     """How many delayed jobs each transaction let wait."""
     found: list[int] = []
@@ -530,6 +544,7 @@ def test_queue_that_another_process_has_paused_just_now_gives_no_job(make_backen
     held = enqueued(backend, queue_name="mail")
     elsewhere.pause("mail")  # this process has not read that yet
 
+    assert backend._taking.take("w", queues, 10) == []  # nor just before, as on SQLite
     assert backend.claim(WorkerId("w"), queues, 10) == []
     elsewhere.resume("mail")
     assert [claim.job.uid for claim in backend.claim(WorkerId("w"), queues, 10)] == [held]
