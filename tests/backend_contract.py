@@ -607,6 +607,10 @@ class BackendContract:
             JobFilter.of("CANCELLED", error="Broken"),
             JobFilter.of("FAILED", name=f"{__name__}.work"),
             JobFilter.of("READY", queue_name="rare", user="ada"),
+            JobFilter.of("READY", name=f"{__name__}.work"),
+            JobFilter.of("READY", error="Broken"),
+            JobFilter.of(user="ada"),
+            JobFilter.of(user="ada", queue_name="mail"),
             JobFilter.of(queue_name="none"),
         ],
         ids=str,
@@ -617,12 +621,47 @@ class BackendContract:
             name = "rare" if number % 5 == 0 else "mail"
             ended(backend, BROKEN if number % 4 == 0 else DONE, queue_name=name)
             clock.advance(number // 3 % 2)  # some at one instant
-        enqueued(backend, queue_name="rare", context={"user": "ada"})
+        self.waits_in_several_ways(backend)
 
         pages = list(found_pages(backend, 2, wanted, look_at))
 
         assert [uid for page in pages for uid in page] == found(backend, wanted)
-        assert len(pages) <= 16
+        assert len(pages) <= 32
+
+    def waits_in_several_ways(self, backend: Backend) -> None:
+        """Let jobs wait, delayed or not, in two queues and with three priorities."""
+        for number in range(12):
+            enqueued(
+                backend,
+                queue_name="mail" if number % 3 else "rare",
+                priority=number % 4 // 2 - number % 3,
+                run_after=timedelta(hours=number) if number % 5 > 2 else None,
+                context={"user": "bob" if number % 2 else "ada"},
+            )
+
+    @pytest.mark.parametrize("look_at", [1, 3, 100, None])
+    def test_jobs_of_a_list_are_counted_or_it_is_said_that_there_may_be_more(
+        self, backend, clock, look_at
+    ):
+        for number in range(6):
+            ended(backend, BROKEN if number % 2 else DONE, queue_name="mail")
+            clock.advance(1)
+        self.waits_in_several_ways(backend)
+
+        for wanted, expected in (
+            (JobFilter.of(), 18),
+            (JobFilter.of("READY"), 12),
+            (JobFilter.of("READY", queue_name="rare", user="ada"), 2),
+            (JobFilter.of("FAILED", error="none"), 0),
+            (JobFilter.of("FAILED", name=f"{__name__}.work"), 3),
+        ):
+            number, is_all = backend.count(wanted, 100, look_at)
+            assert number == expected if is_all else number <= expected
+            assert is_all or look_at in (1, 3)
+            assert backend.count(wanted, 1, look_at) in (
+                (min(expected, 1), expected < 2),
+                (0, False),
+            )
 
     def test_page_goes_on_where_the_last_ended_whatever_has_come_and_gone(self, backend, clock):
         uids = []

@@ -55,9 +55,9 @@ class Shop:
     def add(
         self, function: Any = send_invoice, args: tuple[Any, ...] = (1042, "Ann"), *,
         kwargs: Any = None, queue_name: str = "mail", user: str | None = "ann", after: Any = None,
-        keys: Keys | None = None,
+        keys: Keys | None = None, priority: int = 0,
     ) -> str:  # fmt: skip
-        options = TaskOptions(max_attempts=3, queue_name=queue_name)
+        options = TaskOptions(max_attempts=3, queue_name=queue_name, priority=priority)
         call = Call(function, args, kwargs)
         job = Job(self.backend.new_uid(), call, options, after, {"user": user}, keys)
         self.backend.enqueue([self.backend.prepare(job)])

@@ -308,10 +308,10 @@ _TABLE: dict[str, list[tuple[str, str, str, str]]] = {
          "return Deciding(row[\"queue_name\"], row[\"rank\"], row[\"options\"], None)",
          "test_sql_backend.py -k 'sqlite and something_was_changed'"),
     ],
-    "backends/sql/listing.py": [
+    "backends/sql/list_parts.py": [
         ("a page begins with the last job of the page before",
-         "is_before = or_(jobs.c.finished_at < ended, jobs.c.number < after.number)",
-         "is_before = or_(jobs.c.finished_at < ended, jobs.c.number <= after.number)",
+         "or_(job.finished_at < ended, job.number < after.number)",
+         "or_(job.finished_at < ended, job.number <= after.number)",
          "test_sql_backend.py -k 'sqlite and pages_have'"),
         ("jobs of others are listed as a user's",
          "[[jobs.c.enqueued_by == listed(wanted.user), jobs.c.finished_at.is_not(None)]]",

@@ -18,6 +18,9 @@ BACKOFF_SECONDS = 2.0
 LONGEST_BACKOFF_SECONDS = 86_400.0
 
 
+#: The priorities; a list of jobs looks for each of them.
+LEAST_PRIORITY, MOST_PRIORITY = -100, 100
+
 #: Where an attempt may run, by name: in a thread of the worker, in a process of its own, or in a
 #: thread of the worker, for a coroutine function only.
 EXECUTORS = ("thread", "process", "coroutine")
@@ -41,7 +44,7 @@ class TaskOptions:
     that of a new task (``queue_name.py``): rows of an earlier release are read by this class too.
     """
 
-    priority: int = 0  #: -100..100, larger first
+    priority: int = 0  #: LEAST_PRIORITY to MOST_PRIORITY, larger first
     queue_name: str = "default"  #: the queue; a worker may serve some queues only
     takes_context: bool = False  #: the first argument is a TaskContext
     max_attempts: int = 1  #: 1: no retry
@@ -61,8 +64,9 @@ class TaskOptions:
 
     def __post_init__(self) -> None:
         _expect(
-            is_int(self.priority) and -100 <= self.priority <= 100,
-            "priority", "a whole number from -100 to 100, larger first", self.priority,
+            is_int(self.priority) and LEAST_PRIORITY <= self.priority <= MOST_PRIORITY,
+            "priority", f"a whole number from {LEAST_PRIORITY} to {MOST_PRIORITY}, larger first",
+            self.priority,
         )  # fmt: skip
         _expect(
             isinstance(self.queue_name, str) and 0 < len(self.queue_name) <= 64,

@@ -22,7 +22,7 @@ from ..task_options import TaskOptions
 from ..uniqueness import UniqueKey
 from .brief import Brief
 from .limits import Keyed
-from .listing import Cursor, Found, JobFilter, LastError
+from .listing import Counted, Cursor, Found, JobFilter, LastError
 from .overview import QueuePosition
 from .schedules import ScheduleStore
 from .statistics import Statistics
@@ -136,8 +136,8 @@ class Backend(Steered, Keyed):
         """Find the jobs of a list, the newest first: see ``listing``.
 
         after: the place from which to go on; None: begin. limit: the most jobs of the page.
-        look_at: about so many ended jobs are looked at if no index finds those of the filter; so
-        the page may have fewer, or none, and another page may follow. None: as many as it takes.
+        look_at: about so many jobs are looked at if no index finds those of the filter; so the page
+        may have fewer, or none, and another page may follow. None: as many as it takes.
         """
 
     def last_errors(self, uids: Sequence[str]) -> list[LastError]:
@@ -146,8 +146,8 @@ class Backend(Steered, Keyed):
         return [LastError.of(each) for each in self.get_many(uids)]
 
     @abstractmethod
-    def count(self, wanted: JobFilter, most: int) -> int:
-        """Count the jobs of a list; that may stop at *most*."""
+    def count(self, wanted: JobFilter, most: int, look_at: int | None = None) -> Counted:
+        """Count the jobs of a list, up to *most*. look_at: as for ``find``, of each part."""
 
     @abstractmethod
     def position(self, uid: str) -> QueuePosition | None:

@@ -28,8 +28,11 @@ MOST_LISTED = 1_000
 #: cancelled each would be looked at.
 _WITH_ERRORS = (READY, RUNNING, FAILED)
 
+#: The parts of a list.
+OPEN, DELAYED, ENDED = range(3)
+
 #: The largest number that a database has.
-_LARGEST = 2**63 - 1
+LARGEST = 2**63 - 1
 
 _STATUSES = ", ".join(TaskResultStatus)
 
@@ -110,7 +113,7 @@ class JobFilter(NamedTuple):
             for name in ("since", "until")
         }
         highest = given["highest"]
-        if highest is not None and not (is_int(highest) and 0 <= highest <= _LARGEST):
+        if highest is not None and not (is_int(highest) and 0 <= highest <= LARGEST):
             raise ValueError(f"highest: expected the number of a job, got {highest!r}")
         made = cls.of(
             given["status"], given["name"], given["queue_name"], given["user"], given["error"],
@@ -134,10 +137,18 @@ class Cursor(NamedTuple):
     def place(self) -> tuple[int, float, int]:
         """What sorts jobs: the part of the list, and the place in it."""
         if self.finished_at is not None:
-            return 2, -self.finished_at, -self.number
+            return ENDED, -self.finished_at, -self.number
         if self.due_at is not None:
-            return 1, self.due_at, self.number
-        return 0, 0.0, -self.number
+            return DELAYED, self.due_at, self.number
+        return OPEN, 0.0, -self.number
+
+    @classmethod
+    def behind(cls, part: int, value: float) -> Cursor:
+        """Return the place behind the job of a part with this value, the number or the instant of
+        its order, and behind all others of that instant."""
+        if part == ENDED:
+            return cls(0, finished_at=value)
+        return cls(LARGEST, due_at=value) if part == DELAYED else cls(int(value))
 
     def __str__(self) -> str:
         if self.finished_at is None and self.due_at is not None:
@@ -157,7 +168,7 @@ class Cursor(NamedTuple):
                 finished_at=float(at) if at and not is_delayed else None,
                 due_at=float(due) if is_delayed else None,
             )
-            if abs(found.number) > _LARGEST or not all(map(isfinite, found.place)):
+            if abs(found.number) > LARGEST or not all(map(isfinite, found.place)):
                 raise ValueError
             return found
         except (AttributeError, ValueError):
@@ -175,6 +186,13 @@ class Found(NamedTuple):
 
     uids: list[str]
     next: str | None  #: the cursor from which the next page goes on; None: this is the last
+
+
+class Counted(NamedTuple):
+    """How many jobs a list has."""
+
+    number: int
+    is_all: bool  #: False: there may be more
 
 
 class LastError(NamedTuple):

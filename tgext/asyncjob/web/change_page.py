@@ -13,11 +13,11 @@ from urllib.parse import unquote
 from webob import Response
 
 from .. import bulk
-from ..backends.listing import JobFilter
+from ..backends.listing import Counted, JobFilter
 from ..errors import ConfigError, QueueClosed, QueueFull
 from ..job import FAILED, TaskResultStatus
 from ..wording import number_of
-from .dashboard import MOST_COUNTED, counted, lead_to, missing, page
+from .dashboard import LOOKED_AT, MOST_COUNTED, lead_to, missing, page
 from .filters import Filters
 from .refusals import refusal
 from .texts import gettext, marked, ngettext
@@ -103,36 +103,57 @@ def confirm(visit: Visit) -> Response:
             visit, 400, "/jobs", gettext("Not understood"), gettext("There is no such filter.")
         )
     frozen = bulk.frozen(visit.queue, wanted, visit.now)
-    number = visit.queue.backend.count(frozen, MOST_COUNTED + 1) if statuses else 0
+    found = Counted(0, True)
+    if statuses:
+        found = visit.queue.backend.count(frozen, MOST_COUNTED, LOOKED_AT)
     return page(
         visit,
         "change_all.xhtml",
         "/jobs/all",
         gettext(OFFERS[action]),
-        number=number,
-        announced=_announced(action, number),
-        button=_button(action, number),
+        possible=found.number > 0 or not found.is_all,
+        announced=_announced(action, found),
+        counted_of=None if found.is_all else _counted_of(),
+        button=_button(action, found),
         described=frozen.described(),
         fields=filters._asdict(),
         of=json.dumps({"action": action, "filter": frozen.as_json()}),
     )
 
 
-def _announced(action: str, number: int) -> str:
-    shown = {"number": counted(number)}
+def _announced(action: str, found: Counted) -> str:
+    number = found.number
+    if not number:
+        return gettext("None of the jobs that were looked at is like that; others may be.")
     if action == "retry":
+        if not found.is_all:
+            return ngettext("At least %(number)s job will be enqueued again.",
+                            "At least %(number)s jobs will be enqueued again.", number)  # fmt: skip
         return ngettext("%(number)s job will be enqueued again.",
-                        "%(number)s jobs will be enqueued again.", number, **shown)  # fmt: skip
+                        "%(number)s jobs will be enqueued again.", number)  # fmt: skip
+    if not found.is_all:
+        return ngettext("At least %(number)s job will be cancelled.",
+                        "At least %(number)s jobs will be cancelled.", number)  # fmt: skip
     return ngettext(
-        "%(number)s job will be cancelled.", "%(number)s jobs will be cancelled.", number, **shown
+        "%(number)s job will be cancelled.", "%(number)s jobs will be cancelled.", number
     )
 
 
-def _button(action: str, number: int) -> str:
-    shown = {"number": counted(number)}
+def _counted_of() -> str:
+    """Say that there may be more than were counted."""
+    return gettext(
+        "Counting ends after %(number)s jobs; the change goes on to all that match.",
+        number=f"{LOOKED_AT:,}",
+    )
+
+
+def _button(action: str, found: Counted) -> str:
+    number = found.number
+    if not found.is_all:
+        return gettext(OFFERS[action])
     if action == "retry":
-        return ngettext("Retry %(number)s job", "Retry %(number)s jobs", number, **shown)
-    return ngettext("Cancel %(number)s job", "Cancel %(number)s jobs", number, **shown)
+        return ngettext("Retry %(number)s job", "Retry %(number)s jobs", number)
+    return ngettext("Cancel %(number)s job", "Cancel %(number)s jobs", number)
 
 
 def change_all(visit: Visit) -> Response:

@@ -54,6 +54,9 @@ TEXTS = {
 #: A number is counted up to here.
 MOST_COUNTED = 10_000
 
+#: So many jobs are looked at, if no index finds those of a filter.
+LOOKED_AT = 10_000
+
 #: Characters of a text in a table.
 CELL_LENGTH = NAME_LENGTH
 

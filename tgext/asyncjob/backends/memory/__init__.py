@@ -36,9 +36,9 @@ from ..audit import Audit
 from ..base import Backend, Standing
 from ..brief import Brief
 from ..limits import KeyStates, KeyUse, OwnerStates
-from ..listing import Cursor, Found, JobFilter
+from ..listing import Counted, Cursor, Found, JobFilter
 from ..overview import QueuePosition
-from .listing import page
+from .listing import count, page
 from .schedules import MemorySchedules
 from .spinlock import SpinLock, running_deferred
 from .steering import Steering
@@ -173,8 +173,8 @@ class MemoryBackend(Steering, Backend):
     ) -> Found:
         return page(tuple(self._entries.values()), wanted, after, limit)
 
-    def count(self, wanted: JobFilter, most: int) -> int:
-        return len(page(tuple(self._entries.values()), wanted, None, most).uids)
+    def count(self, wanted: JobFilter, most: int, look_at: int | None = None) -> Counted:
+        return count(tuple(self._entries.values()), wanted, most)
 
     @running_deferred
     def briefs(self, uids: Collection[str]) -> dict[str, Brief]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ...sharing import user_of
-from ..listing import Cursor, Found, JobFilter
+from ..listing import Counted, Cursor, Found, JobFilter
 from .entry import Entry
 
 
@@ -18,6 +18,12 @@ def page(entries: Iterable[Entry], wanted: JobFilter, after: Cursor | None, limi
     found = [entry for _, entry in chosen[:limit]]
     last = str(_cursor(found[-1])) if len(chosen) > limit else None
     return Found([entry.job.uid for entry in found], last)
+
+
+def count(entries: Iterable[Entry], wanted: JobFilter, most: int) -> Counted:
+    """Count the entries of a list, up to *most*."""
+    number = sum(_fits(entry, wanted) for entry in entries)
+    return Counted(min(number, most), number <= most)
 
 
 def _cursor(entry: Entry) -> Cursor:

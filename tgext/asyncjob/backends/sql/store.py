@@ -26,7 +26,7 @@ from ...wakeups import Publisher
 from ..audit import AnyAudit
 from ..base import AfterFailure, Standing
 from ..limits import KeyStates, KeyUse, OwnerStates
-from ..listing import Cursor, Found, JobFilter, LastError
+from ..listing import Counted, Cursor, Found, JobFilter, LastError
 from ..schedules import ScheduleStore
 from ..statistics import Statistics
 from .admission import Admission
@@ -281,8 +281,8 @@ class SqlStore:
     def last_errors(self, uids: Sequence[str]) -> list[LastError]:
         return self._snapshots.last_errors(uids)
 
-    def count(self, wanted: JobFilter, most: int) -> int:
-        return self._listing.count(wanted, most)
+    def count(self, wanted: JobFilter, most: int, look_at: int | None = None) -> Counted:
+        return self._listing.count(wanted, most, look_at)
 
     def uses(self, keys: Keys) -> list[KeyUse]:
         return self._key_overview.uses(keys)
