@@ -50,7 +50,7 @@ LAYERS = """
     job
     task_options  policies
     sharing
-    keys  uniqueness
+    keys  uniqueness  tick_reasons
     call  json_form  queue_name  amount  one_line  wording  bounded  sentence
     errors
 """

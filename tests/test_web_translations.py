@@ -25,7 +25,7 @@ from databases import url_of
 from test_turbogears_web import Identities, as_user
 from texts_template import POT, messages, written
 from tgapps import applications, globals_with
-from tgext.asyncjob import JobQueue, asyncjob_progress
+from tgext.asyncjob import JobQueue, asyncjob_progress, tick_reasons
 from tgext.asyncjob.errors import (
     BadSignature,
     CallableMissing,
@@ -38,6 +38,7 @@ from tgext.asyncjob.errors import (
 )
 from tgext.asyncjob.sentence import Sentence
 from tgext.asyncjob.web import Rights, WebApplication, as_visitor
+from tgext.asyncjob.web import texts as page_texts
 from tgext.asyncjob.web.dashboard import NAVIGATION
 from tgext.asyncjob.web.refusals import refusal
 from webpages import SAME_ORIGIN, Jobs
@@ -252,6 +253,45 @@ def test_reason_of_a_schedule_is_in_the_language_of_the_page(queue):
 
     assert page.find(attrs={"data-part": "reasons"}).li.text == "«it is paused»"
     assert schedule.explain() == ["it is paused"]
+
+
+def test_reason_of_a_tick_is_in_the_language_of_the_page(queue):
+    schedule = queue.schedule("nightly", len, ["x"], cron="0 0 * * *")
+    schedule.run_now()
+
+    page = site(queue, Marking()).get("/schedule?of=nightly").html
+
+    assert page.find(attrs={"data-part": "ticks"}).find(attrs={"data-label": "«Reason»"}).text == (
+        "«run now»"
+    )
+    assert schedule.ticks()[0].reason == "run now"
+
+
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [
+        (tick_reasons.paused(None), "«paused»"),
+        (tick_reasons.paused("ann; with it"), "«paused by ann; with it»"),
+        (tick_reasons.late(61.4, "last"), "«seen 61 s after its instant; catch_up is 'last'»"),
+        (
+            tick_reasons.together(tick_reasons.paused("ann"), 12, "2026-01-02 UTC"),
+            "««paused by ann»; with it 12 before, from 2026-01-02 UTC»",
+        ),
+        (
+            tick_reasons.refused(ValueError("50 %; with\nit")),
+            "«no job can be enqueued: ValueError: 50 %; with\nit»",
+        ),
+        (tick_reasons.duplicate_of("asyncjob_1"), "«a duplicate of asyncjob_1»"),
+        (tick_reasons.RUN_NOW, "«run now»"),
+        ("what a later version writes", "what a later version writes"),
+    ],
+    ids=str,
+)
+def test_reason_of_a_tick_is_translated_when_it_was_read_from_a_row(reason, shown):
+    with page_texts.translated_by(Marking):
+        assert page_texts.said(reason) == shown
+        assert page_texts.said(tick_reasons.read(str(reason))) == shown
+    assert tick_reasons.read(str(reason)) == reason
 
 
 def test_message_of_an_error_is_as_in_english_without_a_catalogue():

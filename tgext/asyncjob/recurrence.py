@@ -18,6 +18,7 @@ from datetime import date, datetime, timedelta, timezone, tzinfo
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
+from . import tick_reasons
 from .amount import is_int
 from .errors import ConfigError, MissingExtra
 from .task_options import LONGEST_DELAY
@@ -143,7 +144,7 @@ class Recurrence:
         if found[-1] <= now:  # the first of them are late, and none of the latest
             together, following = found[:RECORDED], found[RECORDED]
             reason = why_not or self._why_late(now - together[-1])
-            summary = f"{reason}; with it {len(together) - 1} before, from {_shown(together[0])}"
+            summary = tick_reasons.together(reason, len(together) - 1, _shown(together[0]))
             return Due((), ((together[-1], summary),), following)
         *found, following = found
         if why_not is not None:
@@ -155,7 +156,7 @@ class Recurrence:
         return Due(tuple(found[len(left) :]), skipped, following)
 
     def _why_late(self, late_seconds: float) -> str:
-        return f"seen {late_seconds:.0f} s after its instant; catch_up is {self.catch_up!r}"
+        return tick_reasons.late(late_seconds, self.catch_up)
 
 
 def _shown(seconds: float) -> str:

@@ -69,25 +69,6 @@ class Tick(NamedTuple):
         return "skipped" if self.uid is None else "enqueued"
 
 
-#: The reason of the tick of ``run_now``.
-RUN_NOW = "run now"
-
-
-def why_duplicate(reason: str | None, leads_to: str | None) -> str | None:
-    """Return the reason of a tick whose job may have given way to another one of its unique key."""
-    return reason if leads_to is None else f"a duplicate of {leads_to}"
-
-
-def why_refused(error: Exception) -> str:
-    """Return the reason for which a tick is skipped whose job cannot be made."""
-    return f"no job can be enqueued: {type(error).__name__}: {error}"
-
-
-def why_paused(user: str | None) -> str:
-    """Return the reason for which a paused schedule skips its ticks."""
-    return "paused" if user is None else f"paused by {user}"
-
-
 def other_origin(name: str, is_declared: bool) -> str:
     """Return the message for a name that is used by a schedule of the other origin."""
     if is_declared:

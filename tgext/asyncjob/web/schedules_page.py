@@ -54,7 +54,7 @@ def show_one(visit: Visit) -> Response:
         schedule=found,
         reasons=[said(reason) for reason in why_not(found)],
         upcoming=found.upcoming(UPCOMING),
-        ticks=found.ticks(TICKS),
+        ticks=[(each, said(each.reason or "-")) for each in found.ticks(TICKS)],
     )
 
 

@@ -86,9 +86,13 @@ def said(text: str) -> str:
     """Return a ``Sentence`` in the reader's language; another text as it is."""
     if not isinstance(text, Sentence):
         return text
+    values = {
+        name: said(value) if isinstance(value, Sentence) else value
+        for name, value in text.values.items()
+    }
     if text.plural is None:
-        return gettext(text.text, **text.values)
-    return ngettext(text.text, text.plural, text.number, **text.values)
+        return gettext(text.text, **values)
+    return ngettext(text.text, text.plural, text.number, **values)
 
 
 def _filled(found: str, english: str, values: dict[str, Any]) -> str:

@@ -10,22 +10,19 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+from ... import tick_reasons
 from ...errors import ConfigError
 from ...job import Job, JobId
 from ...recurrence import Recurrence
 from ...task import keys_for
 from ..audit import Act, Audit
 from ..schedules import (
-    RUN_NOW,
     NewSchedule,
     ScheduleState,
     ScheduleStore,
     Tick,
     audited,
     other_origin,
-    why_duplicate,
-    why_paused,
-    why_refused,
 )
 
 log = logging.getLogger(__name__)
@@ -160,7 +157,7 @@ class MemorySchedules(ScheduleStore):
             if entry is None:
                 return None
             job = self._job(entry)
-            entry.ticks.append(Tick(_instant(self._clock()), job.uid, RUN_NOW))
+            entry.ticks.append(Tick(_instant(self._clock()), job.uid, tick_reasons.RUN_NOW))
             self._enqueue([job])
             self._noted(act, "run now", name, True)
             return job
@@ -169,10 +166,10 @@ class MemorySchedules(ScheduleStore):
         with self._lock:
             entry = self._entries.get(name)
             found = [] if entry is None else list(entry.ticks)
-        found = [
-            tick._replace(reason=why_duplicate(tick.reason, self._leads_to(tick.uid)))
-            for tick in found
-        ]
+        for number, tick in enumerate(found):
+            leads_to = self._leads_to(tick.uid)
+            if leads_to is not None:
+                found[number] = tick._replace(reason=tick_reasons.duplicate_of(leads_to))
         return sorted(found, key=lambda tick: tick.instant, reverse=True)[:limit]
 
     def due_at(self) -> float:
@@ -191,7 +188,7 @@ class MemorySchedules(ScheduleStore):
     def _fire(self, entry: _Entry) -> int:
         """Record the ticks of one schedule that are due, and enqueue their jobs."""
         fired, now = 0, self._clock()
-        why_not = None if entry.paused is None else why_paused(entry.paused[1])
+        why_not = None if entry.paused is None else tick_reasons.paused(entry.paused[1])
         known = {tick.instant for tick in entry.ticks}
         while entry.next_at <= now:
             due = entry.new.recurrence.due(entry.next_at, now, why_not)
@@ -201,7 +198,7 @@ class MemorySchedules(ScheduleStore):
                 jobs = [self._job(entry) for _ in instants]
             except Exception as error:  # noqa: BLE001 - a key may be a callable of the application's
                 log.error("schedule=%s cannot enqueue a job: %s", entry.new.name, error)
-                due = entry.new.recurrence.due(entry.next_at, now, why_refused(error))
+                due = entry.new.recurrence.due(entry.next_at, now, tick_reasons.refused(error))
                 instants, jobs = [], []
             entry.ticks.extend(Tick(_instant(at), None, reason) for at, reason in due.skipped)
             entry.ticks.extend(

@@ -16,11 +16,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, or_, select, update
 
+from ... import tick_reasons
 from ...errors import AsyncJobError, ConfigError, ModuleMissing
 from ...job import Job, JobId
 from ...recurrence import Due
 from ...task import keys_for
-from ..schedules import FIRED_AT_ONCE, FIRING_SECONDS, STALE_SECONDS, why_paused, why_refused
+from ..schedules import FIRED_AT_ONCE, FIRING_SECONDS, STALE_SECONDS
 from .dialect import Dialect
 from .insertion import Insertion
 from .rows import Rows
@@ -161,14 +162,14 @@ class Firing:
 
     def _due_of(self, row: Row[Any], why_not: str | None = None) -> Due:
         if row.paused_at is not None:
-            why_not = why_paused(row.paused_by)
+            why_not = tick_reasons.paused(row.paused_by)
         try:
             return recurrence_of(row).due(row.next_at, row.now, why_not)
         except AsyncJobError as error:  # no cronsim here, or no such time zone
             raise _NotHere(str(error)) from error
 
     def _refused(self, row: Row[Any], error: Exception) -> Due:
-        return self._due_of(row, why_refused(error))
+        return self._due_of(row, tick_reasons.refused(error))
 
     def _recorded(self, row: Row[Any], connection: Connection) -> set[float]:
         """Read which ticks from the next one on were recorded before: there are some if the clock
@@ -191,7 +192,7 @@ class Firing:
     ) -> None:
         """Insert jobs, and record ticks: those of the jobs, and others with their reasons."""
         of_ticks: dict[float, dict[str, Any]] = {
-            at: {"schedule": name, "instant": at, "uid": None, "reason": reason}
+            at: {"schedule": name, "instant": at, "uid": None, "reason": str(reason)}
             for at, reason in reasons
         }
         for at, job in jobs:

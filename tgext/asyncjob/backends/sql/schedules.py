@@ -15,12 +15,12 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, exists, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from ... import tick_reasons
 from ...errors import AsyncJobError, ConfigError
 from ...job import Job, storable
 from ...recurrence import Recurrence
 from ..audit import Act
 from ..schedules import (
-    RUN_NOW,
     STALE_SECONDS,
     NewSchedule,
     ScheduleState,
@@ -28,7 +28,6 @@ from ..schedules import (
     Tick,
     audited,
     other_origin,
-    why_duplicate,
 )
 from .auditing import SqlAudit
 from .dialect import Dialect
@@ -227,7 +226,7 @@ class SqlSchedules(ScheduleStore):
             at = found.now if found.now % 1 else found.now + MICROSECOND
             while given.execute(select(exists(self._tick_at(name, at)))).scalar():
                 at += MICROSECOND
-            self._firing.store(name, [(at, job)], [(at, RUN_NOW)], given)
+            self._firing.store(name, [(at, job)], [(at, tick_reasons.RUN_NOW)], given)
             self._audit.note(given, act, "run now", audited(name), 1)
             return job
 
@@ -281,10 +280,7 @@ class SqlSchedules(ScheduleStore):
         wanted = wanted.where(ticks.c.schedule == name).order_by(ticks.c.instant.desc())
         with self._dialect.engine.connect() as connection:
             rows = connection.execute(wanted.limit(limit)).all()
-        return [
-            Tick(instant(row.instant), row.uid, why_duplicate(row.reason, row.leads_to))
-            for row in rows
-        ]
+        return [Tick(instant(row.instant), row.uid, _reason(row)) for row in rows]
 
     # -- ticks
 
@@ -318,3 +314,9 @@ class SqlSchedules(ScheduleStore):
                 return 0
         with self._dialect.write() as connection:
             return connection.execute(delete(self._ticks).where(is_old)).rowcount
+
+
+def _reason(row: Any) -> str | None:
+    if row.leads_to is not None:
+        return tick_reasons.duplicate_of(row.leads_to)
+    return None if row.reason is None else tick_reasons.read(row.reason)
