@@ -278,13 +278,26 @@ def test_page_that_has_looked_at_some_of_what_waits_leads_to_what_has_ended(
     assert "Go on with what has ended" not in site.get(f"{wanted}&status=READY")
 
 
-def test_job_tells_which_request_enqueued_it(site, queue):
-    context = {"user": "ann", "request_id": "7f3a", "base_url": "https://shop.example/de"}
+@pytest.mark.parametrize(
+    ("of_request", "told"),
+    [
+        (
+            {"request": "POST /orders", "request_id": "7f3a", "base_url": "https://shop.example"},
+            "POST https://shop.example/orders, 7f3a",
+        ),
+        # of an earlier release
+        ({"request_id": "7f3a", "base_url": "https://shop.example"}, "https://shop.example, 7f3a"),
+        ({"request": "POST /orders"}, "POST /orders"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_job_tells_which_request_enqueued_it(site, queue, of_request, told):
+    context = {"user": "ann", **of_request}
     call = Call(send_invoice, (1, "Ann"), None)
     uid = queue.backend.new_uid()
     queue.backend.enqueue([queue.backend.prepare(Job(uid, call, TaskOptions(), None, context))])
 
-    assert "Request 7f3a, https://shop.example/de" in site.text("/job", uid=uid)
+    assert f"Request {told} Uid" in site.text("/job", uid=uid)
 
 
 def test_failure_tells_its_attempt_worker_and_time(site, shop):

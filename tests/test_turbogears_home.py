@@ -20,6 +20,7 @@ from tg.i18n import lazy_ugettext, ugettext
 
 from tgapps import applications, globals_with
 from tgext.asyncjob import JobQueue, asyncjob_perform, task
+from tgext.asyncjob.turbogears.job_context import line_of
 
 log = logging.getLogger("application")
 
@@ -246,6 +247,24 @@ def test_request_id_is_kept_with_the_job(home):
     kept = home.queue.results.snapshot(answer.json["uid"]).job.context
     assert kept["request_id"] == "request 7"
     home.ended(answer.json["uid"])
+
+
+def test_method_and_path_of_the_request_are_kept_with_the_job_and_no_query(home):
+    answer = home.does(lambda: {"uid": asyncjob_perform(dict)})
+
+    kept = home.queue.results.snapshot(answer.json["uid"]).job.context
+    assert kept["request"] == f"GET {answer.request.path_info}"
+    assert kept["base_url"] + answer.request.path_info == answer.request.path_url
+    home.ended(answer.json["uid"])
+
+
+@pytest.mark.parametrize(
+    ("path", "kept"),
+    [("/l\xc3\xb6schen \x00", "/l%C3%B6schen%20%00"), ("/" + 300 * "a", "/" + 199 * "a"), ("", "")],
+    ids=["signs", "long", "none"],
+)
+def test_path_of_the_request_is_kept_as_a_url_has_it(path, kept):
+    assert line_of({"REQUEST_METHOD": "POST", "PATH_INFO": path}) == f"POST {kept}"
 
 
 # -- language

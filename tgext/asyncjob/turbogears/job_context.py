@@ -11,6 +11,7 @@ import logging
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any, cast
+from urllib.parse import quote
 
 import tg
 from tg.i18n import _get_translator
@@ -25,6 +26,9 @@ log = logging.getLogger(__name__)
 
 #: What ``tg.url(qualified=True)`` begins with in a job that no request enqueued.
 NO_REQUEST = "http://localhost"
+
+#: Characters of a request's path that are kept with its jobs.
+LONGEST_PATH = 200
 
 #: The key in a request's environ for what its first job captured; the next jobs reuse it.
 KEPT = "tgext.asyncjob.captured"
@@ -49,7 +53,7 @@ class TurboGearsJobContext:
         self._warned = False
 
     def capture(self) -> dict[str, Any] | None:
-        """Return user, language, request id and address of the request; None without a request.
+        """Return user, language, method, path, id and address of the request; None without one.
 
         A job that is enqueued by another job gets what was captured for that one.
         """
@@ -73,6 +77,7 @@ class TurboGearsJobContext:
         captured = {
             "user": user_of(environ),
             "lang": getattr(translator, "tg_lang", None),
+            "request": line_of(environ),
             "request_id": environ.get("HTTP_X_REQUEST_ID"),
             "base_url": local.request.application_url,
         }
@@ -101,6 +106,12 @@ class TurboGearsJobContext:
         """Run a job in a TurboGears context made for it."""
         address = self._queue.options.base_url or captured.get("base_url") or NO_REQUEST
         return _JobContext(self._app, captured, address)
+
+
+def line_of(environ: dict[str, Any]) -> str:
+    """Return method and path of a request, without the query, which may have secrets."""
+    path = quote(environ.get("PATH_INFO", "").encode("latin-1"))
+    return f"{environ['REQUEST_METHOD']} {path[:LONGEST_PATH]}"
 
 
 class _JobContext:

@@ -71,10 +71,13 @@ def show(visit: Visit) -> Response:
 
 
 def _request(found: Snapshot) -> str | None:
-    """The id and the address of the request that enqueued a job, as far as they are known."""
+    """The request that enqueued a job, or that of the job which did, as far as it is known."""
     context = found.job.context or {}
-    known = [str(context[name]) for name in ("request_id", "base_url") if context.get(name)]
-    return ", ".join(known) or None
+    line, number, address = (context.get(name) for name in ("request", "request_id", "base_url"))
+    if line and address:
+        method, _, path = str(line).partition(" ")
+        address = f"{method} {address}{path}"
+    return ", ".join(str(each) for each in (address or line, number) if each) or None
 
 
 def _unique_key(found: Snapshot) -> str | None:
