@@ -438,14 +438,30 @@ def test_queue_is_paused_in_the_name_of_the_user_and_resumed(site, shop, queue):
 
     site.post("/queues/resume", of="mail")
     assert queue.paused() == []
-    assert site.rows("/queues") == [["mail", "1", "just now", "0", "-", "0", "no", "Pause"]]
+    assert site.rows("/queues") == [
+        ["mail", "1", "just now", "0", "-", "0", "no", "Pause"],
+        ["default", "0", "-", "0", "-", "0", "no", "Pause"],
+    ]
+
+
+def test_queue_that_a_worker_serves_is_paused_before_a_job_waits_in_it(site, shop, queue):
+    queues = ("pictures", "mail")
+    if shop.backend.is_shared:
+        shop.backend.register(WorkerId("web2-4712-5f3b"), queues, 1)
+
+    assert [row[0] for row in site.rows("/queues")] == (
+        ["default", "mail", "pictures"] if shop.backend.is_shared else ["default"]
+    )
+    site.post("/queues/pause", of="default")
+    assert [each.queue_name for each in queue.paused()] == ["default"]
+    assert "Nothing waits." not in site.text("/")  # a pause is shown
 
 
 def test_delayed_jobs_are_counted_with_the_time_of_the_first(site, shop):
     shop.add(after=timedelta(hours=3))
     shop.add(after=timedelta(hours=2))
 
-    [row] = site.rows("/queues")
+    row, _default = site.rows("/queues")
 
     assert row[:4] == ["mail", "0", "-", "2"]
     assert row[4] in ("in 2 h", "in 119 min", "in 1 h")

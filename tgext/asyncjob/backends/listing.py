@@ -12,7 +12,7 @@ meanwhile.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timezone
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -87,8 +87,8 @@ class JobFilter(NamedTuple):
             "queue": self.queue_names,
             "user": (self.user,) if self.user is not None else None,
             "error": (self.error,) if self.error is not None else None,
-            "since": (f"{self.since:%Y-%m-%d %H:%M:%S}",) if self.since is not None else None,
-            "until": (f"{self.until:%Y-%m-%d %H:%M:%S}",) if self.until is not None else None,
+            "since": self.since and (_shown(self.since),),
+            "until": self.until and (_shown(self.until),),
         }
         return " ".join(f"{name}={','.join(each)}" for name, each in parts.items() if each) or "all"
 
@@ -241,6 +241,10 @@ def _status(given: str) -> TaskResultStatus:
                 value=repr(given),
             )
         ) from None
+
+
+def _shown(instant: datetime) -> str:
+    return f"{instant.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _instant(name: str, given: Any) -> datetime | None:

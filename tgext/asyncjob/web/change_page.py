@@ -109,7 +109,7 @@ def confirm(visit: Visit) -> Response:
     return page(
         visit,
         "change_all.xhtml",
-        "/jobs/all",
+        "/jobs",
         gettext(OFFERS[action]),
         possible=found.number > 0 or not found.is_all,
         announced=_announced(action, found),

@@ -47,7 +47,7 @@ def show(visit: Visit) -> Response:
     return page(
         visit,
         "job.xhtml",
-        "/job",
+        "/jobs",
         shown(found.job.call.name, 200),
         job=found,
         uid=uid,

@@ -19,7 +19,7 @@ MOST_READ = 20_000
 
 
 class QueueRow(NamedTuple):
-    """One queue in which jobs wait, or that is paused."""
+    """One queue in which jobs wait, or that is paused, or served by its name."""
 
     name: str
     due: int
@@ -38,17 +38,33 @@ class QueueRow(NamedTuple):
         """Whether jobs wait here that nothing will run."""
         return bool(self.due) and (self.paused is not None or not self.is_served)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no job waits here."""
+        return not (self.due or self.delayed or self.blocked)
 
-def queue_rows(visit: Visit, workers: list[WorkerInfo] | None) -> list[QueueRow]:
-    """Read the queues, problems first. workers: those that are alive; None: not known."""
+
+def queue_rows(
+    visit: Visit, workers: list[WorkerInfo] | None, others: Iterable[str] = ()
+) -> list[QueueRow]:
+    """Read the queues in which jobs wait, or that are paused, and *others*: problems first, and
+    last those in which no job waits. workers: those that are alive; None: not known."""
     depths = {each.queue_name: each for each in _depths(visit)}
     paused = {each.queue_name: each for each in visit.queue.paused()}
     rows = []
-    for name in sorted({*depths, *paused}):
+    for name in sorted({*depths, *paused, *others}):
         depth = depths.get(name) or QueueDepth(name, 0, 0, None)
-        served = workers is None or any(_serves(each, name) for each in workers)
-        rows.append(QueueRow(*depth, paused.get(name), served))
-    return sorted(rows, key=lambda row: not row.is_problem)
+        is_served = workers is None or any(_serves(each, name) for each in workers)
+        rows.append(QueueRow(*depth, paused.get(name), is_served))
+    return sorted(rows, key=lambda row: (not row.is_problem, row.is_idle))
+
+
+def served(workers: list[WorkerInfo] | None) -> set[str]:
+    """Return the names of the queues that workers serve; a worker that serves all serves
+    ``default``, which each queue has."""
+    if workers is None:
+        return {"default"}
+    return {name for each in workers for name in each.queues or ("default",)}
 
 
 def oldest_of(rows: Iterable[QueueRow]) -> WaitingJob | None:

@@ -9,7 +9,7 @@ from webob import Response
 
 from ..job import storable
 from .dashboard import lead_to, missing, page
-from .queue_rows import queue_rows
+from .queue_rows import queue_rows, served
 from .texts import gettext
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ def show(visit: Visit) -> Response:
     """Answer with the queues."""
     overview = visit.overview
     workers = None if overview is None else overview.workers()
-    rows = queue_rows(visit, workers)
+    # Those in which nothing waits, too: they can be paused before something does.
+    rows = queue_rows(visit, workers, served(workers))
     return page(
         visit, "queues.xhtml", "/queues", gettext("Queues"), queues=rows, is_shared=bool(overview)
     )
