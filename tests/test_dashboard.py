@@ -769,7 +769,7 @@ def test_selected_jobs_are_retried_together(queue, site, shop):
     page = chosen(site, uids["failed"], uids["cancelled"], uids["running"], status="FAILED")
 
     assert page.request.params["status"] == "FAILED"
-    assert "2 jobs were enqueued again. 1 other had changed meanwhile." in page
+    assert "2 jobs were enqueued again. The status of 1 other does not allow it." in page
     assert {queue.result(uids[each]).status for each in ("failed", "cancelled")} == {READY}
     both = f"{uids['failed']} {uids['cancelled']} {uids['running']}"
     record = queue.audit()[0]
@@ -781,7 +781,7 @@ def test_selected_jobs_are_cancelled_together(queue, site, shop):
 
     page = chosen(site, uids["waiting"], uids["done"], action="cancel")
 
-    assert "1 job was cancelled. 1 other had changed meanwhile." in page
+    assert "1 job was cancelled. The status of 1 other does not allow it." in page
     assert queue.result(uids["waiting"]).status is CANCELLED
 
 
@@ -831,6 +831,9 @@ def test_all_that_match_are_counted_before_and_changed_by_a_job_and_none_that_ca
         "tgext.asyncjob.bulk.change_all", {"changed": 4, "of": 4}
     )  # fmt: skip
     assert own.progress == (4, "4 jobs", 4)
+    assert own.enqueued_by == "manager"
+    told = "Enqueued by manager Request POST http://shop.example/jobs/jobs/all Uid"
+    assert told in site.text("/job", uid=own.id)
     record = queue.audit()[0]
     assert (record.user, record.action, record.changed, record.result) == (
         "manager", "retry", 4, "4 of 4"

@@ -40,17 +40,25 @@ def frozen(queue: JobQueue, wanted: JobFilter, now: Any) -> JobFilter:
     return wanted._replace(until=until, highest=queue.backend.highest())
 
 
-def start(queue: JobQueue, action: str, wanted: JobFilter, act: Act, queue_name: str) -> TaskResult:
+def start(
+    queue: JobQueue,
+    action: str,
+    wanted: JobFilter,
+    act: Act,
+    queue_name: str,
+    context: dict[str, Any] | None = None,
+) -> TaskResult:
     """Enqueue the job that changes a frozen set.
 
-    action: "retry" or "cancel". queue_name: where the job itself waits.
+    action: "retry" or "cancel". queue_name: where the job itself waits. context: who has enqueued
+    it, and in which request; None: as for every job.
     Raises QueueFull; there is then a record that nothing was done.
     """
     noted = queue.backend.audit.begin(act, action, wanted.described())
     options = TaskOptions(queue_name=queue_name, priority=1, max_attempts=3)
     call = Call(change_all, (action, wanted.as_json(), noted.number), None)
     try:
-        return queue.enqueue(call, options, None)
+        return queue.enqueue(call, options, None, context)
     except BaseException:
         queue.backend.audit.end(noted.number or 0, "could not be enqueued")
         raise

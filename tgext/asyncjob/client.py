@@ -63,10 +63,15 @@ class QueueClient:
         return [found.uid for found in self._enqueue_many(callable, calls)]
 
     def enqueue(
-        self, call: Call, options: TaskOptions, run_after: datetime | timedelta | None
+        self,
+        call: Call,
+        options: TaskOptions,
+        run_after: datetime | timedelta | None,
+        context: dict[str, Any] | None = None,
     ) -> TaskResult:
-        """Enqueue a call with the options of its task; raises as ``perform`` does."""
-        [found] = self._enqueue((call,), options, run_after)
+        """Enqueue a call with the options of its task; raises as ``perform`` does. context: of the
+        job; None: that of this request."""
+        [found] = self._enqueue((call,), options, run_after, context)
         return TaskResult(self.results, self.results.snapshot_of(found.job), found.is_duplicate)
 
     def enqueue_many(self, task: Task, calls: Iterable[Arguments]) -> list[TaskResult]:
@@ -94,12 +99,17 @@ class QueueClient:
             raise type(error)(f"call {number}, and none is enqueued: {error}") from error
 
     def _enqueue(
-        self, calls: Iterable[Call], options: TaskOptions, run_after: datetime | timedelta | None
+        self,
+        calls: Iterable[Call],
+        options: TaskOptions,
+        run_after: datetime | timedelta | None,
+        context: dict[str, Any] | None = None,
     ) -> list[Enqueued]:
         self._here()
         if self._closed and attempt_var.get() is None:  # a job may still end while it drains
             raise QueueClosed
-        context = self._capture() if self._capture is not None else None
+        if context is None and self._capture is not None:
+            context = self._capture()
         backend, jobs = self.backend, list[Job]()
         for call in calls:
             check(call.target, call.args, call.kwargs or {}, implied=int(options.takes_context))

@@ -87,7 +87,9 @@ def notice(visit: Visit) -> str | None:
     if left <= 0:
         return said
     more = ngettext(
-        "%(number)s other had changed meanwhile.", "%(number)s others had changed meanwhile.", left
+        "The status of %(number)s other does not allow it.",
+        "The status of %(number)s others does not allow it.",
+        left,
     )
     return f"{said} {more}"
 
@@ -168,7 +170,8 @@ def change_all(visit: Visit) -> Response:
             visit, 400, "/jobs", gettext("Not understood"), gettext("There is no such filter.")
         )
     try:
-        found = bulk.start(visit.queue, action, wanted, visit.act, _served_queue(visit))
+        queue_name = _served_queue(visit)
+        found = bulk.start(visit.queue, action, wanted, visit.act, queue_name, visit.context)
     except (QueueFull, QueueClosed) as error:
         return missing(visit, 503, "/jobs", gettext("Not now"), refusal(error))
     return lead_to(visit, "/job", uid=found.id)

@@ -108,6 +108,13 @@ class Visit:
         """Who does what this request asks for."""
         return Act(self.rights.user, "page")
 
+    @property
+    def context(self) -> dict[str, Any]:
+        """The context of a job that this request enqueues."""
+        request = self.request
+        line = f"{request.method} {request.path_info}"
+        return {"user": self.rights.user, "request": line, "base_url": request.application_url}
+
     def may_cancel(self, job: Brief) -> bool:
         """Whether the user was offered the button of *job*, has enqueued it, or may act."""
         return self.is_signed or self.rights.owns(job) or self.rights.may_act
