@@ -5,10 +5,10 @@
     python benchmarks/web.py --db sqlite
 
 Nine in ten jobs have ended, one in 50 of them failed; the others wait in 50 queues, of which two
-are paused. First what has ended is counted, as a worker does after an upgrade; then the minutes are
-filled with as many tasks as are counted by themselves. Each page is answered by the WebApplication
-itself, without a server; a poll is one for a single bar and one for fifty. Exits with 0 whether an
-aim is met or missed.
+are paused, with 30 priorities. First what has ended is counted, as a worker does after an upgrade;
+then the minutes are filled with as many tasks as are counted by themselves. Each page is answered
+by the WebApplication itself, without a server; a poll is one for a single bar and one for fifty.
+Exits with 0 whether an aim is met or missed.
 """
 
 import argparse
@@ -49,8 +49,12 @@ STATEMENTS_AIM = Aim(12, "at most 12 statements")
 LISTS = (
     "", "status=FAILED", "status=SUCCESSFUL", "status=READY", "name=shop.mails.send", "user=ada",
     "queue=queue7", "queue=queue7&status=FAILED", "queue=none", "error=ValueError", "error=None",
-    "name=none", "user=ada&status=CANCELLED", "since=1h",
+    "name=none", "user=ada&status=CANCELLED", "since=1h", "status=READY&name=none",
+    "status=READY&error=None", "status=READY&user=ada", "status=READY&queue=queue7",
 )  # fmt: skip
+
+#: Changes of many that are to be confirmed.
+CHANGES = ("action=cancel", "action=retry", "action=retry&error=None", "action=cancel&name=none")
 
 #: The name of a schedule.
 SCHEDULE = "nightly"
@@ -127,6 +131,13 @@ def joined(kind: str, text: str, number: str) -> str:
     return f"concat('{text}', {number})" if kind == "mariadb" else f"'{text}' || {number}"
 
 
+def modulo(kind: str, number: str, divisor: int) -> str:
+    """Return the expression of a remainder."""
+    if kind == "sqlite":
+        return f"({number} % {divisor})"
+    return f"CAST(mod({number}, {divisor}) AS {'signed' if kind == 'mariadb' else 'smallint'})"
+
+
 def insert(engine: Engine, kind: str, prefix: str, state: int, most: int) -> None:
     """Insert jobs of one state, spread over queues, tasks and users."""
     marker = uuid.uuid4().hex[:8]
@@ -134,10 +145,8 @@ def insert(engine: Engine, kind: str, prefix: str, state: int, most: int) -> Non
     columns = {
         "uid": joined(kind, f"asyncjob_{marker}_", "value"),
         "state": str(state),
-        "rank": "0",
-        "queue_name": joined(
-            kind, "queue", "(value % 50)" if kind == "sqlite" else "mod(value, 50)"
-        ),
+        "rank": f"{modulo(kind, 'value', 30)} - 15",
+        "queue_name": joined(kind, "queue", modulo(kind, "value", 50)),
         "budget": "1",
         "name": "CASE WHEN (value & 3) = 0 THEN 'shop.mails.send' ELSE 'shop.thumbs.make' END",
         "task_name": "CASE WHEN (value & 3) = 0 THEN 'shop.mails.send' ELSE 'shop.thumbs.make' END",
@@ -284,6 +293,7 @@ def paths(uids: list[str]) -> Iterator[str]:
         if route.method == "GET" and route.right is Right.VIEW:
             if route.path == "/jobs":
                 yield from (f"/jobs?{each}" for each in LISTS)
+                yield from (f"/jobs/all?{each}" for each in CHANGES)
             else:
                 fields = {"/job": f"?uid={uids[0]}", "/schedule": f"?of={SCHEDULE}"}
                 yield route.path + fields.get(route.path, "")
