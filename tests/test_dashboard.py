@@ -311,6 +311,19 @@ def test_failure_tells_its_attempt_worker_and_time(site, shop):
     assert error.p.text == f"Attempt 1{worker}, just now"
 
 
+def test_job_that_was_retried_has_had_more_attempts_than_one_retry_allows(site, shop):
+    uid = shop.fail()
+    said = [site.text("/job", uid=uid)]
+    for _ in range(3):
+        shop.queue.result(uid).retry()
+        shop.end(uid, Outcome(FAILED, error=REFUSED))
+        said.append(site.text("/job", uid=uid))
+
+    assert "Attempts 1 of 3 allowed" in said[0]
+    assert "Attempts 3 of 3 allowed" in said[2]
+    assert "Attempts 4 in all, up to 3 after each retry" in said[3]
+
+
 def test_form_shows_the_fields_of_the_url(site, shop):
     shop.open()
 

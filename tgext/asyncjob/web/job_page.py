@@ -54,6 +54,7 @@ def show(visit: Visit) -> Response:
         element=made(visit.queue, uid, visitor, brief),
         user=user_of(found.job.context),
         request=_request(found),
+        attempts=_attempts(found),
         unique_key=_unique_key(found),
         reasons=_reasons(visit, found, position) if found.status is READY else [],
         position=_before(position),
@@ -78,6 +79,14 @@ def _request(found: Snapshot) -> str | None:
         method, _, path = str(line).partition(" ")
         address = f"{method} {address}{path}"
     return ", ".join(str(each) for each in (address or line, number) if each) or None
+
+
+def _attempts(found: Snapshot) -> str:
+    """Say how many attempts there were, and may be; a retry allows as many once more."""
+    given = {"number": found.attempts, "most": found.job.options.max_attempts}
+    if found.attempts <= found.job.options.max_attempts:
+        return gettext("%(number)s of %(most)s allowed", **given)
+    return gettext("%(number)s in all, up to %(most)s after each retry", **given)
 
 
 def _unique_key(found: Snapshot) -> str | None:
