@@ -41,6 +41,8 @@ class Range(NamedTuple):
     #: the rank of all its jobs, if they are compared by it, too; then no condition ends the range
     rank: int | None = None
     index_name: str | None = None  #: if the database must be told
+    #: what is compared with the bounds; None: the column of the part
+    column: ColumnElement[Any] | None = None
 
 
 class End(NamedTuple):
@@ -71,6 +73,7 @@ class Part(NamedTuple):
         bounds = [each for each in (lower, upper) if each is not None]
         column, rank = self.column, some.rank
         if rank is None:
+            column = column if some.column is None else some.column
             return [*some.conditions, *(is_it(column, value) for is_it, value in bounds)]
         ranked = tuple_(column.table.c.rank, column)
         own = literal(rank, column.table.c.rank.type)
@@ -118,15 +121,17 @@ class ListParts:
         """Jobs that run or wait for a worker, the last enqueued first."""
         number = self._jobs.c.number
         among = [state for state in _OPEN if wanted.has(states.STATUS_OF[state])]
-        # Not by the primary key, which would read the rows of all that has ended since.
-        few_first = [(number + 0).desc()]
+        # Not by the primary key, which would read the rows of all that has ended since: for the
+        # order, or, if PostgreSQL plans without the values of parameters, for the bounds.
+        few = number + 0
         if is_by_user:
             its = [*self._of_user(wanted), self._tables.still(*among)]
-            ranges = [Range(its, few_first)]
+            ranges = [Range(its, [few.desc()], column=few)]
         else:
             ranges = self._waiting(among, wanted, connection)
             if states.RUNNING in among:
-                ranges.append(Range([self._tables.stands(states.RUNNING)], few_first))
+                running = [self._tables.stands(states.RUNNING)]
+                ranges.append(Range(running, [few.desc()], column=few))
         highest = LARGEST if wanted.highest is None else wanted.highest
         upper = operator.le, highest if after is None else min(highest, after.number - 1)
         return Part(OPEN, ranges, number, (operator.ge, 0), upper, partial(self._not_ended, wanted))
