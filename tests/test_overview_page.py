@@ -111,7 +111,7 @@ def test_queue_shows_the_job_that_was_enqueued_first(queue):
     jobs.waiting(queue_name="mail", run_after=timedelta(hours=1))
 
     for path in ("/", "/queues"):
-        [cell] = Site(queue).get(path).html.find_all("td", attrs={"data-label": "Oldest"})
+        cell = Site(queue).get(path).html.find("td", attrs={"data-label": "Oldest"})
         assert cell.a["href"].endswith(f"/job?uid={first}")
     assert first in str(part(Site(queue), "oldest"))
 
