@@ -541,8 +541,11 @@ def test_count_of_a_list_reads_no_more_than_it_counts(full_tables, backend, want
     assert_list_is_read_by_its_pages(full_tables, backend, found)
 
 
-def test_list_of_jobs_of_many_priorities_is_read_by_two_statements(full_tables, backend):
+@pytest.fixture
+def many_priorities(full_tables: Place, backend: SqlBackend) -> Iterator[None]:
+    """Jobs of 32 priorities, available and blocked, that are gone after the test."""
     let_few_run(full_tables)
+    highest = backend.highest()
     blocked = {"blocked_by": "'full'", "limit_key": "'full'", "policy": f"'{FULL.text}'"}
     rank = {"rank": "value & 31"}
     with full_tables.engine.begin() as connection:
@@ -550,6 +553,14 @@ def test_list_of_jobs_of_many_priorities_is_read_by_two_statements(full_tables, 
         fill(connection, kind, 32 * BATCH, states.BLOCKED, **rank, **blocked)
         fill(connection, kind, 32 * BATCH, states.AVAILABLE, **rank)
     clean_up(full_tables)
+    yield
+    with full_tables.engine.begin() as connection:
+        connection.exec_driver_sql(f"DELETE FROM {JOBS} WHERE number > {highest}")
+    clean_up(full_tables)
+
+
+@pytest.mark.usefixtures("many_priorities")
+def test_list_of_jobs_of_many_priorities_is_read_by_two_statements(full_tables, backend):
     wanted = JobFilter.of("READY")
     page = backend.find(wanted, None, BATCH)
 
