@@ -404,7 +404,7 @@ def test_page_follows_what_happens(page, shop, host):
     uid = shop.add()
     claim = shop.start(uid, 1, None, 4)
     page.open("/")
-    assert "25 %" in page.text()
+    page.until(lambda: "25 %" in page.text())  # another thread writes it
 
     shop.backend.report(claim, Progress(2, None, 4))
 
