@@ -179,6 +179,21 @@ def test_job_that_was_claimed_for_nobody_waits_again_however_long_the_database_r
     assert claim.job.uid == uid
 
 
+def test_job_that_was_claimed_for_nobody_waits_again_after_a_round_that_saw_no_claim(place):
+    backend = place.queue().backend
+    backend.register(WorkerId("w"), None, 1)
+    backend.rescue()
+    uid = place.queue().perform(give, 1)
+    backend.claim(WorkerId("w"), None, 1)
+    backend._running.clear()  # the answer to the claim got lost
+
+    backend.rescue()
+    for _ in range(2):
+        backend.heartbeat(WorkerId("w"))
+
+    assert backend.get(uid).status is READY
+
+
 def test_error_that_the_table_of_errors_refuses_ends_its_job_and_is_in_the_log(place, caplog):
     queue = place.queue()
     uid = queue.perform(fail, "the one text")

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from ...errors import ModuleMissing
 from ...job import (
@@ -259,26 +259,19 @@ class SqlBackend(SteeredStore, Backend):
     def heartbeat(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:
         if self._registry.is_registered(worker_id):
             self._registry.heartbeat(worker_id)
-        held, ours = self._held_by(worker_id), self._read_claims(worker_id)
+        held, ours = self._held_by(worker_id), set[tuple[str, int]]()
+        if held or self._may_hold:
+            ours = self._registry.claims_of(worker_id)
         self._release_unreceived({which for which in ours if which not in self._running})
         return self._lost_of(held, ours)
 
     def lost(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:
         held = self._held_by(worker_id)
-        return self._lost_of(held, self._read_claims(worker_id)) if held else []
+        return self._lost_of(held, self._registry.claims_of(worker_id)) if held else []
 
     def _held_by(self, worker_id: WorkerId) -> list[tuple[str, int]]:
         """The claims that a worker has, as far as it knows."""
         return [which for which, whose in list(self._running.items()) if whose == worker_id]
-
-    def _read_claims(self, worker_id: WorkerId) -> set[tuple[str, int]]:
-        """Read the claims that a worker has in the table."""
-        jobs = self.tables.jobs
-        mine = select(jobs.c.uid, jobs.c.lease).where(
-            self.tables.stands(states.RUNNING), jobs.c.worker_id == worker_id
-        )
-        with self._dialect.engine.connect() as connection:
-            return {(uid, lease) for uid, lease in connection.execute(mine)}
 
     def _lost_of(
         self, held: list[tuple[str, int]], ours: set[tuple[str, int]]
@@ -310,11 +303,13 @@ class SqlBackend(SteeredStore, Backend):
         if is_one_database:
             now = self._now()
             looks = (*self._taking.looks(self._wakeup.queues, now), *self._taking.rarer(now))
+            looks += (self._registry.holds(),)
         rescued, seen = self._registry.rescue(looks)
         if rescued:
             self._made_available([ANY])
         if is_one_database and seen is not None:
             self._wakeup.found(self._seen_with_ticks(seen, self._wakeup.queues))
+            self._may_hold = bool(seen.holds)
         elif is_one_database or self._wakeup.was_notified() or not self._rounds % ROUNDS_TO_LOOK:
             self._wakeup.look()  # perhaps for a new schedule, which no claim looks for
         self._rounds += 1

@@ -185,6 +185,7 @@ class SqlStore:
         self._running: dict[tuple[str, int], str] = {}  # claims, and their workers
         #: claims in the table whose answer has not arrived
         self._unreceived: set[tuple[str, int]] = set()
+        self._may_hold = True  # whether workers of this process hold jobs, as far as known
         self._rounds = 0
         self._may_be_blocked = True  # whether a job is BLOCKED, as far as known
         self._retired: set[str] = set()  # workers of this process that are stopping

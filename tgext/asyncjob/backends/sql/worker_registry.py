@@ -22,6 +22,7 @@ from sqlalchemy import (
     case,
     delete,
     insert,
+    literal_column,
     select,
     true,
     update,
@@ -230,7 +231,25 @@ class WorkerRegistry:
         }
         return bool(self._holders() - known - set(self._ours))
 
-    # -- pieces
+    # -- what they hold
+
+    def claims_of(self, worker_id: str) -> set[tuple[str, int]]:
+        """Read the claims that a worker has in the table: uid and lease."""
+        jobs = self._tables.jobs
+        its = select(jobs.c.uid, jobs.c.lease).where(
+            self._tables.stands(states.RUNNING), jobs.c.worker_id == worker_id
+        )
+        with self._dialect.engine.connect() as connection:
+            return {(uid, lease) for uid, lease in connection.execute(its)}
+
+    def holds(self) -> ColumnElement[bool]:
+        """The column for ``rescue`` that says whether a worker of this process holds a job, so that
+        a heartbeat need not read it."""
+        jobs = self._tables.jobs
+        its = select(jobs.c.number).where(
+            self._tables.stands(states.RUNNING), jobs.c.worker_id.in_(list(self._ours))
+        )
+        return its.limit(literal_column("1")).scalar_subquery().is_not(None).label("holds")
 
     def _holders(self) -> set[str]:
         """The ids of the workers that hold a job."""
