@@ -708,9 +708,20 @@ class BackendContract:
 
     def test_texts_that_no_job_has_find_none(self, backend):
         enqueued(backend)
-        for text in ("", "%", "_", "\0", "\ud800", "x" * 5_000, "'; --"):
+        for text in ("", "%", "_", "\0", "\ud800", "x" * 5_000, "'; --", "<rank>", "%s"):
             for field in ("name", "queue_name", "user", "error"):
                 assert found(backend, JobFilter.of(**{field: text})) == []
+
+    @pytest.mark.parametrize("text", ["<rank>", "%s", "%(user)s", ":user", "?"])
+    def test_texts_that_mean_something_in_sql_are_those_of_their_jobs(self, backend, text):
+        enqueued(backend)
+        its = [
+            enqueued(backend, context={"user": text}, priority=priority) for priority in (0, 7, -7)
+        ]
+        wanted = JobFilter.of(user=text, status="READY")
+
+        assert found(backend, wanted) == its[::-1]
+        assert backend.count(wanted, 9).number == len(its)
 
     def test_several_jobs_are_read_in_the_order_asked_for(self, backend):
         uids = [ended(backend), ended(backend, BROKEN), enqueued(backend)]

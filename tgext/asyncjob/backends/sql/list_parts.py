@@ -22,6 +22,7 @@ from ..listing import DELAYED, ENDED, LARGEST, OPEN, Cursor, JobFilter
 from . import states
 from .dialect import Dialect
 from .dialects import PostgreSql
+from .range_texts import RANK
 from .tables import Tables, listed
 
 _OPEN = (states.RUNNING, states.AVAILABLE, states.BLOCKED)
@@ -33,13 +34,15 @@ Bound = tuple[Callable[[Any, Any], Any], Any]
 
 
 class Range(NamedTuple):
-    """A range of an index, or few jobs that are sorted."""
+    """A range of an index, or few jobs that are sorted; or such a range for each of several
+    priorities, the number of which is RANK in the conditions."""
 
     conditions: Conditions
     order: Sequence[ColumnElement[Any]]
     is_searched: bool = False  #: the jobs of the list are looked for among others
-    #: the rank of all its jobs, if they are compared by it, too; then no condition ends the range
-    rank: int | None = None
+    ranks: Sequence[int | None] = (None,)
+    #: jobs are compared by the rank, too; then no condition ends the range
+    is_ranked: bool = False
     index_name: str | None = None  #: if the database must be told
     #: what is compared with the bounds; None: the column of the part
     column: ColumnElement[Any] | None = None
@@ -71,13 +74,12 @@ class Part(NamedTuple):
         elif end is not None:
             lower = operator.ge, end
         bounds = [each for each in (lower, upper) if each is not None]
-        column, rank = self.column, some.rank
-        if rank is None:
+        column = self.column
+        if not some.is_ranked:
             column = column if some.column is None else some.column
             return [*some.conditions, *(is_it(column, value) for is_it, value in bounds)]
         ranked = tuple_(column.table.c.rank, column)
-        own = literal(rank, column.table.c.rank.type)
-        of_own = [is_it(ranked, tuple_(own, literal(value))) for is_it, value in bounds]
+        of_own = [is_it(ranked, tuple_(RANK, literal(value))) for is_it, value in bounds]
         return [*some.conditions, *of_own]
 
     def first(self, values: Sequence[float]) -> float:
@@ -156,32 +158,35 @@ class ListParts:
         ]  # fmt: skip
         is_narrowed = _is_narrowed(wanted)
         in_queues = _is_narrowed(wanted._replace(queue_names=None))
+        used = connection.execute(select(ranks.c.rank, *uses)).all()
         found = []
-        for rank, *are_used in connection.execute(select(ranks.c.rank, *uses)):
-            used = [state for state, is_used in zip(waiting, are_used, strict=True) if is_used]
-            if states.BLOCKED in used:
-                blocked = [waits(states.BLOCKED)]
-                found.append(self._of_rank(rank, blocked, "rank_number", is_narrowed))
-            if states.AVAILABLE in used:
-                available = [waits(states.AVAILABLE)]
-                if wanted.queue_names is None:
-                    found.append(self._of_rank(rank, available, "rank_number", is_narrowed))
-                for name in wanted.queue_names or ():
-                    its = [*available, jobs.c.queue_name == name]
-                    found.append(self._of_rank(rank, its, "queue_name_rank_number", in_queues))
+        for place, state in enumerate(waiting, 1):
+            of_state, those = [row.rank for row in used if row[place]], [waits(state)]
+            if not of_state:
+                continue
+            if state == states.BLOCKED or wanted.queue_names is None:
+                found.append(self._of_ranks(of_state, those, "rank_number", is_narrowed))
+                continue
+            for name in wanted.queue_names:
+                its = [*those, jobs.c.queue_name == name]
+                found.append(self._of_ranks(of_state, its, "queue_name_rank_number", in_queues))
         return found
 
-    def _of_rank(self, rank: int, those: Conditions, index: str, is_searched: bool) -> Range:
-        """The range of the jobs of one priority. index: that of MariaDB, which has none that is
+    def _of_ranks(
+        self, ranks: Sequence[int], those: Conditions, index: str, is_searched: bool
+    ) -> Range:
+        """The ranges of the jobs of some priorities. index: that of MariaDB, which has none that is
         partial, and may prefer its primary key."""
         jobs = self._jobs
         by_number = jobs.c.number.desc()
         # With an equality PostgreSQL would read all jobs by the primary key if few are wanted: it
         # has the same order. With both columns in one comparison MariaDB would sort them.
         if isinstance(self._dialect, PostgreSql):
-            return Range(those, [jobs.c.rank.desc(), by_number], is_searched, rank)
+            order = [jobs.c.rank.desc(), by_number]
+            return Range(those, order, is_searched, ranks, is_ranked=True)
         name = f"{self._tables.prefix}jobs_by_{index}"
-        return Range([*those, jobs.c.rank == rank], [by_number], is_searched, index_name=name)
+        its = [*those, jobs.c.rank == RANK]
+        return Range(its, [by_number], is_searched, ranks, index_name=name)
 
     def _delayed(self, wanted: JobFilter, after: Cursor | None, is_by_user: bool) -> Part:
         """Jobs that wait for their time, the next due first."""
