@@ -50,3 +50,9 @@ def limited(name: str) -> None:
 def taking_turns(name: str) -> None:
     STARTS.note(name)
     time.sleep(JOB_SECONDS)
+
+
+def note_begin(path: str) -> None:
+    """Append to a file when this job has begun, by the clock that all processes share."""
+    with open(path, "a") as file:
+        file.write(f"{time.monotonic()}\n")

@@ -1,0 +1,177 @@
+"""Measure whether PostgreSQL stays as fast and as small while very many jobs run through it.
+
+    python benchmarks/endurance.py            10,000,000 jobs: some twenty minutes on 2 cores
+    python benchmarks/endurance.py --quick    20,000; says only that the harness works
+
+This process enqueues no-op jobs, a thousand in a transaction, as long as less than BACKLOG wait.
+Processes of workers run them; what has ended is removed after RETENTION_SECONDS. After each tenth,
+when none waits any more, single jobs are enqueued, and the time from the commit to the first line
+of each is taken; and the size of the table with its indexes. Exits with 0 whether an aim is met or
+missed.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+import transaction
+
+import scale
+from figures import Aim
+from latejobs import note_begin
+from sqljobs import linger
+from tgext.asyncjob import JobQueue
+
+JOBS, SLICES = 10_000_000, 10
+BACKLOG, AT_ONCE = 20_000, 1_000
+RETENTION_SECONDS = 60
+
+PROCESSES, THREADS = 2, 2
+
+#: Single jobs, and the seconds between two of them.
+SINGLE, PAUSE_SECONDS = 200, 0.01
+
+RATE_AIM = Aim(0.9, "at least 0.9 of the first", at_least=True)
+TIME_AIM = Aim(1.2, "at most 1.2 of the first")
+SIZE_AIM = Aim(1.2, "at most 1.2 of the largest of the first half")
+
+
+class Slice(NamedTuple):
+    """What a part of the jobs has come to."""
+
+    rate: float  #: jobs per second
+    rows: int
+    megabytes: float  #: of the table of jobs with its indexes
+    median: float  #: milliseconds from the commit to the first line of a single job
+    late: float  #: the same of the slowest but one in a hundred
+
+
+def queue_of(url: str, prefix: str, threads: int) -> JobQueue:
+    return JobQueue(
+        "sql", url=url, table_prefix=prefix, secret="benchmark", threads=threads,
+        retention=RETENTION_SECONDS,
+    )  # fmt: skip
+
+
+def work(url: str, prefix: str) -> None:
+    """A process of workers: ends when a line comes in."""
+    with queue_of(url, prefix, THREADS) as queue:
+        queue.start_worker()
+        sys.stdin.readline()
+
+
+class Run:
+    """The jobs that run through one place."""
+
+    def __init__(self, place: scale.Place, folder: Path) -> None:
+        self._place = place
+        self._jobs = place.tables.jobs
+        self._path = folder / "begun"
+
+    @contextmanager
+    def workers(self) -> Iterator[None]:
+        command = [sys.executable, __file__, "--worker", self._place.url, self._place.prefix]
+        started = [
+            subprocess.Popen(command, stdin=subprocess.PIPE, text=True) for _ in range(PROCESSES)
+        ]
+        try:
+            yield
+        finally:
+            for each in started:
+                each.communicate("\n")
+
+    def slice(self, jobs: int) -> Slice:
+        """Let so many jobs run, then single ones."""
+        begun = time.perf_counter()
+        for _ in range(0, jobs, AT_ONCE):
+            while self._ask(sa.select(sa.func.count()).select_from(self._waiting())) >= BACKLOG:
+                time.sleep(0.02)
+            self._enqueue(linger, AT_ONCE)
+        self._place.wait_for_end()
+        rate = jobs / (time.perf_counter() - begun)
+        rows = self._ask(sa.select(sa.func.count()).select_from(self._jobs))
+        name = sa.literal(self._jobs.name).cast(sa.dialects.postgresql.REGCLASS)
+        size = self._ask(sa.select(sa.func.pg_total_relation_size(name)))
+        times = self._single()
+        return Slice(rate, rows, size / 1e6, times[len(times) // 2], times[len(times) * 99 // 100])
+
+    def _waiting(self) -> Any:
+        """Those that wait, as far as it matters."""
+        waiting = sa.select(self._jobs.c.number).where(self._place.tables.stands(0))
+        return waiting.limit(BACKLOG).subquery()
+
+    def _single(self) -> list[float]:
+        """Return the milliseconds of single jobs until they begin, sorted."""
+        self._path.write_text("")
+        enqueued = []
+        for _ in range(SINGLE):
+            self._enqueue(note_begin, 1, str(self._path))
+            enqueued.append(time.monotonic())
+            time.sleep(PAUSE_SECONDS)
+        self._place.wait_for_end()
+        begun = sorted(map(float, self._path.read_text().split()))
+        return sorted(1_000 * (at - since) for at, since in zip(begun, enqueued, strict=True))
+
+    def _enqueue(self, call: Any, number: int, *args: str) -> None:
+        with self._place.queue.in_transaction():
+            self._place.queue.perform_many(call, [args] * number)
+            transaction.commit()
+
+    def _ask(self, wanted: Any) -> Any:
+        with self._place.engine.connect() as connection:
+            return connection.execute(wanted).scalar_one()
+
+
+def show(slices: list[Slice]) -> None:
+    """Print what was aimed at."""
+    first, last = slices[0], slices[-1]
+    half = max(each.megabytes for each in slices[: len(slices) // 2])
+    for name, share, aim in (
+        ("rate of the last slice", last.rate / first.rate, RATE_AIM),
+        ("median of its single jobs", last.median / first.median, TIME_AIM),
+        (
+            "size of the second half",
+            max(each.megabytes for each in slices[len(slices) // 2 :]) / half,
+            SIZE_AIM,
+        ),
+    ):
+        print(f"  {name:30}{share:6.2f}  {aim.verdict(share)}")
+
+
+def main() -> int:
+    """Return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--jobs", type=int, default=JOBS)
+    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    wanted = parser.parse_args()
+    if wanted.worker:
+        work(*wanted.worker)
+        return 0
+    jobs = 20_000 if wanted.quick else wanted.jobs
+    print(f"{jobs:,} jobs, ended ones are kept for {RETENTION_SECONDS} s")
+    print(f"  {'jobs':>12}{'a second':>10}{'rows':>12}{'MB':>8}{'ms median':>11}{'99 %':>8}")
+    with scale.place_of("postgresql") as place, tempfile.TemporaryDirectory() as folder:
+        run, slices = Run(place, Path(folder)), []
+        with run.workers():
+            for number in range(1, SLICES + 1):
+                found = run.slice(jobs // SLICES)
+                slices.append(found)
+                print(
+                    f"  {number * jobs // SLICES:12,}{found.rate:10,.0f}{found.rows:12,}"
+                    f"{found.megabytes:8,.0f}{found.median:11.2f}{found.late:8.2f}",
+                    flush=True,
+                )
+        show(slices)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
