@@ -62,7 +62,7 @@ help:
 	@echo 'make bench-scale      throughput by worker threads and processes, drawn to scale.png; BENCH=--quick: short run'
 	@echo 'make bench-bulk       100,000 jobs in one transaction, with PgQueuer and COPY; BENCH=--quick: short run'
 	@echo 'make bench-latecomer  jobs of a new key or owner beside 100,000 of another one; BENCH=--quick: short run'
-	@echo 'make bench-endurance  10,000,000 jobs through PostgreSQL, twenty minutes; BENCH=--quick: short run'
+	@echo 'make bench-endurance  10,000,000 jobs through PostgreSQL, twenty minutes; BENCH=--held: beside a snapshot'
 	@echo 'make bench-versions OLDER=../before   compare the hot path with that of an older checkout, or of several'
 	@echo 'make clean            remove everything that these targets create'
 	@echo

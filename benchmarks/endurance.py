@@ -2,6 +2,8 @@
 
     python benchmarks/endurance.py            10,000,000 jobs: some twenty minutes on 2 cores
     python benchmarks/endurance.py --quick    20,000; says only that the harness works
+    python benchmarks/endurance.py --held     beside a transaction that holds a snapshot from the
+                                              first job to the last: no dead row can be removed
 
 This process enqueues no-op jobs, a thousand in a transaction, as long as less than BACKLOG wait.
 Processes of workers run them; what has ended is removed after RETENTION_SECONDS. After each tenth,
@@ -38,6 +40,9 @@ PROCESSES, THREADS = 2, 2
 #: Single jobs, and the seconds between two of them.
 SINGLE, PAUSE_SECONDS = 200, 0.01
 
+#: Counted by the server's statistics, which are late by a second at the most.
+DEAD = sa.text("SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = :name")
+
 RATE_AIM = Aim(0.9, "at least 0.9 of the first", at_least=True)
 TIME_AIM = Aim(1.2, "at most 1.2 of the first")
 SIZE_AIM = Aim(1.2, "at most 1.2 of the largest of the first half")
@@ -48,6 +53,7 @@ class Slice(NamedTuple):
 
     rate: float  #: jobs per second
     rows: int
+    dead: int  #: rows that were deleted or changed, and are not yet removed
     megabytes: float  #: of the table of jobs with its indexes
     median: float  #: milliseconds from the commit to the first line of a single job
     late: float  #: the same of the slowest but one in a hundred
@@ -100,7 +106,10 @@ class Run:
         name = sa.literal(self._jobs.name).cast(sa.dialects.postgresql.REGCLASS)
         size = self._ask(sa.select(sa.func.pg_total_relation_size(name)))
         times = self._single()
-        return Slice(rate, rows, size / 1e6, times[len(times) // 2], times[len(times) * 99 // 100])
+        median, late = times[len(times) // 2], times[len(times) * 99 // 100]
+        return Slice(
+            rate, rows, self._ask(DEAD.bindparams(name=self._jobs.name)), size / 1e6, median, late
+        )
 
     def _waiting(self) -> Any:
         """Those that wait, as far as it matters."""
@@ -129,6 +138,15 @@ class Run:
             return connection.execute(wanted).scalar_one()
 
 
+@contextmanager
+def snapshot(engine: sa.Engine, is_wanted: bool) -> Iterator[None]:
+    """Hold a snapshot, as a long report or a forgotten session does."""
+    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+        if is_wanted:
+            connection.execute(sa.select(1))
+        yield
+
+
 def show(slices: list[Slice]) -> None:
     """Print what was aimed at."""
     first, last = slices[0], slices[-1]
@@ -150,6 +168,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--jobs", type=int, default=JOBS)
+    parser.add_argument("--held", action="store_true")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     wanted = parser.parse_args()
     if wanted.worker:
@@ -157,16 +176,17 @@ def main() -> int:
         return 0
     jobs = 20_000 if wanted.quick else wanted.jobs
     print(f"{jobs:,} jobs, ended ones are kept for {RETENTION_SECONDS} s")
-    print(f"  {'jobs':>12}{'a second':>10}{'rows':>12}{'MB':>8}{'ms median':>11}{'99 %':>8}")
+    print(f"  {'jobs':>12}{'a second':>10}{'rows':>11}{'dead':>12}{'MB':>8}", end="")
+    print(f"{'ms median':>11}{'99 %':>8}")
     with scale.place_of("postgresql") as place, tempfile.TemporaryDirectory() as folder:
         run, slices = Run(place, Path(folder)), []
-        with run.workers():
+        with run.workers(), snapshot(place.engine, wanted.held):
             for number in range(1, SLICES + 1):
                 found = run.slice(jobs // SLICES)
                 slices.append(found)
                 print(
-                    f"  {number * jobs // SLICES:12,}{found.rate:10,.0f}{found.rows:12,}"
-                    f"{found.megabytes:8,.0f}{found.median:11.2f}{found.late:8.2f}",
+                    f"  {number * jobs // SLICES:12,}{found.rate:10,.0f}{found.rows:11,}"
+                    f"{found.dead:12,}{found.megabytes:8,.0f}{found.median:11.2f}{found.late:8.2f}",
                     flush=True,
                 )
         show(slices)
