@@ -550,6 +550,33 @@ def test_queue_that_another_process_has_paused_just_now_gives_no_job(make_backen
     assert [claim.job.uid for claim in backend.claim(WorkerId("w"), queues, 10)] == [held]
 
 
+@pytest.mark.parametrize("is_first_paused", [True, False])
+def test_new_queue_that_two_processes_pause_and_limit_at_once_has_both(
+    make_backend, is_first_paused
+):
+    backend, elsewhere = make_backend(), make_backend()
+    if backend._dialect.has_one_writer:
+        pytest.skip("SQLite's writers come one after the other")
+    name = f"new{is_first_paused}"
+    acts = [lambda each: each.pause(name), lambda each: each.limit(name, 2)]
+    first, second = acts if is_first_paused else acts[::-1]
+    between: list[bool] = []
+
+    def come_between(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if "INSERT INTO" in statement and "queues" in statement and not between:
+            between.append(True)
+            second(elsewhere)
+
+    event.listen(backend._dialect.engine, "before_cursor_execute", come_between)
+    first(backend)
+
+    assert between
+    assert [each.queue_name for each in backend.paused()] == [name]
+    assert backend.queue_limits() == {name: 2}
+    backend.resume(name)
+    backend.limit(name, None)
+
+
 def test_failures_are_stored_with_their_time_attempt_and_worker(make_backend, database, clock):
     backend = make_backend(clock=clock)
     uid = enqueued(backend, max_attempts=2)

@@ -41,19 +41,17 @@ class Pausing:
         values = {"paused_at": self._now(), "paused_by": listed(user)}
         resumed = update(table).where(table.c.name == queue_name, table.c.paused_at.is_(None))
         with self._dialect.begin() as connection:
-            paused = bool(connection.execute(resumed.values(values)).rowcount)
-            if not paused and not self._is_known(queue_name, connection):
-                try:
-                    connection.execute(insert(table).values(name=queue_name, **values))
-                except IntegrityError:  # another process has done so just now
-                    return False
-                paused = True
-            self._audit.note(connection, act, "pause", queue_name, int(paused))
-        return paused
+            self._make_known(queue_name, connection)
+            paused = connection.execute(resumed.values(values)).rowcount
+            self._audit.note(connection, act, "pause", queue_name, paused)
+        return bool(paused)
 
-    def _is_known(self, queue_name: str, connection: Connection) -> bool:
+    def _make_known(self, queue_name: str, connection: Connection) -> None:
+        """Insert the row of a queue, unless there is one, or another process inserts it now."""
         name = self._queues.c.name
-        return connection.execute(select(name).where(name == queue_name)).first() is not None
+        if connection.execute(select(name).where(name == queue_name)).first() is None:
+            with suppress(IntegrityError), connection.begin_nested():
+                connection.execute(insert(self._queues).values(name=queue_name))
 
     def resume(self, queue_name: str, act: Act | None) -> bool:
         """End the pause of a queue; False if it was not paused."""
@@ -76,9 +74,7 @@ class Pausing:
         """Let only so many jobs of a queue run at once; None: any number."""
         table = self._queues
         with self._dialect.begin() as connection:
-            if not self._is_known(queue_name, connection):
-                with suppress(IntegrityError), connection.begin_nested():
-                    connection.execute(insert(table).values(name=queue_name))
+            self._make_known(queue_name, connection)
             changed = update(table).where(table.c.name == queue_name).values(most=most)
             connection.execute(changed)
             said = f"{queue_name}: {'no limit' if most is None else most}"
