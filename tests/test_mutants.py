@@ -17,8 +17,11 @@ PROJECT = Path(__file__).parents[1]
 def test_text_of_a_mutant_occurs_once_and_its_tests_are_there(mutant: Mutant) -> None:
     module = shlex.split(mutant.tests)[0]
 
-    assert (PROJECT / PACKAGE / mutant.file).read_text("utf-8").count(mutant.text) == 1
+    code = (PROJECT / PACKAGE / mutant.file).read_text("utf-8")
+
+    assert code.count(mutant.text) == 1
     assert mutant.text != mutant.replaced_by
+    compile(code.replace(mutant.text, mutant.replaced_by), mutant.file, "exec")
     assert (PROJECT / "tests" / module).is_file()
 
 
