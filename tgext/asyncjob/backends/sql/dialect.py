@@ -17,6 +17,8 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    Select,
+    Table,
     create_engine,
     event,
 )
@@ -124,6 +126,14 @@ class Dialect(ABC):
         """The condition that *column* is in a list that is one parameter, in JSON; None if each of
         its items is to be one."""
         return None
+
+    def place(self, table: Table) -> ColumnElement[Any]:
+        """The column by which a statement finds the rows again that it has picked itself."""
+        return table.c.number
+
+    def is_at(self, place: ColumnElement[Any], picked: Select[Any]) -> ColumnElement[bool]:
+        """The condition that a row is one of those that are picked, by their place."""
+        return place.in_(picked)
 
     def rows_in(self, parameter: BindParameter[Any], columns: Sequence[Any], name: str) -> Any:
         """Return the rows that a parameter holds, a JSON list of objects, as a table of this name

@@ -15,12 +15,16 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BindParameter,
+    ColumnClause,
     ColumnElement,
     Connection,
     Engine,
+    Select,
     String,
+    Table,
     bindparam,
     cast,
+    column,
     func,
     literal_column,
     select,
@@ -101,6 +105,18 @@ class PostgreSql(Dialect):
     def is_one_of(self, column: ColumnElement[str], parameter: str) -> ColumnElement[bool] | None:
         # Not an array as parameter, for each item of which the driver calls a function.
         return column == func.any(func.array(select(_items(parameter)).scalar_subquery()))
+
+    def place(self, table: Table) -> ColumnElement[Any]:
+        # Where the row is stored, so that no index is searched again: what is locked stays there.
+        # If others have changed it since the statement began, it is not found: it waits on.
+        ctid: ColumnClause[Any] = column("ctid")
+        ctid.table = table
+        return ctid
+
+    def is_at(self, place: ColumnElement[Any], picked: Select[Any]) -> ColumnElement[bool]:
+        # An array of a CTE is made once; otherwise the planner may pick again for each row.
+        [its] = picked.cte("picked").c
+        return place == func.any(func.array(select(its).scalar_subquery()))
 
     def rows_in(self, parameter: BindParameter[Any], columns: Sequence[Any], name: str) -> Any:
         rows = func.json_to_recordset(cast(parameter, JSON())).table_valued(*columns, name=name)

@@ -1,7 +1,9 @@
 """Finds the first waiting jobs of several queues, in the order of all of them.
 
 PostgreSQL and SQLite merge the parts of a UNION ALL row by row: they read what is wanted, and one
-more row of each queue. MariaDB reads each part to its end, so there the queues are read in rounds:
+more row of each queue. PostgreSQL cannot lock what a UNION gives, and locks in its parts would keep
+the first row of every queue from others: so it comes to a row three times, to find it, to lock it,
+and to change it. MariaDB reads each part to its end, so there the queues are read in rounds:
 
     a  1 4 5 ..     All rows up to the 3 are certain to be the first ones: whatever comes next in b
     b  2 3 ..       comes after it. If more are wanted, b is asked for more, but not c, of which all
@@ -90,18 +92,24 @@ class Merging:
     ) -> Sequence[int]:
         """Find the first rows of these queues, and lock them; return their numbers."""
         if self._dialect.merges:
-            first = self.first(list(free), limit, ahead, free)
+            first = self.first(list(free), limit, ahead, free, self._jobs.c.number)
             return connection.execute(first).scalars().all()
         return [row.number for row in self.locked(connection, list(free), limit, ahead, free)]
 
     # -- where the database merges
 
     def first(
-        self, queues: Sequence[Any], limit: Any, ahead: Any, free: Mapping[Any, int | None]
+        self,
+        queues: Sequence[Any],
+        limit: Any,
+        ahead: Any,
+        free: Mapping[Any, int | None],
+        column: ColumnElement[Any],
     ) -> Any:
-        """Select the numbers of the first rows that nobody else has locked."""
+        """Select the numbers of the first rows that nobody else has locked, or their places: see
+        ``Dialect.place``."""
         if self._dialect.skips_locked:
-            return self._first_unlocked(queues, limit, ahead, free)
+            return self._first_unlocked(queues, limit, ahead, free).with_only_columns(column)
         jobs, parts = self._jobs, []
         for name in queues:
             slots = free.get(name)

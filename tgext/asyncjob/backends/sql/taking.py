@@ -18,7 +18,6 @@ from sqlalchemy import (
     Connection,
     Integer,
     Row,
-    Select,
     String,
     and_,
     bindparam,
@@ -72,6 +71,7 @@ class Taking:
         self._jobs = tables.jobs
         self._claimed = [self._jobs.c[name] for name in ClaimedRow._fields]
         self._dialect = dialect
+        self._place = dialect.place(self._jobs)
         self._clock = clock
         self._merging = Merging(tables, dialect, pausing)
         #: by the number of queues that they read; None: all queues
@@ -125,17 +125,12 @@ class Taking:
             return [ClaimedRow.of(row) for row in taken.all()]
 
     def _taken_at_once(self, queues: Queues) -> Any:
-        picked = self._picked(self._first_available(queues, *_MOST_AHEAD))
-        taken = self._taken_if(self._jobs.c.number.in_(picked))
+        picked = self._first_available(queues, *_MOST_AHEAD)
+        taken = self._taken_if(self._dialect.is_at(self._place, picked))
         return taken.returning(*self._claimed, *self._dialect.lazily)
 
     def _taken_if(self, condition: ColumnElement[bool]) -> Any:
         return self._taken(*_TAKER_ALONE, self._clock.clause).where(condition)
-
-    def _picked(self, numbers: Select[Any]) -> Any:
-        """The subquery of an UPDATE. As a CTE it is evaluated once; otherwise the planner may
-        evaluate it again for each row."""
-        return select(numbers.cte("picked").c.number) if self._dialect.skips_locked else numbers
 
     def _take_in_steps(
         self, worker_id: str, queues: tuple[str, ...] | None, limit: int, ahead: int
@@ -192,12 +187,12 @@ class Taking:
     ) -> Any:
         """Select the next rows, those that others are claiming are skipped.
 
-        ahead: how many rows of several queues to choose from. columns: by default their numbers.
+        ahead: how many rows of several queues to choose from. columns: by default their places.
         """
         jobs = self._jobs
         if queues is not None and len(queues) > 1:
-            return self._merging.first(queues, limit, ahead, {})
-        first = select(*(columns or [jobs.c.number])).where(self._is_available())
+            return self._merging.first(queues, limit, ahead, {}, self._place)
+        first = select(*(columns or [self._place])).where(self._is_available())
         if queues is not None:
             first = first.where(jobs.c.queue_name == queues[0])
         first = first.order_by(jobs.c.rank, jobs.c.number).limit(limit)
@@ -300,15 +295,14 @@ class Taking:
         """Do that for one batch, and return the policies of its jobs; rows locked by others are
         skipped."""
         jobs, policy = self._jobs, self._jobs.c.policy
-        some = select(jobs.c.number).where(self._is_due()).order_by(jobs.c.due_at)
+        some = select(self._place).where(self._is_due()).order_by(jobs.c.due_at)
         some = some.limit(PROMOTED_AT_ONCE)
         if self._dialect.skips_locked:
             some = some.with_for_update(skip_locked=True)
         promoted = update(jobs).ordered_values(*made_available(jobs))
         if self._dialect.update_returns:
             with self._dialect.write() as connection:
-                picked = self._picked(some)
-                promoted = promoted.where(jobs.c.number.in_(picked)).returning(policy)
+                promoted = promoted.where(self._dialect.is_at(self._place, some)).returning(policy)
                 return connection.execute(promoted).scalars().all()
         with self._dialect.begin() as connection:
             rows = connection.execute(some.add_columns(policy)).all()
