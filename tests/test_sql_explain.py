@@ -241,10 +241,15 @@ def plan_of(connection: Connection, caught: Caught) -> dict[str, Any]:
     assert any("Index" in kind for kind in kinds) or "Tid Scan" in kinds, found
     for node in scans:
         if node["Node Type"] != "ModifyTable":
-            pages = pages_of(node) - (pages_of(picked) if node["Node Type"] == "Tid Scan" else 0)
+            pages = pages_of(node) - (pages_of(picked) if is_of_picked(node) else 0)
             searches = node["Actual Loops"] - 1  # beside the first
             assert pages <= PAGES_TO_BEGIN + PAGES_A_ROW * (rows_of(node) + searches), node
     return found
+
+
+def is_of_picked(node: dict[str, Any]) -> bool:
+    """Whether it reads, for the UPDATE, the rows that the statement has picked."""
+    return node["Node Type"] == "Tid Scan" and node["Parent Relationship"] == "Outer"
 
 
 def pages_of(node: dict[str, Any]) -> int:
@@ -388,7 +393,7 @@ def test_claim_reads_no_more_than_twice_its_batch_through_its_index(
 
 
 @pytest.mark.parametrize("queues", SERVED)
-def test_claim_on_postgresql_searches_no_index_for_what_it_has_locked(full_tables, backend, queues):
+def test_claim_on_postgresql_searches_no_index_for_what_it_has_found(full_tables, backend, queues):
     if full_tables.kind != "postgresql":
         pytest.skip("only PostgreSQL tells a statement where a row is stored")
     wait_for_a_claim(backend)
@@ -399,10 +404,15 @@ def test_claim_on_postgresql_searches_no_index_for_what_it_has_locked(full_table
         [plan] = [plan_of(connection, each) for each in caught]
         connection.exec_driver_sql("ROLLBACK")
 
-    [changed] = [node for node in nodes(plan) if node["Node Type"] == "Tid Scan"]
     [picked] = [node for node in nodes(plan) if node.get("CTE Name") == "picked"]
+    [changed] = [node for node in nodes(plan) if is_of_picked(node)]
+    locked = [node for node in nodes(plan) if node.get("Parent Relationship") == "Inner"]
     assert rows_of(changed) == rows_of(picked) == BATCH
     assert pages_of(changed) - pages_of(picked) <= BATCH
+    assert len(locked) == (queues is not None and len(queues) > 1)
+    for node in locked:
+        assert node["Node Type"] == "Tid Scan"
+        assert (rows_of(node), pages_of(node)) == (BATCH, BATCH)
 
 
 @pytest.mark.parametrize("queues", SERVED)

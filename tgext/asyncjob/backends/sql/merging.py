@@ -111,13 +111,13 @@ class Merging:
         if self._dialect.skips_locked:
             return self._first_unlocked(queues, limit, ahead, free).with_only_columns(column)
         jobs, parts = self._jobs, []
+        places = jobs.c.rank, jobs.c.number
         for name in queues:
             slots = free.get(name)
             if slots is None:
-                places = select(jobs.c.rank, jobs.c.number)
-                parts.append(self._of(places, name).where(self._pausing.is_open(name)))
+                parts.append(self._of(select(*places), name).where(self._pausing.is_open(name)))
             else:
-                parts.append(self._some(name, slots))
+                parts.append(self._some(places, name, slots))
         # The order is that of the UNION itself: of a subquery SQLite would sort all rows.
         merged = union_all(*parts).order_by("rank", "number").limit(limit).subquery()
         return select(merged.c.number)
@@ -125,33 +125,42 @@ class Merging:
     def _first_unlocked(
         self, queues: Sequence[Any], limit: Any, ahead: Any, free: Mapping[Any, int | None]
     ) -> Any:
-        jobs, parts = self._jobs, []
+        jobs, place, parts = self._jobs, self._dialect.place(self._jobs), []
+        places = jobs.c.rank, jobs.c.number, place
         # Not ``is_open``: for that PostgreSQL would make a plan for each execution.
         is_open = jobs.c.queue_name.not_in(self._pausing.names)
         for name in queues:
             slots = free.get(name)
             parts.append(
-                self._some(name, ahead, is_open) if slots is None else self._some(name, slots)
+                self._some(places, name, ahead, is_open)
+                if slots is None
+                else self._some(places, name, slots)
             )
         several = union_all(*parts).subquery()
         heads = select(several).order_by(several.c.rank, several.c.number).limit(ahead).cte("heads")
+        *_, head = heads.c
         # Locked one by one, in their order, until there are enough: if all were locked, others
         # could not claim them.
         return (
             select(jobs.c.number)
-            .select_from(heads.join(jobs, jobs.c.number == heads.c.number))
+            .select_from(heads.join(jobs, place == head))
             .where(self._tables.still(states.AVAILABLE))
             .order_by(heads.c.rank, heads.c.number)
             .limit(limit)
             .with_for_update(skip_locked=True, of=jobs)
         )
 
-    def _some(self, queue_name: Any, most: Any, *conditions: ColumnElement[bool]) -> Any:
-        """Select the places of the first rows of a queue, as a part of a UNION."""
+    def _some(
+        self,
+        columns: Sequence[ColumnElement[Any]],
+        queue_name: Any,
+        most: Any,
+        *conditions: ColumnElement[bool],
+    ) -> Any:
+        """Select columns of the first rows of a queue, as a part of a UNION."""
         jobs = self._jobs
-        its = self._of(select(jobs.c.rank, jobs.c.number), queue_name).where(*conditions)
-        some = its.order_by(jobs.c.rank, jobs.c.number).limit(most).subquery()
-        return select(some.c.rank, some.c.number)
+        its = self._of(select(*columns), queue_name).where(*conditions)
+        return select(its.order_by(jobs.c.rank, jobs.c.number).limit(most).subquery())
 
     def _of(self, places: Any, queue_name: Any) -> Any:
         its = self._jobs.c.queue_name == queue_name
