@@ -4,6 +4,8 @@
 
 A finisher has its work and its mark in one transaction, as an attempt has. Whatever the order, the
 work of one of them is there and the job SUCCESSFUL, or no work is there and the job CANCELLED.
+
+And who makes a claim: two claimers, and one who changes the jobs that they are about to claim.
 """
 
 from __future__ import annotations
@@ -206,3 +208,45 @@ def judged(place: Place, claim: Claim, answers: dict[str, object]) -> str:
     assert (answers["rescuer"], answers["canceller"]) == (1, True), answers
     assert (work, states.STATUS_OF[state]) == (0, CANCELLED), answers
     return "cancelled"
+
+
+@pytest.mark.parametrize("queues", [("a",), ("a", "b")], ids=["one queue", "two queues"])
+def test_jobs_that_are_changed_while_they_are_claimed_are_each_claimed_once(
+    place, make_backend, queues
+):
+    """Whoever changes a waiting job keeps a claim from it for a moment, and no longer."""
+    enqueuing, claimers = make_backend(), {"one": make_backend(), "two": make_backend()}
+    place.empty()
+    uids: list[str] = []
+    jobs = place.tables.jobs
+
+    def change(at: int) -> None:
+        with place.engine.begin() as connection:
+            its = update(jobs).where(jobs.c.uid == uids[at])
+            connection.execute(its.values(budget=jobs.c.budget + 1))
+
+    change_it = retried(enqueuing, change)
+
+    def claimer(name: str) -> Callable[[int], object]:
+        return lambda _number: claimers[name].claim(WorkerId(name), queues, 3)
+
+    racers = {name: retried(claimers[name], claimer(name)) for name in claimers}
+    racers["changes"] = lambda _number: [change_it(at) for at in range(4)]
+    with Race(racers, ROUNDS // 2) as race:
+        for _ in range(ROUNDS // 2):
+            made = [a_job(enqueuing, queue_name=queues[at % len(queues)]) for at in range(4)]
+            enqueuing.enqueue(made)
+            uids[:] = [job.uid for job in made]
+
+            answers: dict[str, Any] = race.run()
+
+            rest = enqueuing.claim(WorkerId("rest"), queues, 4)
+            claims = [*answers["one"], *answers["two"], *rest]
+            assert sorted(claim.job.uid for claim in claims) == sorted(uids)
+            with place.engine.connect() as connection:
+                found = connection.execute(
+                    select(jobs.c.budget, jobs.c.lease, jobs.c.state).where(jobs.c.uid.in_(uids))
+                ).all()
+            changed_budget = made[0].options.max_attempts + 1
+            assert found == [(changed_budget, 1, states.RUNNING)] * len(uids)
+            enqueuing.finish_many([(claim, DONE) for claim in claims])
