@@ -22,7 +22,7 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row, insert, not_, select, update
+from sqlalchemy import Integer, Row, bindparam, insert, not_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ...policies import Keys
@@ -62,6 +62,24 @@ class Admission:
         self._dialect = dialect
         self._slots = Slots(tables, dialect, clock)
         self._turns = Turns(tables, dialect, clock)
+        jobs, groups = self._jobs, self._groups
+        first = select(jobs.c.rank, jobs.c.number, jobs.c.blocked_by, jobs.c.policy)
+        self._head = dialect.compiled(self._in_order(first).limit(1))
+        most = bindparam("most", type_=Integer())
+        first = select(jobs.c.number, jobs.c.uid, jobs.c.queue_name, jobs.c.lease, jobs.c.policy)
+        first = self._in_order(first).limit(most)
+        if dialect.skips_locked:  # whoever cancels a job in a long transaction
+            first = first.with_for_update(skip_locked=True)
+        self._first = dialect.compiled(first)
+        self._admitting = dialect.compiled_for_lists(
+            lambda numbers: (
+                update(jobs).where(jobs.c.number.in_(numbers)).ordered_values(*admitted(jobs))
+            )
+        )
+        waiting = select(groups.c.blocked_by).distinct().limit(MOST_BESIDE)
+        self._waiting = dialect.compiled_for_lists(
+            lambda names: waiting.where(groups.c.name.in_(names))
+        )
 
     def admit(
         self, group: str, names: Collection[str] = (), waiting: Sequence[tuple[str, str]] = ()
@@ -141,19 +159,17 @@ class Admission:
 
     def _heads(self, groups: Iterable[str]) -> list[Head]:
         """Read the first jobs of groups."""
-        jobs = self._jobs
-        columns = jobs.c.rank, jobs.c.number, jobs.c.blocked_by, jobs.c.policy
         found: list[Row[Any]] = []
-        for group in groups:
-            with self._dialect.engine.connect() as connection:
-                found += connection.execute(self._first(group, 1, *columns)).all()
+        with self._dialect.engine.connect() as connection:
+            for group in groups:
+                found += self._head.execute(connection, its_group=group).all()
         return [Head._make(row) for row in found]
 
-    def _first(self, group: str, most: int, *columns: Any) -> Any:
-        """Select the first blocked jobs of a group."""
+    def _in_order(self, columns: Any) -> Any:
+        """Select the blocked jobs of a group in their order."""
         jobs = self._jobs
-        first = select(*columns).where(jobs.c.blocked_by == group)
-        return first.order_by(jobs.c.rank, jobs.c.number).limit(most)
+        its = columns.where(jobs.c.blocked_by == bindparam("its_group"))
+        return its.order_by(jobs.c.rank, jobs.c.number)
 
     def _admit_some(self, head: Head, most: int) -> tuple[list[Row[Any]], float | None]:
         """Admit up to *most* jobs of a group; return their rows, and the seconds until one more may
@@ -170,11 +186,6 @@ class Admission:
 
     def _admit_first(self, group: str, keys: Keys, most: int) -> list[Row[Any]]:
         """Do that under the lock of the keys."""
-        jobs = self._jobs
-        columns = jobs.c.number, jobs.c.uid, jobs.c.queue_name, jobs.c.lease, jobs.c.policy
-        first = self._first(group, most, *columns)
-        if self._dialect.skips_locked:  # whoever cancels a job in a long transaction
-            first = first.with_for_update(skip_locked=True)
         self._slots.ensure(keys.names)
         found: list[tuple[Row[Any], Keys]] = []
         with self._dialect.begin() as connection:
@@ -182,7 +193,7 @@ class Admission:
                 return []
             used = self._slots.used(keys, connection)
             self._slots.settle(used.unsettled, connection)
-            for row in connection.execute(first).all():
+            for row in self._first.execute(connection, its_group=group, most=most).all():
                 its = Keys.of(row.policy) or Keys()
                 if its.names != keys.names or its.free_slots(used.counts) <= 0:
                     break
@@ -192,8 +203,7 @@ class Admission:
                     used.counts[name] += 1
                 found.append((row, its))
             if found:
-                these = jobs.c.number.in_([row.number for row, _ in found])
-                connection.execute(update(jobs).where(these).ordered_values(*admitted(jobs)))
+                self._admitting.execute(connection, [row.number for row, _ in found])
                 self._slots.store(found, connection)
         return [row for row, _ in found]
 
@@ -201,10 +211,8 @@ class Admission:
 
     def _beside(self, names: Collection[str]) -> list[str]:
         """Read the groups that wait for one of these keys, and perhaps others."""
-        groups = self._groups
-        waiting = select(groups.c.blocked_by).where(groups.c.name.in_(names)).distinct()
         with self._dialect.engine.connect() as connection:
-            found = connection.execute(waiting.limit(MOST_BESIDE)).scalars().all()
+            found = self._waiting.execute(connection, list(names)).scalars().all()
         return [*names, *found]  # who waits for one key alone has its name
 
     def _note_waiting(self, group: str, keys: Keys) -> None:

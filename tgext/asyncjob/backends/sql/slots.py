@@ -18,8 +18,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Double,
     Row,
     and_,
+    bindparam,
     case,
     delete,
     func,
@@ -76,13 +78,30 @@ class Slots:
         self._limits = tables.limits
         self._slots = tables.slots
         self._dialect = dialect
+        self._clock = clock
         self._now = clock.now
+        self._open = dialect.compiled_for_lists(self._open_of)
+        name = self._limits.c.name
+        self._there = dialect.compiled_for_lists(lambda names: select(name).where(name.in_(names)))
+        self._locking = dialect.compiled_for_lists(
+            lambda names: select(name).where(name.in_(names)).order_by(name).with_for_update()
+        )
+        slots = self._slots
+        one = [slots.c[each] == bindparam(f"its_{each}") for each in ("name", "uid", "lease")]
+        self._removing = dialect.compiled(delete(slots).where(*one))
+        settled = update(slots).values(started_at=bindparam("at", type_=Double()))
+        self._settling = dialect.compiled(settled.where(*one))
+        names = "name", "uid", "lease", "seconds"
+        made: dict[str, Any] = {each: bindparam(f"its_{each}") for each in names}
+        self._storing = dialect.compiled(
+            insert(slots).values({**made, "admitted_at": clock.clause})
+        )
 
     # -- read
 
     def used(self, keys: Keys, connection: Connection) -> Used:
         """Read what counts for these keys."""
-        rows, started = connection.execute(self._open(keys.names)).all(), _NONE_STARTED
+        rows, started = self._read_open(keys.names, connection), _NONE_STARTED
         if keys.rate is not None:
             started = connection.execute(self._started(keys.rate)).one()
         return _used(keys, rows, started)
@@ -92,7 +111,7 @@ class Slots:
         if not keys:
             return {}
         rows: dict[str, list[Row[Any]]] = {name: [] for name in keys}
-        for row in connection.execute(self._open(list(keys))):
+        for row in self._read_open(list(keys), connection):
             rows[row.name].append(row)
         rates = [each.rate for each in keys.values() if each.rate is not None]
         started: dict[str, Any] = {}
@@ -104,14 +123,19 @@ class Slots:
             for name, each in keys.items()
         }
 
-    def _open(self, names: Sequence[str]) -> Any:
-        """Select the slots that are not settled, with their jobs."""
+    def _read_open(self, names: Sequence[str], connection: Connection) -> Sequence[Row[Any]]:
+        """Read the slots that are not settled, with their jobs."""
+        if not names:
+            return []
+        return self._open.execute(connection, names, **self._clock.moment()).all()
+
+    def _open_of(self, names: Sequence[Any]) -> Any:
         slots, jobs = self._slots, self._jobs
         has_started, at = self._start()
         started_at = case((has_started, at), else_=null())
         columns = (
             slots.c.name, slots.c.uid, slots.c.lease, slots.c.seconds, jobs.c.state,
-            started_at.label("started_at"), (self._now() - started_at).label("age"),
+            started_at.label("started_at"), (self._clock.clause - started_at).label("age"),
         )  # fmt: skip
         joined = slots.outerjoin(jobs, jobs.c.uid == slots.c.uid)
         is_open = slots.c.name.in_(names), slots.c.started_at.is_(None)
@@ -135,9 +159,10 @@ class Slots:
 
     def ensure(self, names: Sequence[str]) -> None:
         """Insert the rows of keys that have none yet, so that they can be locked."""
-        name = self._limits.c.name
+        if not names:
+            return
         with self._dialect.engine.connect() as connection:
-            there = set(connection.execute(select(name).where(name.in_(names))).scalars())
+            there = set(self._there.execute(connection, names).scalars())
         for each in names:
             if each not in there:
                 with suppress(IntegrityError), self._dialect.write() as connection:
@@ -145,20 +170,17 @@ class Slots:
 
     def lock(self, names: Sequence[str], connection: Connection) -> bool:
         """Lock the rows of keys, in one order for all; False if one was removed just now."""
-        name = self._limits.c.name
-        wanted = select(name).where(name.in_(names)).order_by(name).with_for_update()
-        return len(connection.execute(wanted).all()) == len(names)
+        return not names or len(self._locking.execute(connection, names).all()) == len(names)
 
     def settle(self, rows: Iterable[Row[Any]], connection: Connection) -> None:
         """Store the starts of jobs that hold their slots no longer, and remove what counts for
         nothing."""
-        slots = self._slots
         for row in rows:
-            one = slots.c.name == row.name, slots.c.uid == row.uid, slots.c.lease == row.lease
+            one = {"its_name": row.name, "its_uid": row.uid, "its_lease": row.lease}
             if row.seconds is None or row.started_at is None:
-                connection.execute(delete(slots).where(*one))
+                self._removing.execute(connection, **one)
             else:
-                connection.execute(update(slots).where(*one).values(started_at=row.started_at))
+                self._settling.execute(connection, **one, at=row.started_at)
 
     def settle_starts(self, rows: Iterable[Row[Any]], connection: Connection) -> None:
         """Store the starts that count of jobs whose rows will tell of them no longer. rows: these,
@@ -188,17 +210,12 @@ class Slots:
 
     def store(self, admitted: Iterable[tuple[Row[Any], Keys]], connection: Connection) -> None:
         """Give slots of their keys to jobs."""
-        now = self._now()
         made = [
-            {
-                "name": name, "uid": row.uid, "lease": row.lease, "admitted_at": now,
-                "seconds": seconds,
-            }
+            {"its_name": name, "its_uid": row.uid, "its_lease": row.lease, "its_seconds": seconds}
             for row, keys in admitted
             for name, seconds in _slots_of(keys)
-        ]  # fmt: skip
-        if made:
-            connection.execute(insert(self._slots).values(made))
+        ]
+        self._storing.execute_all(connection, made, **self._clock.moment())
 
     def prune(self) -> None:
         """Remove what counts for nothing any longer, and the rows of keys without a slot, but those

@@ -77,6 +77,8 @@ class Taking:
         #: by the number of queues that they read; None: all queues
         self._taking: dict[int | None, Statement] = {}
         self._looking: dict[tuple[int | None, bool], Statement] = {}
+        due = select(self._jobs.c.number).where(self._is_due(clock.clause)).limit(1)
+        self._due = dialect.compiled(due)
         self._taking_these = dialect.compiled_for_lists(
             lambda numbers: self._taken_if(self._jobs.c.number.in_(numbers))
         )
@@ -279,9 +281,8 @@ class Taking:
         were any.
         """
         until = time.monotonic() + PROMOTING_SECONDS
-        one = select(self._jobs.c.number).where(self._is_due()).limit(1)
         with self._dialect.engine.connect() as connection:
-            goes_on = connection.execute(one).first() is not None
+            goes_on = self._due.execute(connection, **self._clock.moment()).first() is not None
         promoted = 0
         while goes_on:
             some = self._promote_some()
@@ -295,7 +296,7 @@ class Taking:
         """Do that for one batch, and return the policies of its jobs; rows locked by others are
         skipped."""
         jobs, policy = self._jobs, self._jobs.c.policy
-        some = select(self._place).where(self._is_due()).order_by(jobs.c.due_at)
+        some = select(self._place).where(self._is_due(self._clock.now())).order_by(jobs.c.due_at)
         some = some.limit(PROMOTED_AT_ONCE)
         if self._dialect.skips_locked:
             some = some.with_for_update(skip_locked=True)
@@ -310,7 +311,7 @@ class Taking:
             connection.execute(promoted.where(jobs.c.number.in_(numbers)))
             return [row.policy for row in rows]
 
-    def _is_due(self) -> ColumnElement[bool]:
+    def _is_due(self, now: ColumnElement[float]) -> ColumnElement[bool]:
         jobs = self._jobs
         is_delayed = self._tables.stands(states.SCHEDULED)
-        return and_(is_delayed, jobs.c.due_at <= self._clock.now())
+        return and_(is_delayed, jobs.c.due_at <= now)
