@@ -31,7 +31,7 @@ REQUEST_BEFORE = "before: released, running, about 100"
 RUN_AIM = Aim(0.7, "at least 0.7", at_least=True)
 DROPPED_AIM = Aim(0.8, "at least 0.8", at_least=True)
 IDLE_AIM = Aim(15.0, "at most 15")
-MEMORY_AIM = Aim(1024.0, "below 1 KiB")
+MEMORY_AIM = Aim(300.0, "at most 300")
 REQUEST_AIM = Aim(50.0, "at most 50")
 
 

@@ -214,7 +214,7 @@ def test_process_that_runs_for_a_year_keeps_no_more_ended_jobs_than_it_may(backe
 
     uids = [ended(backend) for _ in range(130)]
 
-    assert len(backend._entries) == len(backend._ended) == 50
+    assert len(backend._records) == len(backend._ended) == 50
     assert backend.get(uids[79]) is None
     assert backend.get(uids[80]) is not None
 
@@ -271,7 +271,7 @@ def test_hundred_thousand_cancelled_delayed_jobs_leave_next_to_nothing(backend):
 
     assert backend.waiting() == 1
     assert len(backend._ready_queue._delayed) <= ready_queue.MOST_STALE + 2
-    assert len(backend._entries) <= changes.MOST_ENDED + 1
+    assert len(backend._records) <= changes.MOST_ENDED + 1
     assert status_of(backend, keeper) is READY
 
 
@@ -284,7 +284,7 @@ def test_hundred_thousand_jobs_cancelled_after_all_were_enqueued_are_swept(backe
         backend.cancel(job.uid)
 
     assert len(backend._ready_queue._delayed) <= ready_queue.MOST_STALE + 2
-    assert len(backend._entries) <= changes.MOST_ENDED + 1
+    assert len(backend._records) <= changes.MOST_ENDED + 1
     clock.advance(delay.total_seconds())
     assert claimed_uids(backend) == [last.uid]
 
@@ -326,16 +326,63 @@ def _traced() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_traced")
-def test_queued_job_costs_less_than_a_kibibyte(backend):
-    count = 5_000
+def test_waiting_job_without_arguments_costs_less_than_320_bytes(backend):
+    count, options = 10_000, a_job(backend).options  # those of one task
     before, _ = tracemalloc.get_traced_memory()
 
-    for number in range(count):
-        enqueued(backend, number)
+    for _ in range(count):
+        backend.enqueue([a_job(backend)._replace(options=options)])
 
     after, _ = tracemalloc.get_traced_memory()
     assert backend.waiting() == count
-    assert (after - before) / count < 1024
+    assert (after - before) / count < 320
+
+
+# -- the place of a job that waits with all of its state
+
+
+def test_job_whose_end_is_waited_for_keeps_its_place(backend):
+    uids = [enqueued(backend, priority=number % 2) for number in range(8)]
+    for uid in uids[1:7:2]:
+        backend.wait_for_end(uid, 0.001)
+
+    assert [backend.position(uid).before for uid in uids] == [4, 0, 5, 1, 6, 2, 7, 3]
+    assert claimed_uids(backend) == [*uids[1::2], *uids[::2]]
+    assert claimed_uids(backend) == []
+
+
+def test_job_whose_end_is_waited_for_keeps_its_place_when_others_are_swept(backend, monkeypatch):
+    monkeypatch.setattr(ready_queue, "MOST_STALE", 3)
+    uids = [enqueued(backend, priority=number % 2) for number in range(40)]
+    for uid in uids[10:]:
+        backend.wait_for_end(uid, 0.001)
+    for uid in uids[::2]:
+        backend.cancel(uid)
+    uids.append(enqueued(backend, priority=1))
+
+    assert backend.waiting() == 21
+    assert claimed_uids(backend) == uids[1::2] + uids[-1:]
+    assert not backend._ready_queue._ready["default"]
+
+
+def test_release_puts_a_job_before_those_that_were_enqueued_later(backend):
+    uids = [enqueued(backend) for _ in range(3)]
+    claims = [claim_one(backend) for _ in range(2)]
+    backend.release(claims[::-1])
+
+    assert claimed_uids(backend) == uids
+
+
+def test_waiting_job_is_read_with_all_that_it_was_enqueued_with(backend):
+    given = a_job(backend, 1, "two", priority=3, queue_name="mail")
+    call = given.call._replace(kwargs={"name": [1]})
+    given = given._replace(call=call, context={"user": "ann"})
+    backend.enqueue([given])
+
+    assert backend.get(given.uid).job == given
+    assert backend.briefs([given.uid])[given.uid].user == "ann"
+    assert claim_one(backend).job == given
+    assert backend.get(given.uid).job == given
 
 
 # -- waiting

@@ -124,28 +124,28 @@ class MemoryBackend(Steering, Backend):
     @running_deferred
     def get(self, uid: str) -> Snapshot | None:
         with self._lock.unless_mine():
-            entry = self._find(uid)
-            if entry is None:
+            record = self._find(uid)
+            if record is None:
                 return None
-            found = entry.snapshot(self._clock())
-            return found if found.job.uid == uid else replace(found, is_duplicate=True)
+            found = record.snapshot(self._clock())
+        return found if found.job.uid == uid else replace(found, is_duplicate=True)
 
     @running_deferred
     def progress(self, uid: str) -> Progress | None:
         with self._lock.unless_mine():
-            entry = self._find(uid)
-            return None if entry is None or entry.status.is_final else entry.progress
+            record = self._find(uid)
+            return None if record is None or record.status.is_final else record.progress
 
     @running_deferred
     def position(self, uid: str) -> QueuePosition | None:
         with self._lock.unless_mine():
-            entry, now = self._find(uid), self._clock()
-            if entry is None or entry.status is not READY:
+            record, now = self._find(uid), self._clock()
+            if record is None or record.status is not READY:
                 return None
-            if entry.run_at is not None and entry.run_at > now:
+            if record.run_at is not None and record.run_at > now:
                 return QueuePosition(True, 0, False)
-            before = self._ready_queue.number_before(entry, now)
-            return QueuePosition(False, before, False, is_blocked=entry.is_blocked)
+            before = self._ready_queue.number_before(record, now)
+            return QueuePosition(False, before, False, is_blocked=record.is_blocked)
 
     @running_deferred
     def uses(self, keys: Keys) -> list[KeyUse]:
@@ -155,40 +155,40 @@ class MemoryBackend(Steering, Backend):
     @running_deferred
     def key_states(self) -> KeyStates:
         with self._lock.unless_mine():
-            return self._ready_queue.key_states(self._entries.values())
+            return self._ready_queue.key_states(self._records.values())
 
     @running_deferred
     def owner_states(self) -> OwnerStates:
         with self._lock.unless_mine():
-            return self._ready_queue.owner_states(self._entries.values())
+            return self._ready_queue.owner_states(self._records.values())
 
     @running_deferred
     def blocked(self, uids: Collection[str]) -> set[str]:
         with self._lock.unless_mine():
             found = {uid: self._find(uid) for uid in uids}
-            return {uid for uid, entry in found.items() if entry is not None and entry.is_blocked}
+            return {uid for uid, record in found.items() if record and record.is_blocked}
 
     def find(
         self, wanted: JobFilter, after: Cursor | None, limit: int, look_at: int | None = None
     ) -> Found:
-        return page(tuple(self._entries.values()), wanted, after, limit)
+        return page(tuple(self._records.values()), wanted, after, limit)
 
     def count(self, wanted: JobFilter, most: int, look_at: int | None = None) -> Counted:
-        return count(tuple(self._entries.values()), wanted, most)
+        return count(tuple(self._records.values()), wanted, most)
 
     @running_deferred
     def briefs(self, uids: Collection[str]) -> dict[str, Brief]:
         with self._lock.unless_mine():
-            now, entries = self._clock(), self._entries
+            now, records = self._clock(), self._records
             found = {
-                uid: entry
+                uid: record
                 for uid in uids
-                if (entry := entries.get(uid) or self._unique.lead(uid)) is not None
+                if (record := records.get(uid) or self._unique.lead(uid)) is not None
             }
             before = self._ready_queue.numbers_before(list(found.values()))
             return {
-                uid: entry.brief(now, before.get(entry.job.uid))._replace(uid=uid)
-                for uid, entry in found.items()
+                uid: record.brief(now, before.get(record.uid))._replace(uid=uid)
+                for uid, record in found.items()
             }
 
     @running_deferred
@@ -200,7 +200,8 @@ class MemoryBackend(Steering, Backend):
                 "enqueue there a job that does what is to follow"
             )
         with self._lock():
-            entry = self._find(uid)
+            record = self._find(uid)
+            entry = None if record is None else self._entry(record)
             if entry is None or entry.status.is_final:
                 return
             if entry.ended is None:
@@ -209,7 +210,7 @@ class MemoryBackend(Steering, Backend):
         ended.wait(seconds)
 
     def counts(self, most: int | None = None) -> dict[TaskResultStatus, int]:
-        found = Counter(entry.status for entry in tuple(self._entries.values()))
+        found = Counter(record.status for record in tuple(self._records.values()))
         return {status: found[status] for status in TaskResultStatus}
 
     def waiting(self, most: int | None = None) -> int:
@@ -218,13 +219,12 @@ class MemoryBackend(Steering, Backend):
     # -- the worker's side
 
     def claim(self, worker_id: WorkerId, queues: Collection[str] | None, limit: int) -> list[Claim]:
-        claims: list[Claim] = []
-        now = self._clock()
+        claims, now = list[Claim](), self._clock()
         if self._lock.is_mine():
             return claims
         with self._lock():
             while len(claims) < limit:
-                entry = self._ready_queue.take(queues, now)
+                entry = self._take(queues, now)
                 if entry is None:
                     break
                 entry.status = RUNNING

@@ -19,10 +19,9 @@ from ...job import READY, RUNNING
 from ...policies import Keys, Rate
 from ..limits import MOST_KEYS, KeyState, KeyStates, KeyUse, OwnerStates, owners_of, uses_of
 from .entry import Entry
+from .ready_jobs import HeapItem
+from .record import Record
 from .turns import Turn
-
-# Ordered by its first two values: entries are never compared.
-_HeapItem = tuple[float, int, Entry]
 
 
 class Admission:
@@ -32,7 +31,7 @@ class Admission:
         self._put = put
         self._clock = clock
         #: by group
-        self._blocked: dict[str, list[_HeapItem]] = {}
+        self._blocked: dict[str, list[HeapItem]] = {}
         self._keys: dict[str, Keys] = {}
         #: groups with blocked jobs, by each of their keys
         self._waiting: defaultdict[str, set[str]] = defaultdict(set)
@@ -42,8 +41,8 @@ class Admission:
         self._starts: dict[str, deque[float]] = {}
         #: by key: when the last of these starts counts no longer
         self._counts_until: dict[str, float] = {}
-        #: when a rate may allow more jobs of a group
-        self._due: dict[str, float] = {}
+        #: by group: when a rate may allow more of its jobs
+        self.due: dict[str, float] = {}
         self._turns: dict[str, Turn] = {}
 
     # -- one job
@@ -128,27 +127,27 @@ class Admission:
 
     def due_at(self) -> float:
         """When ``admit_due`` may admit a job."""
-        return min(self._due.values(), default=math.inf)
+        return min(self.due.values(), default=math.inf)
 
     def admit_due(self, now: float) -> None:
         """Admit what a rate allows by now."""
-        due = [group for group, at in self._due.items() if at <= now]
+        due = [group for group, at in self.due.items() if at <= now]
         for group in due:
-            del self._due[group]
+            del self.due[group]
         self._admit(due)
 
     def _due_by(self, group: str, at: float) -> None:
-        self._due[group] = min(at, self._due.get(group, math.inf))
+        self.due[group] = min(at, self.due.get(group, math.inf))
 
     # -- read
 
-    def heaps(self) -> Iterator[list[_HeapItem]]:
+    def heaps(self) -> Iterator[list[HeapItem]]:
         """Return the heaps of the blocked jobs."""
         return iter(list(self._blocked.values()))
 
-    def heap(self, entry: Entry) -> Collection[_HeapItem]:
-        """Return the heap of the jobs that wait for the same as *entry*."""
-        keys = entry.job.keys
+    def heap(self, record: Record) -> Collection[HeapItem]:
+        """Return the heap of the jobs that wait for the same as *record*."""
+        keys = record.keys
         return () if keys is None or keys.group is None else self._blocked.get(keys.group, ())
 
     def uses(self, keys: Keys) -> list[KeyUse]:
@@ -156,24 +155,24 @@ class Admission:
         used, until = self.used(keys)
         return uses_of(keys, used, None if until is None else max(0.0, until - self._clock()))
 
-    def states(self, entries: Iterable[Entry]) -> KeyStates:
+    def states(self, records: Iterable[Record]) -> KeyStates:
         """Return how the keys of these jobs stand, those of which a job waits or runs."""
         waiting: Counter[str] = Counter()
         running: Counter[str] = Counter()
         of_each: dict[str, KeyUse] = {}
-        for entry in entries:
-            if entry.job.keys is not None and not entry.status.is_final:
-                counted = running if entry.status is RUNNING else waiting
-                for use in self.uses(entry.job.keys):
+        for record in records:
+            if record.keys is not None and not record.status.is_final:
+                counted = running if record.status is RUNNING else waiting
+                for use in self.uses(record.keys):
                     of_each[use.key] = use
-                    counted[use.key] += entry.status is RUNNING or entry.admitted is False
+                    counted[use.key] += record.status is RUNNING or record.admitted is False
         names = sorted(of_each)[:MOST_KEYS]
         found = [KeyState(of_each[key], running[key], waiting[key]) for key in names]
         return KeyStates(found, has_more=len(of_each) > len(found))
 
-    def owner_states(self, entries: Iterable[Entry]) -> OwnerStates:
+    def owner_states(self, records: Iterable[Record]) -> OwnerStates:
         """Return the owners of whom some of these jobs wait for their turn."""
-        all_keys = (entry.job.keys for entry in entries if entry.is_blocked)
+        all_keys = (record.keys for record in records if record.is_blocked)
         found = Counter(keys.share for keys in all_keys if keys and keys.share)
         return owners_of(found, has_more=False)
 
@@ -238,7 +237,7 @@ class Admission:
                         return group
         return None
 
-    def _head(self, group: str) -> _HeapItem | None:
+    def _head(self, group: str) -> HeapItem | None:
         """Return the first blocked job of a group; forget the group if there is none."""
         heap = self._blocked.get(group)
         if heap is None:
@@ -251,7 +250,7 @@ class Admission:
                 return heap[0]
             heapq.heappop(heap)  # it was cancelled, or has other keys
         del self._blocked[group]
-        self._due.pop(group, None)
+        self.due.pop(group, None)
         for name in self._keys.pop(group).names:
             self._waiting[name].discard(group)
             if not self._waiting[name]:

@@ -6,7 +6,7 @@ Nothing here takes a lock: the backend calls each method with its lock held.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, timezone
 
 from ...job import (
@@ -27,9 +27,11 @@ from ..overview import PausedQueue
 from ..statistics import Statistics
 from .entry import Entry, due_at
 from .ready_queue import ReadyQueue
+from .record import Record
 from .statistics import MemoryStatistics
 from .uniqueness import UniqueEntries
 from .waiters import Waiters
+from .waiting_record import WaitingRecord
 
 #: The most ended jobs that are kept, even within ``retention``, so that a process with a million
 #: jobs a day does not grow for a year. The memory of each depends on its arguments and its result.
@@ -47,7 +49,8 @@ class JobChanges:
     def _begin_jobs(self) -> None:
         self._waiters = Waiters()
         self.statistics = self._statistics = MemoryStatistics(self._clock)
-        self._entries: dict[str, Entry] = {}
+        #: by uid; a job that waits for nothing but a thread has a ``WaitingRecord``
+        self._records: dict[str, Record] = {}
         self._unique = UniqueEntries()
         self._ready_queue = ReadyQueue(self._wake_for, self._clock)
         self._paused: dict[str, PausedQueue] = {}
@@ -57,35 +60,60 @@ class JobChanges:
 
     def _held(self, claim: Claim) -> Entry | None:
         """The entry of *claim* if the claim still holds."""
-        entry = self._entries.get(claim.job.uid)
-        if entry is None or entry.status is not RUNNING or entry.lease != claim.lease:
+        entry = self._records.get(claim.job.uid)
+        if type(entry) is not Entry or entry.status is not RUNNING or entry.lease != claim.lease:
             return None
         return entry
 
+    def _entry(self, record: Record) -> Entry | None:
+        """The entry of a job, which takes the place of a record that only waits; None: the job was
+        removed since *record* was found."""
+        current: Record | None = record
+        if type(record) is WaitingRecord:
+            current = self._records.get(record.uid)
+            if current is record:
+                self._records[record.uid] = current = self._ready_queue.put_instead(record)
+        return current if type(current) is Entry else None
+
+    def _take(self, queues: Collection[str] | None, now: float) -> Entry | None:
+        """Remove the next due job from the ready queue; None: none is due."""
+        found = self._ready_queue.take(queues, now)
+        if type(found) is WaitingRecord:
+            found = self._records[found.uid] = found.entry()
+        return found if type(found) is Entry else None
+
     def _enqueue(self, jobs: Sequence[Job], now: float) -> None:
         for job in jobs:
-            entry = self._entries[job.uid] = Entry(job, now)
+            if job.run_after is None and job.keys is None:
+                self._records[job.uid] = self._ready_queue.add(job, now)
+                self._waiters.wake_one(job.options.queue_name)
+                continue
+            entry = self._records[job.uid] = Entry(job, now)
             if job.run_after is not None:
                 entry.run_at = due_at(job.run_after, now)
             self._make_ready(entry, asks=True)
 
-    def _cancel(self, entry: Entry, now: bool) -> bool:
+    def _cancel(self, record: Record, now: bool) -> bool:
         """Cancel a job; False if it is too late. now: False: only return that, change nothing."""
-        if entry.status.is_final or entry.fenced:
+        if not now:
+            return not (record.status.is_final or record.fenced)
+        entry = self._entry(record)
+        if entry is None or entry.status.is_final or entry.fenced:
             return False
-        if now:
-            entry.cancelled = True
-            if entry.status is READY:
-                is_queued = not self._unique.follows(entry)
-                self._end(entry, CANCELLED)
-                if is_queued:
-                    self._ready_queue.discard(entry)
+        entry.cancelled = True
+        if entry.status is READY:
+            is_queued = not self._unique.follows(entry)
+            self._end(entry, CANCELLED)
+            if is_queued:
+                self._ready_queue.discard(entry)
         return True
 
-    def _retry(self, entry: Entry, now: bool) -> bool:
+    def _retry(self, entry: Record, now: bool) -> bool:
         """Let an ended job wait again; False if it has not ended, or another one has its unique
         key. now: as for ``_cancel``."""
-        if not entry.status.is_final or self._unique.is_taken(entry, self._clock()):
+        if type(entry) is not Entry or not entry.status.is_final:
+            return False
+        if self._unique.is_taken(entry, self._clock()):
             return False
         if now:
             self._ended.remove(entry)
@@ -116,8 +144,8 @@ class JobChanges:
         limits.pop(queue_name, None)
         if most is not None:
             limits[queue_name] = most
-            entries = [each for each in self._entries.values() if each.status is RUNNING]
-            names = Counter(each.job.options.queue_name for each in entries)
+            running = [each for each in self._records.values() if each.status is RUNNING]
+            names = Counter(each.options.queue_name for each in running)
             self._ready_queue.running[queue_name] = names[queue_name]
         self._waiters.wake_all()
 
@@ -161,7 +189,7 @@ class JobChanges:
     def _give_way(self, entry: Entry, other: Entry, *, is_queued: bool) -> None:
         """Remove a job that is in no queue; its uid leads to another one. is_queued: whether that
         one is in a queue."""
-        self._entries.pop(entry.job.uid, None)
+        self._records.pop(entry.job.uid, None)
         self._ready_queue.give_back(entry)
         self._unique.give_way(entry, other)
         if self._unique.is_coalesced(entry):
@@ -241,6 +269,6 @@ class JobChanges:
 
     def _remove_oldest(self) -> None:
         entry = self._ended.popleft()
-        del self._entries[entry.job.uid]
+        del self._records[entry.job.uid]
         self._unique.forget(entry)
         self._gone.append(entry)

@@ -1,9 +1,8 @@
 """The waiting jobs, in the order in which they will run.
 
-There is a heap of ready jobs for each queue name, and one heap of delayed jobs. A job with a key is
-in a heap of ``admission`` until it is admitted. An item of a heap
-has a sequence number. It is stale if its job no longer waits or has another number. A cancelled job
-leaves its item behind, which is skipped later.
+The ready jobs of each queue name are in a ``ReadyJobs``, and the delayed jobs in one heap. A job
+with a key is in a heap of ``admission`` until it is admitted. A cancelled job leaves its item
+behind, which is stale then, and is skipped later.
 
 Nothing here takes a lock: the backend does.
 """
@@ -12,25 +11,25 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+from itertools import chain
 
 from ...job import READY, Job
 from ..brief import MOST_QUEUES, MOST_SHOWN_BEFORE
 from ..overview import MOST_BEFORE
 from .admission import Admission
 from .entry import Entry
+from .ready_jobs import HeapItem, Place, ReadyJobs, is_current
+from .record import Record
+from .waiting_record import WaitingRecord
 
-#: Number of queue names whose heaps are kept while they are empty: to make a heap for each job of
+#: Number of queue names whose ``ReadyJobs`` are kept while they are empty: one for each job of
 #: an idle worker would take as long as the job.
 MOST_NAMES = 64
 
-#: Number of stale items at which they are removed; that takes time linear in the length of the
-#: heaps, so it must be rare.
+#: Number of items that have become stale at which they are removed; that takes time linear in the
+#: number of all items, so it must be rare.
 MOST_STALE = 1_000
-
-
-# Ordered by its first value, then by the sequence number: entries are never compared.
-_HeapItem = tuple[float, int, Entry]
 
 
 class ReadyQueue:
@@ -50,8 +49,8 @@ class ReadyQueue:
         #: how many jobs of a queue may run at once, and of these queues, how many do
         self.limits: dict[str, int] = {}
         self.running: dict[str, int] = {}
-        self._ready: dict[str, list[_HeapItem]] = {}
-        self._delayed: list[_HeapItem] = []
+        self._ready: dict[str, ReadyJobs] = {}
+        self._delayed: list[HeapItem] = []
         self._most_names = MOST_NAMES
         #: the number of the job that was put last
         self.last_sequence = 0
@@ -60,6 +59,18 @@ class ReadyQueue:
 
     def __len__(self) -> int:
         return self._length
+
+    def add(self, job: Job, now: float) -> WaitingRecord:
+        """Add a new job that has neither keys nor a delay."""
+        self.last_sequence = sequence = self.last_sequence + 1
+        self._length += 1
+        record = WaitingRecord(job, now, sequence)
+        name = job.options.queue_name
+        ready = self._ready.get(name)
+        if ready is None:
+            ready = self._make_ready_jobs(name)
+        ready.append(record)
+        return record
 
     def put(self, entry: Entry) -> None:
         """Add a READY job: behind all others of its priority, unless it has a number already."""
@@ -75,26 +86,45 @@ class ReadyQueue:
             if entry.job.keys is not None:
                 self._admission.admit_beside(entry)
 
-    def take(self, queues: Collection[str] | None, now: float) -> Entry | None:
+    def put_instead(self, record: WaitingRecord) -> Entry:
+        """Put an entry at the place of a record, and return it."""
+        entry = record.entry()
+        self._ready[record.options.queue_name].replace(record, entry)
+        self._stale += 1
+        return entry
+
+    def take(self, queues: Collection[str] | None, now: float) -> Record | None:
         """Remove and return the next due job of *queues*; None: of all."""
-        while self._delayed and (self._delayed[0][0] <= now or not _is_current(self._delayed[0])):
-            item = heapq.heappop(self._delayed)
-            if _is_current(item):
-                item[2].run_at = None
-                self._make_ready(item[2])
-            else:
-                self._stale -= 1
-        if self._admission.due_at() <= now:
+        if self._delayed:
+            self._take_delayed(now)
+        if self._admission.due:
             self._admission.admit_due(now)
-        best = self._first(queues)
-        if best is None:
+        best: ReadyJobs | None = None
+        place: Place | None = None
+        may_be_closed = self.paused or self.limits
+        for name, ready in self._ready.items():
+            if queues is not None and name not in queues:
+                continue
+            if may_be_closed and self._is_closed(name):
+                continue
+            first = ready.first()
+            if first is not None and (place is None or first < place):
+                best, place = ready, first
+        if best is None or place is None:
             return None
         self._length -= 1
-        entry = heapq.heappop(best)[2]
-        name = entry.job.options.queue_name
-        if self.limits and name in self.limits:
+        found = best.take(place)
+        if self.limits and (name := found.options.queue_name) in self.limits:
             self.running[name] += 1
-        return entry
+        return found
+
+    def _take_delayed(self, now: float) -> None:
+        """Make ready what is due by now."""
+        while self._delayed and (self._delayed[0][0] <= now or not is_current(self._delayed[0])):
+            item = heapq.heappop(self._delayed)
+            if is_current(item):
+                item[2].run_at = None
+                self._make_ready(item[2])
 
     def discard(self, entry: Entry) -> None:
         """Remove a job whose status is no longer READY."""
@@ -102,73 +132,68 @@ class ReadyQueue:
         self._stale += 1
         if self._stale > max(MOST_STALE, self._length):
             self._stale = 0
-            for heap in (*self._ready.values(), *self._admission.heaps(), self._delayed):
-                heap[:] = [item for item in heap if _is_current(item)]
+            for ready in self._ready.values():
+                ready.sweep()
+            for heap in (*self._admission.heaps(), self._delayed):
+                heap[:] = [item for item in heap if is_current(item)]
                 heapq.heapify(heap)
 
     def has_ready(self, queues: Collection[str] | None) -> bool:
         """Whether ``take`` may find a job now."""
         return any(
-            heap and (queues is None or name in queues) and not self._is_closed(name)
-            for name, heap in self._ready.items()
+            ready and (queues is None or name in queues) and not self._is_closed(name)
+            for name, ready in self._ready.items()
         )
 
-    def number_before(self, entry: Entry, now: float) -> int:
-        """Count the jobs of its queue that ``take`` would return before *entry*, a due one, up to
+    def number_before(self, record: Record, now: float) -> int:
+        """Count the jobs of its queue that ``take`` would return before *record*, a due one, up to
         MOST_BEFORE."""
-        options = entry.job.options
-        ready: Collection[_HeapItem]
-        if entry.admitted is False:
-            ready, due = self._admission.heap(entry), []
-        else:
-            ready = self._ready.get(options.queue_name, ())
-            due = [each for each in self._delayed if each[0] <= now]
-        place = (-options.priority, entry.sequence)
+        place = (-record.options.priority, record.sequence)
         count = 0
-        for item in (*ready, *due):
-            other = item[2].job.options
-            is_before = (-other.priority, item[1]) < place
-            is_its = (
-                item[2].admitted is entry.admitted
-                if entry.admitted is False
-                else (_may_run(item) and other.queue_name == options.queue_name)
-            )
-            count += is_before and _is_current(item) and is_its
+        for each in self._beside(record, now):
+            count += each < place
             if count == MOST_BEFORE:
                 break
         return count
 
-    def first(self, queue_name: str, most: int) -> list[Entry]:
+    def _beside(self, record: Record, now: float) -> Iterable[Place]:
+        """Return the places of the jobs that wait for the same as *record*."""
+        name = record.options.queue_name
+        if record.admitted is False:
+            blocked = self._admission.heap(record)
+            return (item[:2] for item in blocked if is_current(item) and item[2].admitted is False)
+        due = (
+            (-item[2].options.priority, item[1])
+            for item in self._delayed
+            if item[0] <= now and is_current(item) and item[2].options.queue_name == name
+        )
+        ready = self._ready.get(name)
+        return due if ready is None else chain((place for place, _ in ready.jobs()), due)
+
+    def first(self, queue_name: str, most: int) -> list[Record]:
         """Return the first jobs of a queue that are ready, in the order of ``take``, without
         looking at the others."""
-        heap = self._ready.get(queue_name, [])
-        places = [(heap[0][:2], 0)] if heap else []
-        found: list[Entry] = []
-        while places and len(found) < most:
-            _, place = heapq.heappop(places)
-            if _may_run(heap[place]):
-                found.append(heap[place][2])
-            for below in (2 * place + 1, 2 * place + 2):
-                if below < len(heap):
-                    heapq.heappush(places, (heap[below][:2], below))
-        return found
+        ready = self._ready.get(queue_name)
+        return [] if ready is None else ready.firsts(most)
 
-    def numbers_before(self, entries: Collection[Entry]) -> dict[str, int]:
-        """Return how many jobs of its queue are before each of *entries* that is ready, by uid; of
+    def numbers_before(self, records: Collection[Record]) -> dict[str, int]:
+        """Return how many jobs of its queue are before each of *records* that is ready, by uid; of
         up to MOST_QUEUES queues."""
-        wanted = [each for each in entries if each.status is READY and each.run_at is None]
-        names = dict.fromkeys(each.job.options.queue_name for each in wanted)
+        wanted = [each for each in records if each.status is READY and each.run_at is None]
+        names = dict.fromkeys(each.options.queue_name for each in wanted)
         found: dict[str, int] = {}
         for name in list(names)[:MOST_QUEUES]:
-            firsts = [each.job.uid for each in self.first(name, MOST_SHOWN_BEFORE)]
+            firsts = [each.uid for each in self.first(name, MOST_SHOWN_BEFORE)]
             places = {uid: number for number, uid in enumerate(firsts)}
             for each in wanted:
-                if each.job.options.queue_name == name:
-                    found[each.job.uid] = places.get(each.job.uid, MOST_SHOWN_BEFORE)
+                if each.options.queue_name == name:
+                    found[each.uid] = places.get(each.uid, MOST_SHOWN_BEFORE)
         return found
 
     def next_due(self) -> float | None:
         """When the first delayed job is due, or a rate allows the next one; None: never."""
+        if not (self._delayed or self._admission.due):
+            return None
         first = min(self._delayed[0][0] if self._delayed else math.inf, self._admission.due_at())
         return None if first == math.inf else first
 
@@ -200,40 +225,20 @@ class ReadyQueue:
     def _push(self, entry: Entry) -> None:
         if entry.admitted:
             self._admitted(entry)
-        options = entry.job.options
-        heap = self._ready.get(options.queue_name)
-        if heap is None:
-            if len(self._ready) >= self._most_names:  # an application may use ever new names
-                self._ready = {name: kept for name, kept in self._ready.items() if kept}
-                self._most_names = max(MOST_NAMES, 2 * len(self._ready))
-            heap = self._ready[options.queue_name] = []
-        heapq.heappush(heap, (-options.priority, entry.sequence, entry))
+        name = entry.job.options.queue_name
+        ready = self._ready.get(name)
+        if ready is None:
+            ready = self._make_ready_jobs(name)
+        ready.push(entry)
+
+    def _make_ready_jobs(self, name: str) -> ReadyJobs:
+        if len(self._ready) >= self._most_names:  # an application may use ever new names
+            self._ready = {each: kept for each, kept in self._ready.items() if kept}
+            self._most_names = max(MOST_NAMES, 2 * len(self._ready))
+        ready = self._ready[name] = ReadyJobs()
+        return ready
 
     def _is_closed(self, name: str) -> bool:
         if name in self.paused:
             return True
         return name in self.limits and self.running[name] >= self.limits[name]
-
-    def _first(self, queues: Collection[str] | None) -> list[_HeapItem] | None:
-        """The heap whose first job is the next one of *queues*."""
-        best: list[_HeapItem] | None = None
-        for name, heap in self._ready.items():
-            if (queues is not None and name not in queues) or self._is_closed(name):
-                continue
-            while heap and not _may_run(heap[0]):
-                self._stale -= not _is_current(heapq.heappop(heap))
-            if heap and (best is None or heap[0] < best[0]):
-                best = heap
-        return best
-
-
-def _may_run(item: _HeapItem) -> bool:
-    """Whether its job was not taken back, since it is another owner's turn. Then its item is left,
-    and may be a second one later, also while the job waits for its next attempt."""
-    entry = item[2]
-    return _is_current(item) and entry.admitted is not False and entry.run_at is None
-
-
-def _is_current(item: _HeapItem) -> bool:
-    entry = item[2]
-    return entry.sequence == item[1] and entry.status is READY

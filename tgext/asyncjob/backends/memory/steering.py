@@ -14,7 +14,7 @@ from ...sentence import Sentence
 from ..audit import Act, AnyAudit, Audit
 from ..overview import PausedQueue
 from .changes import JobChanges
-from .entry import Entry
+from .record import Record
 from .spinlock import SpinLock, running_deferred
 
 _UID = re.compile(r"asyncjob_(\d+)_([0-9a-f]{8})_[0-9a-f]{32}", re.ASCII)
@@ -35,14 +35,14 @@ class Steering(JobChanges):
         return self._noted(act, "retry", uid, self._change(self._retry, uid))
 
     @running_deferred
-    def _change(self, change: Callable[[Entry, bool], bool], uid: str) -> bool | None:
+    def _change(self, change: Callable[[Record, bool], bool], uid: str) -> bool | None:
         with self._lock.unless_mine() as is_locked:
-            entry = self._find(uid)
-            if entry is None:
+            record = self._find(uid)
+            if record is None:
                 return None
             if not is_locked:
-                self._lock.deferred.append(partial(change, entry, True))
-            return change(entry, bool(is_locked))
+                self._lock.deferred.append(partial(change, record, True))
+            return change(record, bool(is_locked))
 
     @running_deferred
     def change_many(
@@ -55,7 +55,7 @@ class Steering(JobChanges):
     ) -> int:
         before = None if until is None else until.timestamp()
         with self._lock():
-            found = [self._entries[uid] for uid in uids if uid in self._entries]
+            found = [self._records[uid] for uid in uids if uid in self._records]
             if action == "cancel":
                 changed = sum(self._cancel(each, True) for each in found if not each.cancelled)
             else:
@@ -102,9 +102,9 @@ class Steering(JobChanges):
             self._audit.note(act, action, subject, int(done))
         return done
 
-    def _find(self, uid: str) -> Entry | None:
-        entry = self._entries.get(uid) or self._unique.lead(uid)
-        if entry is None and not uid.startswith(self._origin):
+    def _find(self, uid: str) -> Record | None:
+        record = self._records.get(uid) or self._unique.lead(uid)
+        if record is None and not uid.startswith(self._origin):
             made = _UID.fullmatch(uid)
             if made is not None:
                 if int(made[1]) == os.getpid():
@@ -118,4 +118,4 @@ class Steering(JobChanges):
                         own=os.getpid(),
                     ),
                 )
-        return entry
+        return record
