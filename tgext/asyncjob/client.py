@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -71,20 +71,22 @@ class QueueClient:
     ) -> TaskResult:
         """Enqueue a call with the options of its task; raises as ``perform`` does. context: of the
         job; None: that of this request."""
-        [found] = self._enqueue((call,), options, run_after, context)
+        [found] = map(Enqueued.of, self._enqueue((call,), options, run_after, context))
         return TaskResult(self.results, self.results.snapshot_of(found.job), found.is_duplicate)
 
     def enqueue_many(self, task: Task, calls: Iterable[Arguments]) -> list[TaskResult]:
         """Do what ``perform_many`` does for a task, and return the results of its jobs, as they
         were enqueued; only those of earlier enqueues are read."""
-        enqueued = self._enqueue_many(task, calls)
+        enqueued = list(map(Enqueued.of, self._enqueue_many(task, calls)))
         snapshots = self.results.snapshots_of(enqueued)
         return [
             TaskResult(self.results, snapshot, found.is_duplicate)
             for found, snapshot in zip(enqueued, snapshots, strict=True)
         ]
 
-    def _enqueue_many(self, callable: Any, many: Iterable[Arguments]) -> list[Enqueued]:
+    def _enqueue_many(
+        self, callable: Any, many: Iterable[Arguments]
+    ) -> Sequence[Job] | Sequence[Enqueued]:
         target, options, run_after = _declared(callable)
         number = 0
 
@@ -104,21 +106,24 @@ class QueueClient:
         options: TaskOptions,
         run_after: datetime | timedelta | None,
         context: dict[str, Any] | None = None,
-    ) -> list[Enqueued]:
+    ) -> Sequence[Job] | Sequence[Enqueued]:
+        """Enqueue calls; return the jobs that come of them, in their order."""
         self._here()
         if self._closed and attempt_var.get() is None:  # a job may still end while it drains
             raise QueueClosed
         if context is None and self._capture is not None:
             context = self._capture()
-        backend, jobs = self.backend, list[Job]()
+        backend = self.backend
+        jobs: list[Job] = []
+        has_keys, implied = isinstance(options, Task), int(options.takes_context)
         for call in calls:
-            check(call.target, call.args, call.kwargs or {}, implied=int(options.takes_context))
+            check(call.target, call.args, call.kwargs or {}, implied=implied)
             if options.executor == "process":
                 check_picklable(call)
-            keys = keys_for(call, options, context)
+            keys = keys_for(call, options, context) if has_keys else None
             job = Job(backend.new_uid(), call, options, run_after, context, keys)
             jobs.append(backend.prepare(job, jobs[-1] if jobs else None))
-        enqueued = [Enqueued(job) for job in jobs]
+        enqueued: Sequence[Job] | Sequence[Enqueued] = jobs
         if jobs and jobs[0].keys is not None and jobs[0].keys.unique is not None:
             jobs, enqueued = self._without_duplicates(jobs)
         if jobs:
@@ -146,7 +151,9 @@ class QueueClient:
 
     def _add(self, jobs: list[Job]) -> None:
         """Add jobs to the transaction of this thread, or store them if there is none."""
-        if not self._scope.is_managed:
+        if self._database.job_sessions is None and self._scope.extent.is_idle:
+            self._hand_over(jobs)  # the rest would come to the same, and takes longer
+        elif not self._scope.is_managed:
             if not self._database.joins_commit(jobs, self._hand_over, self._announce):
                 self._hand_over(jobs)
         elif self._database.job_sessions is None:

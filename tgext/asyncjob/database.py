@@ -124,22 +124,22 @@ class QueueDatabase:
         Returns False if no commit does, so that the caller has to store them.
         Raises ConfigError if to store them now would wait for a lock of this thread.
         """
-        if self._scope.is_committing and self.job_sessions is None:
-            self._scope.after_commit(lambda: hand_over(jobs))
-            return True
-        carrier = self.carrier
-        if self._scope.is_committing and carrier is not None and carrier.is_open():
-            self.backend.enqueue(jobs, carrier.connection())
-            self._scope.after_commit(lambda: announce(jobs))
-            return True
-        self._check_lock()
+        if self._scope.is_committing:
+            if self.job_sessions is None:
+                self._scope.after_commit(lambda: hand_over(jobs))
+                return True
+            carrier = self.carrier
+            if carrier is not None and carrier.is_open():
+                self.backend.enqueue(jobs, carrier.connection())
+                self._scope.after_commit(lambda: announce(jobs))
+                return True
+        if self.job_sessions is not None:
+            self._check_lock(self.job_sessions)
         return False
 
-    def _check_lock(self) -> None:
+    def _check_lock(self, sessions: Any) -> None:
         """Raise ConfigError instead of waiting for a lock that this thread itself holds."""
-        sessions = self.job_sessions
-        writes = sessions is not None and sessions.has_written() and sessions.is_open()
-        if writes and self.backend.has_one_writer:
+        if sessions.has_written() and sessions.is_open() and self.backend.has_one_writer:
             raise ConfigError(
                 "perform(): expected no uncommitted work in this thread, but its session has "
                 "written and holds SQLite's only write lock; commit before, or enqueue inside "

@@ -16,7 +16,7 @@ Holders = Callable[[Collection[UniqueKey]], dict[str, JobId]]
 
 
 class Enqueued(NamedTuple):
-    """What comes of an enqueue."""
+    """What comes of an enqueue. Where no job can be a duplicate that is the ``Job`` itself."""
 
     job: Job
     is_duplicate: bool = False  #: it is the job of an earlier enqueue
@@ -24,6 +24,11 @@ class Enqueued(NamedTuple):
     @property
     def uid(self) -> JobId:
         return self.job.uid
+
+    @classmethod
+    def of(cls, found: Job | Enqueued) -> Enqueued:
+        """Return what comes of an enqueue in its long form."""
+        return cls(found) if isinstance(found, Job) else found
 
 
 def sorted_out(

@@ -30,6 +30,11 @@ class Extent(threading.local):
         return self._manager
 
     @property
+    def is_idle(self) -> bool:
+        """Whether this thread is in no transaction, and in no block whose caller ends one."""
+        return not self.managed and self.manager._txn is None
+
+    @property
     def is_foreign(self) -> bool:
         """Whether that is another manager than that of the sessions."""
         return self.manager is not _default_manager()

@@ -65,7 +65,7 @@ class Scope:
     def __init__(self, is_conflict: Callable[[BaseException], bool] = lambda _error: False) -> None:
         self._is_conflict = is_conflict
         self._manager = transaction.manager
-        self._extent = Extent()
+        self.extent = Extent()  #: of each thread
         self._positions: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
         self._sessions: Sessions | None = None
         self._unwatch: Callable[[], None] = lambda: None
@@ -94,8 +94,8 @@ class Scope:
         before its end; False in those that are called after it, or by an abort. An open transaction
         alone does not count: a query in a script begins one that is never committed.
         """
-        said = self._extent.managed
-        txn = self._extent.manager._txn  # see _open_transaction
+        said = self.extent.managed
+        txn = self.extent.manager._txn  # see _open_transaction
         if txn is None or said is False:
             return bool(said)
         state = self._state_or_none(txn)
@@ -105,12 +105,12 @@ class Scope:
     @property
     def is_committing(self) -> bool:
         """Whether a commit of this thread's transaction is in progress."""
-        return getattr(self._extent.manager._txn, "status", None) == "Committing"
+        return getattr(self.extent.manager._txn, "status", None) == "Committing"
 
     @property
     def is_foreign(self) -> bool:
         """Whether another manager than that of the sessions ends this thread's transactions."""
-        return self._extent.is_foreign
+        return self.extent.is_foreign
 
     @contextmanager
     def managed(self, yes: bool = True, manager: Any = None) -> Iterator[None]:
@@ -119,9 +119,9 @@ class Scope:
         manager: the manager that it uses; None: ``transaction.manager``, or that of the enclosing
         block.
         """
-        if yes and self._extent.managed is None:
+        if yes and self.extent.managed is None:
             self._warn_of_left_jobs()
-        with self._extent.block(yes, manager, self) as manager:
+        with self.extent.block(yes, manager, self) as manager:
             try:
                 yield
             finally:
@@ -131,7 +131,7 @@ class Scope:
     def _warn_of_left_jobs(self) -> None:
         """Log the jobs of a transaction that was begun for the first of them, and that was not
         committed after the block before: requests may use another manager, which never does."""
-        txn = self._extent.manager._txn
+        txn = self.extent.manager._txn
         state = None if txn is None else self._state_or_none(txn)
         if state is not None and not state.was_begun and state.pending is not None:
             state.pending.warn_of_left()
@@ -144,7 +144,7 @@ class Scope:
     ) -> PendingJobs:
         """Return the pending jobs of this thread's transaction, which join it if they are new; see
         ``PendingJobs``."""
-        manager = self._extent.manager
+        manager = self.extent.manager
         txn = manager._txn
         if txn is None:
             txn = manager.begin()
@@ -163,19 +163,19 @@ class Scope:
 
     def pending_or_none(self) -> PendingJobs | None:
         """Return the pending jobs of this thread's transaction; None if it has enqueued none."""
-        txn = self._extent.manager._txn
+        txn = self.extent.manager._txn
         state = None if txn is None else self._state_or_none(txn)
         return None if state is None else state.pending
 
     @property
     def cancelled(self) -> set[str]:
         """The uids of the jobs that this thread's managed transaction cancels; to be added to."""
-        txn = self._extent.manager._txn if self.is_managed else None
+        txn = self.extent.manager._txn if self.is_managed else None
         return set() if txn is None else self._state_of(txn).cancelled
 
     def after_commit(self, act: Callable[[], object]) -> None:
         """Call *act* once this thread's transaction has been committed."""
-        self._extent.manager.get().addAfterCommitHook(lambda committed: committed and act())
+        self.extent.manager.get().addAfterCommitHook(lambda committed: committed and act())
 
     # -- transaction.interfaces.ISynchronizer: notified of transactions that begin in a block
 
@@ -223,14 +223,14 @@ class Scope:
         if not self.only_reads():
             return False
         self.forget()
-        if self._manager.explicit and self._extent.managed:
+        if self._manager.explicit and self.extent.managed:
             self._manager.begin()  # for the block, which will end the transaction that it began
         return True
 
     def leave_to_parent(self) -> None:
         """Leave this thread's transaction to the parent, in a child that was forked in the middle
         of it: its data managers are neither committed nor aborted here."""
-        self._extent.managed = None
+        self.extent.managed = None
         txn = self._open_transaction()
         if txn is not None:
             _left.extend(txn._resources)
@@ -246,7 +246,7 @@ class Scope:
         But if the error says that another try may succeed, *work* runs again, TRIES times in all.
         The session of this thread is removed in any case.
         """
-        extent = self._extent
+        extent = self.extent
         manager = self._manager.manager  # this thread's
         tries_left = TRIES
         while True:
