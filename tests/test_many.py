@@ -239,7 +239,7 @@ def test_two_queues_do_not_run_each_others_jobs():
 
 def test_a_delayed_job_does_not_wait_for_the_thread_that_saw_it_first(queue, gate):
     """The thread that was told of it may be busy when its time comes, and another asleep."""
-    waiting = queue.backend._waiters._waiting
+    waiting = queue.backend._waiters.waiting
     assert _until(lambda: len(waiting) == 2)
     later = task(nothing).using(run_after=timedelta(seconds=0.2)).enqueue()
     assert _until(lambda: len(waiting) == 2)
@@ -250,7 +250,7 @@ def test_a_delayed_job_does_not_wait_for_the_thread_that_saw_it_first(queue, gat
 
 
 def test_a_job_is_started_at_once_by_an_idle_worker(queue):
-    waiting = queue.backend._waiters._waiting
+    waiting = queue.backend._waiters.waiting
     assert _until(lambda: len(waiting) == 2)
     began = time.monotonic()
 

@@ -200,7 +200,7 @@ def test_child_of_a_fork_in_the_middle_of_a_claim_does_not_hang(backend):
         uid = enqueued(backend)
         return [str(found == uid) for found in claimed_uids(backend)]
 
-    with backend._lock():  # another thread of the parent's has it
+    with backend._lock.once_free():  # another thread of the parent's has it
         seen = in_child(act)
 
     assert seen == "['True']"
@@ -314,7 +314,7 @@ def test_waiters_that_were_woken_or_timed_out_leave_nothing(backend):
             backend.wake()
             waiter.is_back()
 
-    assert len(backend._waiters._waiting) == 0
+    assert len(backend._waiters.waiting) == 0
 
 
 @pytest.fixture
@@ -500,7 +500,7 @@ def test_signal_whose_handler_raises_leaves_the_lock_free(backend):
                 signal.setitimer(signal.ITIMER_REAL, 0.0003)
                 while True:
                     backend.get("unknown")
-            assert not backend._lock().locked()
+            assert not backend._lock.once_free().locked()
     finally:
         signal.signal(signal.SIGALRM, before)
 
@@ -515,7 +515,7 @@ def test_idle_slot_keeps_nothing_of_a_job_that_was_removed():
         result = queue.result(queue.perform(id, picture))
         result.wait(20)
         del picture, result
-        while not queue.backend._waiters._waiting:  # until the worker thread waits
+        while not queue.backend._waiters.waiting:  # until the worker thread waits
             pass
         queue.backend.prune()
         gc.collect()

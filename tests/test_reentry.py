@@ -157,7 +157,7 @@ def test_signal_handler_may_enqueue_cancel_and_close_in_the_middle_of_the_memory
 
         before = signal.signal(signal.SIGUSR1, strike)
         try:
-            with queue.backend._lock():
+            with queue.backend._lock.once_free():
                 _in_the_module(queue, lambda: signal.raise_signal(signal.SIGUSR1))
         finally:
             signal.signal(signal.SIGUSR1, before)

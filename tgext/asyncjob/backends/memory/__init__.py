@@ -20,7 +20,6 @@ from typing import Any, cast
 
 from ...job import (
     READY,
-    RUNNING,
     Claim,
     Job,
     JobId,
@@ -75,7 +74,6 @@ class MemoryBackend(Steering, Backend):
         self._origin = f"asyncjob_{os.getpid()}_{os.urandom(4).hex()}_"
         self._uids: deque[JobId] = deque()
         self._lock = SpinLock(__name__)
-        self._leases = 0
         self.audit = self._audit = Audit(self._clock)
         self._begin_jobs()
 
@@ -98,14 +96,14 @@ class MemoryBackend(Steering, Backend):
             return self.new_uid()
 
     def enqueue(self, jobs: Sequence[Job], connection: Any = None) -> None:
-        now = self._clock()
-        if self._lock.is_mine():
-            self._lock.deferred.append(partial(self._enqueue, jobs, now))
+        now, lock = self._clock(), self._lock
+        if lock.is_held() and lock.is_mine():
+            lock.deferred.append(partial(self._enqueue, jobs, now))
             return
-        with self._lock():
+        with lock.once_free():
             self._enqueue(jobs, now)
-        if self._lock.deferred:
-            self._lock.run_deferred()
+        if lock.deferred:
+            lock.run_deferred()
 
     def _leads_to(self, uid: str | None) -> str | None:
         entry = None if uid is None else self._unique.lead(uid)
@@ -199,7 +197,7 @@ class MemoryBackend(Steering, Backend):
                 "by one that has interrupted the queue's own work, which would wait for itself; "
                 "enqueue there a job that does what is to follow"
             )
-        with self._lock():
+        with self._lock.once_free():
             record = self._find(uid)
             entry = None if record is None else self._entry(record)
             if entry is None or entry.status.is_final:
@@ -219,29 +217,19 @@ class MemoryBackend(Steering, Backend):
     # -- the worker's side
 
     def claim(self, worker_id: WorkerId, queues: Collection[str] | None, limit: int) -> list[Claim]:
-        claims, now = list[Claim](), self._clock()
-        if self._lock.is_mine():
+        claims: list[Claim] = []
+        now, lock = self._clock(), self._lock
+        if lock.is_held() and lock.is_mine():
             return claims
-        with self._lock():
-            while len(claims) < limit:
-                entry = self._take(queues, now)
-                if entry is None:
-                    break
-                entry.status = RUNNING
-                entry.attempts = attempt = entry.attempts + 1
-                self._leases = entry.lease = lease = self._leases + 1
-                entry.last_attempted_at = now
-                if entry.job.keys is not None:
-                    self._ready_queue.started(entry, now)
-                if entry.started_at is None:
-                    entry.started_at = now
-                crashes = self._max_crashes - entry.crashes - 1
-                claims.append(Claim(entry.job, lease, attempt, entry.budget - attempt, crashes))
-            due = self._ready_queue.next_due()
-            if due is not None:  # the thread that claims a job may have waited for that one
-                self._waiters.wake_by(due)
-        if self._lock.deferred:
-            self._lock.run_deferred()
+        with lock.once_free():
+            while len(claims) < limit and (claim := self._claim(queues, now)) is not None:
+                claims.append(claim)
+            if self._waiters.waiting:
+                due = self._ready_queue.next_due()
+                if due is not None:  # the thread that claims a job may have waited for that one
+                    self._waiters.wake_by(due)
+        if lock.deferred:
+            lock.run_deferred()
         return claims
 
     @running_deferred
@@ -254,7 +242,7 @@ class MemoryBackend(Steering, Backend):
 
     @running_deferred
     def fence(self, claim: Claim, connection: Any = None) -> bool:
-        with self._lock():
+        with self._lock.once_free():
             entry = self._held(claim)
             if entry is None or entry.cancelled:
                 return False
@@ -263,23 +251,24 @@ class MemoryBackend(Steering, Backend):
 
     @running_deferred
     def unfence(self, claim: Claim) -> None:
-        with self._lock():
+        with self._lock.once_free():
             entry = self._held(claim)
             if entry is not None:
                 entry.fenced = False
 
     def finish(self, claim: Claim, outcome: Outcome, connection: Any = None) -> bool:
-        with self._lock():
+        lock = self._lock
+        with lock.once_free():
             stored = self._finish(claim, outcome)
-        if self._gone or self._lock.deferred:
-            self._clear_up()
+        self._gone.clear()
+        if lock.deferred:
+            lock.run_deferred()
         return stored
 
     def finish_many(self, ends: Sequence[tuple[Claim, Outcome]]) -> list[bool]:
-        with self._lock():
+        with self._lock.once_free():
             stored = [self._finish(claim, outcome) for claim, outcome in ends]
-        if self._gone or self._lock.deferred:
-            self._clear_up()
+        self._clear_up()
         return stored
 
     @running_deferred
@@ -287,7 +276,7 @@ class MemoryBackend(Steering, Backend):
         if self._lock.is_mine():
             self._lock.deferred.append(partial(self._release, list(claims)))
             return
-        with self._lock():
+        with self._lock.once_free():
             self._release(claims)
 
     @running_deferred
@@ -313,7 +302,7 @@ class MemoryBackend(Steering, Backend):
     def wait(
         self, queues: Collection[str] | None, seconds: float, stopped: Callable[[], bool]
     ) -> None:
-        with self._lock():
+        with self._lock.once_free():
             now = self._clock()
             due = self._ready_queue.next_due()
             if due is not None:
@@ -325,7 +314,7 @@ class MemoryBackend(Steering, Backend):
         try:
             waiter.wait(seconds)
         finally:
-            with self._lock():
+            with self._lock.once_free():
                 self._waiters.remove(waiter)
 
     @running_deferred
@@ -333,13 +322,13 @@ class MemoryBackend(Steering, Backend):
         if self._lock.is_mine():
             self._lock.deferred.append(self._waiters.wake_all)
             return
-        with self._lock():
+        with self._lock.once_free():
             self._waiters.wake_all()
 
     def prune(self) -> int:
         before = self._clock() - self._retention_seconds
         self._audit.prune(before)
-        with self._lock():
+        with self._lock.once_free():
             self._statistics.prune()
             removed = self._prune(before)
         self._clear_up()

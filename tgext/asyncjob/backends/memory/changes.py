@@ -44,6 +44,7 @@ class JobChanges:
     after_failure: AfterFailure
     new_uid: Callable[[], JobId]
     _clock: Callable[[], float]  # returns seconds since the epoch
+    _max_crashes: int
     statistics: Statistics
 
     def _begin_jobs(self) -> None:
@@ -51,6 +52,7 @@ class JobChanges:
         self.statistics = self._statistics = MemoryStatistics(self._clock)
         #: by uid; a job that waits for nothing but a thread has a ``WaitingRecord``
         self._records: dict[str, Record] = {}
+        self._leases = 0
         self._unique = UniqueEntries()
         self._ready_queue = ReadyQueue(self._wake_for, self._clock)
         self._paused: dict[str, PausedQueue] = {}
@@ -75,18 +77,30 @@ class JobChanges:
                 self._records[record.uid] = current = self._ready_queue.put_instead(record)
         return current if type(current) is Entry else None
 
-    def _take(self, queues: Collection[str] | None, now: float) -> Entry | None:
-        """Remove the next due job from the ready queue; None: none is due."""
-        found = self._ready_queue.take(queues, now)
-        if type(found) is WaitingRecord:
-            found = self._records[found.uid] = found.entry()
-        return found if type(found) is Entry else None
+    def _claim(self, queues: Collection[str] | None, now: float) -> Claim | None:
+        """Begin an attempt of the next due job; None: none is due."""
+        entry = self._ready_queue.take(queues, now)
+        if type(entry) is WaitingRecord:
+            entry = self._records[entry.uid] = entry.entry()
+        if type(entry) is not Entry:
+            return None
+        entry.status = RUNNING
+        entry.attempts = attempt = entry.attempts + 1
+        self._leases = entry.lease = lease = self._leases + 1
+        entry.last_attempted_at = now
+        if entry.job.keys is not None:
+            self._ready_queue.started(entry, now)
+        if entry.started_at is None:
+            entry.started_at = now
+        crashes = self._max_crashes - entry.crashes - 1
+        return Claim(entry.job, lease, attempt, entry.budget - attempt, crashes)
 
     def _enqueue(self, jobs: Sequence[Job], now: float) -> None:
         for job in jobs:
             if job.run_after is None and job.keys is None:
                 self._records[job.uid] = self._ready_queue.add(job, now)
-                self._waiters.wake_one(job.options.queue_name)
+                if self._waiters.waiting:
+                    self._waiters.wake_one(job.options.queue_name)
                 continue
             entry = self._records[job.uid] = Entry(job, now)
             if job.run_after is not None:
@@ -103,7 +117,7 @@ class JobChanges:
         entry.cancelled = True
         if entry.status is READY:
             is_queued = not self._unique.follows(entry)
-            self._end(entry, CANCELLED)
+            self._end(entry, CANCELLED, self._clock())
             if is_queued:
                 self._ready_queue.discard(entry)
         return True
@@ -157,7 +171,7 @@ class JobChanges:
             entry.attempts -= 1
             entry.fenced = False
             if entry.cancelled:
-                self._end(entry, CANCELLED)
+                self._end(entry, CANCELLED, self._clock())
             else:
                 self._make_ready(entry)
 
@@ -225,14 +239,15 @@ class JobChanges:
                 return False
             if status is READY:
                 status = CANCELLED
-        entry.note(outcome, claim, self._clock())
+        now = self._clock()
+        entry.note(outcome, claim, now)
         if status is READY:
             if outcome.delay_seconds > 0:
-                entry.run_at = self._clock() + outcome.delay_seconds
+                entry.run_at = now + outcome.delay_seconds
             self._make_ready(entry)
         else:
             entry.result = outcome.result
-            self._end(entry, status)
+            self._end(entry, status, now)
             if status is FAILED:
                 self._follow(entry.job)
         return True
@@ -243,19 +258,21 @@ class JobChanges:
         if follows is not None:
             self._enqueue([Job(self.new_uid(), *follows)], self._clock())
 
-    def _end(self, entry: Entry, status: TaskResultStatus) -> None:
-        self._left(entry)
+    def _end(self, entry: Entry, status: TaskResultStatus, now: float) -> None:
+        if self._ready_queue.limits:
+            self._left(entry)
         entry.status = status
-        if entry.job.keys is not None:
+        has_keys = entry.job.keys is not None
+        if has_keys:
             self._ready_queue.give_back(entry)
-        entry.finished_at = self._clock()
+        entry.finished_at = now
         self._ended.append(entry)
         self._statistics.count(entry)
         if entry.ended is not None:
             entry.ended.set()
         if len(self._ended) > MOST_ENDED:
             self._remove_oldest()
-        follower = self._unique.ended(entry)
+        follower = self._unique.ended(entry) if has_keys else None
         if follower is not None:
             self._make_ready(follower)
 

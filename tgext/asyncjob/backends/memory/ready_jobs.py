@@ -42,14 +42,13 @@ class ReadyJobs:
         """Whether there is any, stale ones included."""
         return bool(self._heap) or any(self._new.values())
 
-    def append(self, record: WaitingRecord) -> None:
+    def append(self, record: WaitingRecord, priority: int) -> None:
         """Add a new job, behind all others of its priority."""
-        priority = -record.options.priority
-        waiting = self._new.get(priority)
+        waiting = self._new.get(-priority)
         if waiting is None:
             for empty in [each for each, kept in self._new.items() if not kept]:
                 del self._new[empty]
-            waiting = self._new[priority] = deque()
+            waiting = self._new[-priority] = deque()
         waiting.append(record)
 
     def push(self, entry: Entry) -> None:

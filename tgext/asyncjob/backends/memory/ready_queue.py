@@ -64,12 +64,11 @@ class ReadyQueue:
         """Add a new job that has neither keys nor a delay."""
         self.last_sequence = sequence = self.last_sequence + 1
         self._length += 1
-        record = WaitingRecord(job, now, sequence)
-        name = job.options.queue_name
-        ready = self._ready.get(name)
+        record, options = WaitingRecord(job, now, sequence), job.options
+        ready = self._ready.get(options.queue_name)
         if ready is None:
-            ready = self._make_ready_jobs(name)
-        ready.append(record)
+            ready = self._make_ready_jobs(options.queue_name)
+        ready.append(record, options.priority)
         return record
 
     def put(self, entry: Entry) -> None:

@@ -27,9 +27,10 @@ class SpinLock:
     more. This lock convoy makes four workers slower than one; ``benchmarks/memory.py`` shows both.
     A thread that yields until the mutex is free, and acquires it then, hardly ever starts a convoy.
 
-    Used as ``with lock():``. That returns a ``threading.Lock``, because only C code acquires a lock
-    and enters the ``with`` block in one step. Between a Python ``acquire`` and the ``try`` after it
-    a signal handler may raise (Ctrl-C, SIGABRT of a server), and nothing would release the lock.
+    Used as ``with lock.once_free():``. That returns a ``threading.Lock``, because only C code
+    acquires a lock and enters the ``with`` block in one step. Between a Python ``acquire`` and the
+    ``try`` after it a signal handler may raise (Ctrl-C, SIGABRT of a server), and nothing would
+    release the lock.
 
     The garbage collector and signal handlers run anywhere, also in the thread that holds the lock,
     and may call the module again. The lock is not reentrant, since the guarded data may be half
@@ -43,13 +44,14 @@ class SpinLock:
     def __init__(self, module: str) -> None:
         self._module = module
         self._lock = threading.Lock()
-        self._is_held = self._lock.locked
+        #: whether any thread holds it
+        self.is_held = self._lock.locked
         #: changes that are made with the lock held, once it is free
         self.deferred: deque[Callable[[], object]] = deque()
 
-    def __call__(self) -> threading.Lock:
+    def once_free(self) -> threading.Lock:
         """Return the lock once it is free; until then other threads run."""
-        while self._is_held():
+        while self.is_held():
             time.sleep(0)
         return self._lock
 
@@ -59,18 +61,18 @@ class SpinLock:
         Also True if this thread is in such a function and another thread holds the lock. That
         thread then makes the deferred changes.
         """
-        return self._is_held() and self._is_inside(sys._getframe(1).f_back)
+        return self.is_held() and self._is_inside(sys._getframe(1).f_back)
 
     def unless_mine(self) -> AbstractContextManager[Any]:
         """Return a context manager for reading: the lock, or none if this thread may hold it."""
-        if self._is_held() and self._is_inside(sys._getframe(1).f_back):
+        if self.is_held() and self._is_inside(sys._getframe(1).f_back):
             return _NOTHING_TO_TAKE
-        return self()
+        return self.once_free()
 
     def run_deferred(self) -> None:
         """Make the deferred changes, unless this thread may still hold the lock."""
-        while self.deferred and not (self._is_held() and self._is_inside(sys._getframe(1).f_back)):
-            with self():
+        while self.deferred and not (self.is_held() and self._is_inside(sys._getframe(1).f_back)):
+            with self.once_free():
                 while self.deferred:
                     self.deferred.popleft()()
 

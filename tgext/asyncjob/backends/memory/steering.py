@@ -54,7 +54,7 @@ class Steering(JobChanges):
         subject: str = "",
     ) -> int:
         before = None if until is None else until.timestamp()
-        with self._lock():
+        with self._lock.once_free():
             found = [self._records[uid] for uid in uids if uid in self._records]
             if action == "cancel":
                 changed = sum(self._cancel(each, True) for each in found if not each.cancelled)
@@ -72,19 +72,19 @@ class Steering(JobChanges):
 
     @running_deferred
     def pause(self, queue_name: str, user: str | None = None, act: Act | None = None) -> bool:
-        with self._lock():
+        with self._lock.once_free():
             paused = self._pause(queue_name, user)
         return bool(self._noted(act, "pause", queue_name, paused))
 
     @running_deferred
     def resume(self, queue_name: str, act: Act | None = None) -> bool:
-        with self._lock():
+        with self._lock.once_free():
             resumed = self._resume(queue_name)
         return bool(self._noted(act, "resume", queue_name, resumed))
 
     @running_deferred
     def limit(self, queue_name: str, most: int | None, act: Act | None = None) -> None:
-        with self._lock():
+        with self._lock.once_free():
             self._limit(queue_name, most)
         self._noted(act, "limit", f"{queue_name}: {'no limit' if most is None else most}", True)
 

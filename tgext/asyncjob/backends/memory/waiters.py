@@ -33,35 +33,34 @@ class Waiters:
     """The waiters of one backend."""
 
     def __init__(self) -> None:
-        self._waiting: list[Waiter] = []
+        #: the waiters of the threads that wait
+        self.waiting: list[Waiter] = []
 
     def add(self, queues: Collection[str] | None, until: float) -> Waiter:
         """Make a waiter for the calling thread."""
         waiter = Waiter(queues, until)
-        self._waiting.append(waiter)
+        self.waiting.append(waiter)
         return waiter
 
     def remove(self, waiter: Waiter) -> None:
         """Remove *waiter*, whose thread no longer waits."""
-        if waiter in self._waiting:  # else it was removed when it was woken
-            self._waiting.remove(waiter)
+        if waiter in self.waiting:  # else it was removed when it was woken
+            self.waiting.remove(waiter)
 
     def wake_one(self, queue_name: str) -> None:
         """Wake the last added thread that serves *queue_name*; its caches are the warmest."""
-        if not self._waiting:
-            return
-        for at in range(len(self._waiting) - 1, -1, -1):
-            queues = self._waiting[at].queues
+        for at in range(len(self.waiting) - 1, -1, -1):
+            queues = self.waiting[at].queues
             if queues is None or queue_name in queues:
-                self._waiting.pop(at).wake()
+                self.waiting.pop(at).wake()
                 return
 
     def wake_by(self, due: float) -> None:
         """Ensure that a thread is awake at *due*, by the backend's clock."""
-        if self._waiting and all(waiter.until > due for waiter in self._waiting):
-            self._waiting.pop().wake()
+        if self.waiting and all(waiter.until > due for waiter in self.waiting):
+            self.waiting.pop().wake()
 
     def wake_all(self) -> None:
         """Wake every thread that waits."""
-        while self._waiting:
-            self._waiting.pop().wake()
+        while self.waiting:
+            self.waiting.pop().wake()
