@@ -34,9 +34,11 @@ def only_here(function: Callable[Arguments, Result]) -> Callable[Arguments, Resu
         try:
             value = function(*args, **kwargs)
         except BaseException as error:
-            end_child_of(begun, error)
+            if _generation != begun:
+                _end(error)
             raise
-        end_child_of(begun)
+        if _generation != begun:
+            _end(None)
         return value
 
     return call

@@ -297,21 +297,19 @@ class Attempt:
         self.outcome = None
 
     def _has_ended(self, outcome: Outcome | None) -> None:
+        assert outcome is not None
+        status, tracker = outcome.status, self._environment.progress_tracker
         try:
-            self._log_end(outcome)
+            if status is not READY and tracker.tracker is not None:
+                tracker.end(self.uid)
+            if log.isEnabledFor(logging.INFO) and status in (SUCCESSFUL, CANCELLED):
+                log.info(
+                    "job=%s attempt=%d call=%s %s after %.3fs", self.uid, self.claim.attempt,
+                    self.claim.job.call.name, status.lower(), time.monotonic() - self.started,
+                )  # fmt: skip
         except Exception:  # of a filter of the application's logging; the outcome is stored
             with suppress(Exception):
                 log.exception("job=%s ended, which could not be logged", self.uid)
-
-    def _log_end(self, outcome: Outcome | None) -> None:
-        assert outcome is not None
-        if outcome.status is not READY:
-            self._environment.progress_tracker.end(self.uid)
-        if log.isEnabledFor(logging.INFO) and outcome.status in (SUCCESSFUL, CANCELLED):
-            log.info(
-                "job=%s attempt=%d call=%s %s after %.3fs", self.uid, self.claim.attempt,
-                self.claim.job.call.name, outcome.status.lower(), time.monotonic() - self.started,
-            )  # fmt: skip
 
     def fail(self, mistake: Exception) -> None:
         """End the attempt as FAILED because ending it raised *mistake*, for example in a filter of
@@ -329,7 +327,7 @@ class Attempt:
         log.info("job=%s %s, waits again", self.uid, why)
 
     def _after_return(self, value: Any) -> Outcome:
-        return after_return(value, self.claim, self._log_lines())
+        return after_return(value, self.claim, self._log_lines() if self._lines else ())
 
     def _log_lines(self) -> tuple[str, ...]:
         return tuple(self._lines or ())
@@ -340,10 +338,11 @@ def store_outcomes(attempts: Sequence[Attempt], backend: Backend) -> None:
 
     Raises what the backend raises; the attempts then keep their outcomes.
     """
-    open_ones = [attempt for attempt in attempts if attempt.outcome is not None]
-    ends = [(attempt.claim, attempt.outcome) for attempt in open_ones if attempt.outcome]
+    ends = [(each, each.outcome) for each in attempts if each.outcome is not None]
     if len(ends) == 1:
-        open_ones[0].stored(backend.finish(*ends[0]))
+        [(attempt, outcome)] = ends
+        attempt.stored(backend.finish(attempt.claim, outcome))
     elif ends:
-        for attempt, is_stored in zip(open_ones, backend.finish_many(ends), strict=True):
+        are_stored = backend.finish_many([(attempt.claim, outcome) for attempt, outcome in ends])
+        for (attempt, _), is_stored in zip(ends, are_stored, strict=True):
             attempt.stored(is_stored)

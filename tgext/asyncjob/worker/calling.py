@@ -31,7 +31,7 @@ def make_call(
     running: the Interruptible that runs this function. result_of: returns the TaskResult of a uid.
     checkpoint: called while it waits; raises what is to end the attempt.
     """
-    _, call, options, *_ = claim.job
+    call, options = claim.job.call, claim.job.options
     args = call.args
     if options.takes_context:
         args = (TaskContext(result_of(claim.job.uid), claim.attempt), *args)

@@ -45,6 +45,9 @@ FUTURE_SECONDS = 0.1
 
 _WAITING, _RUNNING, _RETURNED, _ABANDONED = range(4)
 
+#: The class of such locks. ``threading.RLock`` is a function that takes longer than the lock.
+_RLock = type(threading.RLock())
+
 
 class WorkerStopping(BaseException):
     """Raised in a job whose worker stops; ``except Exception`` in a job does not catch it."""
@@ -92,8 +95,8 @@ class Interruptible:
 
     def __init__(self) -> None:
         self.thread = 0  #: identifier of the thread that runs the function; 0: none yet
-        self._lock = threading.RLock()
-        self._guard = threading.RLock()  # held by ``while_inside``
+        self._lock = _RLock()
+        self._guard = _RLock()  # held by ``while_inside``
         self._phase = _WAITING
         #: the thread that runs ``first`` of ``interrupt`` or ``kill`` of ``insist``, also when it
         #: has ended

@@ -167,10 +167,11 @@ class WorkerThread(threading.Thread):
             ran += 1
             claim = self._next()
         self._store_outcomes()
-        if self._stopping.is_set():
+        if self._prefetched and self._stopping.is_set():
             with suppress(Exception):  # when their worker has ended, they wait again
                 self._release_claims()
-        self._adapt(ran, time.monotonic() - begun_at)
+        if self._backend.most_at_once > 1:
+            self._adapt(ran, time.monotonic() - begun_at)
         return True
 
     def _run(self, claim: Claim) -> bool:
@@ -209,11 +210,9 @@ class WorkerThread(threading.Thread):
         self._keep_trying(self._store_ended, "cannot store what became of jobs")
 
     def _store_ended(self) -> None:
-        while True:
+        while self._ended:
             with self._lock:
                 ended, self._ended = self._ended, []
-            if not ended:
-                return
             try:
                 store_outcomes(ended, self._backend)
             except Exception:
