@@ -311,11 +311,13 @@ class MemoryBackend(Steering, Backend):
                 return
             waiter = self._waiters.add(queues, now + seconds)
         self._lock.run_deferred()  # that may wake this thread
+        is_woken = False
         try:
-            waiter.wait(seconds)
+            is_woken = waiter.wait(seconds)
         finally:
-            with self._lock.once_free():
-                self._waiters.remove(waiter)
+            if not is_woken:  # who wakes it has removed it
+                with self._lock.once_free():
+                    self._waiters.remove(waiter)
 
     @running_deferred
     def wake(self) -> None:

@@ -79,11 +79,14 @@ class JobChanges:
 
     def _claim(self, queues: Collection[str] | None, now: float) -> Claim | None:
         """Begin an attempt of the next due job; None: none is due."""
-        entry = self._ready_queue.take(queues, now)
-        if type(entry) is WaitingRecord:
-            entry = self._records[entry.uid] = entry.entry()
-        if type(entry) is not Entry:
+        record = self._ready_queue.take(queues, now)
+        if record is None:
             return None
+        if type(record) is WaitingRecord:
+            self._records[record.uid] = entry = record.entry()
+        else:
+            assert type(record) is Entry
+            entry = record
         entry.status = RUNNING
         entry.attempts = attempt = entry.attempts + 1
         self._leases = entry.lease = lease = self._leases + 1

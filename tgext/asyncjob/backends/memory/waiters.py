@@ -21,9 +21,9 @@ class Waiter:
         self._lock = threading.Lock()
         self._lock.acquire()
 
-    def wait(self, seconds: float) -> None:
-        """Return when woken, at the latest after *seconds*."""
-        self._lock.acquire(timeout=seconds)
+    def wait(self, seconds: float) -> bool:
+        """Return when woken, at the latest after *seconds*; False: it was not woken."""
+        return self._lock.acquire(timeout=seconds)
 
     def wake(self) -> None:
         self._lock.release()
@@ -43,7 +43,7 @@ class Waiters:
         return waiter
 
     def remove(self, waiter: Waiter) -> None:
-        """Remove *waiter*, whose thread no longer waits."""
+        """Remove *waiter*, whose thread no longer waits and may not have been woken."""
         if waiter in self.waiting:  # else it was removed when it was woken
             self.waiting.remove(waiter)
 

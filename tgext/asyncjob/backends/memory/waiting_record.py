@@ -21,18 +21,18 @@ class WaitingRecord(Record):
     """
 
     __slots__ = (
-        "_args", "_context", "_kwargs", "_options", "_target", "_uid", "enqueued_at", "sequence",
+        "_args", "_context", "_kwargs", "_target", "enqueued_at", "options", "sequence", "uid",
     )  # fmt: skip
 
     _target: Callable[..., Any]
     _args: tuple[Any, ...]
     _kwargs: dict[str, Any] | None
-    _options: TaskOptions
     _context: Mapping[str, Any] | None
-    _uid: JobId
+    options: TaskOptions
+    uid: JobId
 
     def __init__(self, job: Job, now: float, sequence: int) -> None:
-        self._uid, call, self._options, _, self._context, _ = job
+        self.uid, call, self.options, _, self._context, _ = job
         self._target, self._args, self._kwargs = call
         self.enqueued_at = now
         self.sequence = sequence
@@ -40,15 +40,7 @@ class WaitingRecord(Record):
     @property
     def job(self) -> Job:
         call = Call(self._target, self._args, self._kwargs)
-        return Job(self._uid, call, self._options, None, self._context)
-
-    @property
-    def uid(self) -> JobId:
-        return self._uid
-
-    @property
-    def options(self) -> TaskOptions:
-        return self._options
+        return Job(self.uid, call, self.options, None, self._context)
 
     @property
     def keys(self) -> None:
