@@ -50,6 +50,7 @@ from tgext.asyncjob.job import (
     FAILED,
     READY,
     SUCCESSFUL,
+    Claim,
     Outcome,
     TaskResultStatus,
 )
@@ -381,7 +382,8 @@ def test_waiting_job_is_read_with_all_that_it_was_enqueued_with(backend):
 
     assert backend.get(given.uid).job == given
     assert backend.briefs([given.uid])[given.uid].user == "ann"
-    assert claim_one(backend).job == given
+    assert (claim := claim_one(backend)).job == given
+    assert len(claim) == len(Claim._fields)
     assert backend.get(given.uid).job == given
 
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from .backends.base import Backend
-from .call import Arguments, Call, call_of, call_with, check
+from .call import Arguments, Call, call_of, call_with, check, of_fields
 from .current import attempt_var, enqueued_var, shielded
 from .database import QueueDatabase
 from .duplicates import Enqueued, sorted_out
@@ -121,7 +121,7 @@ class QueueClient:
             if options.executor == "process":
                 check_picklable(call)
             keys = keys_for(call, options, context) if has_keys else None
-            job = Job(backend.new_uid(), call, options, run_after, context, keys)
+            job = of_fields(Job, (backend.new_uid(), call, options, run_after, context, keys))
             jobs.append(backend.prepare(job, jobs[-1] if jobs else None))
         enqueued: Sequence[Job] | Sequence[Enqueued] = jobs
         if jobs and jobs[0].keys is not None and jobs[0].keys.unique is not None:

@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, timezone
 
+from ...call import of_fields
 from ...job import (
     CANCELLED,
     FAILED,
@@ -96,7 +97,7 @@ class JobChanges:
         if entry.started_at is None:
             entry.started_at = now
         crashes = self._max_crashes - entry.crashes - 1
-        return Claim(entry.job, lease, attempt, entry.budget - attempt, crashes)
+        return of_fields(Claim, (entry.job, lease, attempt, entry.budget - attempt, crashes, ""))
 
     def _enqueue(self, jobs: Sequence[Job], now: float) -> None:
         for job in jobs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ...call import Call
+from ...call import Call, of_fields
 from ...job import Job, JobId
 from ...task_options import TaskOptions
 from .entry import Entry
@@ -39,8 +39,8 @@ class WaitingRecord(Record):
 
     @property
     def job(self) -> Job:
-        call = Call(self._target, self._args, self._kwargs)
-        return Job(self.uid, call, self.options, None, self._context)
+        call = of_fields(Call, (self._target, self._args, self._kwargs))
+        return of_fields(Job, (self.uid, call, self.options, None, self._context, None))
 
     @property
     def keys(self) -> None:
