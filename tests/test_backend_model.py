@@ -294,6 +294,32 @@ class BackendMachine(RuleBasedStateMachine):
         expected = None if job is None or job.status.is_final else job.progress
         assert self.backend.progress(uid) == expected
 
+    @rule(uid=uids)
+    def wait_for_its_end_in_vain(self, uid: str) -> None:
+        """It changes nothing that is to be seen."""
+        self.backend.wait_for_end(uid, 0.0)
+
+    @rule(uid=uids)
+    def look_at_position(self, uid: str) -> None:
+        job = self.jobs.get(uid)
+
+        position = self.backend.position(uid)
+
+        if job is None or job.status is not READY:
+            assert position is None
+            return
+        is_delayed = job.due > self.clock.seconds
+        place = (-job.priority, job.order)
+        before = sum(
+            each.status is READY
+            and each.due <= self.clock.seconds
+            and each.queue_name == job.queue_name
+            and (-each.priority, each.order) < place
+            for each in self.jobs.values()
+        )
+        assert position is not None
+        assert (position.is_delayed, position.before) == (is_delayed, 0 if is_delayed else before)
+
     @rule(seconds=st.integers(1, 9))
     def let_time_pass(self, seconds: int) -> None:
         self.clock.seconds += seconds

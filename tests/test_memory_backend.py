@@ -43,6 +43,7 @@ from tgext.asyncjob import (
 )
 from tgext.asyncjob.backends import memory
 from tgext.asyncjob.backends.audit import Act, Audit
+from tgext.asyncjob.backends.base import Standing
 from tgext.asyncjob.backends.memory import MemoryBackend, changes, entry, ready_queue
 from tgext.asyncjob.backends.memory.waiters import Waiters
 from tgext.asyncjob.job import (
@@ -363,7 +364,23 @@ def test_job_whose_end_is_waited_for_keeps_its_place_when_others_are_swept(backe
 
     assert backend.waiting() == 21
     assert claimed_uids(backend) == uids[1::2] + uids[-1:]
-    assert not backend._ready_queue._ready["default"]
+    ready = backend._ready_queue._ready["default"]
+    assert not ready
+    assert not ready._replaced
+
+
+def test_cancellation_that_was_put_off_until_its_job_was_claimed_cancels_the_attempt(backend):
+    """As that of a finalizer which has interrupted the claim."""
+    uid = enqueued(backend)
+    record = backend._find(uid)
+    claim = claim_one(backend)
+
+    assert backend._cancel(record, True) is True
+
+    assert backend.standing(claim) is Standing.CANCELLED
+    assert claimed_uids(backend) == []
+    assert backend.finish(claim, Outcome(CANCELLED)) is True
+    assert backend._cancel(record, True) is False
 
 
 def test_release_puts_a_job_before_those_that_were_enqueued_later(backend):
