@@ -193,6 +193,24 @@ def test_processes_that_migrate_at_once_agree(old):
             backend.close()
 
 
+def test_column_that_another_process_adds_just_before_is_there(old, monkeypatch, caplog):
+    with closing(old.backend()) as backend, closing(old.backend()) as other:
+        change, statements = backend._dialect.change_tables, []
+
+        def change_as_second(statement: str) -> None:
+            statements.append(statement)
+            if len(statements) == 1:
+                other.open(create_tables=True)
+            change(statement)
+
+        monkeypatch.setattr(backend._dialect, "change_tables", change_as_second)
+        backend.open(create_tables=True)
+
+        assert " ADD COLUMN " in statements[0]
+        assert "cannot look at the tables" not in caplog.text
+        assert backend.schema.identity == other.schema.identity is not None
+
+
 def test_older_tables_are_refused_where_the_application_must_not_change_them(old):
     with closing(old.backend()) as backend, pytest.raises(ConfigError) as raised:
         backend.open(create_tables=False)

@@ -327,7 +327,7 @@ _TABLE: dict[str, list[tuple[str, str, str, str]]] = {
          "test_sql_migration.py -k 'sqlite and more_rows'"),
         ("an upgrade gives up where a column has come meanwhile",
          "if is_done():", "if False:",
-         "test_sql_migration.py -k 'at_once'"),
+         "test_sql_migration.py -k 'sqlite and just_before'"),
     ],
     "backends/sql/rescue.py": [
         ("the death of a worker costs its jobs an attempt",
