@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from types import FunctionType
 from typing import Any, overload
+from weakref import WeakValueDictionary
 
 from .call import Arguments, Call, check, path_of
 from .current import current_queue
@@ -32,6 +33,11 @@ _SCHEDULE_NAMES = [field.name for field in fields(Recurrence)]
 
 #: Those that decide when a job may start beside others.
 _POLICY_NAMES = [field.name for field in fields(Policy)]
+
+
+#: Every Task with a schedule that was made, by its id. Whether one is at its path is looked up
+#: there: to look through all modules of the process takes a thousand times as long.
+_scheduled: WeakValueDictionary[int, Task] = WeakValueDictionary()
 
 
 def _never(*args: Any, **kwargs: Any) -> None:
@@ -68,6 +74,7 @@ class Task(TaskOptions):
         vars(self)["__wrapped__"] = self.func
         if self.recurrence is not None:
             self._check_schedule()
+            _scheduled[id(self)] = self
 
     def _check_schedule(self) -> None:
         if type(self.func) is not FunctionType or "<" in self.func.__qualname__:
@@ -161,14 +168,10 @@ def held_at(func: Callable[..., Any]) -> Any:
 
 
 def scheduled_tasks() -> list[Task]:
-    """Return the tasks with a schedule that the modules of this process have at their paths."""
-    found = {
-        id(value): value
-        for module in list(sys.modules.values())
-        for value in list(getattr(module, "__dict__", {}).values())
-        if type(value) is Task and value.recurrence is not None
-    }
-    return [each for each in found.values() if held_at(each.func) is each]
+    """Return the tasks with a schedule that this process has at their paths."""
+    # a list: another thread may import one meanwhile
+    made = [found() for found in _scheduled.valuerefs()]
+    return [each for each in made if each is not None and held_at(each.func) is each]
 
 
 def _made(held: Any, options: dict[str, Any]) -> Task:
