@@ -26,6 +26,7 @@ import transaction
 import own_servers
 from clocks import PATIENCE_SECONDS, FakeClock, Gate
 from compiled_statements import share_statements
+from kept_connections import close_kept, keep_connections
 from otherprocess import OtherProcess
 from tgext.asyncjob import JobQueue
 from tgext.asyncjob.current import open_queues
@@ -214,7 +215,9 @@ def queue() -> Iterator[JobQueue]:
 def _statements_compiled_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         share_statements(patch)
+        keep_connections(patch)
         yield
+    close_kept()
 
 
 @pytest.fixture(autouse=True)
