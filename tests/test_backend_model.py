@@ -2,7 +2,7 @@
 
 ``tests/backend_contract.py`` tests sentences; this looks for the order of events that nobody
 thought of. Another backend is one more line at the end. Where ``CI`` is set the examples are the
-same in every run; where ``FAST`` is, as in ``make fast``, there are a quarter as many.
+same in every run; in ``make fast`` there are a quarter as many.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from hypothesis.stateful import (
 )
 
 from backend_contract import DONE, ERROR, enqueued
+from examples import examples
 from tgext.asyncjob.backends.base import Backend, Standing
 from tgext.asyncjob.backends.memory import MemoryBackend
 from tgext.asyncjob.job import (
@@ -372,7 +373,7 @@ def instant(seconds: int | None) -> datetime | None:
 def compare(
     make_backend: Callable[[Clock], Backend],
     *,
-    examples: int = SETTINGS.max_examples,
+    number: int = SETTINGS.max_examples,
     steps: int = SETTINGS.stateful_step_count,
     keeps_places: bool = False,
 ) -> None:
@@ -381,11 +382,9 @@ def compare(
     keeps_places: whether a retried job comes before those that were enqueued after it, else behind
     all that wait.
     """
-    if os.environ.get("FAST"):
-        examples = examples // 4
     given = {"make": staticmethod(make_backend), "keeps_places": keeps_places}
     machine = type("Machine", (BackendMachine,), given)
-    chosen = settings(SETTINGS, max_examples=examples, stateful_step_count=steps)
+    chosen = settings(SETTINGS, max_examples=examples(number), stateful_step_count=steps)
     run_state_machine_as_test(machine, settings=chosen)
 
 

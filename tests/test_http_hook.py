@@ -26,6 +26,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from clocks import FakeClock
+from examples import examples
 from hook_server import served
 from tgext.asyncjob import BadSignature, ConfigError, JobQueue, NotSerializable
 from tgext.asyncjob.errors import CallableMissing, ModuleMissing, Unreadable
@@ -455,7 +456,9 @@ def test_body_that_cannot_be_read_is_refused():
 # -- fuzz
 
 FUZZ = settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(100),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 

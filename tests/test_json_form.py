@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from tgext.asyncjob import JobQueue, asyncjob_set_progress
 from tgext.asyncjob.json_form import LEFT_OUT, MOST_VALUES, json_form
 
@@ -128,7 +129,7 @@ def test_what_is_too_deep_or_too_many_is_left_out() -> None:
     assert len(json_form(list(range(MOST_VALUES * 3)))) <= MOST_VALUES + 1
 
 
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=examples(50), suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.binary() | st.decimals()

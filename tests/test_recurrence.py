@@ -17,6 +17,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from tgext.asyncjob import ConfigError, MissingExtra, task
 from tgext.asyncjob.recurrence import ALIASES, LONGEST_CRON, Recurrence
 
@@ -202,7 +203,7 @@ def test_long_expression_is_understood_in_no_time():
 
 @given(st.text("0123456789*/,-#LWMONJAN ", max_size=LONGEST_CRON + 5))
 @example("0 0 29 2 1#5")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_expression_is_refused_or_has_ticks(text):
     try:
         recurrence = Recurrence(text)

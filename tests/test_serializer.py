@@ -32,6 +32,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from tgext.asyncjob import task
 from tgext.asyncjob.call import Call
 from tgext.asyncjob.errors import (
@@ -286,14 +287,14 @@ def same_deep(left: Any, right: Any) -> bool:
     return is_same(left, right)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(nested)
 def test_any_nested_value_comes_back(value):
     assert same_deep(argument(value), value)
     assert same_deep(PLAIN.load_value(PLAIN.dump_value(value)), value)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.recursive(
     st.one_of(st.none(), st.integers(), st.text(), st.sampled_from(
         ["tuple", "set", "dict", "function", "pickle", "enum", "dataclass", "datetime", "path",

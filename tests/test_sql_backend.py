@@ -133,7 +133,7 @@ def test_sql_backend_does_what_the_model_does(make_backend, database):
         made.append(make_backend(retention_seconds=RETENTION_SECONDS, clock=clock))
         return made[-1]
 
-    compare(fresh, examples=8, steps=30, keeps_places=True)
+    compare(fresh, number=8, steps=30, keeps_places=True)
 
 
 def test_jobs_that_fill_more_than_one_statement_are_all_stored(make_backend, monkeypatch):

@@ -33,7 +33,7 @@ def test_memory_backend_does_what_the_model_does(scope: str) -> None:
     check(
         lambda clock: MemoryBackend(retention_seconds=RETENTION_SECONDS, clock=clock),
         scope,
-        examples=EXAMPLES,
+        number=EXAMPLES,
     )
 
 
@@ -56,6 +56,6 @@ def test_sql_backend_does_what_the_model_does(database: Database, scope: str) ->
         return made[-1]
 
     try:
-        check(fresh, scope, examples=EXAMPLES_SQL)
+        check(fresh, scope, number=EXAMPLES_SQL)
     finally:
         close()

@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 )
 
 from backend_contract import ERROR, work
+from examples import examples
 from test_backend_model import SETTINGS, noted
 from tgext.asyncjob.backends.base import Backend
 from tgext.asyncjob.call import Call
@@ -334,14 +335,14 @@ class UniqueMachine(RuleBasedStateMachine):
 
 
 def check(
-    make_backend: Callable[[Clock], Backend], scope: str, *, examples: int, steps: int = 40
+    make_backend: Callable[[Clock], Backend], scope: str, *, number: int, steps: int = 40
 ) -> None:
     """Compare a backend with the model; it keeps ended jobs RETENTION_SECONDS."""
-    if os.environ.get("FAST"):
-        examples = max(1, examples // 4)
     given = {"make": staticmethod(make_backend), "scope": scope}
     machine = type("Machine", (UniqueMachine,), given)
     # A failure is told with all its steps: to look for fewer of them takes minutes on a database.
     phases = [Phase.explicit, Phase.generate, *([Phase.shrink] if os.environ.get("LONG") else ())]
-    chosen = settings(SETTINGS, max_examples=examples, stateful_step_count=steps, phases=phases)
+    chosen = settings(
+        SETTINGS, max_examples=examples(number), stateful_step_count=steps, phases=phases
+    )
     run_state_machine_as_test(machine, settings=chosen)
