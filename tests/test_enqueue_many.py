@@ -89,11 +89,11 @@ def test_results_of_many_jobs_are_not_read_one_by_one(queue, place):
 
 
 def test_many_calls_are_more_than_one_statement_takes(queue):
-    uids = queue.perform_many(note, ((number,) for number in range(2_345)))
+    uids = queue.perform_many(note, ((number,) for number in range(1_234)))
 
-    assert queue.run_pending() == 2_345
-    assert [args[0] for args, _ in ran] == list(range(2_345))
-    assert len(uids) == 2_345
+    assert queue.run_pending() == 1_234
+    assert [args[0] for args, _ in ran] == list(range(1_234))
+    assert len(uids) == 1_234
 
 
 def test_calls_belong_to_the_transaction_of_their_caller(queue, place):
