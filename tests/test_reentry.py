@@ -25,7 +25,7 @@ from tgext.asyncjob import JobQueue
 
 #: A strike at every so-and-so-many-th call only, in an enqueue and in a run: primes, so that all
 #: are hit by and by; ``make fast`` takes longer strides through a run.
-STRIDE, RUN_STRIDE = 7, 97 if os.environ.get("FAST") else 29
+STRIDE, RUN_STRIDE = 7, 53 if os.environ.get("FAST") else 29
 
 
 @pytest.fixture(params=["memory", *KINDS])
