@@ -115,6 +115,16 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: Any, nextitem: Any) -> Iterator[None]:
+    """Let the garbage collector forget, at the end of a module, what will stay: a full run of it
+    takes half a second in the end, and tests ask for some."""
+    yield
+    if nextitem is not None and nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
+
+
 def _scope_of(nodeid: str) -> str:
     """What runs in one process: a module, as its fixtures are made once, but for those above."""
     module = nodeid.partition("::")[0]
