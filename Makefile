@@ -41,7 +41,7 @@ help:
 	@echo 'make demo ONCE=fail   run a job that fails; demo.py exits with status 1, make with its own'
 	@echo 'make dist             build the wheel and the source distribution in dist/'
 	@echo 'make test             check style, types and docs, and run all tests; must pass before a merge'
-	@echo 'make fast             the same without the tests that are marked slow; for use while you work'
+	@echo 'make fast             check style, and run the tests that are not marked slow; for use while you work'
 	@echo 'make check            check style, types and docs only'
 	@echo 'make docs             build the documentation as HTML in docs/_build/html'
 	@echo 'make screenshots      take the pictures in docs/pictures again, with Chromium'
@@ -86,7 +86,8 @@ TESTS = tests -o python_files='test_*.py project_checks.py'
 test: $(VENV)/.made-test browser
 	$(BIN)/python -m pytest -n $(PROCESSES) $(TESTS) $(PYTEST)
 
-# Every contract on every backend, with fewer examples; no browser, no kills, no other servers.
+# Every contract on every backend, with fewer examples; no browser, no kills, no other servers, and
+# of `make check` only style: mypy and Sphinx take as long as five hundred of the tests.
 fast: $(VENV)/.made-test
 	FAST=1 $(BIN)/python -m pytest -n $(PROCESSES) -m 'not slow' $(TESTS) $(PYTEST)
 

@@ -1,4 +1,5 @@
-"""``make check``, a check at a time: what ``make test`` and ``make fast`` run beside the tests.
+"""``make check``, a check at a time: what ``make test`` runs beside the tests; in ``make fast``
+it is only the quick one, of style.
 
 Before them, on one of the cores, it would take as long as two hundred tests. The name is not that
 of a module of tests: who runs pytest by itself does not ask for this.
@@ -15,8 +16,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+#: In the order in which they begin: those that take longest first.
+CHECKS = (
+    pytest.param("types", marks=pytest.mark.slow),
+    pytest.param("docs", marks=pytest.mark.slow),
+    "lint",
+)
 
-@pytest.mark.parametrize("check", ["types", "docs", "lint"])
+
+@pytest.mark.parametrize("check", CHECKS)
 def test_check(check: str) -> None:
     # without what an outer make has said to its own
     environ = {name: value for name, value in os.environ.items() if "MAKE" not in name}
