@@ -26,6 +26,7 @@ import transaction
 import own_servers
 from clocks import PATIENCE_SECONDS, FakeClock, Gate
 from compiled_statements import share_statements
+from databases import put_tables
 from kept_connections import close_kept, keep_connections
 from otherprocess import OtherProcess
 from tgext.asyncjob import JobQueue
@@ -43,6 +44,7 @@ class Database:
         import zope.sqlalchemy
         from sqlalchemy import orm
 
+        put_tables(path)
         self.url = f"sqlite:///{path}"
         self.engine = sqlalchemy.create_engine(self.url)
         base = orm.declarative_base()

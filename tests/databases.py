@@ -40,10 +40,15 @@ def url_of(kind: str, folder: Path) -> str:
 def sqlite_with_tables(folder: Path, prefix: str = PREFIX) -> str:
     """Return the URL of a SQLite file that has the tables of jobs: a copy of one, as to make them
     takes longer than most tests."""
-    path = shutil.copy(_tables_made(prefix), folder / "jobs.db")
+    put_tables(folder / "jobs.db", prefix)
+    return url_of("sqlite", folder)
+
+
+def put_tables(path: Path, prefix: str = PREFIX) -> None:
+    """Make a SQLite file that has the tables of jobs."""
+    shutil.copy(_tables_made(prefix), path)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute(f"UPDATE {prefix}schema SET identity = ?", [os.urandom(16).hex()])
-    return url_of("sqlite", folder)
 
 
 @functools.cache

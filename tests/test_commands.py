@@ -31,7 +31,7 @@ import psutil
 import pytest
 from sqlalchemy import create_engine, update
 
-from databases import url_of
+from databases import sqlite_with_tables, url_of
 from forked_python import OF_COMMANDS, ForkedPython, run_forked
 from needs import need
 from tgext.asyncjob import JobQueue, task
@@ -49,6 +49,9 @@ pytestmark = pytest.mark.timeout(60)
 
 #: The longest that a line may take to come. What is right comes nowhere near it.
 PATIENCE_SECONDS = 30.0
+
+#: One for all tests, each of which makes its tables anew: their statements are compiled once.
+PREFIX = f"t{uuid.uuid4().hex[:8]}_"
 
 #: A database that cannot be reached.
 AWAY = "postgresql+psycopg://postgres@127.0.0.1:1/test"
@@ -195,18 +198,18 @@ def make_shop(tmp_path: Path, monkeypatch: Any) -> Iterator[Callable[[str], Shop
     (tmp_path / f"{name}.py").write_text(JOBS)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    prefix = f"t{uuid.uuid4().hex[:8]}_"
     urls: list[str] = []
 
     def make(kind: str) -> Shop:
-        urls.append(url_of(kind, tmp_path))
-        return Shop(tmp_path, urls[-1], prefix, importlib.import_module(name))
+        is_file = kind == "sqlite"
+        urls.append(sqlite_with_tables(tmp_path, PREFIX) if is_file else url_of(kind, tmp_path))
+        return Shop(tmp_path, urls[-1], PREFIX, importlib.import_module(name))
 
     yield make
     sys.modules.pop(name, None)
     for url in urls:
         engine = create_engine(url)
-        make_tables(prefix).metadata.drop_all(engine)
+        make_tables(PREFIX).metadata.drop_all(engine)
         engine.dispose()
 
 
@@ -1031,7 +1034,7 @@ def test_argument_that_is_no_text_is_unknown(shop, command, arguments):
 
 
 def test_schema_tells_prints_and_makes_the_tables(shop, command):
-    (shop.folder / "jobs.db").touch()
+    (shop.folder / "jobs.db").write_bytes(b"")
     before = command("schema")
     sql = command("schema", "--sql")
     upgrade = command("schema", "--upgrade")

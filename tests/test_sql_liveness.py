@@ -18,7 +18,7 @@ from sqlalchemy import create_engine, event, select
 
 from backend_contract import DONE, claim_one, enqueued, status_of
 from clocks import FakeClock, rescued_meanwhile
-from databases import url_of
+from databases import sqlite_with_tables, url_of
 from sqlqueues import KINDS
 from tgext.asyncjob import JobQueue
 from tgext.asyncjob.backends.base import Standing
@@ -63,14 +63,15 @@ class Field:
 
 @pytest.fixture(params=KINDS)
 def field(request: Any, tmp_path: Path) -> Iterator[Field]:
-    made = Field(url_of(request.param, tmp_path))
+    url = sqlite_with_tables(tmp_path, PREFIX) if request.param == "sqlite" else None
+    made = Field(url or url_of(request.param, tmp_path))
     yield made
     made.drop()
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> Iterator[Field]:
-    made = Field(url_of("sqlite", tmp_path))
+    made = Field(sqlite_with_tables(tmp_path, PREFIX))
     yield made
     made.drop()
 

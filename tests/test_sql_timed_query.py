@@ -15,7 +15,7 @@ import zope.sqlalchemy
 from sqlalchemy import Column, Integer, String, create_engine, event, insert, select
 from sqlalchemy.orm import declarative_base, scoped_session, sessionmaker
 
-from databases import begin_at_the_first_statement, url_of
+from databases import begin_at_the_first_statement, sqlite_with_tables, url_of
 from sqlqueues import KINDS
 from tgext.asyncjob import JobQueue, TaskResultStatus, asyncjob_timed_query
 
@@ -30,7 +30,7 @@ class Notes:
     """A table of notes on one database, its session, and a queue."""
 
     def __init__(self, kind: str, folder: Path) -> None:
-        self.url = url_of(kind, folder)
+        self.url = sqlite_with_tables(folder, PREFIX) if kind == "sqlite" else url_of(kind, folder)
         self.engine = create_engine(self.url)
         if kind == "sqlite":
             begin_at_the_first_statement(self.engine)

@@ -11,7 +11,7 @@ import pytest
 from bs4 import BeautifulSoup
 from markupsafe import Markup
 
-from databases import url_of
+from databases import sqlite_with_tables
 from tgext.asyncjob import BadCall, ConfigError, JobQueue
 from tgext.asyncjob.job import TaskError
 from tgext.asyncjob.web import Rights, as_visitor, asyncjob_progress
@@ -167,7 +167,7 @@ def test_button_is_there_if_it_is_asked_for_and_signed_for_the_reader(jobs, queu
 
 
 def test_without_a_secret_a_shared_backend_signs_nothing(tmp_path: Path) -> None:
-    with JobQueue("sql", url=url_of("sqlite", tmp_path), threads=0) as queue:
+    with JobQueue("sql", url=sqlite_with_tables(tmp_path), threads=0) as queue:
         uid = Jobs(queue).waiting()
 
         assert made(uid)["data-state"] == "waiting"

@@ -24,7 +24,7 @@ from tg import (
 )
 
 from dashboard_jobs import Shop
-from databases import url_of
+from databases import sqlite_with_tables
 from tgapps import applications, globals_with
 from tgext.asyncjob import JobQueue, asyncjob_progress
 from tgext.asyncjob.web import Rights, WebApplication, as_visitor
@@ -117,7 +117,7 @@ class Pages(TGController):
 
 def plain(backend: str, path: str, folder: Path) -> Iterator[Site]:
     """A WSGI application without TurboGears, which mounts the pages at *path*."""
-    given = {"url": url_of("sqlite", folder)} if backend == "sql" else {}
+    given = {"url": sqlite_with_tables(folder)} if backend == "sql" else {}
     options: Any = {"threads": 0, "secret": "swordfish", **given}
     with JobQueue(backend, **options) as queue:
         rights = Rights("boss", may_act=True)
@@ -150,7 +150,7 @@ def turbogears(kind: str, backend: str, path: str, folder: Path) -> Iterator[Sit
     )  # fmt: skip
     options: dict[str, Any] = {"threads": 0, "secret": "swordfish", "web_path": path}
     if backend == "sql":
-        options |= {"backend": "sql", "url": url_of("sqlite", folder)}
+        options |= {"backend": "sql", "url": sqlite_with_tables(folder)}
     with applications(folder) as make:
         app = make(
             Pages(), database=kind == "full-stack", configurator=configurator,

@@ -17,7 +17,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from clocks import FakeClock
-from databases import url_of
+from databases import sqlite_with_tables
 from tgext.asyncjob import JobQueue, asyncjob_progress
 from tgext.asyncjob.backends.memory import MemoryBackend
 from tgext.asyncjob.job import CANCELLED, READY, RUNNING, TaskError
@@ -32,7 +32,7 @@ from webpages import FORBIDDEN, HOSTILE, SAME_ORIGIN, Jobs, app_of
 
 @pytest.fixture(params=["memory", "sql"])
 def queue(request: Any, tmp_path: Path) -> Iterator[JobQueue]:
-    options = {"url": url_of("sqlite", tmp_path)} if request.param == "sql" else {}
+    options = {"url": sqlite_with_tables(tmp_path)} if request.param == "sql" else {}
     with JobQueue(request.param, threads=0, secret="swordfish", **options) as made:
         yield made
 
@@ -421,7 +421,7 @@ def test_body_in_chunks_is_read_as_far_as_any_other(app, jobs, queue):
 
 
 def test_store_that_does_not_answer_is_said_to_be_away_for_a_while(tmp_path):
-    with JobQueue("sql", url=url_of("sqlite", tmp_path), threads=0) as queue:
+    with JobQueue("sql", url=sqlite_with_tables(tmp_path), threads=0) as queue:
         app, uid = app_of(queue), Jobs(queue).waiting()
         backend: Any = queue.backend
         error = OperationalError("SELECT", {}, sqlite3.OperationalError("database is locked"))

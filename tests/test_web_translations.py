@@ -21,7 +21,7 @@ from bs4 import BeautifulSoup
 from tg import FullStackApplicationConfigurator, TGController, expose
 
 from dashboard_jobs import Shop
-from databases import url_of
+from databases import sqlite_with_tables
 from test_turbogears_web import Identities, as_user
 from texts_template import POT, messages, written
 from tgapps import applications, globals_with
@@ -96,7 +96,7 @@ class Marking(NullTranslations):
 
 @pytest.fixture
 def queue(tmp_path: Path) -> Iterator[JobQueue]:
-    with JobQueue("sql", threads=0, url=url_of("sqlite", tmp_path), secret="swordfish") as made:
+    with JobQueue("sql", threads=0, url=sqlite_with_tables(tmp_path), secret="swordfish") as made:
         yield made
 
 

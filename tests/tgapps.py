@@ -22,7 +22,7 @@ from sqlalchemy import orm
 from tg import FullStackApplicationConfigurator, TGController, expose
 
 import projects
-from databases import begin_at_the_first_statement
+from databases import begin_at_the_first_statement, put_tables
 from tgext.asyncjob import JobQueue, start_async_worker, task
 
 #: The longest that a test waits for a job. None that is right comes near it.
@@ -126,6 +126,7 @@ class Model:
     """A model package: ``init_model``, ``DBSession`` and a table of items."""
 
     def __init__(self, path: Path) -> None:
+        put_tables(path)
         self.url = f"sqlite:///{path}"
         self.engines: list[Any] = []  # one for each application made with it
         self.DBSession = orm.scoped_session(orm.sessionmaker())
