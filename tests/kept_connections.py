@@ -11,6 +11,7 @@ own.
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -22,6 +23,9 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 #: How many are kept with the same parameters: the server has a hundred for all.
 _MOST = 4
+
+#: Parameters of connections that are closed.
+_OTHERS = re.compile("port=|application_name=")
 
 #: What is kept, by process, as a forked one must not use what is its parent's, and by parameters.
 _kept: defaultdict[tuple[int, str], list[pq.abc.PGconn]] = defaultdict(list)
@@ -51,7 +55,8 @@ def _connected(of: Any, conninfo: str = "") -> Iterator[Any]:
         made = of(_kept[key].pop())
     except IndexError:
         made = yield from _connect(of, conninfo)
-    if "host=127.0.0.1" in conninfo and "port=" not in conninfo:
+    # Who names the connections counts them on the server.
+    if "host=127.0.0.1" in conninfo and not _OTHERS.search(conninfo):
         made.kept_as = key
     return made
 
