@@ -1,11 +1,11 @@
-"""Connections to PostgreSQL on its standard port, kept open from one engine to the next.
+"""Connections to PostgreSQL, kept open from one engine to the next.
 
 Nearly each test has engines of its own. For each connection PostgreSQL starts a process that reads
 its catalogue anew: that takes ten times as long as the statements of a small test. What an engine
 has closed is reset as poolers do, by DISCARD ALL, and the next that connects with the same
 parameters takes it. For all that is above libpq that is a new connection, and the one before is
 closed. A connection that cannot be reset is really closed, and so are those of servers of a test's
-own.
+own, which may die, but for those of ``kept_to``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -24,8 +25,8 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 #: How many are kept with the same parameters: the server has a hundred for all.
 _MOST = 4
 
-#: Parameters of connections that are closed.
-_OTHERS = re.compile("port=|application_name=")
+#: The ports of servers of a test's own, of which connections are kept.
+_ports: set[int] = set()
 
 #: What is kept, by process, as a forked one must not use what is its parent's, and by parameters.
 _kept: defaultdict[tuple[int, str], list[pq.abc.PGconn]] = defaultdict(list)
@@ -48,6 +49,24 @@ def close_kept() -> None:
     _kept.clear()
 
 
+@contextmanager
+def kept_to(port: int) -> Iterator[None]:
+    """Keep connections to a server that lives as long as the block."""
+    _ports.add(port)
+    try:
+        yield
+    finally:
+        _ports.remove(port)
+        close_kept()
+
+
+def _is_kept(conninfo: str) -> bool:
+    if "host=127.0.0.1" not in conninfo or "application_name=" in conninfo:
+        return False  # who names the connections counts them on the server
+    port = re.search(r"port=(\d+)", conninfo)
+    return port is None or int(port[1]) in _ports
+
+
 def _connected(of: Any, conninfo: str = "") -> Iterator[Any]:
     """Do as ``psycopg.Connection._connect_gen`` does."""
     key = (os.getpid(), conninfo)
@@ -55,8 +74,7 @@ def _connected(of: Any, conninfo: str = "") -> Iterator[Any]:
         made = of(_kept[key].pop())
     except IndexError:
         made = yield from _connect(of, conninfo)
-    # Who names the connections counts them on the server.
-    if "host=127.0.0.1" in conninfo and not _OTHERS.search(conninfo):
+    if _is_kept(conninfo):
         made.kept_as = key
     return made
 

@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import NullPool, StaticPool
 
 from databases import begin_at_the_first_statement, url_of
+from kept_connections import kept_to
 from own_servers import own_server
 from sqlqueues import (
     PREFIX,
@@ -413,8 +414,12 @@ def _unless_written(cell: Cell, expected: list[tuple[str, int]]) -> str | None:
 def place_for(kind: str, folder: Path) -> Iterator[Place]:
     """A database for a column; PostgreSQL's own server, which knows prepared transactions."""
     with ExitStack() as stack:
-        own = kind == "postgresql"
-        url = stack.enter_context(own_server(kind)).url if own else url_of(kind, folder)
+        if kind == "postgresql":
+            server = stack.enter_context(own_server(kind))
+            stack.enter_context(kept_to(server.port))
+            url = server.url
+        else:
+            url = url_of(kind, folder)
         place = Place(url)
         stack.callback(place.drop)
         yield place
