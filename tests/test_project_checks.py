@@ -11,6 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+#: Each collects by make, in a pytest of its own.
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("target", "checks"), [("test", ["types", "docs", "lint"]), ("fast", ["lint"])]
