@@ -21,7 +21,7 @@ import transaction
 
 from clocks import PATIENCE_SECONDS
 from sqlqueues import KINDS, place_of
-from tgext.asyncjob import JobQueue
+from tgext.asyncjob import JobQueue, TaskResultStatus
 
 #: A strike at every so-and-so-many-th call only, in an enqueue and in a run: primes, so that all
 #: are hit by and by; ``make fast`` takes longer strides through a run.
@@ -112,6 +112,70 @@ def test_enqueue_in_the_middle_of_a_run_loses_and_holds_up_nothing(queue):
 
     assert enqueued > 10
     assert ran == enqueued
+
+
+def cancel_one(queue: JobQueue) -> object:
+    return queue.backend.cancel(queue.perform(work))
+
+
+def cancel_several(queue: JobQueue) -> object:
+    return queue.backend.change_many("cancel", [queue.perform(work) for _ in range(2)])
+
+
+def pause(queue: JobQueue) -> object:
+    return queue.pause("default")
+
+
+def resume(queue: JobQueue) -> object:
+    return queue.resume("default")
+
+
+def limit(queue: JobQueue) -> object:
+    return queue.limit("default", 3)
+
+
+STEERING = [cancel_one, cancel_several, pause, resume, limit]
+
+
+@pytest.mark.parametrize("act", STEERING)
+def test_enqueue_in_the_middle_of_steering_loses_and_holds_up_nothing(act):
+    with JobQueue(threads=0) as queue:
+        number = 1
+        enqueued = set()
+        while struck(number, lambda: act(queue), lambda: enqueued.add(queue.perform(work))):
+            number += 1
+
+        assert number > STRIDE
+        queue.resume("default")
+        queue.limit("default", None)
+        queue.run_pending()
+        assert {queue.result(uid).status for uid in enqueued} == {TaskResultStatus.SUCCESSFUL}
+
+
+@pytest.mark.parametrize("act", STEERING)
+def test_steering_in_the_middle_of_the_memory_backend_is_made_up_for(act):
+    with JobQueue(threads=0) as queue:
+        queue.pause("default")
+        number = 1
+        while struck(number, lambda: queue.perform(work), lambda: act(queue)):
+            number += 1
+            made_up_for(queue, act)
+
+        assert number > STRIDE
+
+
+def made_up_for(queue: JobQueue, act: Callable[..., object]) -> None:
+    """Check that a change was made, and undo it."""
+    if act is pause:
+        assert queue.resume("default") is True
+    elif act is resume:
+        assert queue.pause("default") is True
+    elif act is limit:
+        assert queue.backend.queue_limits() == {"default": 3}
+        queue.limit("default", None)
+    else:
+        assert queue.backend.counts()["CANCELLED"] > 0
+        assert queue.backend.waiting() == queue.backend.counts()["READY"]
 
 
 @pytest.mark.parametrize("threshold", [3, 7])

@@ -73,7 +73,7 @@ class MemoryBackend(Steering, Backend):
     def _begin(self) -> None:
         self._origin = f"asyncjob_{os.getpid()}_{os.urandom(4).hex()}_"
         self._uids: deque[JobId] = deque()
-        self._lock = SpinLock(__name__)
+        self._lock = SpinLock(__name__, Steering.__module__)
         self.audit = self._audit = Audit(self._clock)
         self._begin_jobs()
 

@@ -143,21 +143,27 @@ class JobChanges:
             self._make_ready(entry, asks=True)
         return True
 
-    def _pause(self, queue_name: str, user: str | None) -> bool:
+    def _pause(self, queue_name: str, user: str | None, now: bool) -> bool:
+        """Pause a queue; False if it is paused. now: as for ``_cancel``, here and below."""
         if queue_name in self._paused:
             return False
-        since = datetime.fromtimestamp(self._clock(), timezone.utc)
-        self._paused[queue_name] = PausedQueue(queue_name, since, user)
-        self._ready_queue.paused = tuple(self._paused)
+        if now:
+            since = datetime.fromtimestamp(self._clock(), timezone.utc)
+            self._paused[queue_name] = PausedQueue(queue_name, since, user)
+            self._ready_queue.paused = tuple(self._paused)
         return True
 
-    def _resume(self, queue_name: str) -> bool:
-        resumed = self._paused.pop(queue_name, None)
-        self._ready_queue.paused = tuple(self._paused)
-        self._waiters.wake_all()
-        return resumed is not None
+    def _resume(self, queue_name: str, now: bool) -> bool:
+        is_paused = queue_name in self._paused
+        if now:
+            self._paused.pop(queue_name, None)
+            self._ready_queue.paused = tuple(self._paused)
+            self._waiters.wake_all()
+        return is_paused
 
-    def _limit(self, queue_name: str, most: int | None) -> None:
+    def _limit(self, queue_name: str, most: int | None, now: bool) -> None:
+        if not now:
+            return
         limits = self._ready_queue.limits
         limits.pop(queue_name, None)
         if most is not None:

@@ -38,11 +38,11 @@ class SpinLock:
     its change to ``deferred``. Each method that takes the lock is ``@running_deferred``, or calls
     ``run_deferred()`` after the release.
 
-    module: the name of the module whose functions take the lock.
+    modules: the names of the modules whose functions take the lock.
     """
 
-    def __init__(self, module: str) -> None:
-        self._module = module
+    def __init__(self, *modules: str) -> None:
+        self._modules = frozenset((*modules, __name__))
         self._lock = threading.Lock()
         #: whether any thread holds it
         self.is_held = self._lock.locked
@@ -56,36 +56,40 @@ class SpinLock:
         return self._lock
 
     def is_mine(self) -> bool:
-        """Whether this thread may hold the lock; called by a function of the module.
+        """Whether this thread may hold the lock; called by a function of the modules.
 
         Also True if this thread is in such a function and another thread holds the lock. That
         thread then makes the deferred changes.
         """
-        return self.is_held() and self._is_inside(sys._getframe(1).f_back)
+        return self.is_held() and self._is_inside(sys._getframe(1))
 
     def unless_mine(self) -> AbstractContextManager[Any]:
         """Return a context manager for reading: the lock, or none if this thread may hold it."""
-        if self.is_held() and self._is_inside(sys._getframe(1).f_back):
+        if self.is_held() and self._is_inside(sys._getframe(1)):
             return _NOTHING_TO_TAKE
         return self.once_free()
 
     def run_deferred(self) -> None:
         """Make the deferred changes, unless this thread may still hold the lock."""
-        while self.deferred and not (self.is_held() and self._is_inside(sys._getframe(1).f_back)):
+        while self.deferred and not (self.is_held() and self._is_inside(sys._getframe(1))):
             with self.once_free():
                 while self.deferred:
                     self.deferred.popleft()()
 
     def _is_inside(self, frame: FrameType | None) -> bool:
-        """Whether a frame, or one of its callers, may hold the lock."""
+        """Whether a caller of the function that asks may hold the lock. frame: of that function;
+        those of the modules that call it, one right after the other, hold nothing yet."""
+        while frame is not None and self._takes(frame):
+            frame = frame.f_back
         while frame is not None:
-            if frame.f_globals.get("__name__") == self._module or frame.f_code is _RUNNING_DEFERRED:
+            if self._takes(frame):
                 return True
             frame = frame.f_back
         return False
 
-
-_RUNNING_DEFERRED = SpinLock.run_deferred.__code__
+    def _takes(self, frame: FrameType) -> bool:
+        """Whether the function of a frame takes the lock, or is on the way to one that does."""
+        return frame.f_globals.get("__name__") in self._modules
 
 
 def running_deferred(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from ...errors import UnknownJob
 from ...sentence import Sentence
@@ -16,6 +16,8 @@ from ..overview import PausedQueue
 from .changes import JobChanges
 from .record import Record
 from .spinlock import SpinLock, running_deferred
+
+Result = TypeVar("Result")
 
 _UID = re.compile(r"asyncjob_(\d+)_([0-9a-f]{8})_[0-9a-f]{32}", re.ASCII)
 
@@ -34,17 +36,23 @@ class Steering(JobChanges):
     def retry(self, uid: str, connection: Any = None, act: Act | None = None) -> bool | None:
         return self._noted(act, "retry", uid, self._change(self._retry, uid))
 
-    @running_deferred
     def _change(self, change: Callable[[Record, bool], bool], uid: str) -> bool | None:
-        with self._lock.unless_mine() as is_locked:
+        def of_found(now: bool) -> bool | None:
             record = self._find(uid)
-            if record is None:
-                return None
-            if not is_locked:
-                self._lock.deferred.append(partial(change, record, True))
-            return change(record, bool(is_locked))
+            return None if record is None else change(record, now)
+
+        return self._steered(of_found)
 
     @running_deferred
+    def _steered(self, change: Callable[[bool], Result]) -> Result:
+        """Make a change with the lock held; if this thread may hold it, only ask what becomes of
+        that, and make it later. change: called with whether to make it now."""
+        with self._lock.unless_mine() as is_locked:
+            found = change(bool(is_locked))
+            if not is_locked:
+                self._lock.deferred.append(partial(change, True))
+            return found
+
     def change_many(
         self,
         action: str,
@@ -54,38 +62,34 @@ class Steering(JobChanges):
         subject: str = "",
     ) -> int:
         before = None if until is None else until.timestamp()
-        with self._lock.once_free():
+
+        def change(now: bool) -> int:
             found = [self._records[uid] for uid in uids if uid in self._records]
             if action == "cancel":
-                changed = sum(self._cancel(each, True) for each in found if not each.cancelled)
-            else:
-                changed = sum(
-                    self._retry(each, True)
-                    for each in found
-                    if before is None or (each.finished_at or 0.0) <= before
-                )
+                return sum(self._cancel(each, now) for each in found if not each.cancelled)
+            return sum(
+                self._retry(each, now)
+                for each in found
+                if before is None or (each.finished_at or 0.0) <= before
+            )
+
+        changed = self._steered(change)
         self._audit.note(act, action, subject, changed)
         return changed
 
     def highest(self) -> int:
         return self._ready_queue.last_sequence
 
-    @running_deferred
     def pause(self, queue_name: str, user: str | None = None, act: Act | None = None) -> bool:
-        with self._lock.once_free():
-            paused = self._pause(queue_name, user)
+        paused = self._steered(partial(self._pause, queue_name, user))
         return bool(self._noted(act, "pause", queue_name, paused))
 
-    @running_deferred
     def resume(self, queue_name: str, act: Act | None = None) -> bool:
-        with self._lock.once_free():
-            resumed = self._resume(queue_name)
+        resumed = self._steered(partial(self._resume, queue_name))
         return bool(self._noted(act, "resume", queue_name, resumed))
 
-    @running_deferred
     def limit(self, queue_name: str, most: int | None, act: Act | None = None) -> None:
-        with self._lock.once_free():
-            self._limit(queue_name, most)
+        self._steered(partial(self._limit, queue_name, most))
         self._noted(act, "limit", f"{queue_name}: {'no limit' if most is None else most}", True)
 
     def queue_limits(self) -> dict[str, int]:
