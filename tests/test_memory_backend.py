@@ -452,6 +452,40 @@ def test_counting_while_others_enqueue_and_end_raises_nothing(backend):
         thread.join()
 
 
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda ready: [record.sequence for _, record in ready.jobs()],
+        lambda ready: [record.sequence for record in ready.firsts(9)],
+    ],
+    ids=["jobs", "firsts"],
+)
+def test_waiting_jobs_are_read_while_another_thread_adds_and_takes_some(backend, read):
+    """A finalizer may read without the lock, which another thread has."""
+    ready, added = ready_queue.ReadyJobs(), itertools.count(3)
+
+    class Changing(ready_queue.WaitingRecord):
+        """Whose queue is another one at each look at it, up to a number of looks."""
+
+        @property
+        def sequence(self) -> int:
+            number = next(added)
+            if number < 9:
+                ready.append(ready_queue.WaitingRecord(a_job(backend), 0.0, number), -number)
+                ready._new[0].pop()
+            return 1
+
+        @sequence.setter
+        def sequence(self, _number: int) -> None:
+            pass
+
+    ready.append(Changing(a_job(backend), 0.0, 1), 0)
+    for number in (20, 21, 22, 23, 24, 25, 26):
+        ready.append(ready_queue.WaitingRecord(a_job(backend), 0.0, number), 0)
+
+    assert read(ready)[0] == 1
+
+
 def test_every_other_job_cancelled_leaves_the_others_in_order(backend):
     uids = [enqueued(backend) for _ in range(4)]
     for uid in uids[::2]:

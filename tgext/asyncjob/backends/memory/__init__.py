@@ -153,12 +153,12 @@ class MemoryBackend(Steering, Backend):
     @running_deferred
     def key_states(self) -> KeyStates:
         with self._lock.unless_mine():
-            return self._ready_queue.key_states(self._records.values())
+            return self._ready_queue.key_states(tuple(self._records.values()))
 
     @running_deferred
     def owner_states(self) -> OwnerStates:
         with self._lock.unless_mine():
-            return self._ready_queue.owner_states(self._records.values())
+            return self._ready_queue.owner_states(tuple(self._records.values()))
 
     @running_deferred
     def blocked(self, uids: Collection[str]) -> set[str]:

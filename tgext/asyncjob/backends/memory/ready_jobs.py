@@ -6,7 +6,8 @@
 An item of the heap is stale if its job no longer waits or has another sequence number. A record in
 a deque is stale if an entry has taken its place. Stale ones are skipped, or removed together.
 
-Nothing here takes a lock: the backend does.
+Nothing here takes a lock: the backend does. What is read may be read without it, while another
+thread changes it: see ``SpinLock.unless_mine``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 
 from ...job import READY
@@ -88,13 +90,18 @@ class ReadyJobs:
         for item in self._heap:
             if may_run(item):
                 yield item[:2], item[2]
-        for negative, waiting in self._new.items():
-            for record in waiting:
+        for negative, waiting in self._new.copy().items():
+            for record in list(waiting):
                 if record.sequence not in self._replaced:
                     yield (negative, record.sequence), record
 
     def firsts(self, most: int) -> list[Record]:
         """Return the first ones, in order, without looking at the others."""
+        while True:
+            with suppress(IndexError, RuntimeError):  # another thread has changed them meanwhile
+                return self._firsts(most)
+
+    def _firsts(self, most: int) -> list[Record]:
         found: list[tuple[Place, Record]] = []
         heap, places = self._heap, [(self._heap[0][:2], 0)] if self._heap else []
         while places and len(found) < most:
@@ -104,7 +111,7 @@ class ReadyJobs:
             for below in (2 * place + 1, 2 * place + 2):
                 if below < len(heap):
                     heapq.heappush(places, (heap[below][:2], below))
-        for negative, waiting in self._new.items():
+        for negative, waiting in self._new.copy().items():
             current = (each for each in waiting if each.sequence not in self._replaced)
             found += [((negative, each.sequence), each) for each in islice(current, most)]
         found.sort(key=lambda each: each[0])
