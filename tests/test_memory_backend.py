@@ -56,7 +56,7 @@ from tgext.asyncjob.job import (
     TaskResultStatus,
 )
 from tgext.asyncjob.policies import Keys, Limit, Rate
-from tgext.asyncjob.sharing import Share
+from tgext.asyncjob.sharing import Share, share_of
 from tgext.asyncjob.uniqueness import UNFINISHED, UniqueKey
 
 UID = re.compile(r"asyncjob_(\d+)_[0-9a-f]{8}_[0-9a-f]{32}", re.ASCII)
@@ -484,6 +484,23 @@ def test_waiting_jobs_are_read_while_another_thread_adds_and_takes_some(backend,
         ready.append(ready_queue.WaitingRecord(a_job(backend), 0.0, number), 0)
 
     assert read(ready)[0] == 1
+
+
+def test_job_that_was_taken_back_and_admitted_again_counts_once(backend):
+    share = share_of(True, a_job(backend).call, "default", 0, "ann")
+
+    def put(limit: Limit | None = None) -> None:
+        backend.enqueue([a_job(backend)._replace(keys=Keys(limit=limit, share=share))])
+
+    put(Limit("one", 1))
+    claim = claim_one(backend)
+    put()
+    backend.release([claim])  # whose job is before the second one, which waits again
+    claim_one(backend)
+    behind = enqueued(backend)
+
+    assert backend.position(behind).before == 1
+    assert backend.briefs([behind])[behind].before == 1
 
 
 def test_every_other_job_cancelled_leaves_the_others_in_order(backend):

@@ -106,7 +106,7 @@ class ReadyJobs:
         heap, places = self._heap, [(self._heap[0][:2], 0)] if self._heap else []
         while places and len(found) < most:
             _, place = heapq.heappop(places)
-            if may_run(heap[place]):
+            if may_run(heap[place]) and (not found or found[-1][0] != heap[place][:2]):
                 found.append((heap[place][:2], heap[place][2]))
             for below in (2 * place + 1, 2 * place + 2):
                 if below < len(heap):

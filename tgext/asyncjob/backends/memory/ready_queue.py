@@ -148,12 +148,13 @@ class ReadyQueue:
         """Count the jobs of its queue that ``take`` would return before *record*, a due one, up to
         MOST_BEFORE."""
         place = (-record.options.priority, record.sequence)
-        count = 0
+        before: set[Place] = set()  # a job may have two items
         for each in self._beside(record, now):
-            count += each < place
-            if count == MOST_BEFORE:
-                break
-        return count
+            if each < place:
+                before.add(each)
+                if len(before) == MOST_BEFORE:
+                    break
+        return len(before)
 
     def _beside(self, record: Record, now: float) -> Iterable[Place]:
         """Return the places of the jobs that wait for the same as *record*."""
