@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import fields
 from datetime import datetime, timedelta, timezone
 from enum import Enum, IntEnum
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -1506,6 +1507,16 @@ class BackendContract:
         ]
         first = backend.audit.page(None, 50)[-1]
         assert abs((first.at - clock.now()).total_seconds()) < 0.01
+
+    def test_pages_that_look_at_fewer_jobs_than_are_due_at_one_instant_go_on(self, backend, clock):
+        at_once = [enqueued(backend, run_after=timedelta(seconds=5)) for _ in range(6)]
+        later = [enqueued(backend, run_after=timedelta(seconds=9), queue_name="b")]
+
+        for look_at in (1, 3, 100):
+            for name, uids in {"default": at_once, "b": later}.items():
+                wanted = JobFilter(queue_names=(name,))
+                pages = islice(found_pages(backend, 2, wanted, look_at), 20)
+                assert [uid for page in pages for uid in page] == uids
 
     def test_audit_is_read_in_pages_the_last_first(self, backend):
         for number in range(5):

@@ -193,7 +193,8 @@ class ListParts:
         jobs = self._jobs
         lower: Bound | None = None
         if after is not None and after.place[0] == DELAYED:
-            lower = operator.ge, after.due_at
+            # LARGEST: the jobs of that instant were looked at
+            lower = operator.ge if after.number < LARGEST else operator.gt, after.due_at
         those, is_searched = [self._tables.stands(states.SCHEDULED)], _is_narrowed(wanted)
         if is_by_user:
             is_searched = False
