@@ -179,6 +179,20 @@ def test_job_that_was_claimed_for_nobody_waits_again_however_long_the_database_r
     assert claim.job.uid == uid
 
 
+def test_job_that_was_claimed_for_nobody_waits_again_beside_another_worker(place):
+    backend = place.queue().backend
+    for worker in ("w", "other"):
+        backend.register(WorkerId(worker), None, 1)
+    uid = place.queue().perform(give, 1)
+    backend.claim(WorkerId("w"), None, 1)
+    backend._running.clear()  # the answer to the claim got lost
+
+    for worker in ("w", "other", "w"):
+        backend.heartbeat(WorkerId(worker))
+
+    assert backend.get(uid).status is READY
+
+
 def test_job_that_was_claimed_for_nobody_waits_again_after_a_round_that_saw_no_claim(place):
     backend = place.queue().backend
     backend.register(WorkerId("w"), None, 1)

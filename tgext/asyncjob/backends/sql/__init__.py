@@ -81,6 +81,7 @@ class SqlBackend(SteeredStore, Backend):
 
     def dismiss(self, worker_id: WorkerId) -> None:
         self._registry.dismiss(worker_id)
+        self._unreceived.pop(worker_id, None)
 
     def claim(self, worker_id: WorkerId, queues: Collection[str] | None, limit: int) -> list[Claim]:
         if not self._registry.is_registered(worker_id):
@@ -262,7 +263,8 @@ class SqlBackend(SteeredStore, Backend):
         held, ours = self._held_by(worker_id), set[tuple[str, int]]()
         if held or self._may_hold:
             ours = self._registry.claims_of(worker_id)
-        self._release_unreceived({which for which in ours if which not in self._running})
+        unreceived = {which for which in ours if which not in self._running}
+        self._release_unreceived(worker_id, unreceived)
         return self._lost_of(held, ours)
 
     def lost(self, worker_id: WorkerId) -> list[tuple[JobId, int]]:
@@ -280,11 +282,13 @@ class SqlBackend(SteeredStore, Backend):
         lost = (which for which in held if which not in ours and which in self._running)
         return [(JobId(uid), lease) for uid, lease in lost]
 
-    def _release_unreceived(self, unreceived: set[tuple[str, int]]) -> None:
+    def _release_unreceived(self, worker_id: WorkerId, unreceived: set[tuple[str, int]]) -> None:
         """Release jobs that a worker holds by the table and does not run: the answer to a claim was
         lost. Only when seen twice: the first time the answer may still be on its way."""
-        again, self._unreceived = unreceived & self._unreceived, unreceived
-        for uid, lease in again:
+        before = self._unreceived.pop(worker_id, set())
+        if unreceived:
+            self._unreceived[worker_id] = unreceived
+        for uid, lease in unreceived & before:
             with self._dialect.engine.connect() as connection:
                 row = connection.execute(self.tables.job(uid)).one_or_none()
             if row is not None and row.lease == lease:

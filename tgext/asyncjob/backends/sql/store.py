@@ -183,8 +183,8 @@ class SqlStore:
         self._lock = threading.RLock()
         self._looked: dict[tuple[str, int], tuple[float, Standing]] = {}
         self._running: dict[tuple[str, int], str] = {}  # claims, and their workers
-        #: claims in the table whose answer has not arrived
-        self._unreceived: set[tuple[str, int]] = set()
+        #: claims in the table whose answer has not arrived, by worker
+        self._unreceived: dict[str, set[tuple[str, int]]] = {}
         self._may_hold = True  # whether workers of this process hold jobs, as far as known
         self._rounds = 0
         self._may_be_blocked = True  # whether a job is BLOCKED, as far as known
