@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import gc
 import itertools
 import os
@@ -462,7 +463,7 @@ def test_counting_while_others_enqueue_and_end_raises_nothing(backend):
 )
 def test_waiting_jobs_are_read_while_another_thread_adds_and_takes_some(backend, read):
     """A finalizer may read without the lock, which another thread has."""
-    ready, added = ready_queue.ReadyJobs(), itertools.count(3)
+    ready, added = ready_queue.ReadyJobs(collections.deque()), itertools.count(3)
 
     class Changing(ready_queue.WaitingRecord):
         """Whose queue is another one at each look at it, up to a number of looks."""
@@ -554,6 +555,32 @@ def test_object_that_enqueues_when_it_is_let_go_of_finds_the_lock_free():
 
         assert not pruning.is_alive()
         assert queue.run_pending() == 1
+
+
+@pytest.mark.parametrize("delay", [None, timedelta(hours=1)], ids=["now", "later"])
+@pytest.mark.parametrize("is_swept", [False, True], ids=["claimed", "swept"])
+def test_arguments_of_a_cancelled_job_are_let_go_of_without_the_lock(monkeypatch, delay, is_swept):
+    found = []
+
+    class Upload:
+        def __del__(self):
+            lock = queue.backend._lock
+            found.append(lock.is_held() and lock.is_mine())
+
+    def enqueued():
+        return Task(func=id).using(run_after=delay).enqueue(Upload())
+
+    with JobQueue(threads=0, retention=0) as queue, queue.as_current():
+        enqueued().cancel()
+        monkeypatch.setattr(ready_queue, "MOST_STALE", 0 if is_swept else 1_000)
+        queue.backend.prune()
+        queue.perform(int)
+        if is_swept:
+            enqueued().cancel()
+        queue.run_pending()
+        queue.backend.prune()
+
+        assert set(found) == {False}
 
 
 def test_signal_whose_handler_raises_leaves_the_lock_free(backend):

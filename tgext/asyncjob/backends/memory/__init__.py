@@ -228,6 +228,8 @@ class MemoryBackend(Steering, Backend):
                 due = self._ready_queue.next_due()
                 if due is not None:  # the thread that claims a job may have waited for that one
                     self._waiters.wake_by(due)
+        if self._gone:
+            self._gone.clear()
         if lock.deferred:
             lock.run_deferred()
         return claims

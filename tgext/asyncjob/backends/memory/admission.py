@@ -27,8 +27,11 @@ from .turns import Turn
 class Admission:
     """put: called with each job that is admitted. clock: returns seconds since the epoch."""
 
-    def __init__(self, put: Callable[[Entry], object], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, put: Callable[[Entry], object], clock: Callable[[], float], gone: deque[object]
+    ) -> None:
         self._put = put
+        self._gone = gone
         self._clock = clock
         #: by group
         self._blocked: dict[str, list[HeapItem]] = {}
@@ -248,7 +251,7 @@ class Admission:
             keys = entry.job.keys
             if waits and entry.status is READY and keys is not None and keys.group == group:
                 return heap[0]
-            heapq.heappop(heap)  # it was cancelled, or has other keys
+            self._gone.append(heapq.heappop(heap))  # it was cancelled, or has other keys
         del self._blocked[group]
         self.due.pop(group, None)
         for name in self._keys.pop(group).names:

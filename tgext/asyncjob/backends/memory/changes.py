@@ -55,11 +55,11 @@ class JobChanges:
         self._records: dict[str, Record] = {}
         self._leases = 0
         self._unique = UniqueEntries()
-        self._ready_queue = ReadyQueue(self._wake_for, self._clock)
+        #: what was removed, to be dropped without the lock: a __del__ of the application may wait
+        self._gone: deque[object] = deque()
+        self._ready_queue = ReadyQueue(self._wake_for, self._clock, self._gone)
         self._paused: dict[str, PausedQueue] = {}
         self._ended: deque[Entry] = deque()
-        #: removed entries, to be dropped without the lock: a __del__ of the application may wait
-        self._gone: deque[Entry] = deque()
 
     def _held(self, claim: Claim) -> Entry | None:
         """The entry of *claim* if the claim still holds."""

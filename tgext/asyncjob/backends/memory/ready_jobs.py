@@ -31,11 +31,12 @@ HeapItem = tuple[float, int, Entry]
 
 
 class ReadyJobs:
-    """See the module."""
+    """See the module. gone: gets what is stale, see ``ReadyQueue``."""
 
-    __slots__ = ("_heap", "_new", "_replaced")
+    __slots__ = ("_gone", "_heap", "_new", "_replaced")
 
-    def __init__(self) -> None:
+    def __init__(self, gone: deque[object]) -> None:
+        self._gone = gone
         self._heap: list[HeapItem] = []
         self._new: dict[float, deque[WaitingRecord]] = {}  #: by negative priority
         self._replaced: set[int] = set()  #: the sequence numbers of stale records
@@ -67,12 +68,14 @@ class ReadyJobs:
         first: Place | None = None
         heap, replaced = self._heap, self._replaced
         while heap and not may_run(heap[0]):
-            heapq.heappop(heap)
+            self._gone.append(heapq.heappop(heap))
         if heap:
             first = heap[0][:2]
         for priority, waiting in self._new.items():
             while replaced and waiting and waiting[0].sequence in replaced:
-                replaced.discard(waiting.popleft().sequence)
+                stale = waiting.popleft()
+                replaced.discard(stale.sequence)
+                self._gone.append(stale)
             if waiting and (first is None or (priority, waiting[0].sequence) < first):
                 first = priority, waiting[0].sequence
         return first
@@ -119,6 +122,7 @@ class ReadyJobs:
 
     def sweep(self) -> None:
         """Remove what is stale."""
+        self._gone += (self._heap[:], *self._new.values())
         self._heap[:] = [item for item in self._heap if is_current(item)]
         heapq.heapify(self._heap)
         for priority, waiting in self._new.items():

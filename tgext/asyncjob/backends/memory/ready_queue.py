@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from itertools import chain
 
@@ -34,10 +35,17 @@ MOST_STALE = 1_000
 
 class ReadyQueue:
     """See the module. ``len()`` is the number of waiting jobs. admitted: called with each job that
-    is admitted. clock: returns seconds since the epoch."""
+    is admitted. clock: returns seconds since the epoch. gone: gets what is stale, and is emptied
+    without the lock: the last reference to the arguments of a job may be among it."""
 
-    def __init__(self, admitted: Callable[[Entry], object], clock: Callable[[], float]) -> None:
-        self._admission = Admission(self._push, clock)
+    def __init__(
+        self,
+        admitted: Callable[[Entry], object],
+        clock: Callable[[], float],
+        gone: deque[object],
+    ) -> None:
+        self._gone = gone
+        self._admission = Admission(self._push, clock, gone)
         #: notes that an attempt of a job with keys begins
         self.started = self._admission.start
         self.uses, self.key_states = self._admission.uses, self._admission.states
@@ -124,6 +132,8 @@ class ReadyQueue:
             if is_current(item):
                 item[2].run_at = None
                 self._make_ready(item[2])
+            else:
+                self._gone.append(item)
 
     def discard(self, entry: Entry) -> None:
         """Remove a job whose status is no longer READY."""
@@ -134,6 +144,7 @@ class ReadyQueue:
             for ready in self._ready.values():
                 ready.sweep()
             for heap in (*self._admission.heaps(), self._delayed):
+                self._gone.append(heap[:])
                 heap[:] = [item for item in heap if is_current(item)]
                 heapq.heapify(heap)
 
@@ -235,7 +246,7 @@ class ReadyQueue:
         if len(self._ready) >= self._most_names:  # an application may use ever new names
             self._ready = {each: kept for each, kept in self._ready.items() if kept}
             self._most_names = max(MOST_NAMES, 2 * len(self._ready))
-        ready = self._ready[name] = ReadyJobs()
+        ready = self._ready[name] = ReadyJobs(self._gone)
         return ready
 
     def _is_closed(self, name: str) -> bool:
