@@ -583,6 +583,29 @@ def test_arguments_of_a_cancelled_job_are_let_go_of_without_the_lock(monkeypatch
         assert set(found) == {False}
 
 
+@pytest.mark.parametrize("kept", [[], [-1.0]], ids=["none left", "one left"])
+def test_start_counts_where_a_finalizer_asks_for_them_while_an_old_one_is_forgotten(kept):
+    now, keys = 1_000.0, Keys(rate=Rate("rate", 1, 60.0))
+    admission = ready_queue.Admission(lambda _entry: None, lambda: now, collections.deque())
+
+    class Starts(collections.deque):
+        """Of which a finalizer asks, too, when the first is looked at."""
+
+        is_asked = False
+
+        def __getitem__(self, place):
+            found = super().__getitem__(place)
+            if not self.is_asked:
+                self.is_asked = True
+                admission.used(keys)
+            return found
+
+    admission._starts["rate"] = Starts([now - 100, *(now + each for each in kept)])
+
+    assert admission.used(keys)[0]["rate"] == len(kept)
+    assert admission.used(keys) == ({"rate": len(kept)}, now + 59 if kept else None)
+
+
 def test_signal_whose_handler_raises_leaves_the_lock_free(backend):
     class Stop(Exception):
         pass

@@ -13,7 +13,7 @@ import heapq
 import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 
 from ...job import READY, RUNNING
 from ...policies import Keys, Rate
@@ -270,10 +270,14 @@ class Admission:
         if rate is None:
             return used, None
         starts, since = self._starts.get(rate.key, deque()), self._clock() - rate.seconds
-        while starts and starts[0] <= since:
-            starts.popleft()
+        with suppress(IndexError):
+            while starts[0] <= since:
+                first = starts.popleft()
+                if first > since:  # a finalizer has come here in between, and taken the old one
+                    starts.appendleft(first)
         used[rate.key] = len(starts) + len(self._pending.get(rate.key, ()))
-        return used, starts[0] + rate.seconds if starts else None
+        left = next(iter(starts), None)
+        return used, None if left is None else left + rate.seconds
 
     def _is_free(self, entry: Entry, group: str) -> bool:
         keys = entry.job.keys
