@@ -45,10 +45,10 @@ class Size:
     batch: int  #: in one transaction
     claimed: int  #: a multiple of AT_ONCE
     drained: int  #: no-op jobs in one round
-    rows: int  #: jobs that insert a row
+    rows: int  #: jobs that insert a row; many, since a worker's first round runs beside them
 
 
-WHOLE = Size(rounds=11, enqueued=200, batch=1_000, claimed=1_000, drained=2_000, rows=200)
+WHOLE = Size(rounds=11, enqueued=200, batch=1_000, claimed=1_000, drained=2_000, rows=1_000)
 QUICK = Size(rounds=1, enqueued=20, batch=100, claimed=200, drained=300, rows=30)
 
 
