@@ -164,7 +164,8 @@ def test_child_that_cannot_load_the_application_ends_the_worker(
     fleet: Fleet, tmp_path: Path, app: str
 ) -> None:
     path = tmp_path / "loaded"
-    worker = fleet.start("-c", "2", ready=False, app=f"celery_fleet:{app}",
+    # So many that some of them report before the parent has read of the first.
+    worker = fleet.start("-c", "6", ready=False, app=f"celery_fleet:{app}",
                          variables={"ASYNCJOB_TEST_ONCE": str(path)})  # fmt: skip
 
     assert worker.process.wait(PATIENCE_SECONDS) == 78

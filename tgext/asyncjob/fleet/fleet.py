@@ -36,8 +36,9 @@ log = logging.getLogger(__name__)
 #: The exit status of a worker whose children cannot load the application: EX_CONFIG.
 NOT_LOADED = 78
 
-#: The most bytes of a child's report.
-REPORT_BYTES = 4000
+#: The most bytes of a child's report, and its end: several children may have reported before the
+#: parent reads.
+REPORT_BYTES, REPORT_END = 4000, b"\0"
 
 #: Seconds after which the parent is told once more of a queue in which jobs wait: it may have had
 #: no connection, and what it is told is kept nowhere.
@@ -178,8 +179,8 @@ class Fleet:
 
     def _report(self, error: BaseException) -> None:
         """Tell the parent, which ends; wait for that, so that no other child is made meanwhile."""
-        text = self._describe(error).encode("utf-8", "backslashreplace")
-        os.write(self._report_write, text[:REPORT_BYTES] or b"?")
+        text = self._describe(error).encode("utf-8", "backslashreplace").replace(REPORT_END, b"?")
+        os.write(self._report_write, (text[:REPORT_BYTES] or b"?") + REPORT_END)
         os.read(self._parent_read, 1)  # its end
         os._exit(NOT_LOADED)
 
@@ -268,7 +269,7 @@ class FleetStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _watch(self, worker: Any) -> None:
         """Wait for the first child that cannot load the application, and end the worker."""
-        report = os.read(self._fleet.report_read, REPORT_BYTES)
+        report, *_others = os.read(self._fleet.report_read, REPORT_BYTES).split(REPORT_END)
         self._is_loaded = False
         log.critical("%s", report.decode("utf-8", "replace"))
         state.should_stop = NOT_LOADED
