@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 import transaction
-from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy import Engine, create_engine, event, func, make_url, select
 
 from databases import url_of
 from sqlqueues import KINDS, PATIENCE_SECONDS, Place, effects, place_of
@@ -369,3 +370,18 @@ def test_log_lines_that_no_statement_holds_leave_the_last_ones(bounded):
     assert result.status is SUCCESSFUL
     assert "were left out" in result.log[0]
     assert result.log[-1].startswith("WARNING talk: 049 ü")
+
+
+def test_worker_removes_soon_what_one_round_of_pruning_has_left(place, monkeypatch):
+    monkeypatch.setattr("tgext.asyncjob.backends.sql.PRUNING_SECONDS", 0.0)  # a batch in each
+    queue, jobs = place.queue(threads=1, retention=0), place.tables.jobs
+    queue.perform_many(give, [(None,)] * 1_200)
+    queue.run_pending()
+
+    queue.start_worker()
+
+    until, left = time.monotonic() + PATIENCE_SECONDS, 1_200
+    while left and time.monotonic() < until:  # nothing tells when a row is removed
+        with place.engine.connect() as connection:
+            left = connection.execute(select(func.count()).select_from(jobs)).scalar_one()
+    assert left == 0

@@ -38,8 +38,8 @@ RESCUE_SECONDS = 1.5
 #: Seconds between checks which job holds the write lock, while jobs run.
 LOCK_SECONDS = 0.5
 
-#: Seconds between prunings.
-PRUNE_SECONDS = 60.0
+#: Seconds between prunings, and after one that removed so many jobs that more may be left.
+PRUNE_SECONDS, PRUNE_AGAIN_SECONDS, MANY_PRUNED = 60.0, 0.2, 500
 
 #: Seconds between two parts of a count of what has ended, if there is much of it.
 COUNT_SECONDS = 1.0
@@ -300,12 +300,17 @@ class Worker:
                 if now >= count_at:  # first: what is removed is counted no more
                     count_at = time.monotonic() + self._count_ended()
                 if now >= prune_at:
-                    prune_at = now + PRUNE_SECONDS * random.uniform(0.5, 1.5)
-                    self._try(self._backend.prune, "remove old jobs")
+                    prune_at = time.monotonic() + self._prune()
                 tick_at = self._run_schedules()
             self._maintenance_due.wait(
                 max(0.0, min(rescue_at, prune_at, count_at, look_at, tick_at) - time.monotonic())
             )
+
+    def _prune(self) -> float:
+        """Remove old jobs; return in how many seconds to go on."""
+        removed = self._try(self._backend.prune, "remove old jobs")
+        has_more = isinstance(removed, int) and removed >= MANY_PRUNED
+        return PRUNE_AGAIN_SECONDS if has_more else PRUNE_SECONDS * random.uniform(0.5, 1.5)
 
     def _count_ended(self) -> float:
         """Count what has ended, for the statistics; return in how many seconds to go on."""
