@@ -71,7 +71,7 @@ def parts(number: int) -> None:
 def parent(number: int) -> None:
     _begin()
     _write(number, "parent")
-    uid = asyncjob_perform(follow_up, number)
+    uid = asyncjob_perform(JOBS[follow_up.__name__], number)
     orders = field_of(here().prefix).orders
     asyncjob_session().execute(insert(orders).values(uid=uid, number=number, kind="follow_up"))
     points.reach(AFTER_WORK)
