@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, create_engine, event, text
 
-from tgext.asyncjob.backends.sql import lock_monitor
-from tgext.asyncjob.backends.sql.dialects import dialect_of
-from tgext.asyncjob.backends.sql.liveness import liveness_of
+from tgext.asyncjob.backends.sql import SqlBackend, lock_monitor
 from tgext.asyncjob.backends.sql.lock_monitor import LockMonitor
+from tgext.asyncjob.job import WorkerId
 
 WRITES = text("INSERT INTO note VALUES (1)")
 READS = text("SELECT * FROM note")
+
+#: The id of a worker of which only its lock file tells whether it lives.
+ELSEWHERE = WorkerId("in another container")
 
 #: The longest that a thread may take to come to a line.
 PATIENCE_SECONDS = 20.0
@@ -146,18 +148,25 @@ def test_connection_to_another_file_holds_no_lock_of_this_one(database, tmp_path
 def test_other_processes_are_told_as_long_as_the_lock_is_held_and_the_worker_lives(
     database, tmp_path
 ):
-    dialect = dialect_of(database.engine, "jobs")
-    worker, other = liveness_of(dialect), liveness_of(dialect)
-    worker.hold("w1")
-    published = [other.published_locks("w1")]
+    worker, other = SqlBackend(database.engine), SqlBackend(database.engine)
+    for each in (worker, other):
+        each.open(create_tables=True)
+    worker.register(ELSEWHERE, None, 1)
+    told = []
 
-    for held in ({"a": 5.25}, {"a": 5.25, "b": 7.5}, {}, {"b": 9.0}):
-        worker.publish_locks("w1", held)
-        published.append(other.published_locks("w1"))
+    for held in ({}, {"a": 5.25}, {"a": 5.25, "b": 7.5}, {}, {"b": 9.0}):
+        worker._registry.note_locks(ELSEWHERE, held)
+        told.append(other._registry.locks())
+    with worker._dialect.side_database.connect() as side:
+        side.exec_driver_sql("DELETE FROM asyncjob_workers")
+    told.append(other._registry.locks())
+    worker.heartbeat(ELSEWHERE)
+    told.append(other._registry.locks())
+    worker._liveness.after_fork()  # as the kernel does when the process ends
+    told.append(other._registry.locks())
     worker.close()
-    published.append(other.published_locks("w1"))
-    worker.publish_locks("w1", {"b": 9.0})
+    worker._registry.note_locks(ELSEWHERE, {"b": 9.0})
 
-    dialect.dispose()
-    assert published == [{}, {"a": 5.25}, {"a": 5.25, "b": 7.5}, {}, {"b": 9.0}, {}]
-    assert not list(tmp_path.glob("*w1"))
+    other.close()
+    assert told[:5] == [{}, {"a": 5.25}, {"a": 5.25, "b": 7.5}, {}, {"b": 9.0}]
+    assert told[5:] == [{}, {"b": 9.0}, {}]

@@ -257,7 +257,8 @@ def test_side_database_that_an_older_version_has_made_gets_what_it_lacks(tmp_pat
     with closing(old.backend()) as backend:
         assert backend.schema.side_file is not None
         with closing(sqlite3.connect(backend.schema.side_file)) as side:
-            side.executescript("".join(re.findall(r"CREATE TABLE \S*progress .*?;", made, re.S)))
+            of_side = r"CREATE TABLE \S*(?:progress|workers) .*?;"
+            side.executescript("".join(re.findall(of_side, made, re.S)))
         backend.open(create_tables=True)
         old.enqueue()
         [claim] = backend.claim(WorkerId("w"), None, 1)
@@ -266,4 +267,6 @@ def test_side_database_that_an_older_version_has_made_gets_what_it_lacks(tmp_pat
         backend._progress._write()
         report = backend._progress.get_all([claim.job.uid])[claim.job.uid]
         assert (report.value, report.attempt) == (1, 1)
+        backend._registry.note_locks(claim.worker_id, {claim.job.uid: 2.5})
+        assert backend._registry.locks() == {claim.job.uid: 2.5}
     old.drop()

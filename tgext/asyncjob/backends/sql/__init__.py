@@ -298,7 +298,7 @@ class SqlBackend(SteeredStore, Backend):
     def watch_locks(self, worker_id: WorkerId, running: Iterable[tuple[JobId, Any]]) -> bool:
         held = self._dialect.watch_locks(running)
         if held is not None:
-            self._liveness.publish_locks(worker_id, held)
+            self._registry.note_locks(worker_id, held)
         return held is not None
 
     def rescue(self) -> int:

@@ -10,7 +10,6 @@ Without a proof the lease decides.
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import threading
@@ -52,14 +51,6 @@ class Liveness(ABC):
     def clean_up(self, worker_id: str) -> None:  # noqa: B027 - only SQLite has one
         """Remove the proof of life that a dead worker has left."""
 
-    def publish_locks(self, worker_id: str, held: dict[str, float]) -> None:  # noqa: B027
-        """Publish, for other processes, which jobs of this worker hold the write lock, and since
-        when, in seconds since the epoch."""
-
-    def published_locks(self, worker_id: str) -> dict[str, float]:
-        """Return what a living worker has published."""
-        return {}
-
     def release(self, worker_id: str) -> None:  # noqa: B027 - only SQLite's
         """Stop proving that this worker lives."""
 
@@ -99,15 +90,13 @@ class FileLocks(Liveness):
     """Lock files ``<database>-asyncjob-<worker id>``; removed when the worker ends.
 
     The first line names the kernel and the file, so that a copy of the file, or a file that another
-    machine has locked, proves nothing. The rest lists the jobs that hold the write lock of the
-    database: as long as they do, that cannot be written to the database.
+    machine has locked, proves nothing.
     """
 
     def __init__(self, dialect: Sqlite) -> None:
         self._database = dialect.path
         self._side_database = dialect.side_database
         self._held: dict[str, _HeldLock] = {}
-        self._published: dict[str, dict[str, float]] = {}
         self._complained = False
 
     def hold(self, worker_id: str) -> bool:
@@ -126,7 +115,6 @@ class FileLocks(Liveness):
             return False
         if held is not None:
             held.close()
-        self._published.pop(worker_id, None)
         return True
 
     def _lock(self, path: Path) -> _HeldLock:
@@ -171,28 +159,8 @@ class FileLocks(Liveness):
         with suppress(OSError):
             self._path(worker_id).unlink(missing_ok=True)
 
-    def publish_locks(self, worker_id: str, held: dict[str, float]) -> None:
-        lock = self._held.get(worker_id)
-        if lock is None or held == self._published.get(worker_id, {}) or not lock.is_ours():
-            return
-        self._published[worker_id] = held
-        begin = len(_first_line(lock.descriptor))
-        os.ftruncate(lock.descriptor, begin)
-        os.pwrite(lock.descriptor, json.dumps(held).encode(), begin)
-
-    def published_locks(self, worker_id: str) -> dict[str, float]:
-        if self.is_dead(worker_id):
-            return {}
-        try:
-            text = self._path(worker_id).read_text("utf-8").partition("\n")[2]
-            found: dict[str, float] = json.loads(text)
-        except (OSError, ValueError):  # nothing yet, or a write is in progress
-            return {}
-        return found
-
     def release(self, worker_id: str) -> None:
         held = self._held.pop(worker_id, None)
-        self._published.pop(worker_id, None)
         if held is not None:
             self.clean_up(worker_id)
             held.close()
@@ -205,7 +173,6 @@ class FileLocks(Liveness):
         for held in self._held.values():
             held.close()  # the child's copy would keep the lock when the parent has died
         self._held.clear()
-        self._published.clear()
 
     def _path(self, worker_id: str) -> Path:
         return Path(f"{self._database}-asyncjob-{worker_id}")

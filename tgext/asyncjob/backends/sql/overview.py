@@ -22,7 +22,6 @@ from . import states
 from .backlog import Backlog
 from .dialect import Dialect
 from .dialects import MariaDb, PostgreSql
-from .liveness import Liveness
 from .sqlite import Sqlite
 from .tables import Tables, instant
 from .worker_registry import WorkerRegistry
@@ -51,14 +50,12 @@ class SqlOverview(Overview):
         tables: Tables,
         dialect: Dialect,
         workers: WorkerRegistry,
-        liveness: Liveness,
         now: Callable[[], ColumnElement[float]],
     ) -> None:
         self._tables = tables
         self._jobs = tables.jobs
         self._dialect = dialect
         self._registry = workers
-        self._liveness = liveness
         self._now = now
         self._backlog = Backlog(tables, dialect, now)
 
@@ -83,13 +80,12 @@ class SqlOverview(Overview):
         with self._dialect.engine.connect() as connection:
             rows = connection.execute(wanted).all()
         reports = self._reports([row.uid for row in rows])
-        workers = {row.worker_id for row in rows if row.worker_id is not None}
-        published = {worker_id: self._liveness.published_locks(worker_id) for worker_id in workers}
+        locks = self._registry.locks()
         return [
             RunningJob(
                 row.uid, row.name, row.queue_name, instant(row.last_attempted_at), row.attempts,
                 row.worker_id, *reports.get(row.uid, (NO_PROGRESS.value, None)), row.cancelled,
-                _locks_since(row, published.get(row.worker_id, {})),
+                _locks_since(row, locks),
             )
             for row in rows
         ]  # fmt: skip
@@ -168,8 +164,8 @@ class SqlOverview(Overview):
         return "by polling"
 
 
-def _locks_since(row: Any, published: dict[str, float]) -> datetime | None:
-    """Since when the running attempt holds the lock, if its worker has published it."""
-    since = published.get(row.uid)
-    # It may have been published for the attempt before.
+def _locks_since(row: Any, locks: dict[str, float]) -> datetime | None:
+    """Since when the running attempt holds the lock, if its worker has said so."""
+    since = locks.get(row.uid)
+    # It may have been said of the attempt before.
     return None if since is None or since < row.last_attempted_at else instant(since)

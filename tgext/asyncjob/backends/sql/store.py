@@ -99,12 +99,12 @@ class SqlStore:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.engine = engine
-        self.tables = make_tables(prefix)
         self._retention_seconds = retention_seconds
         self._clock = Clock(clock)
         self._now = self._clock.now
         self._dialect = dialect_of(engine, f"{prefix}jobs")
         self.has_one_writer = self._dialect.has_one_writer
+        self.tables = make_tables(prefix, has_one_writer=self.has_one_writer)
         self._serializer = CallSerializer(secret)
         most_bytes = lambda: self._dialect.most_bytes  # noqa: E731 - known after the first connection
         self.schema = Schema(self.tables, self._dialect, schema)
@@ -149,9 +149,7 @@ class SqlStore:
         ask = self._admissions.request
         rescue = Rescue(*parts, follow_ups, self._uniqueness, max_crashes, ask)
         self._registry = WorkerRegistry(*parts, rescue)
-        self.overview = SqlOverview(
-            self.tables, self._dialect, self._registry, self._liveness, self._now
-        )
+        self.overview = SqlOverview(self.tables, self._dialect, self._registry, self._now)
         self._briefs = Briefs(self.tables, self._dialect, self._progress, self._clock)
         self._snapshots = Snapshots(self.tables, self._dialect, self._rows, self._progress)
         self._listing = Listing(self.tables, self._dialect)

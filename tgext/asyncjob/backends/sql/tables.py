@@ -170,10 +170,13 @@ class Tables:
         return [*main, self.minutes, self.counted, *policies, *unique, self.schema]
 
 
-def make_tables(prefix: str = PREFIX, metadata: MetaData | None = None) -> Tables:
+def make_tables(
+    prefix: str = PREFIX, metadata: MetaData | None = None, *, has_one_writer: bool = False
+) -> Tables:
     """Describe the tables.
 
     metadata: None: one of their own. An application that manages them with Alembic passes its own.
+    has_one_writer: whether it is the database that has, SQLite.
     """
     metadata = MetaData() if metadata is None else metadata
     return Tables(
@@ -224,6 +227,8 @@ def make_tables(prefix: str = PREFIX, metadata: MetaData | None = None) -> Table
             Column("provable", Boolean, nullable=False),
             #: its death is not a crash of its jobs: it is stopping, or a reloader runs it
             Column("expendable", Boolean, nullable=False),
+            #: its jobs that hold the write lock, and since when, in JSON; NULL: none does
+            *([Column("locks", LONG)] if has_one_writer else []),
             **TEXT,
         ),
         queues=Table(

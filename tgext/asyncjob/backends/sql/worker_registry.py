@@ -8,6 +8,7 @@ lease if it sends no heartbeat (see ``silence``). What becomes of them: see ``re
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -24,7 +25,6 @@ from sqlalchemy import (
     insert,
     literal_column,
     select,
-    true,
     update,
 )
 from sqlalchemy.exc import DBAPIError
@@ -125,13 +125,22 @@ class WorkerRegistry:
 
     def retire(self, worker_id: str) -> None:
         """Note that a worker of this process is stopping: its death is no crash of its jobs."""
-        workers = self._tables.workers
-        if worker_id not in self._ours:
+        self._change(worker_id, expendable=True)
+
+    def note_locks(self, worker_id: str, held: dict[str, float]) -> None:
+        """Note, on SQLite, which jobs of a worker of this process hold the write lock, and since
+        when, in seconds since the epoch."""
+        self._change(worker_id, locks=json.dumps(held) if held else None)
+
+    def _change(self, worker_id: str, **values: Any) -> None:
+        """Change the row of a worker of this process, and what is inserted if others removed it."""
+        workers, described = self._tables.workers, self._ours.get(worker_id)
+        if described is None or all(described.get(name) == values[name] for name in values):
             return
-        self._ours[worker_id]["expendable"] = True
+        described.update(values)
         with self._liveness.connection() as connection:
             ours = update(workers).where(workers.c.worker_id == worker_id)
-            connection.execute(ours.values(expendable=true()))
+            connection.execute(ours.values(values))
 
     def dismiss(self, worker_id: str | None = None) -> None:
         """Remove a worker of this process, or all. One that still holds a job is marked as ended,
@@ -232,6 +241,19 @@ class WorkerRegistry:
         return bool(self._holders() - known - set(self._ours))
 
     # -- what they hold
+
+    def locks(self) -> dict[str, float]:
+        """Read which jobs hold the write lock of SQLite, as their workers have noted it, and since
+        when. A dead worker holds none."""
+        if not self._dialect.has_one_writer:
+            return {}
+        workers, found = self._tables.workers, dict[str, float]()
+        noted = select(workers.c.worker_id, workers.c.locks).where(workers.c.locks.is_not(None))
+        with self._dialect.side_database.connect() as connection:
+            rows = connection.execute(noted).all()
+        for row in rows:
+            found |= {} if self._liveness.is_dead(row.worker_id) else json.loads(row.locks)
+        return found
 
     def claims_of(self, worker_id: str) -> set[tuple[str, int]]:
         """Read the claims that a worker has in the table: uid and lease."""
