@@ -22,14 +22,14 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from sqlalchemy import Integer, Row, bindparam, insert, not_, select, update
+from sqlalchemy import Integer, Row, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ...policies import Keys
 from ...sharing import Share, is_owner, is_turn
 from .availability import admitted
 from .dialect import Dialect
-from .slots import Slots
+from .slots import Slots, finds_none
 from .tables import Clock, Tables
 from .turns import Turns
 
@@ -152,7 +152,7 @@ class Admission:
         self._slots.prune()
         jobs, groups = self._jobs, self._groups
         waits = select(jobs.c.uid).where(jobs.c.blocked_by == groups.c.blocked_by)
-        self._slots.remove(groups, not_(waits.correlate(groups).exists()))
+        self._slots.remove(groups, finds_none(waits.correlate(groups)))
         self._turns.prune()
 
     # -- one group

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Connection,
     Double,
     Row,
+    Select,
     and_,
     bindparam,
     case,
@@ -27,7 +28,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
-    not_,
+    literal_column,
     null,
     or_,
     select,
@@ -226,13 +227,13 @@ class Slots:
         its = select(jobs.c.uid).where(jobs.c.uid == slots.c.uid, counts).correlate(slots)
         is_over = or_(
             slots.c.started_at < window,
-            and_(slots.c.started_at.is_(None), not_(its.exists())),
+            and_(slots.c.started_at.is_(None), finds_none(its)),
         )
         held = select(slots.c.uid).where(slots.c.name == limits.c.name).correlate(limits)
         turns = self._tables.turns
         waiting = select(turns.c.owner).join(jobs, jobs.c.blocked_by == turns.c.blocked_by)
         waiting = waiting.where(turns.c.name == limits.c.name).correlate(limits)
-        is_unused = and_(not_(held.exists()), not_(waiting.exists()))
+        is_unused = and_(finds_none(held), finds_none(waiting))
         for table, is_gone in ((slots, is_over), (limits, is_unused)):
             self.remove(table, is_gone)
 
@@ -243,6 +244,12 @@ class Slots:
                 return
         with self._dialect.write() as connection:
             connection.execute(delete(table).where(which))
+
+
+def finds_none(wanted: Select[Any]) -> ColumnElement[bool]:
+    """Whether a correlated SELECT, of a column that is never NULL, finds no row. NOT EXISTS would
+    have MariaDB read every row that it might find, while its statistics are older than these."""
+    return wanted.limit(literal_column("1")).scalar_subquery().is_(None)
 
 
 def _slots_of(keys: Keys) -> Iterator[tuple[str, float | None]]:

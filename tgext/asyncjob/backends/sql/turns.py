@@ -17,13 +17,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, delete, func, insert, not_, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from ...policies import Keys
 from . import states
 from .availability import admitted, taken_back
 from .dialect import Dialect
-from .slots import Slots
+from .slots import Slots, finds_none
 from .tables import Clock, Tables
 
 #: The most AVAILABLE jobs of an owner while no other one waits.
@@ -102,7 +102,7 @@ class Turns:
         """Remove the rows of turns that nobody takes."""
         turns, limits = self._turns, self._tables.limits
         its = select(limits.c.name).where(limits.c.name == turns.c.name).correlate(turns)
-        self._slots.remove(turns, not_(its.exists()))
+        self._slots.remove(turns, finds_none(its))
 
     # -- with the turn locked
 
