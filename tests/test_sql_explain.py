@@ -99,13 +99,6 @@ def place(kind: str, tmp_path_factory: Any) -> Iterator[Place]:
         yield made
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["statistics", "no statistics"])
-def has_statistics(request: Any) -> bool:
-    """Whether the database has looked at the tables, as it does by itself after a while."""
-    found: bool = request.param
-    return found
-
-
 @contextmanager
 def backend_of(place: Place) -> Iterator[SqlBackend]:
     engine = create_engine(place.url, **options_of(place.url))
@@ -137,15 +130,12 @@ def steps_without_others(place: Place) -> dict[Any, int]:
 
 
 @pytest.fixture(scope="module")
-def full_tables(place: Place, steps_without_others: dict[Any, int], has_statistics: bool) -> Place:
-    """Finished and delayed jobs, spread over two queues and two priorities."""
-    place.empty()
+def last_number(place: Place, steps_without_others: dict[Any, int]) -> int:
+    """Let there be finished and delayed jobs, spread over two queues and two priorities; gives the
+    number of the last one."""
     with place.engine.begin() as connection:
         if place.kind == "postgresql":
             connection.exec_driver_sql(f"ALTER TABLE {JOBS} SET (autovacuum_enabled = off)")
-            connection.exec_driver_sql(
-                f"DELETE FROM pg_statistic WHERE starelid = '{JOBS}'::regclass"
-            )
             connection.exec_driver_sql(f"TRUNCATE {JOBS}")
         fill(connection, place.kind, FINISHED, states.SUCCEEDED, finished_at="4e9 + value")
         fill(connection, place.kind, WAIT_LATER, states.SCHEDULED, due_at="4e9 + value")
@@ -157,7 +147,22 @@ def full_tables(place: Place, steps_without_others: dict[Any, int], has_statisti
         for begin in ("(name) VALUES ('full')", HOLDER.format(jobs=JOBS, holder=holder)):
             table = "limits" if "VALUES" in begin else "slots"
             connection.exec_driver_sql(f"INSERT INTO {PREFIX}{table} {begin}")
-    if has_statistics:
+        found: int = connection.exec_driver_sql(f"SELECT max(number) FROM {JOBS}").scalar_one()
+    return found
+
+
+@pytest.fixture(scope="module", params=["no statistics", "statistics"])
+def full_tables(place: Place, last_number: int, request: Any) -> Place:
+    """Those jobs and no others; the database has looked at them or has not, as it does by itself
+    after a while."""
+    with place.engine.begin() as connection:
+        connection.exec_driver_sql(f"DELETE FROM {JOBS} WHERE number > {last_number}")
+        if place.kind == "postgresql":  # pytest chooses the order
+            connection.exec_driver_sql(
+                f"DELETE FROM pg_statistic WHERE starelid = '{JOBS}'::regclass"
+            )
+    clean_up(place)
+    if request.param == "statistics":
         table = "TABLE " * (place.kind == "mariadb") + JOBS
         vacuum = "VACUUM " * (place.kind == "postgresql")
         with place.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
