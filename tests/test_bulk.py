@@ -14,7 +14,7 @@ from databases import url_of
 
 pytestmark = pytest.mark.slow
 
-JOBS = 6_000
+JOBS = 3_000
 
 
 @pytest.mark.parametrize("kind", KINDS)
