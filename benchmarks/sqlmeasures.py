@@ -67,11 +67,11 @@ def request_seconds(jobs: int) -> float:
     return _repeated(_open[-1].requester("tick"), jobs)
 
 
-def batch_seconds(jobs: int) -> float:
+def batch_seconds(jobs: int, job: str = "tick") -> float:
     """Seconds to enqueue *jobs* in one transaction."""
     gc.collect()
     begun = time.perf_counter()
-    _open[-1].enqueue_many("tick", jobs)
+    _open[-1].enqueue_many(job, jobs)
     return time.perf_counter() - begun
 
 
@@ -85,14 +85,20 @@ def _repeated(act: Callable[[], Any], times: int) -> float:
 
 
 def drain_seconds(job: str, jobs: int) -> float:
+    """Enqueue *jobs*, and give the seconds that they take to run."""
+    batch_seconds(jobs, job)
+    return run_seconds(job, jobs)
+
+
+def run_seconds(job: str, jobs: int) -> float:
     """Seconds from the first line of the first of *jobs* until the last mark is committed.
 
-    All of them are waiting when the worker starts, in this process. Raises RuntimeError when
-    not all of the marks come, or when the rows that jobs insert are not there in the end.
+    They were enqueued before; all of them are waiting when the worker starts, in this process.
+    Raises RuntimeError when not all of the marks come, or when the rows that jobs insert are not
+    there in the end.
     """
     contender = _open[-1]
     expected = contender.written() + (jobs if job == "write" else 0)
-    contender.enqueue_many(job, jobs)
     TALLY.expect(jobs)
     gc.collect()
     contender.start()
@@ -148,6 +154,7 @@ MEASURES: dict[str, Callable[..., Any]] = {
     "enqueue": enqueue_seconds,
     "request": request_seconds,
     "batch": batch_seconds,
+    "run": run_seconds,
     "drain": drain_seconds,
     "serve": serve,
     "rest": rest,
