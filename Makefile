@@ -64,6 +64,7 @@ help:
 	@echo 'make bench-latecomer  jobs of a new key or owner beside 100,000 of another one; BENCH=--quick: short run'
 	@echo 'make bench-wal        bytes and commits that a job costs the log of PostgreSQL, with peers; BENCH=--quick: short run'
 	@echo 'make bench-endurance  10,000,000 jobs through PostgreSQL, twenty minutes; BENCH=--held: beside a snapshot'
+	@echo 'make bench-endurance BENCH="--held --minutes 10"   300 jobs a second beside a report of ten minutes'
 	@echo 'make bench-versions OLDER=../before   compare the hot path with that of an older checkout, or of several'
 	@echo 'make clean            remove everything that these targets create'
 	@echo

@@ -4,12 +4,16 @@
     python benchmarks/endurance.py --quick    20,000; says only that the harness works
     python benchmarks/endurance.py --held     beside a transaction that holds a snapshot from the
                                               first job to the last: no dead row can be removed
+    python benchmarks/endurance.py --held --minutes 10
+                                              RATE jobs a second, before, beside and after a
+                                              report that takes ten minutes
 
 This process enqueues no-op jobs, a thousand in a transaction, as long as less than BACKLOG wait.
 Processes of workers run them; what has ended is removed after RETENTION_SECONDS. After each tenth,
 when none waits any more, single jobs are enqueued, and the time from the commit to the first line
-of each is taken; and the size of the table with its indexes. Exits with 0 whether an aim is met or
-missed.
+of each is taken; and the size of the table with its indexes. With --minutes that is done after
+each minute; jobs are then enqueued one at a time, each with its commit, as requests do it, and in
+the end, without the snapshot, the table is vacuumed. Exits with 0 whether an aim is met or missed.
 """
 
 import argparse
@@ -36,6 +40,10 @@ BACKLOG, AT_ONCE = 20_000, 1_000
 RETENTION_SECONDS = 60
 
 PROCESSES, THREADS = 2, 2
+
+#: Jobs a second while minutes are counted: many for an application, and a fraction of what runs.
+RATE = 300
+MINUTE_SECONDS = 60.0
 
 #: Single jobs, and the seconds between two of them.
 SINGLE, PAUSE_SECONDS = 200, 0.01
@@ -101,15 +109,36 @@ class Run:
                 time.sleep(0.02)
             self._enqueue(linger, AT_ONCE)
         self._place.wait_for_end()
-        rate = jobs / (time.perf_counter() - begun)
+        return self.look(jobs / (time.perf_counter() - begun))
+
+    def minute(self, seconds: float) -> Slice:
+        """Let RATE jobs a second run for so long, or as many as it takes; then single ones."""
+        begun, jobs = time.perf_counter(), 0
+        while (passed := time.perf_counter() - begun) < seconds:
+            time.sleep(max(0.0, jobs / RATE - passed))
+            self._enqueue(linger, 1)
+            jobs += 1
+        self._place.wait_for_end()
+        return self.look(jobs / (time.perf_counter() - begun))
+
+    def look(self, rate: float) -> Slice:
+        """Measure the tables, and single jobs; *rate* is that of those that ran before."""
         rows = self._ask(sa.select(sa.func.count()).select_from(self._jobs))
         name = sa.literal(self._jobs.name).cast(sa.dialects.postgresql.REGCLASS)
         size = self._ask(sa.select(sa.func.pg_total_relation_size(name)))
         times = self._single()
         median, late = times[len(times) // 2], times[len(times) * 99 // 100]
-        return Slice(
-            rate, rows, self._ask(DEAD.bindparams(name=self._jobs.name)), size / 1e6, median, late
-        )
+        dead = self._ask(DEAD.bindparams(name=self._jobs.name))
+        return Slice(rate, rows, dead, size / 1e6, median, late)
+
+    def vacuum(self) -> float:
+        """Do what autovacuum would do by and by; the seconds that it took."""
+        begun = time.perf_counter()
+        with self._place.engine.connect().execution_options(
+            isolation_level="AUTOCOMMIT"
+        ) as connection:
+            connection.exec_driver_sql(f"VACUUM {self._jobs.name}")
+        return time.perf_counter() - begun
 
     def _waiting(self) -> Any:
         """Those that wait, as far as it matters."""
@@ -147,6 +176,38 @@ def snapshot(engine: sa.Engine, is_wanted: bool) -> Iterator[None]:
         yield
 
 
+def print_slice(name: str, found: Slice) -> None:
+    print(
+        f"  {name:>12}{found.rate:10,.0f}{found.rows:11,}{found.dead:12,}{found.megabytes:8,.0f}"
+        f"{found.median:11.2f}{found.late:8.2f}",
+        flush=True,
+    )
+
+
+def run_slices(run: Run, engine: sa.Engine, jobs: int, is_held: bool) -> None:
+    """Print how so many jobs run, as fast as they can."""
+    slices = []
+    with snapshot(engine, is_held):
+        for number in range(1, SLICES + 1):
+            slices.append(run.slice(jobs // SLICES))
+            print_slice(f"{number * jobs // SLICES:,}", slices[-1])
+    show(slices)
+
+
+def run_minutes(run: Run, engine: sa.Engine, minutes: int, seconds: float, is_held: bool) -> None:
+    """Print how RATE jobs a second run before, beside and after a snapshot, or without one.
+
+    seconds: of a minute.
+    """
+    print_slice("before", run.minute(seconds))
+    with snapshot(engine, is_held):
+        for number in range(1, minutes + 1):
+            print_slice(f"minute {number}", run.minute(seconds))
+    print(f"  VACUUM took {run.vacuum():.2f} s")
+    print_slice("vacuumed", run.look(0.0))
+    print_slice("after", run.minute(seconds))
+
+
 def show(slices: list[Slice]) -> None:
     """Print what was aimed at."""
     first, last = slices[0], slices[-1]
@@ -169,27 +230,25 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--jobs", type=int, default=JOBS)
     parser.add_argument("--held", action="store_true")
+    parser.add_argument("--minutes", type=int)
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     wanted = parser.parse_args()
     if wanted.worker:
         work(*wanted.worker)
         return 0
     jobs = 20_000 if wanted.quick else wanted.jobs
-    print(f"{jobs:,} jobs, ended ones are kept for {RETENTION_SECONDS} s")
+    many = f"{RATE} jobs a second" if wanted.minutes else f"{jobs:,} jobs"
+    print(f"{many}, ended ones are kept for {RETENTION_SECONDS} s")
     print(f"  {'jobs':>12}{'a second':>10}{'rows':>11}{'dead':>12}{'MB':>8}", end="")
     print(f"{'ms median':>11}{'99 %':>8}")
     with scale.place_of("postgresql") as place, tempfile.TemporaryDirectory() as folder:
-        run, slices = Run(place, Path(folder)), []
-        with run.workers(), snapshot(place.engine, wanted.held):
-            for number in range(1, SLICES + 1):
-                found = run.slice(jobs // SLICES)
-                slices.append(found)
-                print(
-                    f"  {number * jobs // SLICES:12,}{found.rate:10,.0f}{found.rows:11,}"
-                    f"{found.dead:12,}{found.megabytes:8,.0f}{found.median:11.2f}{found.late:8.2f}",
-                    flush=True,
-                )
-        show(slices)
+        run = Run(place, Path(folder))
+        with run.workers():
+            if wanted.minutes:
+                seconds = MINUTE_SECONDS / (20 if wanted.quick else 1)
+                run_minutes(run, place.engine, wanted.minutes, seconds, wanted.held)
+            else:
+                run_slices(run, place.engine, jobs, wanted.held)
     return 0
 
 
