@@ -189,6 +189,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.made-demo: $(SOURCES) | $(BIN)/python
+	@echo 'Installing into $(VENV); this takes about a minute.'
 	$(PIP) install --quiet --editable '.[all]' --editable sample_app
 	@touch $@
 
@@ -199,6 +200,7 @@ $(VENV)/.made-demo: $(SOURCES) | $(BIN)/python
 # here, beside the compiler; else all processes of the tests would do it, each for itself.
 # setuptools is there before the rest, which is then built without an environment for each.
 $(VENV)/.made-test: $(SOURCES) | $(BIN)/python
+	@echo 'Installing into $(VENV); this takes two or three minutes.'
 	@UWSGI_PROFILE=pyonly CFLAGS=-O0 $(PIP) wheel --quiet --no-cache-dir --no-deps \
 	  --wheel-dir $(VENV)/wheels uWSGI >$(VENV)/uwsgi.log 2>&1 & \
 	set -e; \
