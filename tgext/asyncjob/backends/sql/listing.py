@@ -11,7 +11,7 @@ from ..listing import Counted, Cursor, Found, JobFilter
 from . import states
 from .dialect import Dialect
 from .list_parts import End, ListParts, Part, Range
-from .range_texts import RangeTexts, Text, columns, count, union_all
+from .range_texts import RangeTexts, Text, columns, count
 from .tables import Tables
 
 #: Ranges of one statement; SQLite allows 500.
@@ -110,7 +110,7 @@ class Listing:
             part.ranges, lambda some: self._first_of_range(part, some, end, limit)
         )
         begins = range(0, len(found), MOST_RANGES)
-        return [union_all(found[begin : begin + MOST_RANGES]) for begin in begins]
+        return [self._texts.union_all(found[begin : begin + MOST_RANGES]) for begin in begins]
 
     def _first_of_range(self, part: Part, some: Range, end: End | None, limit: int) -> Any:
         if end is None or not some.is_ranked:

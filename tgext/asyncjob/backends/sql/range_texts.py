@@ -52,19 +52,20 @@ class RangeTexts:
         values = compiled.params
         return Text(str(compiled), tuple([values[name] for name in compiled.positiontup]))
 
+    def union_all(self, texts: Sequence[Text]) -> Text:
+        """Return a SELECT of all their rows, each of which has an order of its own."""
+        if len(texts) == 1:
+            return texts[0]
+        if self._dialect.name == "sqlite":  # which takes an order only in a subquery
+            each = [f"SELECT * FROM ({text.sql})" for text in texts]
+        else:  # MariaDB would copy the rows of a subquery
+            each = [f"({text.sql})" for text in texts]
+        return Text(" UNION ALL ".join(each), _values(texts))
+
 
 def columns(texts: Sequence[Text]) -> Text:
     """Return a SELECT of one row, with a column for each text, which selects one value."""
     return Text("SELECT " + ", ".join(f"({each.sql})" for each in texts), _values(texts))
-
-
-def union_all(texts: Sequence[Text]) -> Text:
-    """Return a SELECT of all their rows. Each has an order, which some databases take only in a
-    subquery."""
-    if len(texts) == 1:
-        return texts[0]
-    selects = [f"SELECT * FROM ({each.sql}) AS r{number}" for number, each in enumerate(texts)]
-    return Text(" UNION ALL ".join(selects), _values(texts))
 
 
 def count(text: Text) -> Text:
