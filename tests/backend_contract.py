@@ -575,9 +575,9 @@ class BackendContract:
         claim_one(backend)
         clock.advance(1)
         tomorrow = [enqueued(backend, run_after=timedelta(days=1)) for _ in range(2)]
-        waiting = [enqueued(backend), enqueued(backend, priority=-3)]
+        waiting = [enqueued(backend), enqueued(backend, priority=-100)]
         soon = enqueued(backend, run_after=timedelta(hours=1))
-        urgent = enqueued(backend, priority=9)
+        urgent = enqueued(backend, priority=100)
 
         open_ones = [urgent, *waiting[::-1], running]
         assert found(backend) == [*open_ones, soon, *tomorrow, failed, *done[::-1]]

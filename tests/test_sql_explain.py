@@ -608,15 +608,21 @@ def many_priorities(full_tables: Place, backend: SqlBackend) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("many_priorities")
-def test_list_of_jobs_of_many_priorities_is_read_by_two_statements(full_tables, backend):
-    wanted = JobFilter.of("READY")
+@pytest.mark.parametrize("queue_names", [None, ["default", "mails"]], ids=["", "of queues"])
+def test_list_of_jobs_of_many_priorities_is_read_by_two_statements(
+    full_tables, backend, queue_names
+):
+    wanted = JobFilter.of("READY", queue_name=queue_names)
     page = backend.find(wanted, None, BATCH)
 
     found = caught(backend, lambda: backend.find(wanted, Cursor.of(page.next), BATCH))
 
     assert [int(uid[8:]) for uid in page.uids] == list(range(32 * BATCH, 31 * BATCH, -1))
-    assert len(found) == 2
-    assert ranges_of(found[1]) >= 64
+    if full_tables.kind == "mariadb" and queue_names is None:  # has them all in that order
+        assert [ranges_of(each) for each in found] == [2]
+    else:
+        assert len(found) == 2
+        assert ranges_of(found[1]) >= 64
     assert_list_is_read_by_its_pages(full_tables, backend, found)
 
 

@@ -321,6 +321,11 @@ _TABLE: dict[str, list[tuple[str, str, str, str]]] = {
          "[[jobs.c.finished_at.is_not(None)]]",
          "test_sql_backend.py -k 'sqlite and in_common'"),
     ],
+    "backends/sql/ranks.py": [
+        ("jobs that wait are not listed if another priority is a little higher",
+         "jobs.c.rank > ranks.c.rank)", "jobs.c.rank > ranks.c.rank + 100)",
+         "test_sql_backend.py -k 'sqlite and are_found_open_ones'"),
+    ],
     "backends/sql/migration.py": [
         ("rows of before an upgrade are not listed by their task",
          "return rows[-1].number - 1 if rows else 0", "return 0",

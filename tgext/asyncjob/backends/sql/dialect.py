@@ -49,6 +49,10 @@ class Dialect(ABC):
     merges = True
     #: Whether GROUP BY the first columns of an index reads one entry of each group.
     groups_by_steps = False
+    #: Whether a recursion finds the next value of an index by one search for each step.
+    steps_in_recursion = True
+    #: Whether an index can have the rows of one condition only.
+    has_partial_indexes = True
     #: The statement that begins a writing transaction.
     begin_text = "BEGIN"
     #: Whether processes can notify each other through it.

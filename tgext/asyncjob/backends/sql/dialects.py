@@ -142,6 +142,8 @@ class MariaDb(Dialect):
     update_returns = False
     merges = False
     groups_by_steps = True
+    steps_in_recursion = False
+    has_partial_indexes = False
     skips_locked = True
 
     def home(self, connection: Connection, table: str, wanted: str | None) -> str | None:

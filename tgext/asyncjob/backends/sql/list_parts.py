@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Integer, func, literal, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, func, literal, or_, select, tuple_
 
 from ...job import CANCELLED, FAILED, READY, RUNNING, SUCCESSFUL
-from ...task_options import LEAST_PRIORITY, MOST_PRIORITY
 from ..listing import DELAYED, ENDED, LARGEST, OPEN, Cursor, JobFilter
 from . import states
 from .dialect import Dialect
 from .dialects import PostgreSql
 from .range_texts import RANK
+from .ranks import Ranks
 from .tables import Tables, listed
 
 _OPEN = (states.RUNNING, states.AVAILABLE, states.BLOCKED)
@@ -43,7 +43,7 @@ class Range(NamedTuple):
     ranks: Sequence[int | None] = (None,)
     #: jobs are compared by the rank, too; then no condition ends the range
     is_ranked: bool = False
-    index_name: str | None = None  #: if the database must be told
+    index_name: str | None = None  #: that of MariaDB, if it must be told
     #: what is compared with the bounds; None: the column of the part
     column: ColumnElement[Any] | None = None
 
@@ -94,6 +94,7 @@ class ListParts:
         self._tables = tables
         self._jobs = tables.jobs
         self._dialect = dialect
+        self._ranks = Ranks(tables, dialect)
 
     def of(
         self, wanted: JobFilter, after: Cursor | None, look_at: int | None, connection: Connection
@@ -142,41 +143,38 @@ class ListParts:
         self, among: Sequence[int], wanted: JobFilter, connection: Connection
     ) -> list[Range]:
         """The ranges of jobs that wait for a worker and are in their index in the order of their
-        numbers: those of one priority, and, if queues are named, of one of them."""
-        jobs, waits = self._jobs, self._tables.stands
+        numbers: those of one priority, and, if queues are named, of one of them; on MariaDB, if
+        none are, all of a state."""
+        names = wanted.queue_names
         waiting = [state for state in (states.AVAILABLE, states.BLOCKED) if state in among]
-        if not waiting:
-            return []
-        # Each priority that there may be is looked for: not every database can go on from one that
-        # is in use to the next.
-        ranks = select(literal(-MOST_PRIORITY, Integer()).label("rank")).cte(recursive=True)
-        ranks = ranks.union_all(select(ranks.c.rank + 1).where(ranks.c.rank < -LEAST_PRIORITY))
-        uses = [
-            select(literal(1)).where(waits(state), jobs.c.rank == ranks.c.rank).limit(1)
-            .correlate(ranks).scalar_subquery()
-            for state in waiting
-        ]  # fmt: skip
+        is_by_rank = self._dialect.has_partial_indexes
+        of_queues = (
+            [] if names is None else [state for state in waiting if state == states.AVAILABLE]
+        )
+        ranks = self._ranks.in_use(waiting if is_by_rank else of_queues, connection)
         is_narrowed = _is_narrowed(wanted)
         in_queues = _is_narrowed(wanted._replace(queue_names=None))
-        used = connection.execute(select(ranks.c.rank, *uses)).all()
         found = []
-        for place, state in enumerate(waiting, 1):
-            of_state, those = [row.rank for row in used if row[place]], [waits(state)]
-            if not of_state:
-                continue
-            if state == states.BLOCKED or wanted.queue_names is None:
-                found.append(self._of_ranks(of_state, those, "rank_number", is_narrowed))
-                continue
-            for name in wanted.queue_names:
-                its = [*those, jobs.c.queue_name == name]
-                found.append(self._of_ranks(of_state, its, "queue_name_rank_number", in_queues))
-        return found
+        for state in waiting:
+            those = [self._tables.stands(state)]
+            if state not in ranks:
+                found.append(self._by_number(those, is_narrowed))
+            elif state not in of_queues or names is None:
+                found.append(self._of_ranks(ranks[state], those, is_narrowed))
+            else:
+                for name in names:
+                    its = [*those, self._jobs.c.queue_name == name]
+                    found.append(self._of_ranks(ranks[state], its, in_queues))
+        return [each for each in found if each.ranks]
 
-    def _of_ranks(
-        self, ranks: Sequence[int], those: Conditions, index: str, is_searched: bool
-    ) -> Range:
-        """The ranges of the jobs of some priorities. index: that of MariaDB, which has none that is
-        partial, and may prefer its primary key."""
+    def _by_number(self, those: Conditions, is_searched: bool) -> Range:
+        """The range of the jobs of a state that have not ended, by the index of those that have:
+        if it is not partial, it has these in the order of the primary key."""
+        its = [*those, self._jobs.c.finished_at.is_(None)]
+        return Range(its, [self._jobs.c.number.desc()], is_searched, index_name=self._index("end"))
+
+    def _of_ranks(self, ranks: Sequence[int], those: Conditions, is_searched: bool) -> Range:
+        """The ranges of the jobs of some priorities, on MariaDB of a queue."""
         jobs = self._jobs
         by_number = jobs.c.number.desc()
         # With an equality PostgreSQL would read all jobs by the primary key if few are wanted: it
@@ -184,9 +182,12 @@ class ListParts:
         if isinstance(self._dialect, PostgreSql):
             order = [jobs.c.rank.desc(), by_number]
             return Range(those, order, is_searched, ranks, is_ranked=True)
-        name = f"{self._tables.prefix}jobs_by_{index}"
-        its = [*those, jobs.c.rank == RANK]
-        return Range(its, [by_number], is_searched, ranks, index_name=name)
+        its, index = [*those, jobs.c.rank == RANK], self._index("queue_name_rank_number")
+        return Range(its, [by_number], is_searched, ranks, index_name=index)
+
+    def _index(self, name: str) -> str:
+        """The name of an index of MariaDB, which may prefer its primary key."""
+        return f"{self._tables.prefix}jobs_by_{name}"
 
     def _delayed(self, wanted: JobFilter, after: Cursor | None, is_by_user: bool) -> Part:
         """Jobs that wait for their time, the next due first."""
