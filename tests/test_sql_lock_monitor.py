@@ -156,14 +156,14 @@ def test_other_processes_are_told_as_long_as_the_lock_is_held_and_the_worker_liv
 
     for held in ({}, {"a": 5.25}, {"a": 5.25, "b": 7.5}, {}, {"b": 9.0}):
         worker._registry.note_locks(ELSEWHERE, held)
-        told.append(other._registry.locks())
+        told.append(other.overview._said_of(["a"])[1])
     with worker._dialect.side_database.connect() as side:
         side.exec_driver_sql("DELETE FROM asyncjob_workers")
-    told.append(other._registry.locks())
+    told.append(other.overview._said_of(["a"])[1])
     worker.heartbeat(ELSEWHERE)
-    told.append(other._registry.locks())
+    told.append(other.overview._said_of(["a"])[1])
     worker._liveness.after_fork()  # as the kernel does when the process ends
-    told.append(other._registry.locks())
+    told.append(other.overview._said_of(["a"])[1])
     worker.close()
     worker._registry.note_locks(ELSEWHERE, {"b": 9.0})
 

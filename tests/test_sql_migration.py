@@ -268,5 +268,5 @@ def test_side_database_that_an_older_version_has_made_gets_what_it_lacks(tmp_pat
         report = backend._progress.get_all([claim.job.uid])[claim.job.uid]
         assert (report.value, report.attempt) == (1, 1)
         backend._registry.note_locks(claim.worker_id, {claim.job.uid: 2.5})
-        assert backend._registry.locks() == {claim.job.uid: 2.5}
+        assert backend.overview._said_of([claim.job.uid])[1] == {claim.job.uid: 2.5}
     old.drop()

@@ -41,6 +41,9 @@ _CONNECTIONS: dict[type[Dialect], tuple[str, str]] = {
 #: The most uids in one condition.
 _AT_ONCE = 500
 
+#: By uid: value and total of a progress.
+Reports = dict[str, tuple[int, int | None]]
+
 
 class SqlOverview(Overview):
     """See ``Overview``. now: the database's clock, as an expression."""
@@ -79,8 +82,7 @@ class SqlOverview(Overview):
         )  # fmt: skip
         with self._dialect.engine.connect() as connection:
             rows = connection.execute(wanted).all()
-        reports = self._reports([row.uid for row in rows])
-        locks = self._registry.locks()
+        reports, locks = self._said_of([row.uid for row in rows])
         return [
             RunningJob(
                 row.uid, row.name, row.queue_name, instant(row.last_attempted_at), row.attempts,
@@ -90,17 +92,18 @@ class SqlOverview(Overview):
             for row in rows
         ]  # fmt: skip
 
-    def _reports(self, uids: list[str]) -> dict[str, tuple[int, int | None]]:
-        """Read the progress of jobs; not by a join, since on SQLite it is in another file."""
-        table, found = self._tables.progress, {}
+    def _said_of(self, uids: list[str]) -> tuple[Reports, dict[str, float]]:
+        """Read what workers say of jobs: their progress, and which of them hold SQLite's write lock
+        and since when. Not by a join, since on SQLite it is in another file."""
+        table, rows = self._tables.progress, list[Any]()
         with self._dialect.side_database.connect() as connection:
             for begin in range(0, len(uids), _AT_ONCE):
-                some = table.c.uid.in_(uids[begin : begin + _AT_ONCE])
-                for row in connection.execute(
-                    select(table.c.uid, table.c.value, table.c.total).where(some)
-                ):
-                    found[row.uid] = (row.value, row.total)
-        return found
+                wanted = select(table.c.uid, table.c.value, table.c.total)
+                wanted = wanted.where(table.c.uid.in_(uids[begin : begin + _AT_ONCE]))
+                noted = self._registry.noted_locks() if begin == 0 else None
+                rows += connection.execute(wanted if noted is None else wanted.union_all(noted))
+        locks = self._registry.locks_in([row for row in rows if row.value is None])
+        return {row.uid: (row.value, row.total) for row in rows if row.value is not None}, locks
 
     def waiting(self, most: int | None = None) -> list[QueueDepth]:
         return self._backlog.depths(most)

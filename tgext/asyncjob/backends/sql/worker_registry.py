@@ -19,11 +19,13 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Row,
+    Select,
     and_,
     case,
     delete,
     insert,
     literal_column,
+    null,
     select,
     update,
 )
@@ -242,17 +244,21 @@ class WorkerRegistry:
 
     # -- what they hold
 
-    def locks(self) -> dict[str, float]:
-        """Read which jobs hold the write lock of SQLite, as their workers have noted it, and since
-        when. A dead worker holds none."""
+    def noted_locks(self) -> Select[Any] | None:
+        """A SELECT of what ``locks_in`` reads, in columns like those of a progress; None where jobs
+        do not lock a whole database."""
+        workers = self._tables.workers
         if not self._dialect.has_one_writer:
-            return {}
-        workers, found = self._tables.workers, dict[str, float]()
-        noted = select(workers.c.worker_id, workers.c.locks).where(workers.c.locks.is_not(None))
-        with self._dialect.side_database.connect() as connection:
-            rows = connection.execute(noted).all()
-        for row in rows:
-            found |= {} if self._liveness.is_dead(row.worker_id) else json.loads(row.locks)
+            return None
+        noted = select(workers.c.worker_id, null(), workers.c.locks)
+        return noted.where(workers.c.locks.is_not(None))
+
+    def locks_in(self, rows: Sequence[Any]) -> dict[str, float]:
+        """Return which jobs hold SQLite's write lock and since when, as their workers noted it.
+        A dead worker holds none."""
+        found = dict[str, float]()
+        for worker_id, _, locks in rows:
+            found |= {} if self._liveness.is_dead(worker_id) else json.loads(locks)
         return found
 
     def claims_of(self, worker_id: str) -> set[tuple[str, int]]:
