@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,13 +126,19 @@ def test_broker_that_was_emptied_loses_no_job_and_needs_few_messages(
     assert received(worker) - before <= 2 * WAITING
 
 
+def lost_its_broker(worker: CeleryWorker, begin: int) -> bool:
+    """Whether it has noticed that, by its log from *begin* on."""
+    assert worker.process.poll() is None, worker.text()[-3000:]
+    return "Cannot connect" in worker.text()[begin:]
+
+
 def test_jobs_run_after_the_return_of_the_broker(
     worker: CeleryWorker, queue: JobQueue, place: Place, redis: OwnRedis
 ) -> None:
     """How soon is printed by benchmarks/celery.py."""
+    begin = len(worker.text())
     redis.kill()
-    until(lambda: "Trying to reconnect" in worker.text() or "Cannot connect" in worker.text(),
-          "a worker that has lost its broker")  # fmt: skip
+    until(lambda: lost_its_broker(worker, begin), "a worker that has lost its broker")
     uids = [queue.perform(write_one, f"{number}") for number in range(3)]
     before = place.written()
     redis.start()
@@ -140,6 +147,24 @@ def test_jobs_run_after_the_return_of_the_broker(
 
     assert before == []
     assert place.written() == [("0", 1), ("1", 1), ("2", 1)]
+
+
+def test_worker_outlives_its_broker_whatever_it_was_about_to_tell_it(
+    worker: CeleryWorker, queue: JobQueue, place: Place, redis: OwnRedis, tmp_path: Path
+) -> None:
+    """kombu returns messages as it closes a connection, and fails by an AttributeError if that is
+    broken: it ended the worker, and its children with it."""
+    for name in ("first", "second", "third"):
+        uid, path = start_waiting(queue, tmp_path, name)
+        begin = len(worker.text())
+        redis.kill()
+        try:
+            until(partial(lost_its_broker, worker, begin), "a worker that has lost its broker")
+        finally:
+            redis.start()
+        path.touch()
+        queue.result(uid).wait(PATIENCE_SECONDS)
+        assert worker.process.poll() is None, worker.text()[-3000:]
 
 
 # -- messages

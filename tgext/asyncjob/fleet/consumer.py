@@ -3,6 +3,10 @@
 RabbitMQ before 4 has a limit of unacknowledged messages for a whole worker, which Celery prefers,
 and which a quorum queue refuses with an error of the connection. Celery knows such queues by its
 own settings only; where they are the default of a virtual host, the broker's error tells.
+
+On Redis kombu returns and acknowledges messages over connections that it has closed, and fails by
+an AttributeError (celery 5.7.0). That would end the worker at most ends of a broker. Here nothing
+depends on a message: its row says what has become of a job.
 """
 
 from __future__ import annotations
@@ -23,6 +27,11 @@ class FleetConsumer(Consumer):  # type: ignore[misc]
 
     is_refused = False  # whether the broker has refused one limit for all queues
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # those after which it connects again, and of an acknowledgement those that are only logged
+        self.connection_errors: Any = (*self.connection_errors, AttributeError)
+
     def connect(self) -> Any:
         connection = super().connect()
         connection.has_limit_of_each_queue = self.is_refused
@@ -32,4 +41,7 @@ class FleetConsumer(Consumer):  # type: ignore[misc]
         if getattr(exc, "reply_code", None) == NOT_IMPLEMENTED and not self.is_refused:
             log.info("the broker has quorum queues: each has a limit of messages of its own")
             self.is_refused = True
-        super().on_connection_error_after_connected(exc)
+        try:
+            super().on_connection_error_after_connected(exc)
+        except self.connection_errors as error:
+            log.warning("cannot close the lost connection to the broker: %r", error)
