@@ -13,16 +13,18 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import NamedTuple
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import NamedTuple, TypeVar
 
 #: How a COMMIT stands in the messages of PostgreSQL's clients, and of MariaDB's.
 _COMMITS = (b"COMMIT\x00", b"\x03COMMIT")
 
-_CHUNK_BYTES = 65_536
+CHUNK_BYTES = 65_536
+
+Proxy = TypeVar("Proxy", bound="AnswerProxy")
 
 
-class _Link(NamedTuple):
+class Link(NamedTuple):
     """The two connections of one client, and whether the next answer is to be lost."""
 
     client: socket.socket
@@ -43,7 +45,7 @@ class AnswerProxy:
         self._to = to
         self._every = every
         self._lock = threading.Lock()
-        self._links: set[_Link] = set()
+        self._links: set[Link] = set()
         self._commits = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -64,13 +66,13 @@ class AnswerProxy:
                 continue
             for end in (client, server):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            link = _Link(client, server, threading.Event())
+            link = Link(client, server, threading.Event())
             with self._lock:
                 self._links.add(link)
             for pass_on in (self._questions, self._answers):
                 threading.Thread(target=self._run, args=(pass_on, link), daemon=True).start()
 
-    def _run(self, pass_on: Callable[[_Link], None], link: _Link) -> None:
+    def _run(self, pass_on: Callable[[Link], None], link: Link) -> None:
         with suppress(OSError):
             pass_on(link)
         link.cut()
@@ -81,8 +83,8 @@ class AnswerProxy:
             link.client.close()
             link.server.close()
 
-    def _questions(self, link: _Link) -> None:
-        while data := link.client.recv(_CHUNK_BYTES):
+    def _questions(self, link: Link) -> None:
+        while data := link.client.recv(CHUNK_BYTES):
             loses, at_once = self._chooses(data)
             if loses:
                 link.loses.set()  # before: the answer may be there sooner than this thread is
@@ -90,8 +92,8 @@ class AnswerProxy:
             if loses and at_once:
                 return
 
-    def _answers(self, link: _Link) -> None:
-        while data := link.server.recv(_CHUNK_BYTES):
+    def _answers(self, link: Link) -> None:
+        while data := link.server.recv(CHUNK_BYTES):
             if link.loses.is_set():
                 return
             link.client.sendall(data)
@@ -119,14 +121,18 @@ class AnswerProxy:
             link.cut()
 
 
-@contextmanager
-def answer_proxy(to: int, every: int) -> Iterator[AnswerProxy]:
+def answer_proxy(to: int, every: int) -> AbstractContextManager[AnswerProxy]:
     """Run one for a block."""
-    made = AnswerProxy(to, every)
-    thread = threading.Thread(target=made.serve, daemon=True)
+    return serving(AnswerProxy(to, every))
+
+
+@contextmanager
+def serving(proxy: Proxy) -> Iterator[Proxy]:
+    """Have it take connections for a block."""
+    thread = threading.Thread(target=proxy.serve, daemon=True)
     thread.start()
     try:
-        yield made
+        yield proxy
     finally:
-        made.close()
+        proxy.close()
         thread.join()

@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from sqlalchemy import Engine, Table, func, insert, inspect, select, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, ResourceClosedError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from ...errors import ConfigError
@@ -17,6 +17,10 @@ from .migration import Migration, added, create_missing
 from .tables import SCHEMA_VERSION, Tables
 
 log = logging.getLogger(__name__)
+
+#: What is raised if a database cannot be reached: at some moments of its first connection, which
+#: SQLAlchemy cannot invalidate, one of the other two.
+UNREACHABLE = (DBAPIError, ResourceClosedError, NotImplementedError)
 
 
 class Schema:
@@ -63,7 +67,7 @@ class Schema:
         self._unopened = create
         try:
             self.ensure()
-        except DBAPIError as error:
+        except UNREACHABLE as error:
             log.warning("cannot look at the tables of jobs yet, going on: %s", error)
 
     def check_carrier(self, engine: Engine) -> None:
@@ -72,7 +76,7 @@ class Schema:
         self._unchecked = engine
         try:
             self._ensure_carrier(engine)
-        except DBAPIError as error:
+        except UNREACHABLE as error:
             log.warning("cannot look at the application's database yet, going on: %s", error)
 
     def ensure(self) -> None:
