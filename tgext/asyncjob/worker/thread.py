@@ -166,12 +166,13 @@ class WorkerThread(threading.Thread):
                 return False
             ran += 1
             claim = self._next()
+        seconds = time.monotonic() - begun_at  # without what waits for the database next
         self._store_outcomes()
         if self._prefetched and self._stopping.is_set():
             with suppress(Exception):  # when their worker has ended, they wait again
                 self._release_claims()
         if self._backend.most_at_once > 1:
-            self._adapt(ran, time.monotonic() - begun_at)
+            self._adapt(ran, seconds)
         return True
 
     def _run(self, claim: Claim) -> bool:
