@@ -31,7 +31,7 @@ CRASH_OPTIONS = $(if $(DB),--db $(DB)) $(if $(LONG),--long) $(if $(ANSWERS),--an
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL = help
-.PHONY: help demo dist test fast check lint types docs screenshots texts mutants crash bulk clocks bench bench-sql bench-celery bench-web bench-plans bench-scale bench-bulk bench-latecomer bench-wal bench-endurance bench-versions clean browser
+.PHONY: help demo dist test fast check lint types docs screenshots texts mutants crash bulk clocks bench bench-sql bench-celery bench-web bench-plans bench-scale bench-bulk bench-latecomer bench-wal bench-profiles bench-endurance bench-versions clean browser
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -63,6 +63,7 @@ help:
 	@echo 'make bench-bulk       100,000 jobs in one transaction, with PgQueuer and COPY; BENCH=--quick: short run'
 	@echo 'make bench-latecomer  jobs of a new key or owner beside 100,000 of another one; BENCH=--quick: short run'
 	@echo 'make bench-wal        bytes and commits that a job costs the log of PostgreSQL, with peers; BENCH=--quick: short run'
+	@echo 'make bench-profiles   where the time goes in the work of bench and bench-sql; BENCH=--quick: short run'
 	@echo 'make bench-endurance  10,000,000 jobs through PostgreSQL, twenty minutes; BENCH=--held: beside a snapshot'
 	@echo 'make bench-endurance BENCH="--held --minutes 10"   300 jobs a second beside a report of ten minutes'
 	@echo 'make bench-versions OLDER=../before   compare the hot path with that of an older checkout, or of several'
@@ -163,6 +164,9 @@ bench-bulk: $(VENV)/.made-bench
 
 bench-wal: $(VENV)/.made-bench
 	$(BIN)/python benchmarks/wal.py $(BENCH)
+
+bench-profiles: $(VENV)/.made-bench
+	$(BIN)/python benchmarks/profiles.py $(BENCH)
 
 bench-endurance: $(VENV)/.made-test
 	$(BIN)/python benchmarks/endurance.py $(BENCH)

@@ -85,7 +85,7 @@ EXTRAS["test"] = [
 ]
 # what `make docs` builds the pages with
 EXTRAS["docs"] = ["Sphinx>=8.1", "furo>=2024.8.6"]
-EXTRAS["bench"] = ["huey>=3,<4", "matplotlib>=3.8"]
+EXTRAS["bench"] = ["huey>=3,<4", "matplotlib>=3.8", "py-spy>=0.4"]
 # an extra of its own: it is compiled at installation, and `make test` goes on without it
 EXTRAS["uwsgi"] = ["uWSGI>=2.0.26; sys_platform != 'win32'"]
 

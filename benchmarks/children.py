@@ -40,6 +40,10 @@ class Child:
             env=variables,
         )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def ask(self, measure: str, **parameters: str | int | bool) -> float:
         """Give the answer of one measurement. Raises ChildFailed when there is none."""
         return float(self._answer(measure, parameters))
