@@ -99,6 +99,11 @@ WAITING = "test_crash.py"
 LAST = "test_commands.py"
 
 
+#: A commit on PostgreSQL does not wait for the disk: that costs most of what it costs, and only
+#: servers of a test's own die. Read by libpq, here and in each process that a test starts.
+os.environ.setdefault(own_servers.CLIENT_OPTIONS, "-c synchronous_commit=off")
+
+
 def pytest_configure(config: Any) -> None:
     if own_servers.FOLDER not in os.environ:
         made = tempfile.mkdtemp(prefix="asyncjob-tests-")

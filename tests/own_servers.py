@@ -30,6 +30,9 @@ from needs import need
 #: The variable that names the folder of a run of the tests, for all its processes.
 FOLDER = "ASYNCJOB_TEST_SERVERS"
 
+#: The variable of what a client asks PostgreSQL for; see conftest.py.
+CLIENT_OPTIONS = "PGOPTIONS"
+
 #: How long a server may take until it answers, in seconds.
 PATIENCE_SECONDS = 30.0
 
@@ -228,13 +231,18 @@ KINDS: dict[str, type[OwnServer]] = {"postgresql": OwnPostgreSql, "mariadb": Own
 
 @contextmanager
 def own_server(kind: str, **variables: str) -> Iterator[OwnServer]:
-    """Run a server of *kind* for a block; needs its programs. variables: for its environment."""
+    """Run a server of *kind* for a block; needs its programs. variables: for its environment.
+
+    What is committed in the block outlives the server: clients ask for nothing else."""
     made = KINDS[kind](**variables)
+    asked_for = os.environ.pop(CLIENT_OPTIONS, None)
     try:
         made.make_as(_fresh(kind))
         made.start()
         yield made
     finally:
+        if asked_for is not None:
+            os.environ[CLIENT_OPTIONS] = asked_for
         made.remove()
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from own_servers import CLIENT_OPTIONS
+
 pytestmark = pytest.mark.slow
 
 MODULE = Path(__file__).resolve().parent.parent / "benchmarks" / "walserver.py"
@@ -31,7 +33,8 @@ def walserver() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def server(walserver: ModuleType) -> Iterator[Any]:
-    with walserver.wal_server() as server:
+    with pytest.MonkeyPatch.context() as patch, walserver.wal_server() as server:
+        patch.delenv(CLIENT_OPTIONS, raising=False)  # its clients ask for nothing, as users' do
         yield server
 
 

@@ -35,6 +35,7 @@ from sqlalchemy.orm import scoped_session, sessionmaker
 from databases import url_of
 from forked_python import OF_SERVERS, run_forked
 from needs import need
+from own_servers import CLIENT_OPTIONS
 from test_docs import ROOT, docs_text, parse, run
 from test_servers import SCRIPTS, Project, free_port, gearbox, installed
 from tgext.asyncjob import JobQueue, asyncjob_session, options
@@ -541,8 +542,9 @@ def test_connections_of_a_process_are_those_of_the_page(tmp_path):
 
 
 @pytest.fixture
-def pgbouncer(tmp_path: Path) -> Iterator[Any]:
+def pgbouncer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Starts it in front of PostgreSQL in a mode; gives the URL."""
+    monkeypatch.delenv(CLIENT_OPTIONS, raising=False)  # it knows none of them
     found = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
     need(found, "PgBouncer (apt-get install pgbouncer)")
     url_of("postgresql", tmp_path)
