@@ -327,7 +327,9 @@ def test_sigterm_lets_the_running_job_end_and_begins_no_other(shop, start, comma
 
     worker.tell(signal.SIGTERM)
     worker.line("received SIGTERM: it claims no more jobs, and running ones have 8s to end")
-    _, stopping = command("status")
+    stopping = ""
+    while " stopping" not in stopping and worker.process.poll() is None:  # it says so before
+        _, stopping = command("status")
     shop.open_gate()
     code = worker.ended()
 
