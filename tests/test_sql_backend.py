@@ -623,6 +623,41 @@ def test_progress_that_the_database_refuses_is_dropped_and_holds_up_nothing(make
     assert f"job={huge.job.uid} its progress cannot be stored" in caplog.text
 
 
+def test_progress_that_is_being_written_is_not_there_after_a_retry(make_backend, gate, monkeypatch):
+    backend = make_backend()
+    uid = enqueued(backend)
+    claim = claim_one(backend)
+    progress = backend._progress
+    lock, write = progress._lock, progress._write_one
+
+    def write_at_the_gate(*given: Any) -> None:
+        gate.enter()
+        write(*given)
+
+    class OpensTheGate:
+        """Who takes it waits for the thread that writes."""
+
+        def __enter__(self) -> None:
+            gate.open()
+            lock.acquire()
+
+        def __exit__(self, *_error: object) -> None:
+            lock.release()
+
+    monkeypatch.setattr(progress, "_write_one", write_at_the_gate)
+    assert backend.report(claim, NO_PROGRESS._replace(value=7)) is True
+    gate.wait_for()
+    monkeypatch.setattr(progress, "_lock", OpensTheGate())
+    backend.release([claim])
+    assert backend.cancel(uid) is True
+
+    assert backend.retry(uid) is True
+
+    gate.open()
+    progress.close()  # whatever the thread has to write is written
+    assert backend.progress(uid) == NO_PROGRESS
+
+
 def test_completion_that_meets_a_change_of_its_row_is_a_conflict(make_backend, database):
     """MariaDB from 11.6.2 on refuses it as PostgreSQL's REPEATABLE READ does."""
     kind = database.engine.dialect.name

@@ -295,6 +295,11 @@ _TABLE: dict[str, list[tuple[str, str, str, str]]] = {
          "self._wakeup.found(self._seen_with_ticks(seen, self._wakeup.queues))", "pass",
          "test_sql_listener.py -m slow -k registry"),
     ],
+    "backends/sql/progress.py": [
+        ("a report of before a retry is shown after it",
+         "with self._lock:  # the thread may be about to write one of them", "if uids:",
+         "test_sql_backend.py -k 'sqlite and being_written'"),
+    ],
     "backends/sql/sqlite.py": [
         ("a completion is stored apart from work that SQLite has refused",
          "if connection is None or not was_refused_the_lock(connection, error):", "if connection is None:",

@@ -181,10 +181,11 @@ class ProgressWriter:
 
     def forget(self, uids: Collection[str]) -> None:
         """Remove the reports of some jobs."""
-        for uid in uids:
-            self._latest.pop(uid, None)
-        with self._engine.connect() as connection:
-            connection.execute(delete(self._table).where(self._table.c.uid.in_(uids)))
+        with self._lock:  # the thread may be about to write one of them
+            for uid in uids:
+                self._latest.pop(uid, None)
+            with self._engine.connect() as connection:
+                connection.execute(delete(self._table).where(self._table.c.uid.in_(uids)))
 
     def close(self) -> None:
         """Write the rest, and end; the rest is lost if the database cannot be reached."""
