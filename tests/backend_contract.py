@@ -747,6 +747,25 @@ class BackendContract:
         assert backend.position(ended(backend, priority=9)) is None
         assert backend.position("asyncjob_nobody") is None
 
+    def test_job_that_has_come_due_is_before_others_though_no_worker_has_looked(
+        self, backend, clock
+    ):
+        soon = timedelta(seconds=5)
+        due, urgent = (
+            enqueued(backend, run_after=soon),
+            enqueued(backend, run_after=soon, priority=5),
+        )
+        enqueued(backend, run_after=soon, priority=-5)
+        enqueued(backend, run_after=2 * soon, priority=5)
+        enqueued(backend, run_after=soon, priority=5, queue_name="mail")
+        last = enqueued(backend)
+        assert self.positions(backend, last) == [0]
+
+        clock.advance(5)
+
+        assert self.positions(backend, urgent, due, last) == [0, 1, 2]
+        assert claimed_uids(backend, 3, ["default"]) == [urgent, due, last]
+
     def positions(self, backend: Backend, *uids: str) -> list[int]:
         found = [backend.position(uid) for uid in uids]
         assert all(each is not None and not each.is_delayed for each in found)

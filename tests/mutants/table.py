@@ -295,6 +295,11 @@ _TABLE: dict[str, list[tuple[str, str, str, str]]] = {
          "self._wakeup.found(self._seen_with_ticks(seen, self._wakeup.queues))", "pass",
          "test_sql_listener.py -m slow -k registry"),
     ],
+    "backends/sql/overview.py": [
+        ("jobs that have come due are before no other",
+         "parts.append(self._due_before(row))", "pass",
+         "test_sql_backend.py -k 'sqlite and come_due_is'"),
+    ],
     "backends/sql/progress.py": [
         ("a report of before a retry is shown after it",
          "with self._lock:  # the thread may be about to write one of them", "if uids:",

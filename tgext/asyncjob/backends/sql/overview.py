@@ -143,9 +143,20 @@ class SqlOverview(Overview):
             select(select(jobs.c.number).where(*in_queue, *part).limit(MOST_BEFORE).subquery())
             for part in ((jobs.c.rank < row.rank,), before)
         ]
+        if row.blocked_by is None:
+            parts.append(self._due_before(row))
         return select(func.count()).select_from(
             select(union_all(*parts).subquery()).limit(MOST_BEFORE).subquery()
         )
+
+    def _due_before(self, row: Any) -> Any:
+        """Select those that the next claim makes AVAILABLE and takes first."""
+        jobs = self._jobs
+        is_over = self._tables.stands(states.SCHEDULED), jobs.c.due_at <= self._now()
+        some = select(jobs.c.number, jobs.c.rank, jobs.c.queue_name).where(*is_over)
+        due = some.order_by(jobs.c.due_at).limit(MOST_BEFORE).subquery().c
+        is_first = or_(due.rank < row.rank, and_(due.rank == row.rank, due.number < row.number))
+        return select(due.number).where(due.queue_name == row.queue_name, is_first)
 
     def connections(self) -> Connections | None:
         texts = _CONNECTIONS.get(type(self._dialect))
