@@ -9,6 +9,7 @@ refused where the queue says a sentence when it is made. Nothing else is right.
 
 from __future__ import annotations
 
+import functools
 import sys
 import tempfile
 import threading
@@ -31,13 +32,15 @@ from sqlqueues import (
     PREFIX,
     Effect,
     Place,
-    after_hook,
     begin_after_hook,
     begin_and_write,
     hooks,
+    options_of,
     write_mapped,
+    write_mapped_after_hook,
 )
 from tgext.asyncjob import ConfigError, JobQueue
+from tgext.asyncjob.backends.sql import SqlBackend
 from tgext.asyncjob.job import CANCELLED, SUCCESSFUL
 
 #: How connections come to an isolation level, by database: what create_engine() is given. Where
@@ -70,14 +73,31 @@ LEVELS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+class Column(Place):
+    """A database for all cells of a column."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        #: as another process has it
+        self.elsewhere = SqlBackend(
+            create_engine(url, **options_of(url)), secret="swordfish", prefix=PREFIX
+        )
+        self.elsewhere.open(create_tables=False)
+
+    def drop(self) -> None:
+        self.elsewhere.close()
+        self.elsewhere.engine.dispose()
+        super().drop()
+
+
 class Cell:
     """One session on one database; a request's block is ``request(queue)``."""
 
     #: jobs that write a row; the second one after a test has had its say
     job: Callable[..., object] = staticmethod(write_mapped)
-    job_with_hook: Callable[..., object] = staticmethod(after_hook)
+    job_with_hook: Callable[..., object] = staticmethod(write_mapped_after_hook)
 
-    def __init__(self, place: Place, level: dict[str, Any]) -> None:
+    def __init__(self, place: Column, level: dict[str, Any]) -> None:
         self.place = place
         self._level = level
         self.exits = ExitStack()
@@ -336,7 +356,7 @@ KINDS: dict[str, type[Cell]] = {
 }
 
 
-def look(place: Place, kind: str, level: str) -> str:
+def look(place: Column, kind: str, level: str) -> str:
     """Try a cell: "works", the sentence by which it is refused, or what is wrong."""
     cell = KINDS[kind](place, LEVELS[place.kind][level])
     with cell.exits:
@@ -393,9 +413,8 @@ def is_fenced(cell: Cell, queue: JobQueue) -> str | None:
     """A job that is cancelled while it runs commits none of its work."""
     with cell.request(queue):
         uid = queue.perform(cell.job_with_hook, "cancelled", "job")
-    with JobQueue("sql", url=cell.place.url, table_prefix=PREFIX, threads=0) as other:
-        hooks["cancelled"] = other.result(uid).cancel
-        queue.run_pending()
+    hooks["cancelled"] = functools.partial(cell.place.elsewhere.cancel, uid)
+    queue.run_pending()
     if queue.result(uid).status is not CANCELLED:
         return f"the job that was cancelled in the middle is {queue.result(uid).status}"
     return _unless_written(cell, [])
@@ -411,8 +430,8 @@ def _unless_written(cell: Cell, expected: list[tuple[str, int]]) -> str | None:
 
 
 @contextmanager
-def place_for(kind: str, folder: Path) -> Iterator[Place]:
-    """A database for a column; PostgreSQL's own server, which knows prepared transactions."""
+def place_for(kind: str, folder: Path) -> Iterator[Column]:
+    """The database of a column; PostgreSQL's own server, which knows prepared transactions."""
     with ExitStack() as stack:
         if kind == "postgresql":
             server = stack.enter_context(own_server(kind))
@@ -420,7 +439,7 @@ def place_for(kind: str, folder: Path) -> Iterator[Place]:
             url = server.url
         else:
             url = url_of(kind, folder)
-        place = Place(url)
+        place = Column(url)
         stack.callback(place.drop)
         yield place
 

@@ -280,6 +280,12 @@ def after_hook(name: str, text: str | None = None) -> None:
         write_one(text)
 
 
+def write_mapped_after_hook(name: str, text: str) -> None:
+    """The same, by the ORM."""
+    hooks[name]()
+    write_mapped(text)
+
+
 def hook_after_writing(name: str, text: str) -> None:
     """Write, and let the test have its say before the commit."""
     write_one(text)
