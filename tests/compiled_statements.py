@@ -93,8 +93,10 @@ def share_statements(patch: pytest.MonkeyPatch | None = None) -> None:
             cache = statements_of[engine.dialect] = _Statements(kind, shared)
         engine.__dict__[_CACHE] = cache
 
-    def make_statement(statement: Any, clause: Any, dialect: Dialect) -> None:
-        _make_statement(statement, _CompiledOnce(clause, statements_of[dialect]), dialect)
+    def make_statement(statement: Any, build: Any, dialect: Dialect) -> None:
+        statement.build = build = functools.cache(build)
+        statements = statements_of[dialect]
+        _make_statement(statement, lambda: _CompiledOnce(build(), statements), dialect)
 
     built: LRUCache[Any, Any] = LRUCache(2 * _MOST_PREFIXES)
 
@@ -105,7 +107,7 @@ def share_statements(patch: pytest.MonkeyPatch | None = None) -> None:
         found = built.get(key)
         if found is None:
             found = built[key] = _build_insertion(ours, tables, names)
-        anew = [each and dialect.compiled(each._clause.clause) for each in found[1:]]
+        anew = [each and dialect.compiled(each.build) for each in found[1:]]
         return insertion.Statements(names, *anew)
 
     def key_of_table(table: Any, *given: Any) -> tuple[Any, ...]:

@@ -63,22 +63,21 @@ class Admission:
         self._slots = Slots(tables, dialect, clock)
         self._turns = Turns(tables, dialect, clock)
         jobs, groups = self._jobs, self._groups
-        first = select(jobs.c.rank, jobs.c.number, jobs.c.blocked_by, jobs.c.policy)
-        self._head = dialect.compiled(self._in_order(first).limit(1))
-        most = bindparam("most", type_=Integer())
-        first = select(jobs.c.number, jobs.c.uid, jobs.c.queue_name, jobs.c.lease, jobs.c.policy)
-        first = self._in_order(first).limit(most)
-        if dialect.skips_locked:  # whoever cancels a job in a long transaction
-            first = first.with_for_update(skip_locked=True)
-        self._first = dialect.compiled(first)
+        head = jobs.c.rank, jobs.c.number, jobs.c.blocked_by, jobs.c.policy
+        self._head = dialect.compiled(lambda: self._in_order(select(*head)).limit(1))
+        self._first = dialect.compiled(self._first_of_group)
         self._admitting = dialect.compiled_for_lists(
             lambda numbers: (
                 update(jobs).where(jobs.c.number.in_(numbers)).ordered_values(*admitted(jobs))
             )
         )
-        waiting = select(groups.c.blocked_by).distinct().limit(MOST_BESIDE)
         self._waiting = dialect.compiled_for_lists(
-            lambda names: waiting.where(groups.c.name.in_(names))
+            lambda names: (
+                select(groups.c.blocked_by)
+                .distinct()
+                .where(groups.c.name.in_(names))
+                .limit(MOST_BESIDE)
+            )
         )
 
     def admit(
@@ -170,6 +169,14 @@ class Admission:
         jobs = self._jobs
         its = columns.where(jobs.c.blocked_by == bindparam("its_group"))
         return its.order_by(jobs.c.rank, jobs.c.number)
+
+    def _first_of_group(self) -> Any:
+        jobs = self._jobs
+        first = select(jobs.c.number, jobs.c.uid, jobs.c.queue_name, jobs.c.lease, jobs.c.policy)
+        first = self._in_order(first).limit(bindparam("most", type_=Integer()))
+        if self._dialect.skips_locked:  # whoever cancels a job in a long transaction
+            first = first.with_for_update(skip_locked=True)
+        return first
 
     def _admit_some(self, head: Head, most: int) -> tuple[list[Row[Any]], float | None]:
         """Admit up to *most* jobs of a group; return their rows, and the seconds until one more may

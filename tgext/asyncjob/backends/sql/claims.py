@@ -66,11 +66,13 @@ class Claims:
         self._clock = clock.clause
         # Not that of many: on PostgreSQL a list of one takes more CPU than one value.
         self._succeeding = dialect.compiled(
-            self._succeeded(self._jobs.c.uid == bindparam("held_uid", type_=String()))
+            lambda: self._succeeded(self._jobs.c.uid == bindparam("held_uid", type_=String()))
         )
         self._returns = dialect.update_returns
         many = dialect.is_one_of(self._jobs.c.uid, "uids")
-        self._succeeding_many = None if many is None else dialect.compiled(self._those(many))
+        self._succeeding_many = (
+            None if many is None else dialect.compiled(lambda: self._those(many))
+        )
         self._succeeding_each = dialect.compiled_for_lists(
             lambda uids: self._those(self._jobs.c.uid.in_(uids))
         )

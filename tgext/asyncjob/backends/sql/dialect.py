@@ -27,7 +27,7 @@ from sqlalchemy.pool import NullPool, Pool, QueuePool
 from ...errors import ConfigError
 from ...transactions.connections import forget_connections, listen, note_errors
 from .faults import Faults
-from .statements import ListStatement, Statement
+from .statements import Build, ListStatement, Statement
 
 
 class SideTable(NamedTuple):
@@ -149,9 +149,9 @@ class Dialect(ABC):
         interrupted a write of its own thread, for which it would wait. It is called after that."""
         return False
 
-    def compiled(self, clause: ClauseElement) -> Statement:
-        """Return *clause* as a statement that is compiled once, for this database."""
-        return Statement(clause, self.engine.dialect)
+    def compiled(self, build: Build) -> Statement:
+        """Return what *build* returns as a statement that is compiled once, for this database."""
+        return Statement(build, self.engine.dialect)
 
     def compiled_for_lists(
         self, build: Callable[[Sequence[BindParameter[Any]]], ClauseElement]

@@ -72,7 +72,7 @@ class PostgreSql(Dialect):
         own = super().make_engine(engine)
         given = _items("names").column_valued("name")
         notified = func.pg_notify(bindparam("channel", type_=String()), given)
-        self._notifying = Statement(select(notified), own.dialect)
+        self._notifying = Statement(lambda: select(notified), own.dialect)
         return own
 
     def has_begun(self, driver: Any) -> bool:

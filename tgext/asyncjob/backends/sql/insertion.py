@@ -56,7 +56,9 @@ class Insertion:
     def _statements(self, tables: Tables, names: Sequence[str]) -> Statements:
         types = {name: _type_of(tables, name) for name in names}
         given = {name: bindparam(name, type_=kind) for name, kind in types.items()}
-        one = self._dialect.compiled(insert(self._jobs).values(self._values(given)).inline())
+        one = self._dialect.compiled(
+            lambda: insert(self._jobs).values(self._values(given)).inline()
+        )
         many = self._from_rows(names, {"rows": names}, types)
         own = [name for name in names if name in OWN]
         common = [name for name in names if name not in OWN]
@@ -76,7 +78,7 @@ class Insertion:
             given |= {name: rows.c[name] for name in of_part}
         values = self._values(given)
         into = insert(self._jobs).from_select(list(values), select(*values.values()))
-        return self._dialect.compiled(into)
+        return self._dialect.compiled(lambda: into)
 
     def _values(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return what is inserted, by column. given: the same as the client gives it."""

@@ -252,7 +252,7 @@ class Merging:
             parts = [self._part(at, name, first=first) for at, name in enumerate(_names(size))]
             if first:
                 parts.append(self._pausing.names.add_columns(null(), null(), null()))
-            statement = self._dialect.compiled(union_all(*parts))
+            statement = self._dialect.compiled(lambda: union_all(*parts))
             self._reading[size, first] = statement
         return statement, size
 

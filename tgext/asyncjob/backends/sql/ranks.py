@@ -38,7 +38,7 @@ class Ranks:
         statement = self._built.get(key)
         if statement is None:
             ranks = self._each if self._dialect.steps_in_recursion else self._between
-            statement = self._dialect.compiled(union_all(*map(ranks, key)))
+            statement = self._dialect.compiled(lambda: union_all(*map(ranks, key)))
             self._built[key] = statement
         for row in statement.execute(connection):
             if row.is_used:

@@ -88,15 +88,22 @@ class Slots:
             lambda names: select(name).where(name.in_(names)).order_by(name).with_for_update()
         )
         slots = self._slots
-        one = [slots.c[each] == bindparam(f"its_{each}") for each in ("name", "uid", "lease")]
-        self._removing = dialect.compiled(delete(slots).where(*one))
-        settled = update(slots).values(started_at=bindparam("at", type_=Double()))
-        self._settling = dialect.compiled(settled.where(*one))
+        settled: dict[str, Any] = {"started_at": bindparam("at", type_=Double())}
+        self._removing = dialect.compiled(lambda: delete(slots).where(*self._is_one()))
+        self._settling = dialect.compiled(
+            lambda: update(slots).values(settled).where(*self._is_one())
+        )
+        self._storing = dialect.compiled(self._stored)
+
+    def _is_one(self) -> list[ColumnElement[bool]]:
+        """The condition that a row is the one of these parameters."""
+        names = "name", "uid", "lease"
+        return [self._slots.c[each] == bindparam(f"its_{each}") for each in names]
+
+    def _stored(self) -> Any:
         names = "name", "uid", "lease", "seconds"
         made: dict[str, Any] = {each: bindparam(f"its_{each}") for each in names}
-        self._storing = dialect.compiled(
-            insert(slots).values({**made, "admitted_at": clock.clause})
-        )
+        return insert(self._slots).values({**made, "admitted_at": self._clock.clause})
 
     # -- read
 

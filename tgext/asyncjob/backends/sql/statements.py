@@ -1,8 +1,8 @@
 """Statements that are compiled once.
 
 SQLAlchemy takes longer to build a statement and to find it in its cache than the database takes to
-execute most of ours. Statements that each job needs are compiled at their first use, when the
-schema of the tables is known, and are executed by their text from then on.
+execute most of ours. Statements that each job needs are built and compiled at their first use, when
+the schema of the tables is known, and are executed by their text from then on.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from typing import Any
 from sqlalchemy import BindParameter, ClauseElement, Connection, CursorResult, bindparam
 from sqlalchemy.engine import Dialect
 
+#: Builds a clause.
+Build = Callable[[], ClauseElement]
+
 
 class Statement:
     """One statement in one dialect; its parameters are those of ``bindparam(name)``.
@@ -21,8 +24,8 @@ class Statement:
     database has arrays.
     """
 
-    def __init__(self, clause: ClauseElement, dialect: Dialect) -> None:
-        self._clause = clause
+    def __init__(self, build: Build, dialect: Dialect) -> None:
+        self._build = build
         self._dialect = dialect
         self._text: str | None = None
 
@@ -30,7 +33,7 @@ class Statement:
     def text(self) -> str:
         """The SQL text."""
         if self._text is None:
-            compiled: Any = self._clause.compile(dialect=self._dialect)
+            compiled: Any = self._build().compile(dialect=self._dialect)
             self._fixed: dict[str, Any] = dict(compiled.params)
             self._order = list(compiled.positiontup) if compiled.positional else None
             self._text = str(compiled)  # last: another thread may run this meanwhile
@@ -80,7 +83,7 @@ class ListStatement:
         statement = self._of_size.get(size)
         if statement is None:
             parameters: list[Any] = [bindparam(f"item_{number}") for number in range(size)]
-            statement = Statement(self._build(parameters), self._dialect)
+            statement = Statement(lambda: self._build(parameters), self._dialect)
             self._of_size[size] = statement
         filled = [*items, *[items[-1]] * (size - len(items))]
         values.update((f"item_{number}", item) for number, item in enumerate(filled))

@@ -77,8 +77,9 @@ class Taking:
         #: by the number of queues that they read; None: all queues
         self._taking: dict[int | None, Statement] = {}
         self._looking: dict[tuple[int | None, bool], Statement] = {}
-        due = select(self._jobs.c.number).where(self._is_due(clock.clause)).limit(1)
-        self._due = dialect.compiled(due)
+        self._due = dialect.compiled(
+            lambda: select(self._jobs.c.number).where(self._is_due(clock.clause)).limit(1)
+        )
         self._taking_these = dialect.compiled_for_lists(
             lambda numbers: self._taken_if(self._jobs.c.number.in_(numbers))
         )
@@ -112,8 +113,9 @@ class Taking:
         number = None if queues is None else len(queues)
         statement = self._taking.get(number)
         if statement is None:
-            taken = self._taken_at_once(parameters(number))
-            statement = self._taking[number] = self._dialect.compiled(taken)
+            statement = self._taking[number] = self._dialect.compiled(
+                lambda: self._taken_at_once(parameters(number))
+            )
         with self._dialect.write_lazily() as connection:
             taken = statement.execute(
                 connection,
@@ -163,8 +165,9 @@ class Taking:
         number = None if queues is None else len(queues)
         first = self._taking.get(number)
         if first is None:
-            found = self._first_available(parameters(number), *_MOST_AHEAD, self._claimed)
-            first = self._taking[number] = self._dialect.compiled(found)
+            first = self._taking[number] = self._dialect.compiled(
+                lambda: self._first_available(parameters(number), *_MOST_AHEAD, self._claimed)
+            )
         found = first.execute(connection, most=limit, **values(queues))
         return [ClaimedRow.of(row) for row in found.all()]
 
@@ -229,7 +232,7 @@ class Taking:
             wanted = select(*self.looks(parameters(number), self._clock.clause))
             if ticks:
                 wanted = wanted.add_columns(*self.rarer(self._clock.clause))
-            statement = self._looking[number, ticks] = self._dialect.compiled(wanted)
+            statement = self._looking[number, ticks] = self._dialect.compiled(lambda: wanted)
         with self._dialect.engine.connect() as connection:
             return statement.execute(connection, **values(names), **self._clock.moment()).one()
 
