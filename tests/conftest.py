@@ -129,6 +129,21 @@ def pytest_configure(config: Any) -> None:
         config.option.basetemp = config.option.basetemp or f"{made}/tests"
 
 
+# What registers itself with Hypothesis is trio, which Selenium imports and no test uses; to see who
+# holds its dice takes longer than to import Hypothesis.
+os.environ.setdefault("HYPOTHESIS_NO_PLUGINS", "1")
+
+
+def pytest_ignore_collect(collection_path: Path, config: Any) -> bool | None:
+    """Do not import a module of slow tests that would all be left out, browsers and all."""
+    if config.option.markexpr != "not slow" or collection_path.suffix != ".py":
+        return None
+    all_are_slow = re.search(
+        r"^pytestmark = \[?\s*pytest\.mark\.slow\b", collection_path.read_text(), re.M
+    )
+    return True if all_are_slow else None
+
+
 # Of the imports of all tests most stays, so that the garbage collector would look at it in vain:
 # while they are imported, and, in the objects that are there then, at each of its runs thereafter.
 gc.disable()
