@@ -17,8 +17,9 @@ from unique_model import RETENTION_SECONDS, check
 
 SCOPES = (WAITING, UNFINISHED, PERIOD, LATEST)
 
-#: Examples on memory and on a database; with LONG=1 in the environment a hundred times as many.
-EXAMPLES, EXAMPLES_SQL = (6_000, 600) if os.environ.get("LONG") else (60, 4)
+#: Examples on memory and on a database; with LONG=1 in the environment a hundred times as many, or
+#: more.
+EXAMPLES, EXAMPLES_SQL = (6_000, 600) if os.environ.get("LONG") else (60, 3)
 
 
 @pytest.fixture(scope="module", params=KINDS)
