@@ -52,6 +52,9 @@ pytestmark = pytest.mark.slow
 #: More statements than any job here comes to: then the counter does not count.
 MOST = 100
 
+#: Where the count begins, but for those jobs of which the claim is the same again.
+SINCE = {nothing: "claim", write_one: "start"}
+
 #: A claim, some work, and a mark: fewer, and the counter has missed them.
 LEAST = 3
 
@@ -216,7 +219,7 @@ def left_by_deaths(
 def test_job_killed_before_any_of_its_statements_ends_as_if_it_had_not_been(
     place, fork_server, job
 ):
-    since = "start" if job is write_one else "claim"
+    since = SINCE.get(job, "job")
 
     clean, *after_deaths, after_none = left_by_deaths(place, fork_server, job, since=since)
 
