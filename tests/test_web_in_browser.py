@@ -358,18 +358,17 @@ def test_hidden_page_asks_for_nothing_and_at_once_when_it_is_seen_again(page, jo
     page.until_state("done")
 
 
-def test_tab_in_the_background_is_hidden_and_shows_the_end_when_it_comes_back(page, jobs, host):
+def test_minimised_window_is_hidden_and_shows_the_end_when_it_comes_back(page, jobs, host):
     uid = jobs.running(1, "one", 4)
     page.open(uid)
     page.until(lambda: host.asked)
-    shown = page.driver.current_window_handle
+    shown = page.driver.get_window_rect()
     page.run("document.addEventListener('visibilitychange', () => sessionStorage.seen ="
              " (sessionStorage.seen || '') + document.visibilityState + ' ')")  # fmt: skip
 
-    page.driver.switch_to.new_window("tab")
+    page.driver.minimize_window()
     jobs.end(uid, Outcome(SUCCESSFUL))
-    page.driver.close()
-    page.driver.switch_to.window(shown)
+    page.driver.set_window_rect(**shown)
 
     page.until_state("done")
     assert page.run("return sessionStorage.seen") == "hidden visible "

@@ -62,6 +62,7 @@ for (const time of document.querySelectorAll(".times dd:not(.uid)")) {
 for (const each of document.querySelectorAll(".asyncjob-details")) {
   each.textContent = each.textContent.replace(/, (about [^,]*|a few seconds) left$/, "");
 }
+for (const link of document.links) link.href += "#";  // visited, for a browser that remembers it
 document.activeElement.blur();
 for (const each of document.getAnimations()) {
   if (each.effect.getComputedTiming().endTime === Infinity) each.cancel(); else each.finish();
