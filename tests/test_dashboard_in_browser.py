@@ -38,6 +38,9 @@ PAGES = {
 }  # fmt: skip
 
 
+NARROW, WIDE = 390, 1280
+
+
 class Host:
     """Serves the dashboard at ``/asyncjob`` for one who may act, and counts what is asked."""
 
@@ -64,7 +67,7 @@ class Host:
 class Page(BrowserPage):
     """A page of the dashboard."""
 
-    def look(self, width: int = 1280, scheme: str = "light") -> None:
+    def look(self, width: int = WIDE, scheme: str = "light") -> None:
         """Set the width of the window, and the scheme of colours."""
         self.driver.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
@@ -127,6 +130,11 @@ def page(driver: Any, host: Host) -> Iterator[Page]:
 #: What axe-core looks at again in the other scheme: the rules that depend on colours.
 OF_COLOURS = ["color-contrast", "link-in-text-block"]
 
+#: The charts' tables have a row for each minute, all written alike: axe-core sees the first ones,
+#: as each of a thousand cells takes it a millisecond.
+FEWER_ROWS = """for (const row of document.querySelectorAll("details tbody tr:nth-child(n + 6)"))
+    row.remove();"""
+
 
 def violations(page: Page, rules: list[str] | None = None) -> list[tuple[str, str]]:
     """Ask axe-core, which is loaded: the rule, and the first element that breaks it."""
@@ -136,9 +144,8 @@ def violations(page: Page, rules: list[str] | None = None) -> list[tuple[str, st
     return [(each["id"], each["nodes"][0]["html"]) for each in found["violations"]]
 
 
-@pytest.mark.timeout(300)  # some thirty pages, each looked at twice
-@pytest.mark.parametrize("width", [390, 1280])
-def test_page_is_accessible_fits_and_complains_of_nothing(page, shop, width):
+@pytest.mark.timeout(300)  # some thirty pages, each looked at three times
+def test_page_is_accessible_fits_and_complains_of_nothing(page, shop):
     uids = shop.open()
     shop.backend.statistics = PastDay(time.time())
     shop.add(args=("x" * 500,), queue_name="q" * 64, user="u" * 300)
@@ -162,22 +169,25 @@ def test_page_is_accessible_fits_and_complains_of_nothing(page, shop, width):
     schedule.run_now()
     schedule.pause()
     paths = [*PAGES.values(), "/jobs?status=LOST", "/failures?retried=3", "/job?uid=unknown",
-             "/jobs/all?action=retry", "/jobs?did=retry&changed=1&of=2",
+             "/jobs/all?action=retry", "/jobs?status=CANCELLED&did=retry&changed=1&of=2",
              f"/schedule?of={schedule.name}", "/reload?uid=asyncjob_unknown",
              f"/reload?uid={states['cancelling']}"]  # fmt: skip
 
     for path in [*paths, *(f"/job?uid={uid}" for uid in uids.values())]:
-        page.look(width, "light")
         page.open(path)
         for details in page.driver.find_elements(By.TAG_NAME, "details"):
             page.run("arguments[0].open = true", details)
-        wide = page.run("return document.documentElement.scrollWidth")
-        page.run(axe)
+        for width in (NARROW, WIDE):
+            page.look(width)
+            assert page.run("return document.documentElement.scrollWidth") <= width, path
+        page.run(FEWER_ROWS + axe)
         is_error = path in ("/jobs?status=LOST", "/job?uid=unknown")
 
-        assert wide <= width, path
         assert violations(page) == [], path
-        page.look(width, "dark")
+        page.look(NARROW)
+        assert violations(page) == [], path
+        # only what is narrow: no colour depends on the width
+        page.look(NARROW, "dark")
         assert page.run("return matchMedia('(prefers-color-scheme: dark)').matches")
         assert violations(page, OF_COLOURS) == [], path
         told = page.complaints()
