@@ -19,10 +19,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from forked_python import OF_SERVERS, ForkedPython
 from needs import need
 
 SAMPLE_APP = Path(__file__).resolve().parents[2] / "sample_app"
 SECONDS = 20  #: the longest wait for anything; a miss is a failure
+
+
+#: What gunicorn and the album import.
+OF_ALBUM = (
+    "gunicorn.app.pasterapp gunicorn.workers.sync jinja2 kajiki mako.template beaker.session"
+    f" photoalbum.config.application photoalbum.controllers.root {OF_SERVERS}"
+)
+
+#: Has each process of the server stop at a pipe, if there is one, when a job is all but done.
+AT_GATE = """
+from pathlib import Path
+from photoalbum.lib import darkroom
+
+GATE = Path(__file__).with_name("gate")
+
+def post_worker_init(worker):
+    lay_out = darkroom.contact_sheet
+
+    def held(*args):
+        if GATE.exists():
+            GATE.read_bytes()
+        return lay_out(*args)
+
+    darkroom.contact_sheet = held
+"""
 
 
 @dataclass(frozen=True)
@@ -64,7 +90,10 @@ class Gate:
 
 
 class Server:
-    """development.ini as it stands, served by processes of gunicorn on data of its own."""
+    """development.ini as it stands, served by processes of gunicorn on data of its own.
+
+    Between ``hold`` and ``let_pass`` a job that develops pictures stops before its contact sheet.
+    """
 
     def __init__(self, folder: Path, workers: int = 2) -> None:
         need(importlib.util.find_spec("gunicorn"), "gunicorn (pip install gunicorn)")
@@ -75,6 +104,8 @@ class Server:
         self._workers = workers
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = iter(range(1_000_000))
+        self.gate = folder / "gate"
+        (folder / "gunicorn_conf.py").write_text(AT_GATE)
         (folder / "album.ini").write_text(
             "[app:main]\n"
             f"use = config:{SAMPLE_APP / 'development.ini'}\n"
@@ -89,15 +120,16 @@ class Server:
             bind = f"127.0.0.1:{probe.getsockname()[1]}"
         self.address = f"http://{bind}"
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = ForkedPython(
                 [
                     sys.executable, "-m", "gunicorn", "--paste", str(self.folder / "album.ini"),
                     "--workers", str(self._workers), "--bind", bind, "--access-logfile", "-",
+                    "--config", str(self.folder / "gunicorn_conf.py"),
                     "--access-logformat", "process %(p)s answers %({x-number}i)s with %(s)s",
                 ],
                 cwd=self.folder, env={**os.environ, "HOME": str(self.folder)},
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                start_new_session=True,
+                start_new_session=True, imports=OF_ALBUM,
             )  # fmt: skip
         self.until(self._answers, "the server answers")
 
@@ -115,6 +147,22 @@ class Server:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(SECONDS)
             self._process = None
+
+    def hold(self) -> None:
+        """Let the next jobs stop before their contact sheet."""
+        os.mkfifo(self.gate)
+
+    def let_pass(self) -> None:
+        """Wait until a job has stopped there, and let it and later ones go on."""
+        self.until(self._opened, "a job has stopped")
+        self.gate.unlink()
+
+    def _opened(self) -> bool:
+        try:
+            os.close(os.open(self.gate, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:  # ENXIO: nobody reads it
+            return False
+        return True
 
     # -- as a browser asks
 
