@@ -122,6 +122,5 @@ def browser(chromium, address):
 @pytest.fixture
 def held_samples(gate, monkeypatch):
     """Let each sample picture wait at the gate before it is painted."""
-    monkeypatch.setattr(samples, "SIZE", (1600, 1200))
     monkeypatch.setattr(samples, "paint", gate.before(samples.paint))
     return gate

@@ -72,6 +72,12 @@ return faint;
 """
 
 
+@pytest.fixture(autouse=True)
+def small_samples(monkeypatch):
+    """Paint the sample pictures no larger than their thumbnails: it is what takes longest here."""
+    monkeypatch.setattr(samples, "SIZE", (480, 360))
+
+
 @pytest.fixture
 def look(browser, tmp_path):
     """Measure and photograph the page at each width: ``look("index")``."""
@@ -96,7 +102,7 @@ def look(browser, tmp_path):
 def test_album_pages_are_readable_narrow_and_wide(
     browser, album, address, look, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(samples, "SIZE", (1600, 1200))
+    monkeypatch.setattr(samples, "SIZE", (1600, 1200))  # wider than the window
     look("index-empty")
     press(browser, "Use the sample pictures")
     wait_for_state(browser, "waiting")
@@ -185,7 +191,8 @@ def test_running_job_is_cancelled_by_its_button(browser, held_samples, in_backgr
 def test_bar_of_a_job_that_only_counts_shows_the_count(
     browser, album, gate, in_background, monkeypatch, look
 ):
-    monkeypatch.setattr(samples, "SIZE", (1600, 1200))
+    monkeypatch.setattr(samples, "SIZE", (1600, 1200))  # 130 tiles, painted twice
+    monkeypatch.setattr(samples, "SCENES", samples.SCENES[:1])
     album.web.post("/samples")
     album.queue.run_pending()
     monkeypatch.setattr(darkroom, "brush", gate.before(lambda image, box, width: image.crop(box)))
@@ -241,8 +248,7 @@ def test_dashboard_is_reached_by_the_login(browser, album, address, look):
     look("dashboard")
 
 
-def test_pages_ask_no_other_server(browser, address, album, monkeypatch):
-    monkeypatch.setattr(samples, "SIZE", (400, 300))
+def test_pages_ask_no_other_server(browser, address, album):
     album.web.post("/samples")
     album.queue.run_pending()
 
