@@ -61,6 +61,15 @@ def driver(tmp_path_factory: Any) -> Iterator[Any]:
     gc.collect()
 
 
+#: How many presses of the tabulator lead from what has the focus to the control of that name.
+_CONTROLS_BEFORE = """
+const all = [...document.querySelectorAll("a[href], button, input, select, summary, [tabindex]")]
+  .filter((each) => each.tabIndex >= 0 && !each.disabled && each.checkVisibility());
+const named = all.findIndex((each) => (each.ariaLabel || each.textContent).trim() === arguments[0]);
+return named - all.indexOf(document.activeElement);
+"""
+
+
 class BrowserPage:
     """The page that the browser shows. address: that of the server, without "/" at its end."""
 
@@ -76,7 +85,7 @@ class BrowserPage:
 
     def until(self, condition: Callable[[], Any]) -> Any:
         # A page may be replaced while it is being read: look again.
-        waits = WebDriverWait(self.driver, SECONDS, 0.05, ignored_exceptions=[WebDriverException])
+        waits = WebDriverWait(self.driver, SECONDS, 0.1, ignored_exceptions=[WebDriverException])
         return waits.until(lambda _driver: condition())
 
     def press(self, *keys: str) -> None:
@@ -87,7 +96,11 @@ class BrowserPage:
         return str(self.run("return document.activeElement.outerHTML.split('>')[0]"))
 
     def tab_to(self, label: str) -> None:
-        """Go on with the tabulator to the control of this name."""
+        """Go on with the tabulator to the control of this name.
+
+        Most of the way is one command, of as many presses as there seem to be controls between.
+        """
+        self.press(Keys.TAB * max(0, int(self.run(_CONTROLS_BEFORE, label))))
         name = "const e = document.activeElement; return e.ariaLabel || e.textContent"
         for _ in range(60):
             if self.run(name).strip() == label:

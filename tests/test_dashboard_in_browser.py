@@ -115,10 +115,9 @@ def page(driver: Any, host: Host) -> Iterator[Page]:
     server = StopableWSGIServer.create(host, threads=4)
     made = Page(driver, server.application_url.rstrip("/"))
     made.look()
-    made.open("/static/dashboard.css")
-    made.run("sessionStorage.clear()")
     driver.get_log("browser")
     yield made
+    made.run("sessionStorage.clear()")  # another test's server may have the same address
     driver.get("about:blank")
     server.shutdown()
     server.runner.join(SECONDS)

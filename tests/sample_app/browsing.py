@@ -33,7 +33,7 @@ def press(browser, label):
 
 
 def wait_until(browser, condition):
-    return WebDriverWait(browser, SECONDS, poll_frequency=0.05).until(condition)
+    return WebDriverWait(browser, SECONDS, poll_frequency=0.1).until(condition)
 
 
 def wait_for_state(browser, state):
