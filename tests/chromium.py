@@ -28,6 +28,8 @@ CHROMIUM_FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # a page is left before its scripts have run so often that compiling them again pays
+    "--js-flags=--no-opt --no-maglev",
     # as on a phone: they lie over the page and take no room
     "--hide-scrollbars",
 )
