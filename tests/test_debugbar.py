@@ -6,7 +6,6 @@ In a process of its own: the bar's hooks and listeners are for all applications 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,12 @@ from typing import Any
 import pytest
 from bs4 import BeautifulSoup
 
+from forked_python import OF_SERVERS, run_forked
+
 pytestmark = pytest.mark.slow
+
+#: What it imports before it knows whether there is a bar.
+OF_APPLICATION = f"beaker.session jinja2 kajiki mako.template webtest {OF_SERVERS}"
 
 #: Prints the pages of an application, by their paths. Arguments: a folder, "bar" or another word,
 #: and whether debug is on.
@@ -110,9 +114,9 @@ print(json.dumps(pages))
 
 def pages_of(folder: Path, kind: str, debug: str = "debug") -> dict[str, Any]:
     (folder / "debugged.py").write_text(PROGRAM)
-    done = subprocess.run(
+    done = run_forked(
         [sys.executable, "-c", "import debugged", str(folder), kind, debug],
-        cwd=folder, capture_output=True, text=True, timeout=100, check=False,
+        imports=OF_APPLICATION, cwd=folder, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
