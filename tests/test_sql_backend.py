@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -276,6 +277,19 @@ def test_job_that_is_due_is_taken_however_long_the_look_has_lasted(
     clock.advance(5)
 
     assert [claim.job.uid for claim in claim_some(backend)] == [uid]
+
+
+def test_delayed_job_that_another_worker_has_taken_keeps_no_worker_awake(make_backend):
+    backend, other = make_backend(), make_backend()
+    enqueued(backend, run_after=timedelta(seconds=0.01))
+    other.wait(None, 10, lambda: False)  # until it is due
+    claim_one(other)
+
+    assert claim_some(backend) == []
+    began = time.monotonic()
+    backend.wait(None, 0.1, lambda: False)
+
+    assert time.monotonic() - began >= 0.1
 
 
 def claim_some(backend: SqlBackend) -> Any:

@@ -120,6 +120,7 @@ class SqlBackend(SteeredStore, Backend):
         self._wakeup.note_seen()
         self._admissions.settle(any_time=self._clock.is_fake)
         if self._dialect.has_one_writer:
+            self._wakeup.forget_due()  # what was due another worker may have; the look tells
             look = self._look(queues)
             self._wakeup.due_in(look.due_seconds)
             if not look.is_waiting:

@@ -151,6 +151,10 @@ class Wakeup:
         self._due_at = None
         return True
 
+    def forget_due(self) -> None:
+        """Forget, before a look, the due time that has come; else no thread could wait."""
+        self.is_due()
+
     def look(self) -> None:
         """Read the table, and wake a thread if a job can be claimed."""
         self.found(self._look(self._queues))
