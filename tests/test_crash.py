@@ -35,7 +35,7 @@ def run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_no_job_is_lost_and_no_effect_doubled_under_kills(database, tmp_path):
     url_of(database, tmp_path)  # needs its server
 
-    ended = run("crash", "--db", database, "--rescues", "5")
+    ended = run("crash", "--db", database, "--rescues", "3")
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "14 kills" in ended.stdout

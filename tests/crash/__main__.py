@@ -1,6 +1,6 @@
 """Soak one database or all, and print a line for each.
 
-    PYTHONPATH=tests python -m crash                     a few hundred jobs, 10 kills each
+    PYTHONPATH=tests python -m crash                     some hundred jobs, 14 kills each
     PYTHONPATH=tests python -m crash --long              20,000 jobs, 200 kills each
     PYTHONPATH=tests python -m crash --answers           5,000 jobs, every 20th commit unanswered
     PYTHONPATH=tests python -m crash --mutant fence      the library broken: it must be noticed
@@ -49,7 +49,7 @@ class Size:
     loses_every: int
 
 
-SHORT = Size(jobs=300, blows=14, workers=3, seconds=12.0, lease=1.5, loses_every=30)
+SHORT = Size(jobs=120, blows=14, workers=3, seconds=12.0, lease=1.5, loses_every=15)
 LONG = Size(jobs=20_000, blows=200, workers=4, seconds=400.0, lease=2.0, loses_every=60)
 #: No kills: what a lost answer alone does.
 ANSWERS = Size(jobs=5_000, blows=0, workers=3, seconds=60.0, lease=2.0, loses_every=20)

@@ -25,8 +25,8 @@ from .schedule import CUT, CUT_IDLE, RESTART, WORKER, Blow
 from .servers import Database
 from .verdict import judge
 
-#: Seconds between two looks at the processes.
-LOOK_SECONDS = 0.02
+#: Seconds between two looks at the processes, and between two looks into the database.
+LOOK_SECONDS, ASK_SECONDS = 0.02, 0.1
 
 #: Seconds beyond a lease that a stopped worker is kept from waking, if nobody runs its jobs:
 #: they may wait for its own locks.
@@ -71,6 +71,7 @@ class Stop:
     since: float
     held: set[str]
     is_over: bool = False  #: it goes on, but perhaps still with one of those
+    ask_at: float = 0.0  #: when to look into the database again
 
 
 class Soak:
@@ -206,8 +207,12 @@ class Soak:
         if seconds < 0.3:
             return False
         # Who stopped there has no locks, and nothing shows before its job has been run.
-        may_lock = stop.child.point != BEFORE_WORK
-        return (may_lock and seconds >= STOPPED_SECONDS) or not self._are_open(stop.held)
+        if stop.child.point != BEFORE_WORK and seconds >= STOPPED_SECONDS:
+            return True
+        if time.monotonic() < stop.ask_at:
+            return False
+        stop.ask_at = time.monotonic() + ASK_SECONDS
+        return not self._are_open(stop.held)
 
     # -- questions to the database
 
@@ -260,7 +265,7 @@ class Soak:
                 return
             if left != before:
                 before, changed_at = left, time.monotonic()
-            time.sleep(5 * LOOK_SECONDS)
+            time.sleep(ASK_SECONDS)
 
     # -- the report
 

@@ -42,7 +42,7 @@ PATIENCE_SECONDS = 30.0
 NAME = f"asyncjob_timeouts_{os.getpid()}"
 
 THREADS_SHORT = 4
-SHORT, LONG = 20, 10_000
+SHORT, LONG = 16, 10_000
 
 #: A query that takes long, by the kind of database.
 QUERIES = {
@@ -178,7 +178,7 @@ class Worker:
 
     def time_out(self, name: str, number: int) -> Line:
         """Let so many jobs of a kind be over their time."""
-        self._run(name, self._threads * 4)
+        self._run(name, self._threads * 2)
         self._fill_pool()
         before = self._rest(None)
         failed, began = self._counts()["FAILED"], time.monotonic()
