@@ -2,7 +2,8 @@
 
 It has no thread, opens nothing, and runs nothing but imports. A process that it forks sets up what
 a fresh interpreter has of its own (arguments, path, environment, streams, directory), then runs
-the program as ``__main__`` and ends as the interpreter does.
+the program as ``__main__`` and ends as the interpreter does. If it is to fork others in its turn,
+a second server is forked for it before: that has imported the same.
 
     python -W error fork_server.py 7 module module    7: the descriptor of its connection
 """
@@ -18,25 +19,51 @@ import os
 import socket
 import sys
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 #: More than the environment of any process here, in one message.
 MOST_BYTES = 1 << 20
 
 
+class Inherited(NamedTuple):
+    """A server that was forked for the process *owner*; its options, and what it has imported."""
+
+    connection: socket.socket
+    pid: int
+    owner: int
+    options: tuple[str, ...]
+    imports: frozenset[str]
+
+
+#: Of a process that a server has forked; None: it has none.
+inherited: Inherited | None = None
+
+
 def main() -> None:
     """Serve until the connection is closed; in a process that was forked, run its program."""
+    global inherited
     connection = socket.socket(fileno=int(sys.argv[1]))
     path = sys.path[1:]  # without the folder of this file
+    options, imports = tuple(sys.orig_argv[1 : -len(sys.argv)]), frozenset(sys.argv[2:])
+    sys.modules["fork_server"] = sys.modules["__main__"]  # where the program finds ``inherited``
     for name in sys.argv[2:]:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # what is there stays, and a collection in a child does not copy it
-    request = _serve(connection)
-    if request is not None:
+    while (request := _serve(connection)) is not None:
         connection.close()
+        if request["serves"]:
+            own, connection = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            pid = os.fork()
+            if pid == 0:
+                own.close()
+                continue
+            connection.close()
+            inherited = Inherited(own, pid, os.getpid(), options, imports)
         _set_up(request, path)
         _run(request["program"])
+        return
+    os._exit(0)  # there is nothing to tidy up
 
 
 def _serve(connection: socket.socket) -> dict[str, Any] | None:

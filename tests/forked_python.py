@@ -24,11 +24,13 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import fork_server as server_program
 from fork_server import MOST_BYTES
 
 #: Of Linux's prctl(): orphans among this process's descendants become its children.
@@ -63,12 +65,15 @@ class ForkedPython(subprocess.Popen):  # type: ignore[type-arg]
     """Run ``[sys.executable, "-W", ..., "-m" or "-c" or a path, ...]`` in a forked process.
 
     imports: names of modules, separated by spaces, which the fork server imports. There is one
-    for each such text and each kind of options; none of the modules may start a thread. The
+    for each such text and each kind of options; none of the modules may start a thread. serves:
+    whether the process gets a fork server, for those that it starts with some of these imports. The
     other arguments are Popen's. Raises ValueError for one that a forked process cannot follow.
     """
 
-    def __init__(self, command: list[Any], *, imports: str, **given: Any) -> None:
-        self._imports = imports
+    def __init__(
+        self, command: list[Any], *, imports: str, serves: bool = False, **given: Any
+    ) -> None:
+        self._imports, self._serves = imports, serves
         super().__init__(command, **given)
 
     def _execute_child(self, *values: Any) -> None:
@@ -88,6 +93,7 @@ class ForkedPython(subprocess.Popen):  # type: ignore[type-arg]
             "cwd": os.path.abspath(given["cwd"] or "."),
             "environment": environment,
             "new_session": given["start_new_session"],
+            "serves": self._serves,
         }
         own = enumerate((streams["p2cread"], streams["c2pwrite"], streams["errwrite"]))
         try:
@@ -100,11 +106,12 @@ class ForkedPython(subprocess.Popen):  # type: ignore[type-arg]
 
 
 def run_forked(
-    command: list[Any], *, imports: str, timeout: float = 60, **given: Any
+    command: list[Any], *, timeout: float = 60, **given: Any
 ) -> subprocess.CompletedProcess[Any]:
-    """Do as ``subprocess.run(..., capture_output=True)`` does, in a forked process."""
+    """Do as ``subprocess.run(..., capture_output=True)`` does, in a forked process. given: the
+    arguments of ``ForkedPython``."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **given}
-    with ForkedPython(command, imports=imports, **pipes) as process:
+    with ForkedPython(command, **pipes) as process:
         try:
             stdout, stderr = process.communicate(timeout=timeout)
         except BaseException:
@@ -114,21 +121,34 @@ def run_forked(
 
 
 class ForkServer:
-    """A process that has imported modules, and forks others. options: of its interpreter."""
+    """A process that has imported modules, and forks others: the one that was forked for this
+    process, or a new one. options: of its interpreter."""
+
+    _wait: Callable[[], object]  #: for its end
 
     def __init__(self, imports: str, options: tuple[str, ...]) -> None:
         self._lock = threading.Lock()
         self._environment = {k: v for k, v in os.environ.items() if k not in _VARIABLES}
+        found = server_program.inherited
+        if (
+            found is not None
+            and (found.owner, found.options) == (os.getpid(), options)
+            and found.imports.issuperset(imports.split())
+        ):
+            server_program.inherited = None  # one lock for each
+            self._connection, self._wait = found.connection, partial(os.waitpid, found.pid, 0)
+            return
         self._connection, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        program = Path(__file__).with_name("fork_server.py")
+        path = Path(__file__).with_name("fork_server.py")
         with its:
-            self._process = subprocess.Popen(
-                [sys.executable, *options, program, str(its.fileno()), *imports.split()],
+            process = subprocess.Popen(
+                [sys.executable, *options, path, str(its.fileno()), *imports.split()],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[its.fileno()],
             )
+        self._wait = process.wait
 
     def check(self, environment: dict[str, str]) -> None:
         """Raise ValueError if an interpreter would start differently in *environment*."""
@@ -155,7 +175,7 @@ class ForkServer:
     def close(self) -> None:
         """End it; what it has forked goes on."""
         self._connection.close()
-        self._process.wait()
+        self._wait()
 
 
 @cache

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from crash import fleet, processes
 from databases import url_of
-from forked_python import OF_COMMANDS, run_forked
+from forked_python import run_forked
 
 TESTS = Path(__file__).resolve().parent
 
@@ -20,11 +21,15 @@ TESTS = Path(__file__).resolve().parent
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(170)]
 
 
-def run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a program. Its servers are other users', who cannot enter a test's own folder."""
+def run(
+    module: str, *arguments: str, imports: str = processes.IMPORTS
+) -> subprocess.CompletedProcess[str]:
+    """Run a program. Its servers are other users', who cannot enter a test's own folder. imports:
+    what the processes that it starts import."""
     return run_forked(
         [sys.executable, "-m", module, *arguments],
-        imports=f"crash.__main__ crash.timeouts {OF_COMMANDS}",
+        imports=f"crash.__main__ crash.timeouts {imports}",
+        serves=True,
         cwd=TESTS,
         text=True,
         timeout=160,
@@ -47,7 +52,8 @@ def test_no_job_is_lost_and_no_effect_doubled_under_kills_of_a_celery_fleet(tmp_
     """With Redis; ``python -m crash --engine celery --broker rabbitmq`` does it with RabbitMQ."""
     url_of("postgresql", tmp_path)  # needs its server
 
-    ended = run("crash", "--engine", "celery", "--broker", "redis", "--db", "postgresql")
+    arguments = ("--engine", "celery", "--broker", "redis", "--db", "postgresql")
+    ended = run("crash", *arguments, imports=fleet.IMPORTS)
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "14 blows" in ended.stdout

@@ -186,6 +186,27 @@ def test_forked_processes_share_nothing():
         assert len(set(values)) == 3
 
 
+FORKS = """
+import os, sys
+import fork_server
+from forked_python import run_forked
+server = fork_server.inherited.pid
+words = [sys.executable, "-c", "import os, sys; print(os.getppid(), 'colorsys' in sys.modules)"]
+done = run_forked(words, imports="colorsys", text=True)
+with open(f"/proc/self/task/{os.getpid()}/children") as file:
+    print(done.stdout.split() == [str(os.getpid()), "True"], file.read().split() == [str(server)])
+"""
+
+
+def test_forked_process_forks_others_from_what_was_imported_for_itself():
+    done = run_forked(
+        [sys.executable, "-c", FORKS], imports=f"{IMPORTS} json", serves=True,
+        cwd=Path(__file__).parent, text=True,
+    )  # fmt: skip
+
+    assert (done.stdout, done.stderr) == ("True True\n", "")
+
+
 def test_orphans_of_others_do_not_become_children_of_the_test():
     run_forked([sys.executable, "-c", "pass"], imports=IMPORTS)
 

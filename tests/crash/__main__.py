@@ -1,6 +1,6 @@
 """Soak one database or all, and print a line for each.
 
-    PYTHONPATH=tests python -m crash                     some hundred jobs, 14 kills each
+    PYTHONPATH=tests python -m crash                     a few hundred jobs, 14 kills each
     PYTHONPATH=tests python -m crash --long              20,000 jobs, 200 kills each
     PYTHONPATH=tests python -m crash --answers           5,000 jobs, every 20th commit unanswered
     PYTHONPATH=tests python -m crash --mutant fence      the library broken: it must be noticed
