@@ -21,7 +21,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ class OwnServer:
     kind: str
     user: str  #: who it runs as where the tests run as root
     dies_by: signal.Signals  #: at once, children too, and nothing is written any more
+    _ends_of_others: str  #: selects statements that end the connections of others
+    _empties: tuple[str, ...]  #: statements that empty its database
 
     def __init__(self, **variables: str) -> None:
         self.variables = variables  #: more of them for its environment
@@ -105,6 +107,9 @@ class OwnServer:
         from sqlalchemy.exc import DBAPIError
         from sqlalchemy.pool import NullPool
 
+        with socket.socket() as probe:  # most often it says no: then that is cheaper
+            if probe.connect_ex(("127.0.0.1", self.port)):
+                return False
         engine = create_engine(self.url, poolclass=NullPool)
         try:
             engine.connect().close()
@@ -132,6 +137,23 @@ class OwnServer:
     def _read_only(self, yes: bool) -> list[str]:
         raise NotImplementedError
 
+    def empty(self) -> None:
+        """Let it answer, with an empty database and without connections of others."""
+        from sqlalchemy import create_engine
+        from sqlalchemy.exc import DBAPIError
+        from sqlalchemy.pool import NullPool
+
+        if self._process is None or self._process.poll() is not None:
+            self.kill()
+            self.start()
+        engine = create_engine(self.url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+        with engine.connect() as connection:
+            for end in connection.exec_driver_sql(self._ends_of_others).scalars().all():
+                with suppress(DBAPIError):  # it has ended by itself
+                    connection.exec_driver_sql(end)
+            for statement in (*self._read_only(False), *self._empties):
+                connection.exec_driver_sql(statement)
+
     def kill(self) -> None:
         """End it, as if by a power cut."""
         if self._process is not None:
@@ -149,6 +171,11 @@ class OwnPostgreSql(OwnServer):
     kind = "postgresql"
     user = "postgres"
     dies_by = signal.SIGQUIT  # its "immediate" shutdown; a SIGKILL would leave its children
+    _ends_of_others = (
+        "SELECT 'SELECT pg_terminate_backend(' || pid || ')' FROM pg_stat_activity"
+        " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    )
+    _empties = ("DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
 
     def __init__(self, **variables: str) -> None:
         self._programs = _postgresql_programs()
@@ -190,6 +217,11 @@ class OwnMariaDb(OwnServer):
     kind = "mariadb"
     user = "mysql"
     dies_by = signal.SIGKILL
+    _ends_of_others = (
+        "SELECT concat('KILL CONNECTION ', id) FROM information_schema.processlist"
+        " WHERE user <> 'system user' AND id <> connection_id()"
+    )
+    _empties = ("DROP DATABASE test", "CREATE DATABASE test")
 
     def __init__(self, **variables: str) -> None:
         for program in ("mariadb-install-db", _MARIADBD):
@@ -244,6 +276,26 @@ def own_server(kind: str, **variables: str) -> Iterator[OwnServer]:
         if asked_for is not None:
             os.environ[CLIENT_OPTIONS] = asked_for
         made.remove()
+
+
+class OwnServers:
+    """One server of each kind that is asked for, for tests that come one after the other."""
+
+    def __enter__(self) -> OwnServers:
+        self._made: dict[str, OwnServer] = {}
+        self._stack = ExitStack()
+        return self
+
+    def emptied(self, kind: str) -> OwnServer:
+        """Return it as a new one: what it has got since it was made is a log, and users."""
+        if kind in self._made:
+            self._made[kind].empty()
+        else:
+            self._made[kind] = self._stack.enter_context(own_server(kind))
+        return self._made[kind]
+
+    def __exit__(self, *_error: object) -> None:
+        self._stack.close()
 
 
 @functools.cache

@@ -24,7 +24,7 @@ from zope.sqlalchemy import mark_changed
 
 from databases import begin_at_the_first_statement
 from needs import need
-from own_servers import OwnServer, own_server
+from own_servers import OwnServer, OwnServers
 from tgext.asyncjob import JobQueue, Progress, TaskResult, TaskResultStatus, asyncjob_session
 
 pytestmark = pytest.mark.slow
@@ -38,6 +38,18 @@ PATIENCE = 20.0
 PREFIX = "survival_"
 
 servers = pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+
+
+@pytest.fixture(scope="module")
+def kept() -> Iterator[OwnServers]:
+    with OwnServers() as made:
+        yield made
+
+
+@pytest.fixture
+def server(kind: str, kept: OwnServers) -> OwnServer:
+    """A server that answers and is empty, whatever the test before has done to it."""
+    return kept.emptied(kind)
 
 
 class Heard(logging.Handler):
@@ -297,9 +309,9 @@ def assert_all_done_once(app: Application, results: list[TaskResult]) -> None:
 
 @servers
 def test_a_restart_of_the_server_in_the_middle_of_a_run_loses_nothing(
-    kind: str, heard: Heard
+    server: OwnServer, heard: Heard
 ) -> None:
-    with own_server(kind) as server, application(server.url) as app:
+    with application(server.url) as app:
         results = [app.perform(write, number) for number in range(1, 31)]
         results.append(app.perform(write_around_a_pause, 0))
         results += [app.perform(write, number) for number in range(31, 61)]
@@ -316,9 +328,9 @@ def test_a_restart_of_the_server_in_the_middle_of_a_run_loses_nothing(
 
 @servers
 def test_a_server_that_is_away_for_longer_than_a_job_tries_loses_nothing(
-    kind: str, heard: Heard
+    server: OwnServer, heard: Heard
 ) -> None:
-    with own_server(kind) as server, application(server.url) as app:
+    with application(server.url) as app:
         results = [app.perform(write_around_a_pause, 0)]
         results += [app.perform(write, number) for number in range(1, 20)]
         assert stage.begun.wait(PATIENCE)
@@ -333,9 +345,9 @@ def test_a_server_that_is_away_for_longer_than_a_job_tries_loses_nothing(
 
 @servers
 def test_a_job_whose_writes_the_server_refuses_for_a_while_runs_again(
-    kind: str, heard: Heard
+    server: OwnServer, heard: Heard
 ) -> None:
-    with own_server(kind) as server, application(_url_of_a_user(server)) as app:
+    with application(_url_of_a_user(server)) as app:
         results = [app.perform(write_after_a_pause, 0)]
         assert stage.begun.wait(PATIENCE)
 
@@ -362,8 +374,10 @@ def _url_of_a_user(server: OwnServer) -> str:
 
 
 @servers
-def test_an_enqueue_while_the_server_is_away_raises_the_databases_own_error(kind: str) -> None:
-    with own_server(kind) as server, application(server.url) as app:
+def test_an_enqueue_while_the_server_is_away_raises_the_databases_own_error(
+    server: OwnServer,
+) -> None:
+    with application(server.url) as app:
         assert app.perform(write, 1).wait(PATIENCE).status is SUCCESSFUL
         server.kill()
 
@@ -376,8 +390,10 @@ def test_an_enqueue_while_the_server_is_away_raises_the_databases_own_error(kind
 
 
 @servers
-def test_a_request_that_enqueued_fails_at_its_commit_while_the_server_is_away(kind: str) -> None:
-    with own_server(kind) as server, application(server.url) as app:
+def test_a_request_that_enqueued_fails_at_its_commit_while_the_server_is_away(
+    server: OwnServer,
+) -> None:
+    with application(server.url) as app:
         assert app.perform(write, 1).wait(PATIENCE).status is SUCCESSFUL
         server.kill()
 
@@ -396,9 +412,9 @@ def test_a_request_that_enqueued_fails_at_its_commit_while_the_server_is_away(ki
 @servers
 @pytest.mark.parametrize("stops", [True, False], ids=["job that stops", "job that does not"])
 def test_a_queue_that_is_closed_while_the_server_is_away_says_what_it_could_not_say(
-    kind: str, stops: bool, heard: Heard
+    server: OwnServer, stops: bool, heard: Heard
 ) -> None:
-    with own_server(kind) as server, application(server.url, drain_timeout=0.1, lease=3) as app:
+    with application(server.url, drain_timeout=0.1, lease=3) as app:
         result = app.perform(write_and_compute if stops else write_around_a_pause, 1)
         assert stage.begun.wait(PATIENCE)
         server.kill()
@@ -449,8 +465,10 @@ def _heart(app: Application) -> int:
 
 
 @servers
-def test_a_job_whose_connection_is_dropped_runs_again_at_no_cost(kind: str) -> None:
-    with own_server(kind) as server, application(server.url) as app:
+def test_a_job_whose_connection_is_dropped_runs_again_at_no_cost(
+    kind: str, server: OwnServer
+) -> None:
+    with application(server.url) as app:
         results = [app.perform(tell_its_connection, 1)]
         results += [app.perform(write, number) for number in range(2, 20)]
         assert stage.begun.wait(PATIENCE)
@@ -464,8 +482,10 @@ def test_a_job_whose_connection_is_dropped_runs_again_at_no_cost(kind: str) -> N
 
 
 @servers
-def test_the_connections_that_claim_are_dropped_and_the_worker_goes_on(kind: str) -> None:
-    with own_server(kind) as server, application(server.url) as app:
+def test_the_connections_that_claim_are_dropped_and_the_worker_goes_on(
+    kind: str, server: OwnServer
+) -> None:
+    with application(server.url) as app:
         assert app.perform(write, 1).wait(PATIENCE).status is SUCCESSFUL
         kept = {_heart(app), *(app.read(_EARS[kind]) if kind in _EARS else ())}
 
@@ -481,8 +501,10 @@ def test_the_connections_that_claim_are_dropped_and_the_worker_goes_on(kind: str
 
 
 @servers
-def test_a_heartbeat_whose_connection_is_dropped_goes_by_another(kind: str) -> None:
-    with own_server(kind) as server, application(server.url, lease=2) as app:
+def test_a_heartbeat_whose_connection_is_dropped_goes_by_another(
+    kind: str, server: OwnServer
+) -> None:
+    with application(server.url, lease=2) as app:
         result = app.perform(write_around_a_pause, 1)
         assert stage.begun.wait(PATIENCE)
         before = app.until(lambda: _heart(app))
@@ -495,8 +517,9 @@ def test_a_heartbeat_whose_connection_is_dropped_goes_by_another(kind: str) -> N
         assert stage.tries == [1]
 
 
-def test_the_listening_connection_is_dropped_and_listens_anew() -> None:
-    with own_server("postgresql") as server, application(server.url) as app:
+@pytest.mark.parametrize("kind", ["postgresql"])
+def test_the_listening_connection_is_dropped_and_listens_anew(server: OwnServer) -> None:
+    with application(server.url) as app:
         before = app.until(lambda: app.read(_EARS["postgresql"]))
 
         _cut(app, "postgresql", before)
@@ -575,8 +598,8 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 
 @servers
-def test_a_lock_that_comes_too_late_fails_the_attempt(kind: str) -> None:
-    with own_server(kind) as server, application(server.url) as app:
+def test_a_lock_that_comes_too_late_fails_the_attempt(server: OwnServer) -> None:
+    with application(server.url) as app:
         with app.holding("UPDATE counters SET value = 0 WHERE id = 1"):
             result = app.perform(write_impatiently, 1)
             assert result.wait(PATIENCE).status is FAILED
@@ -608,8 +631,8 @@ def write_around_a_lock(number: int) -> None:
 
 
 @servers
-def test_a_deadlock_of_two_jobs_costs_neither_an_attempt(kind: str) -> None:
-    with own_server(kind) as server, application(server.url) as app:
+def test_a_deadlock_of_two_jobs_costs_neither_an_attempt(server: OwnServer) -> None:
+    with application(server.url) as app:
         results = [app.perform(update_two, 1, 2), app.perform(update_two, 2, 1)]
 
         for result in results:
@@ -787,9 +810,11 @@ def only_read() -> None:
 
 @servers
 @pytest.mark.parametrize("how", ["dead", "silent"])
-def test_a_worker_that_cannot_renew_for_its_lease_stops_its_jobs(kind: str, how: str) -> None:
+def test_a_worker_that_cannot_renew_for_its_lease_stops_its_jobs(
+    server: OwnServer, how: str
+) -> None:
     # a second would be over on a busy machine though heartbeats come through
-    with own_server(kind) as server, application(server.url, lease=3) as app:
+    with application(server.url, lease=3) as app:
         result = app.perform(write_and_compute, 1)
         assert stage.begun.wait(PATIENCE)
 
