@@ -10,6 +10,7 @@ a second server is forked for it before: that has imported the same.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import importlib.util
@@ -18,6 +19,7 @@ import json
 import os
 import socket
 import sys
+import threading
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -61,8 +63,13 @@ def main() -> None:
             connection.close()
             inherited = Inherited(own, pid, os.getpid(), options, imports)
         _set_up(request, path)
-        _run(request["program"])
-        return
+        try:
+            _run(request["program"])
+        except SystemExit as ended:
+            if not isinstance(ended.code, int | None):
+                raise
+            _end(ended.code or 0)
+        _end(0)
     os._exit(0)  # there is nothing to tidy up
 
 
@@ -156,6 +163,21 @@ def _run(program: list[str]) -> None:
         sys.argv = program
     sys.modules["__main__"] = made
     exec(code, made.__dict__)
+
+
+def _end(status: int) -> None:
+    """Do what the interpreter does at its end, but for taking all modules apart: that takes nine
+    times as long as a fork and an end without it."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.modules["__main__"].__dict__.clear()
+    gc.collect()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except Exception:  # noqa: BLE001 - the interpreter says what there is to say
+        sys.exit(status)
+    os._exit(status & 0xFF)
 
 
 if __name__ == "__main__":

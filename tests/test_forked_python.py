@@ -122,6 +122,10 @@ def test_forked_program_leads_a_session_where_a_started_one_does(tmp_path):
         "import threading; threading.Timer(0.1, print, ['later']).start(); print('before')",
         "import warnings; warnings.warn('is an error')",
         "import sys; print('no end', end=''); print('an error', end='', file=sys.stderr)",
+        "kept = open('/dev/null')",
+        "import os; print('lost', end=''); os.close(1)",
+        "import sys; sys.exit(True)",
+        "import sys; sys.exit(-1)",
     ],
 )
 def test_forked_program_ends_as_a_started_one_does(program):
