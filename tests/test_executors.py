@@ -18,6 +18,7 @@ import pytest
 
 from executor_contract import PATIENCE_SECONDS, ExecutorContract, Mistake, Stop, add, fail, stop
 from hook_server import served
+from process_server import serving_context
 from tgext.asyncjob import RemoteError
 from tgext.asyncjob.executors import (
     CoroutineExecutor,
@@ -33,11 +34,8 @@ SECRET = "two servers know this"
 
 @pytest.fixture(scope="module")
 def context() -> multiprocessing.context.BaseContext:
-    # Not fork: there are threads in this process. A server that has imported the contract once
-    # forks a child in milliseconds, where spawn takes a quarter of a second for each.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["executor_contract"])
-    return context
+    # Not fork: there are threads in this process; spawn takes a quarter of a second for each.
+    return serving_context(__name__)
 
 
 class TestThreadPoolExecutor(ExecutorContract):

@@ -29,6 +29,7 @@ from hypothesis import strategies as st
 from tornado import gen
 from tornado.ioloop import IOLoop
 
+from process_server import serving_context
 from tgext.asyncjob import (
     BadCall,
     JobQueue,
@@ -125,11 +126,9 @@ def worker() -> Iterator[ThreadWorker]:
         yield made
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def context() -> multiprocessing.context.BaseContext:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["executor_contract"])
-    return context
+    return serving_context()
 
 
 def in_tornado(function: Callable[[], Any]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from executor_contract import PATIENCE_SECONDS, ExecutorContract, Mistake, add, fail, nothing
+from process_server import serving_context
 from stores import RedisStore, open_shelf, redis_store  # noqa: F401 - a fixture
 from tgext.asyncjob import errors
 from tgext.asyncjob.executors import NewProcessExecutor, StoreExecutor
@@ -67,7 +67,7 @@ class TestStoreExecutorOnAShelf(ExecutorContract):
 @pytest.fixture(scope="module")
 def server() -> None:
     """The server that forks processes, which has imported what they need once for all."""
-    multiprocessing.set_forkserver_preload(["executor_contract", "tgext.asyncjob.executors"])
+    serving_context(__name__)
 
 
 @pytest.mark.slow
