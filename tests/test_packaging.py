@@ -12,16 +12,19 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import venv
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
+from importlib.metadata import distribution
 from pathlib import Path
 
 import docutils.core
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_SOURCE = shutil.ignore_patterns(
@@ -103,6 +106,28 @@ class Environment:
             pytest.skip("the package index cannot be reached")
         assert done.returncode == 0, done.stderr
 
+    def lend(self, *names: str) -> None:
+        """Copy distributions, with what they need, as pip has installed them for the tests: in a
+        tenth of the time that it would take to find and install them once more."""
+        place = Path(sysconfig.get_path("purelib", "posix_prefix", {"base": str(self.folder)}))
+        wanted, lent = list(names), set()
+        while wanted:
+            name = wanted.pop()
+            if name in lent:
+                continue
+            lent.add(name)
+            found = distribution(name)
+            for file in found.files or ():
+                if ".." not in file.parts and "__pycache__" not in file.parts:
+                    (place / file).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(found.locate_file(file), place / file)
+            needs = map(Requirement, found.requires or ())
+            wanted += [
+                need.name
+                for need in needs
+                if need.marker is None or need.marker.evaluate({"extra": ""})
+            ]
+
     def run_program(self, program: str) -> str:
         """Give what *program* prints; its failure is the test's."""
         path = self.folder / "program.py"
@@ -128,7 +153,7 @@ def make_environment(
 def beside_siblings(make_environment: Callable[[str], Environment]) -> Environment:
     """An environment with two other packages of the namespace, one of them of the old style."""
     environment = make_environment("siblings")
-    environment.install("tgext.pluggable", "tgext.debugbar", "TurboGears2", "transaction")
+    environment.lend("tgext.pluggable", "tgext.debugbar", "TurboGears2", "transaction")
     return environment
 
 
