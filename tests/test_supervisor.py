@@ -19,10 +19,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from forked_python import ForkedPython
 from needs import need
 from tgext.asyncjob.errors import ConfigError, MissingExtra
 from tgext.asyncjob.processes.recycling import RecycleLimits, rss_bytes
@@ -32,6 +34,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
 #: The longest that a line may take to come. What is right comes nowhere near it.
 PATIENCE_SECONDS = 20.0
+
+#: What the programs import in the end.
+IMPORTS = "logging tgext.asyncjob.processes.supervisor tgext.asyncjob.processes.recycling"
 
 BEGINNING = """
 import atexit, logging, os, signal, sys, threading
@@ -74,17 +79,25 @@ def supervise(child, processes=1, drain_seconds=30.0, **policy):
 
 
 class Program:
-    """A program that supervises, and the lines that its processes write."""
+    """A program that supervises, and the lines that its processes write.
 
-    def __init__(self, text: str, folder: Path) -> None:
+    is_forked: from a process that has imported what it needs; else it is started as by a user.
+    """
+
+    def __init__(self, text: str, folder: Path, is_forked: bool) -> None:
         source = BEGINNING + textwrap.dedent(text)
         self.folder = folder
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", source],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            env={name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"},
+        command = [sys.executable, "-W", "error", "-c", source]
+        given = {
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.STDOUT,
+            "cwd": folder,
+            "env": {name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"},
+        }
+        self.process: Any = (
+            ForkedPython(command, imports=IMPORTS, **given)
+            if is_forked
+            else subprocess.Popen(command, **given)
         )
         self.said: list[str] = []
         self._pids: set[int] = set()
@@ -147,13 +160,13 @@ class Program:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[str], Program]]:
+def start(tmp_path: Path) -> Iterator[Callable[..., Program]]:
     """Starts a program; what is left of it is killed when the test is over."""
     need(hasattr(os, "fork"), "a system with fork")
     started = []
 
-    def begin(text: str) -> Program:
-        started.append(Program(text, tmp_path))
+    def begin(text: str, is_forked: bool = True) -> Program:
+        started.append(Program(text, tmp_path, is_forked))
         return started[-1]
 
     yield begin
@@ -582,7 +595,7 @@ def test_child_inherits_nothing_but_its_end_of_the_lifeline(start):
 
 def test_processes_have_titles(start):
     need(importlib.util.find_spec("setproctitle"), "setproctitle (pip install setproctitle)")
-    program = start("sys.exit(supervise(work, processes=2))")
+    program = start("sys.exit(supervise(work, processes=2))", is_forked=False)
     born = program.pids("born", 2)
 
     titles = [" ".join(psutil.Process(pid).cmdline()).strip() for pid in [program.pid, *born]]
@@ -603,7 +616,8 @@ def test_supervisor_loads_neither_threads_nor_heavy_packages(start):
         supervise(child)
         heavy = {"sqlalchemy", "tg", "zope.sqlalchemy", "psycopg"} & set(sys.modules)
         say("heavy", sorted(heavy), threading.active_count())
-        """
+        """,
+        is_forked=False,
     )
 
     assert program.ended() == 0
