@@ -40,7 +40,11 @@ OF_CELERY = (
     "tgext.asyncjob.fleet.fleet celery.bin.celery celery.bin.worker celery.apps.worker"
     " celery.worker.components celery.worker.consumer celery.concurrency.prefork"
     " celery.concurrency.thread celery.concurrency.solo celery.loaders.app kombu.transport.redis"
-    " kombu.transport.pyamqp kombu.asynchronous.hub"
+    " kombu.transport.pyamqp kombu.asynchronous.hub celery.app.amqp celery.app.control"
+    " celery.app.log celery.backends.base celery.events.dispatcher celery.events.receiver"
+    " celery.worker.autoscale celery.worker.consumer.delayed_delivery kombu.pidbox"
+    " billiard.popen_fork billiard.sharedctypes billiard.synchronize"
+    " tgext.asyncjob.fleet.consumer tgext.asyncjob.wakeups.app"
 )
 
 #: What the process that workers are forked from imports.
