@@ -952,7 +952,7 @@ def work_apart(url: str, path: str) -> None:
         threading.Event().wait(PATIENCE_SECONDS)
 
 
-@DURABLE
+@on("sqlite", "postgresql")  # of one kind of servers: what is looked at are processes
 def test_the_death_of_a_worker_leaves_no_process_and_its_job_to_others(barrier, shop):
     with ForkServer("test_task_executors", **{PREFIX_VARIABLE: PREFIX}) as fork_server:
         worker = fork_server.start(
