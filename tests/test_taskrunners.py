@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from process_server import serving_context
 from tgext.asyncjob import errors
 from tgext.asyncjob.taskrunners import (
     CoroutineTaskrunner,
@@ -30,6 +31,11 @@ from tgext.asyncjob.taskrunners import (
 )
 
 PATIENCE_SECONDS = 20.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _server() -> None:
+    serving_context(__name__)
 
 
 @pytest.fixture(autouse=True)
