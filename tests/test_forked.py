@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import transaction
 
+from process_server import serving_context
 from sqlqueues import KINDS, Effect, Place, effects, nothing, place_of
 from tgext.asyncjob import (
     JobQueue,
@@ -326,6 +327,12 @@ def test_child_of_the_job_context_ends(held, when):
 # -- executors
 
 
+@pytest.fixture(scope="module")
+def server() -> None:
+    """The server that forks processes, which has imported this module."""
+    serving_context(__name__)
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -337,7 +344,7 @@ def test_child_of_the_job_context_ends(held, when):
         partial(ProcessPoolExecutor, 1, mp_context=multiprocessing.get_context("forkserver")),
     ],
 )
-def test_call_of_an_executor_comes_back_once(make: Callable[[], Any]) -> None:
+def test_call_of_an_executor_comes_back_once(make: Callable[[], Any], server: None) -> None:
     with make() as executor, JobQueue(threads=0) as queue, queue.as_current():
         results = [task(executor=executor)(way).enqueue() for way in (returns, raises)]
         queue.run_pending()
@@ -345,7 +352,7 @@ def test_call_of_an_executor_comes_back_once(make: Callable[[], Any]) -> None:
         assert [queue.result(result.id).return_value for result in results] == [0, 1]
 
 
-def test_call_of_a_pool_of_loops_comes_back_once():
+def test_call_of_a_pool_of_loops_comes_back_once(server):
     with LoopPoolExecutor(1, start_method="forkserver") as executor:
         futures = [executor.submit(way) for way in (returns, returns_from_a_coroutine, raises)]
 
