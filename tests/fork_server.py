@@ -170,8 +170,9 @@ def _end(status: int) -> None:
     times as long as a fork and an end without it."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
-    sys.modules["__main__"].__dict__.clear()
-    gc.collect()
+    if threading.active_count() == 1:  # a daemon would miss the names
+        sys.modules["__main__"].__dict__.clear()
+        gc.collect()
     try:
         sys.stdout.flush()
         sys.stderr.flush()
