@@ -700,6 +700,17 @@ class BackendContract:
         ):
             assert found(backend, wanted) == expected, wanted
 
+    def test_job_is_found_by_the_instant_that_is_shown_of_it(self, backend, clock):
+        """A datetime ends with microseconds, a store has more digits."""
+        for _ in range(20):
+            clock.advance(0.123_456_7)
+            uid = ended(backend)
+            at = backend.get(uid).finished_at
+
+            assert found(backend, JobFilter.of(since=at, until=at)) == [uid]
+            assert backend.change_many("retry", [uid], at) == 1
+            assert backend.cancel(uid)
+
     def test_texts_that_no_job_has_find_none(self, backend):
         enqueued(backend)
         for text in ("", "%", "_", "\0", "\ud800", "x" * 5_000, "'; --", "<rank>", "%s"):

@@ -34,7 +34,20 @@ OPEN, DELAYED, ENDED = range(3)
 #: The largest number that a database has.
 LARGEST = 2**63 - 1
 
+#: Half of the last digit of a datetime, in seconds. A store has instants with more digits.
+_HALF_MICROSECOND = 0.5e-6
+
 _STATUSES = ", ".join(TaskResultStatus)
+
+
+def begin_of(instant: datetime) -> float:
+    """Return the first second since the epoch that is shown as *instant*."""
+    return instant.timestamp() - _HALF_MICROSECOND
+
+
+def end_of(instant: datetime) -> float:
+    """Return the last second since the epoch that is shown as *instant*."""
+    return instant.timestamp() + _HALF_MICROSECOND
 
 
 class JobFilter(NamedTuple):

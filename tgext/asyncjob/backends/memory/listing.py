@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ...sharing import user_of
-from ..listing import Counted, Cursor, Found, JobFilter
+from ..listing import Counted, Cursor, Found, JobFilter, begin_of, end_of
 from .record import Record
 
 
@@ -39,6 +39,6 @@ def _fits(record: Record, wanted: JobFilter) -> bool:
         and (wanted.user is None or user_of(record.job.context) == wanted.user)
         and (wanted.error is None or any(map(wanted.is_of, record.errors)))
         and (wanted.highest is None or record.sequence <= wanted.highest)
-        and (wanted.since is None or at >= wanted.since.timestamp())
-        and (wanted.until is None or at <= wanted.until.timestamp())
+        and (wanted.since is None or at >= begin_of(wanted.since))
+        and (wanted.until is None or at <= end_of(wanted.until))
     )

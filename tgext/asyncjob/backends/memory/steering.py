@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from ...errors import UnknownJob
 from ...sentence import Sentence
 from ..audit import Act, AnyAudit, Audit
+from ..listing import end_of
 from ..overview import PausedQueue
 from .changes import JobChanges
 from .record import Record
@@ -61,7 +62,7 @@ class Steering(JobChanges):
         act: Act | None = None,
         subject: str = "",
     ) -> int:
-        before = None if until is None else until.timestamp()
+        before = None if until is None else end_of(until)
 
         def change(now: bool) -> int:
             found = [self._records[uid] for uid in uids if uid in self._records]

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, func, literal, or_, select, tuple_
 
 from ...job import CANCELLED, FAILED, READY, RUNNING, SUCCESSFUL
-from ..listing import DELAYED, ENDED, LARGEST, OPEN, Cursor, JobFilter
+from ..listing import DELAYED, ENDED, LARGEST, OPEN, Cursor, JobFilter, begin_of, end_of
 from . import states
 from .dialect import Dialect
 from .dialects import PostgreSql
@@ -301,6 +301,6 @@ def _between(wanted: JobFilter) -> tuple[Bound | None, Bound | None]:
     """The bounds of an instant."""
     since, until = wanted.since, wanted.until
     return (
-        None if since is None else (operator.ge, since.timestamp()),
-        None if until is None else (operator.le, until.timestamp()),
+        None if since is None else (operator.ge, begin_of(since)),
+        None if until is None else (operator.le, end_of(until)),
     )

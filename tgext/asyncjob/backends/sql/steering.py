@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, case, not_, select, true, upda
 from ...job import storable
 from ...policies import Keys
 from ..audit import Act
+from ..listing import end_of
 from . import states
 from .auditing import SqlAudit
 from .availability import made_available
@@ -110,7 +111,7 @@ class Steering:
         self, uids: Sequence[str], until: datetime | None, connection: Connection
     ) -> list[Any]:
         """Enqueue those of some jobs again that have ended, by *until*; return their rows."""
-        jobs, latest = self._tables.jobs, inf if until is None else until.timestamp()
+        jobs, latest = self._tables.jobs, inf if until is None else end_of(until)
         found = [
             row
             for row in self._rows_of(uids, connection)
