@@ -69,6 +69,8 @@ class Shop:
         assert claim.job.uid == uid
         if report:
             self.backend.report(claim, Progress(*report))
+            if self.backend.is_shared:  # lists read the table, which a thread writes
+                self.backend._progress._write()
         return claim
 
     def end(self, uid: str, outcome: Outcome, queue_name: str = "mail") -> str:
