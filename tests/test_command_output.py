@@ -117,6 +117,7 @@ def gone_reader() -> int:
     return writer
 
 
+@pytest.mark.slow
 def test_command_whose_reader_has_gone_has_done_what_it_should(shop: Shop) -> None:
     writer = gone_reader()
     done = shop.run("retry", shop.uid, stdout=writer)
@@ -135,6 +136,7 @@ def test_error_to_a_reader_that_has_gone_keeps_its_exit_code(shop: Shop) -> None
     assert (done.returncode, done.stdout) == (2, b"")
 
 
+@pytest.mark.slow
 def test_disk_that_is_full_is_an_exit_code_of_its_own(shop: Shop) -> None:
     need(os.path.exists("/dev/full"), "/dev/full")
     with open("/dev/full", "w") as full:
@@ -143,6 +145,7 @@ def test_disk_that_is_full_is_an_exit_code_of_its_own(shop: Shop) -> None:
     assert (done.returncode, done.stderr.count(b"\n")) == (4, 1)
 
 
+@pytest.mark.slow
 def test_command_without_an_output_ends_with_the_same_exit_code(shop: Shop) -> None:
     done = shop.run("status", stdout=None, preexec_fn=lambda: os.close(1))
 

@@ -250,6 +250,7 @@ def command(shop: Shop, capsys: Any, monkeypatch: Any) -> Callable[..., tuple[in
 # -- worker
 
 
+@pytest.mark.slow
 def test_worker_in_a_burst_runs_what_is_due_and_ends(shop, start):
     uids = shop.enqueue((shop.jobs.note, "first"), (shop.jobs.wrong,))
     [later] = shop.enqueue((shop.jobs.note, "later"), run_after=timedelta(hours=1))
@@ -267,6 +268,7 @@ def test_worker_in_a_burst_runs_what_is_due_and_ends(shop, start):
     assert re.search(rf"process {pid} ends after \d+\.\ds, 2 jobs: nothing more", worker.said[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["--burst", "--once"])
 def test_what_a_dead_worker_left_is_due_too(shop, start, how):
     [uid] = shop.enqueue((shop.jobs.held,))
@@ -317,6 +319,7 @@ def test_burst_goes_on_behind_a_job_whose_module_is_missing(shop, start, command
     assert "why not yet: delayed until" in text
 
 
+@pytest.mark.slow
 def test_sigterm_lets_the_running_job_end_and_begins_no_other(shop, start, command):
     uids = shop.enqueue((shop.jobs.held,), (shop.jobs.note, "never"))
     worker = start(shop, is_forked=False)  # its title is where its arguments were
@@ -498,6 +501,7 @@ def test_traceback_of_the_application_is_shown_once_for_all_processes(shop, star
     assert len([line for line in worker.said if "Traceback" in line]) == 1
 
 
+@pytest.mark.slow
 def test_worker_runs_tasks_in_processes_which_end_with_it(shop, start):
     [uid] = shop.enqueue((shop.jobs.held_apart.func,), executor="process")
     worker = start(shop, is_forked=False)  # for its title, too
@@ -669,6 +673,7 @@ def test_status_does_not_wait_for_a_job_that_holds_the_write_lock(shop, command)
     assert f"{uid}  shop_" in text
 
 
+@pytest.mark.slow
 def test_status_tells_which_job_of_another_process_holds_the_write_lock(shop, start, command):
     [uid] = shop.enqueue((shop.jobs.writes,))
     worker = start(shop)
@@ -703,6 +708,7 @@ def _asked_elsewhere(shop: Shop, *options: str) -> str:
     return _until(ask, "has held SQLite" if not options else '"locks_since": "')[1]
 
 
+@pytest.mark.slow
 def test_job_that_waits_says_that_another_holds_the_write_lock(shop, command):
     holder, waits = shop.enqueue((shop.jobs.writes,), (shop.jobs.note, "later"))
     with shop.queue(threads=1) as busy:
@@ -717,6 +723,7 @@ def test_job_that_waits_says_that_another_holds_the_write_lock(shop, command):
     )
 
 
+@pytest.mark.slow
 def test_lock_of_a_worker_that_was_killed_is_nobodys(shop, start, command):
     [uid] = shop.enqueue((shop.jobs.writes,))
     worker = start(shop)

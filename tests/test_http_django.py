@@ -221,6 +221,7 @@ def test_worker_without_a_path_finds_the_hook_where_the_docs_have_it(site):
         assert worker._path == "/slacker/"
 
 
+@pytest.mark.slow
 def test_server_has_the_default_of_the_development_server():
     with override_settings():
         del settings.SLACKER_SERVER

@@ -300,6 +300,7 @@ def answer_in_process(text: bytes) -> int:
     return answer_of(HttpHook(SECRET), text)[0].value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_call_is_made_once_by_several_processes(method):
     again = message(Chain(math).get("pi"))
@@ -311,6 +312,7 @@ def test_call_is_made_once_by_several_processes(method):
     assert sorted(statuses) == [200] + [409] * 11
 
 
+@pytest.mark.slow
 def test_call_is_not_made_again_after_a_restart():
     again = message(Chain(math).get("pi"))
     context = multiprocessing.get_context("spawn")

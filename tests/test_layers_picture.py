@@ -16,6 +16,7 @@ def drawn() -> str:
     return picture()
 
 
+@pytest.mark.slow
 def test_picture_of_the_layers_is_up_to_date(drawn: str) -> None:
     stored = PICTURE.read_text(encoding="utf-8")
 

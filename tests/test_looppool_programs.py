@@ -184,6 +184,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_sentry_hears_what_a_handler_raised(tmp_path, server):
     program = program_with("class WatchedWorker")
     address = server.url.replace("http://", "http://key@") + "1"

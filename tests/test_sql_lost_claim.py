@@ -88,6 +88,7 @@ def crashing(server: OwnServer) -> Iterator[Crashing]:
     made.engine.dispose()
 
 
+@pytest.mark.slow
 def test_lost_claim_lets_nobody_finish_what_another_has_claimed(crashing):
     with crashing.backend() as mine, crashing.backend() as others:
         uid = enqueued(mine)
@@ -134,6 +135,7 @@ def test_end_of_a_job_is_not_lost(crashing):
         assert status_of(backend, uid) is SUCCESSFUL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("said", "while_claiming"), [("FULL", 1), ("OFF", 0)])
 def test_sqlite_waits_for_the_disk_but_for_a_claim(said, while_claiming, tmp_path: Path):
     engine = create_engine(f"sqlite:///{tmp_path}/jobs.db?timeout=30")

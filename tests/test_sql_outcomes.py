@@ -372,6 +372,7 @@ def test_log_lines_that_no_statement_holds_leave_the_last_ones(bounded):
     assert result.log[-1].startswith("WARNING talk: 049 ü")
 
 
+@pytest.mark.slow
 def test_worker_removes_soon_what_one_round_of_pruning_has_left(place, monkeypatch):
     monkeypatch.setattr("tgext.asyncjob.backends.sql.PRUNING_SECONDS", 0.0)  # a batch in each
     queue, jobs = place.queue(threads=1, retention=0), place.tables.jobs

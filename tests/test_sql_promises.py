@@ -1436,6 +1436,7 @@ def test_deaths_under_a_reloader_and_in_a_drain_are_nobodys_crash(place, fork_se
     assert [row.crashes for row in place.jobs()] == [0, 0]
 
 
+@pytest.mark.slow
 def test_death_of_a_worker_costs_no_attempt_and_its_job_runs_again(place, queue, fork_server):
     uid = queue.perform(kill_own_process)
 

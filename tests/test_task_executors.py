@@ -773,6 +773,7 @@ def test_a_crash_disturbs_no_other_process(barrier, shop):
         assert ended(other).return_value == patient.pid
 
 
+@pytest.mark.slow
 @DURABLE
 def test_processes_killed_at_any_moment_leave_the_work_of_each_job_once(tmp_path, shop):
     texts = [f"{moment}, {number}" for moment in MOMENTS for number in range(3)]
@@ -952,6 +953,7 @@ def work_apart(url: str, path: str) -> None:
         threading.Event().wait(PATIENCE_SECONDS)
 
 
+@pytest.mark.slow
 @on("sqlite", "postgresql")  # of one kind of servers: what is looked at are processes
 def test_the_death_of_a_worker_leaves_no_process_and_its_job_to_others(barrier, shop):
     with ForkServer("test_task_executors", **{PREFIX_VARIABLE: PREFIX}) as fork_server:

@@ -735,6 +735,7 @@ def test_task_may_stop_its_own_reader(store):
 # -- several processes
 
 
+@pytest.mark.slow
 def test_processes_that_claim_on_the_server_run_each_task_once(redis_store):  # noqa: F811
     program = "import sys, stores; stores.read_until_told(*sys.argv[1:])"
     command = [sys.executable, "-c", program, redis_store.prefix, SECRET]
