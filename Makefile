@@ -8,7 +8,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-PROCESSES ?= 4
+PROCESSES ?= 5
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 
