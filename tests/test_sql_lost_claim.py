@@ -88,7 +88,6 @@ def crashing(server: OwnServer) -> Iterator[Crashing]:
     made.engine.dispose()
 
 
-@pytest.mark.slow
 def test_lost_claim_lets_nobody_finish_what_another_has_claimed(crashing):
     with crashing.backend() as mine, crashing.backend() as others:
         uid = enqueued(mine)
