@@ -43,6 +43,7 @@ from tgext.asyncjob.job import (
     SUCCESSFUL,
     Job,
     Outcome,
+    Progress,
     TaskError,
     WorkerId,
 )
@@ -635,6 +636,18 @@ def test_progress_that_the_database_refuses_is_dropped_and_holds_up_nothing(make
 
     assert [backend.get(uid).progress.value for uid in uids] == [-1, 7]
     assert f"job={huge.job.uid} its progress cannot be stored" in caplog.text
+
+
+def test_brief_has_a_report_that_is_not_written_yet(make_backend):
+    backend = make_backend()
+    uid = enqueued(backend)
+    claim = claim_one(backend)
+    with backend._progress._lock:  # for which the thread that writes waits
+        backend.report(claim, Progress(3, "three", 10))
+
+        brief = backend.briefs([uid])[uid]
+
+    assert (brief.value, brief.total, brief.text) == (3, 10, "three")
 
 
 def test_progress_that_is_being_written_is_not_there_after_a_retry(make_backend, gate, monkeypatch):

@@ -375,7 +375,7 @@ _TABLE: dict[str, list[tuple[str, str, str, str]]] = {
     "backends/sql/briefs.py": [
         ("a bar does not show what is not written yet",
          "reports = {**stored, **reports}", "reports = stored",
-         "test_sql_backend.py -k 'sqlite and brief_of_a_running'"),
+         "test_sql_backend.py -k 'sqlite and not_written_yet'"),
     ],
     "web/application.py": [
         ("a page of another site may change something",
