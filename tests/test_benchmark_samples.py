@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-MODULE = Path(__file__).resolve().parent.parent / "benchmarks" / "samples.py"
+from benchmark_modules import benchmark_module
 
 OURS = "/somewhere/tgext/asyncjob"
 THREAD = f"_bootstrap (/lib/threading.py:9);WorkerThread.run ({OURS}/worker/thread.py:108)"
@@ -19,12 +17,7 @@ DRIVER = "Connection.wait (/v/site-packages/psycopg/connection.py:4)"
 
 @pytest.fixture(scope="module")
 def samples() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("samples", MODULE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark_module("samples")
 
 
 def test_samples_are_read_with_their_number(samples: ModuleType):

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import psycopg
 import pytest
 
+from benchmark_modules import benchmark_module
 from own_servers import CLIENT_OPTIONS
 
 pytestmark = pytest.mark.slow
-
-MODULE = Path(__file__).resolve().parent.parent / "benchmarks" / "walserver.py"
 
 #: More than a record of ours comes to, fewer than a page has.
 FEW_BYTES = 1_000
@@ -23,12 +20,7 @@ FEW_BYTES = 1_000
 
 @pytest.fixture(scope="module")
 def walserver() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("walserver", MODULE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark_module("walserver")
 
 
 @pytest.fixture(scope="module")
